@@ -1,0 +1,18 @@
+//! The words that every part of Riacho shares: ids, document states and their legal transitions,
+//! lanes, the topology of stages and the retry policy.
+//!
+//! Nothing here does I/O or knows a server.
+
+mod id;
+mod lane;
+mod outcome;
+mod retry;
+mod state;
+mod topology;
+
+pub use id::{DocumentId, InvalidTenantId, ReleaseId, RunId, SpaceId, TenantId, UploadId, Version, chunk_id, derived_event_id};
+pub use lane::Lane;
+pub use outcome::ReasonCode;
+pub use retry::{DelayClass, RetryPolicy};
+pub use state::State;
+pub use topology::StageName;

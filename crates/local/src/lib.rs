@@ -1,0 +1,1 @@
+//! The private redis-server and PostgreSQL of riacho up and of the tests.

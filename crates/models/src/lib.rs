@@ -1,0 +1,1 @@
+//! Embedding models: the local static model and providers through rig, behind one trait.

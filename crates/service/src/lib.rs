@@ -1,0 +1,1 @@
+//! Bootstrap of every service: configuration, telemetry, health, operations server, signals.

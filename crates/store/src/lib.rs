@@ -1,0 +1,1 @@
+//! PostgreSQL: pool, migrations and every SQL statement, one file for each aggregate.

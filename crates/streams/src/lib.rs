@@ -1,0 +1,1 @@
+//! Redis Streams: keys, producer, consumer, claim, handoff, dead letters and inspection.

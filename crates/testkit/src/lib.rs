@@ -1,0 +1,1 @@
+//! Fixtures, fault proxies and the process harness of the tests.

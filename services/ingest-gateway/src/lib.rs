@@ -1,0 +1,1 @@
+//! HTTP: documents, uploads, search, queue, tenants; and the intake of producers' events.

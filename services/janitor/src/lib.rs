@@ -1,0 +1,1 @@
+//! Release, dead letters, expiry, orphans, purge and their schedules.
