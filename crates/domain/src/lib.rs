@@ -3,16 +3,20 @@
 //!
 //! Nothing here does I/O or knows a server.
 
+mod chunk;
 mod id;
 mod lane;
 mod outcome;
 mod retry;
+mod secret;
 mod state;
 mod topology;
 
+pub use chunk::{content_hash, embedding_input};
 pub use id::{DocumentId, InvalidTenantId, ReleaseId, RunId, SpaceId, TenantId, UploadId, Version, chunk_id, derived_event_id};
 pub use lane::Lane;
 pub use outcome::ReasonCode;
 pub use retry::{DelayClass, RetryPolicy};
+pub use secret::Secret;
 pub use state::State;
 pub use topology::StageName;
