@@ -55,9 +55,9 @@ uuid_id!(
     new_v4
 );
 uuid_id!(
-    /// One run of the extractor over a document version.
+    /// One run of the extractor over a document version. Time-ordered, because it leads the keys of chunks.
     RunId,
-    new_v4
+    now_v7
 );
 uuid_id!(
     /// One upload: the key of an original in the object store.

@@ -1,0 +1,117 @@
+//! Connections to the servers, made with patience.
+
+use std::{fmt::Display, future::Future, time::Duration};
+
+use riacho_objects::Objects;
+use riacho_store::{Role, Store};
+use riacho_streams::Streams;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    CoreConfig, Error, Health, Metrics,
+    health::Need,
+};
+
+/// The longest pause between two tries.
+const MAX_PAUSE: Duration = Duration::from_secs(1);
+
+/// What a service works with.
+#[derive(Clone, Debug)]
+pub struct Resources {
+    /// PostgreSQL.
+    pub store: Store,
+    /// Redis.
+    pub streams: Streams,
+    /// The object store.
+    pub objects: Objects,
+    /// The process's dependencies.
+    pub health: Health,
+    /// The process's metrics.
+    pub metrics: Metrics,
+}
+
+impl Resources {
+    /// Connects to all servers; waits for those that are away, with one log line for each outage.
+    ///
+    /// # Errors
+    ///
+    /// A server that refuses for a reason which waiting does not mend, an unknown version of the
+    /// schema, or `stop`.
+    pub async fn connect(
+        config: &CoreConfig,
+        role: Role,
+        metrics: Metrics,
+        stop: &CancellationToken,
+    ) -> Result<Resources, Error> {
+        let store = patiently("postgres", stop, riacho_store::Error::is_retryable, || async {
+            let store = Store::connect(&config.database, role).await?;
+            riacho_store::migrate::check_version(&store).await?;
+            Ok(store)
+        })
+        .await?;
+        let streams =
+            patiently("redis", stop, riacho_streams::Error::is_retryable, || Streams::connect(&config.redis)).await?;
+        let objects =
+            patiently("objects", stop, riacho_objects::Error::is_retryable, || Objects::connect(&config.objects)).await?;
+        let resources = Resources { store, streams, objects, health: Health::new(), metrics };
+        resources.watch();
+        Ok(resources)
+    }
+
+    fn watch(&self) {
+        let store = self.store.clone();
+        self.health.add("postgres", Need::Required, move || {
+            let store = store.clone();
+            Box::pin(async move { store.ping().await.map(drop).map_err(|e| e.to_string()) })
+        });
+        // Redis is the road, not the truth: while it is away, uploads are accepted and wait.
+        let streams = self.streams.clone();
+        self.health.add("redis", Need::Optional, move || {
+            let streams = streams.clone();
+            Box::pin(async move { streams.ping().await.map(drop).map_err(|e| e.to_string()) })
+        });
+        let objects = self.objects.clone();
+        self.health.add("objects", Need::Required, move || {
+            let objects = objects.clone();
+            Box::pin(async move { objects.check().await.map_err(|e| e.to_string()) })
+        });
+    }
+}
+
+/// Tries until it works, an error is final, or `stop`.
+async fn patiently<T, E, F, Fut>(
+    name: &'static str,
+    stop: &CancellationToken,
+    is_retryable: fn(&E) -> bool,
+    mut attempt: F,
+) -> Result<T, Error>
+where
+    E: Display,
+    F: FnMut() -> Fut,
+    Fut: Future<Output = Result<T, E>>,
+{
+    let mut pause = Duration::from_millis(50);
+    let mut logged = false;
+    loop {
+        let result = tokio::select! {
+            () = stop.cancelled() => return Err(Error::Stopped(name)),
+            result = attempt() => result,
+        };
+        match result {
+            Ok(value) => return Ok(value),
+            Err(error) if !is_retryable(&error) => {
+                return Err(Error::Dependency { name, reason: error.to_string() });
+            }
+            Err(error) if !logged => {
+                logged = true;
+                tracing::warn!(dependency = name, %error, "not reachable; waiting for it");
+            }
+            Err(_) => {}
+        }
+        tokio::select! {
+            () = stop.cancelled() => return Err(Error::Stopped(name)),
+            () = tokio::time::sleep(pause) => {}
+        }
+        pause = (pause * 2).min(MAX_PAUSE);
+    }
+}

@@ -1,0 +1,87 @@
+//! Logs and metrics of the process.
+
+use std::{sync::OnceLock, time::Duration};
+
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+
+use crate::{
+    Error,
+    config::{LogConfig, LogFormat},
+};
+
+/// Upper bounds of the duration histograms, in seconds: from a handler's start to a long document.
+const SECONDS: [f64; 16] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 300.0, 1800.0];
+
+/// How often the recorder drains what has not been scraped.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// The process's metrics, ready to be scraped.
+#[derive(Clone)]
+pub struct Metrics(PrometheusHandle);
+
+impl std::fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Metrics")
+    }
+}
+
+impl Metrics {
+    /// All metrics in the Prometheus text format.
+    #[must_use]
+    pub fn render(&self) -> String {
+        self.0.render()
+    }
+
+    /// The process's recorder; installed at the first call, the same one ever after.
+    ///
+    /// # Errors
+    ///
+    /// When another recorder is installed already.
+    pub fn install() -> Result<Metrics, Error> {
+        static INSTALLED: OnceLock<PrometheusHandle> = OnceLock::new();
+        if let Some(handle) = INSTALLED.get() {
+            return Ok(Metrics(handle.clone()));
+        }
+        let telemetry = |error: String| Error::Telemetry(error);
+        let recorder = PrometheusBuilder::new()
+            .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS)
+            .map_err(|e| telemetry(e.to_string()))?
+            .build_recorder();
+        let handle = recorder.handle();
+        metrics::set_global_recorder(recorder).map_err(|e| telemetry(e.to_string()))?;
+        let upkeep = handle.clone();
+        std::thread::Builder::new()
+            .name("metrics-upkeep".into())
+            .spawn(move || {
+                loop {
+                    std::thread::sleep(UPKEEP);
+                    upkeep.run_upkeep();
+                }
+            })
+            .map_err(|e| telemetry(e.to_string()))?;
+        metrics::describe_gauge!("riacho_build_info", "1, with the version of the running binary.");
+        metrics::gauge!("riacho_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+        Ok(Metrics(INSTALLED.get_or_init(|| handle).clone()))
+    }
+}
+
+/// Sets up logs (to standard error) and metrics. Call it once, at the start of a process.
+///
+/// # Errors
+///
+/// When the filter cannot be read, or something else has set up logs or metrics before.
+pub fn init(config: &LogConfig) -> Result<Metrics, Error> {
+    let filter =
+        EnvFilter::try_new(&config.filter).map_err(|e| Error::Telemetry(format!("log.filter: {e}")))?;
+    let registry = tracing_subscriber::registry().with(filter);
+    let result = match config.format {
+        LogFormat::Json => registry
+            .with(fmt::layer().json().flatten_event(true).with_current_span(true).with_span_list(false).with_writer(std::io::stderr))
+            .try_init(),
+        LogFormat::Text => registry.with(fmt::layer().with_writer(std::io::stderr)).try_init(),
+    };
+    result.map_err(|e| Error::Telemetry(e.to_string()))?;
+    Metrics::install()
+}
