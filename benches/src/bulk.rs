@@ -1,0 +1,81 @@
+//! Documents and chunks a second, from the first upload to the last document searchable.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::bail;
+use bytes::Bytes;
+use clap::Args;
+use tokio::task::JoinSet;
+
+use crate::{Target, corpus, deployment::Deployment, figures::Figures, memory};
+
+/// What to send.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// How many text files of 5 to 20 KB.
+    #[arg(long, default_value_t = 2_000)]
+    documents: u64,
+    /// Uploads at a time.
+    #[arg(long, default_value_t = 16)]
+    concurrency: u64,
+    /// Where the first file's seed starts; another seed makes other files.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+}
+
+/// Uploads all files as fast as they are accepted, then waits for the last one.
+pub(crate) async fn run(target: &Target, options: &Options) -> anyhow::Result<Figures> {
+    let deployment = Deployment::of(target).await?;
+    let seeds = options.seed..options.seed + options.documents;
+    let bodies: Arc<Vec<Bytes>> =
+        Arc::new(seeds.map(|seed| Bytes::from(corpus::document(seed, corpus::size(seed)))).collect());
+    let next = Arc::new(AtomicU64::new(0));
+    let start = Instant::now();
+    let mut workers = JoinSet::new();
+    for _ in 0..options.concurrency {
+        let (api, bodies, next) = (deployment.api.clone(), Arc::clone(&bodies), Arc::clone(&next));
+        workers.spawn(async move {
+            let mut ids = Vec::new();
+            loop {
+                let n = next.fetch_add(1, Ordering::Relaxed);
+                let Some(body) = usize::try_from(n).ok().and_then(|n| bodies.get(n)) else {
+                    return anyhow::Ok(ids);
+                };
+                ids.push(api.upload(&format!("report-{n}.md"), "text/markdown", body.clone()).await?);
+            }
+        });
+    }
+    let mut ids = Vec::new();
+    while let Some(done) = workers.join_next().await {
+        ids.extend(done??);
+    }
+    let accepted = start.elapsed();
+    let mut chunks = 0;
+    for id in &ids {
+        let status = deployment.api.finished(id, Duration::from_millis(50)).await?;
+        if status.state != "ready" {
+            bail!("document {id} is {}: {}", status.state, status.body);
+        }
+        chunks += status.chunks();
+    }
+    let seconds = start.elapsed().as_secs_f64();
+
+    let mut figures = Figures::default();
+    figures.add("documents", ids.len());
+    figures.add("chunks", chunks);
+    figures.add("bytes", bodies.iter().map(Bytes::len).sum::<usize>());
+    figures.add_number("accepted_after_s", accepted.as_secs_f64());
+    figures.add_number("searchable_after_s", seconds);
+    figures.add_number("documents_per_s", ids.len() as f64 / seconds);
+    figures.add_number("chunks_per_s", chunks as f64 / seconds);
+    if let Some((pid, _)) = deployment.process() {
+        figures.add_number("peak_memory_mb", memory::peak_mb(pid));
+    }
+    Ok(figures)
+}
