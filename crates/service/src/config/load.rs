@@ -77,8 +77,22 @@ pub enum ConfigError {
 ///
 /// The first thing that is wrong, with its source and key.
 pub fn load<C: DeserializeOwned + JsonSchema>(sources: &Sources) -> Result<C, ConfigError> {
+    merge(sources, &json_schema::<C>())?.finish()
+}
+
+/// Whether any source sets a key, such as `redis.url`; what nothing sets has its default.
+///
+/// # Errors
+///
+/// As [`load`], but for values that do not fit.
+pub fn is_set<C: JsonSchema>(sources: &Sources, key: &str) -> Result<bool, ConfigError> {
     let schema = json_schema::<C>();
-    let mut merged = Merged { schema: &schema, tree: Map::new(), origins: Vec::new() };
+    let merged = merge(sources, &schema)?;
+    Ok(merged.origins.iter().any(|(set, _)| set == key))
+}
+
+fn merge<'s>(sources: &Sources, schema: &'s Value) -> Result<Merged<'s>, ConfigError> {
+    let mut merged = Merged { schema, tree: Map::new(), origins: Vec::new() };
     if let Some(path) = &sources.file {
         merged.add_file(path)?;
     }
@@ -89,7 +103,7 @@ pub fn load<C: DeserializeOwned + JsonSchema>(sources: &Sources) -> Result<C, Co
         let path = key.split('.').map(str::to_owned).collect();
         merged.add_setting(Setting { variable: format!("--set {key}"), path, value: value.clone() })?;
     }
-    merged.finish()
+    Ok(merged)
 }
 
 /// The sources so far, with where each key came from.
@@ -296,5 +310,7 @@ mod tests {
         };
         let config: Config = load(&sources).unwrap();
         assert_eq!((config.models.model.as_str(), config.models.dimensions), ("env", Some(3)));
+        assert!(is_set::<Config>(&sources, "models.model").unwrap());
+        assert!(!is_set::<Config>(&sources, "models.api_key").unwrap());
     }
 }

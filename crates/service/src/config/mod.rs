@@ -13,7 +13,7 @@ use riacho_domain::Secret;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use load::{ConfigError, Sources, load};
+pub use load::{ConfigError, Sources, is_set, load};
 pub use schema::{json_schema, redacted_toml};
 
 /// The sections that every service needs.
