@@ -1,0 +1,126 @@
+//! Where the programs and files of the runtime are.
+//!
+//! A directory named in `RIACHO_RUNTIME_DIR` is the only place when it is set. Otherwise programs on the PATH are
+//! taken when they have what is needed, then the private runtime directories in their order.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::{Error, Result};
+
+/// The major version of PostgreSQL that the schema is written for and the setup brings.
+pub(crate) const POSTGRES_MAJOR: u32 = 18;
+/// Streams need commands of this version of Redis; Valkey reports its own, higher one.
+const REDIS_MAJOR: u32 = 7;
+
+/// The places in which runtime files are looked for.
+#[derive(Debug, Clone)]
+pub struct Runtime {
+    roots: Vec<PathBuf>,
+    use_path: bool,
+}
+
+impl Runtime {
+    /// The runtime of this machine: see the module's description for the order.
+    #[must_use]
+    pub fn find() -> Runtime {
+        if let Some(dir) = env::var_os("RIACHO_RUNTIME_DIR").filter(|dir| !dir.is_empty()) {
+            return Runtime::at(dir);
+        }
+        let starts = [env::current_dir().ok(), env::current_exe().ok()];
+        let mut roots: Vec<PathBuf> = Vec::new();
+        for start in starts.iter().flatten() {
+            roots.extend(start.ancestors().map(|dir| dir.join(".riacho/runtime")).find(|dir| dir.is_dir()));
+        }
+        roots.push(PathBuf::from("/usr/local/lib/riacho"));
+        roots.extend(env::home_dir().map(|home| home.join(".local/share/riacho/runtime")));
+        roots.dedup();
+        Runtime { roots, use_path: true }
+    }
+
+    /// The runtime in one directory and nowhere else.
+    #[must_use]
+    pub fn at(dir: impl Into<PathBuf>) -> Runtime {
+        Runtime { roots: vec![dir.into()], use_path: false }
+    }
+
+    /// The redis-server, or a Valkey server under that name.
+    pub fn redis_server(&self) -> Result<PathBuf> {
+        if self.use_path
+            && let Some(found) = on_path("redis-server").filter(|path| redis_fits(path))
+        {
+            return Ok(found);
+        }
+        self.file("bin/redis-server", "redis-server")
+    }
+
+    /// The directory with `postgres` and `initdb` of a PostgreSQL that has pgvector.
+    pub fn postgres_bin(&self) -> Result<PathBuf> {
+        if self.use_path
+            && let Some(found) = on_path("postgres").as_deref().and_then(postgres_that_fits)
+        {
+            return Ok(found);
+        }
+        self.file("postgres/share/extension/vector.control", "PostgreSQL 18 with pgvector")?;
+        let server = self.file("postgres/bin/postgres", "PostgreSQL 18 with pgvector")?;
+        Ok(parent(&server))
+    }
+
+    /// The pdfium library.
+    pub fn pdfium_path(&self) -> Result<PathBuf> {
+        self.file("pdfium/libpdfium.so", "libpdfium.so")
+    }
+
+    /// The directory with `model.safetensors` and `tokenizer.json` of the local embedding model.
+    pub fn wordllama_dir(&self) -> Result<PathBuf> {
+        self.file("models/wordllama-256/tokenizer.json", "the tokenizer of the model wordllama-256")?;
+        let weights = self.file("models/wordllama-256/model.safetensors", "the model wordllama-256")?;
+        Ok(parent(&weights))
+    }
+
+    fn file(&self, relative: &str, what: &str) -> Result<PathBuf> {
+        let found = self.roots.iter().map(|root| root.join(relative)).find(|path| path.exists());
+        found.ok_or_else(|| {
+            let places = self.roots.iter().map(|root| root.display().to_string());
+            let path = self.use_path.then(|| "the PATH".to_owned());
+            Error::Missing {
+                what: what.to_owned(),
+                looked: path.into_iter().chain(places).collect::<Vec<_>>().join(", "),
+            }
+        })
+    }
+}
+
+fn parent(path: &Path) -> PathBuf {
+    path.parent().unwrap_or(Path::new("/")).to_owned()
+}
+
+fn on_path(program: &str) -> Option<PathBuf> {
+    env::split_paths(&env::var_os("PATH")?).map(|dir| dir.join(program)).find(|path| path.is_file())
+}
+
+fn redis_fits(server: &Path) -> bool {
+    // "Redis server v=7.0.15 sha=.." or "Valkey server v=9.1.2 ..".
+    let text = output_of(server, &["--version"]).unwrap_or_default();
+    let major = text.split_once("v=").and_then(|(_, rest)| rest.split('.').next()?.parse::<u32>().ok());
+    major.is_some_and(|major| major >= REDIS_MAJOR)
+}
+
+/// The program directory of a PostgreSQL on the PATH, if it has the right version and pgvector.
+fn postgres_that_fits(server: &Path) -> Option<PathBuf> {
+    let server = server.canonicalize().ok()?;
+    let text = output_of(&server, &["--version"])?;
+    let major = text.rsplit(' ').next()?.split('.').next()?.parse::<u32>().ok()?;
+    let bin = parent(&server);
+    let share = PathBuf::from(output_of(&bin.join("pg_config"), &["--sharedir"])?.trim());
+    let complete = bin.join("initdb").is_file() && share.join("extension/vector.control").is_file();
+    (major == POSTGRES_MAJOR && complete).then_some(bin)
+}
+
+fn output_of(program: &Path, arguments: &[&str]) -> Option<String> {
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null()).stderr(Stdio::null());
+    let output = command.output().ok().filter(|output| output.status.success())?;
+    String::from_utf8(output.stdout).ok()
+}

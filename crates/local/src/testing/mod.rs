@@ -1,0 +1,55 @@
+//! Private servers for tests: quick, on free sockets, gone with the test.
+//!
+//! All functions wait for the servers themselves (a few hundredths of a second) and may be called in asynchronous
+//! tests. They panic when a server cannot be had, because a test can do nothing else about it.
+
+// A test has no better answer to a missing server than to fail with the reason.
+#![allow(clippy::panic)]
+
+mod postgres;
+mod redis;
+mod scratch;
+
+use std::sync::OnceLock;
+
+pub use postgres::{TestDatabase, TestPostgres};
+pub use redis::TestRedis;
+
+use crate::Result;
+
+/// Starts a redis-server of the test's own on a Unix socket. It keeps an append-only file, so that its data
+/// survive a restart within the test.
+#[must_use]
+pub fn redis() -> TestRedis {
+    TestRedis::start_with(false, &[])
+}
+
+/// The same on a free port of 127.0.0.1 beside the socket, without a password.
+#[must_use]
+pub fn redis_tcp() -> TestRedis {
+    TestRedis::start_with(true, &[])
+}
+
+/// The same on a Unix socket with more lines of configuration, such as `("maxmemory", "20mb")`.
+#[must_use]
+pub fn redis_with(settings: &[(&str, &str)]) -> TestRedis {
+    TestRedis::start_with(false, settings)
+}
+
+/// The PostgreSQL that all tests of this process share. Each test makes a database of its own in it; roles are
+/// shared by all of them.
+#[must_use]
+pub fn postgres() -> &'static TestPostgres {
+    static SHARED: OnceLock<TestPostgres> = OnceLock::new();
+    SHARED.get_or_init(TestPostgres::start_new)
+}
+
+/// A PostgreSQL of the test's own, to be stopped and killed.
+#[must_use]
+pub fn private_postgres() -> TestPostgres {
+    TestPostgres::start_new()
+}
+
+fn or_fail<T>(what: &str, result: Result<T>) -> T {
+    result.unwrap_or_else(|error| panic!("{what}: {error}"))
+}

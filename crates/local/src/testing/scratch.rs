@@ -1,0 +1,39 @@
+//! The directory of a test process's servers, which goes away when the process does, however it ends.
+
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{ChildStdin, Command, Stdio};
+use std::sync::OnceLock;
+
+use super::or_fail;
+use crate::{Error, Result};
+
+/// Removes the directory once its standard input ends, which is when the process that holds the other end dies.
+/// The servers die at the same moment and may still write for a little while.
+const REMOVER: &str =
+    r#"cat >/dev/null; n=0; until rm -rf "$1" 2>/dev/null || [ $n -ge 100 ]; do n=$((n+1)); sleep 0.1; done"#;
+
+struct Scratch {
+    dir: PathBuf,
+    /// Never read: closing it, by exit or by crash, is the signal.
+    _alive: Option<ChildStdin>,
+}
+
+/// A directory with a short path for the servers of this process.
+pub(super) fn dir() -> &'static Path {
+    static SCRATCH: OnceLock<Scratch> = OnceLock::new();
+    &SCRATCH.get_or_init(|| or_fail("no directory for test servers", make())).dir
+}
+
+fn make() -> Result<Scratch> {
+    let temporary = std::env::temp_dir();
+    // Sockets need short paths.
+    let parent = if temporary.as_os_str().len() <= 40 { temporary } else { PathBuf::from("/tmp") };
+    let made = tempfile::Builder::new().prefix("riacho-test-").tempdir_in(&parent);
+    let dir = made.map_err(Error::io("make a directory in", &parent))?.keep();
+    let mut remover = Command::new("/bin/sh");
+    remover.args(["-c", REMOVER, "remover"]).arg(&dir).process_group(0);
+    remover.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = remover.spawn().map_err(Error::io("start", Path::new("/bin/sh")))?;
+    Ok(Scratch { dir, _alive: child.stdin.take() })
+}
