@@ -1,0 +1,85 @@
+//! Measures the local model: texts a second, for several lengths and numbers of threads.
+//!
+//!     cargo run --release -p riacho-models --example throughput [FILE..]
+//!
+//! The texts are cut from the given text files, or made of words drawn from a vocabulary of 20,000
+//! by Zipf's law. Without files the words do not repeat as those of real documents do.
+#![allow(clippy::print_stdout)]
+
+use std::time::{Duration, Instant};
+
+use riacho_models::{Config, Kind, LocalConfig, Model, load};
+
+type Failure = Box<dyn std::error::Error>;
+
+#[tokio::main]
+async fn main() -> Result<(), Failure> {
+    let words = words()?;
+    let directory = riacho_local::Runtime::find().wordllama_dir()?;
+    for threads in [1, 2] {
+        let local = LocalConfig { directory: Some(directory.clone()), threads, ..LocalConfig::default() };
+        let model = load(&Config { local, ..Config::default() })?;
+        for size in [96, 190, 380] {
+            measure(&*model, &words, size, threads).await?;
+        }
+        query(&*model, threads).await?;
+    }
+    Ok(())
+}
+
+async fn measure(model: &dyn Model, words: &[String], size: usize, threads: usize) -> Result<(), Failure> {
+    let batch: Vec<String> = words.chunks_exact(size).take(2000).map(|words| words.join(" ")).collect();
+    let (start, mut texts, mut tokens) = (Instant::now(), 0, 0);
+    while start.elapsed() < Duration::from_secs(3) {
+        for part in batch.chunks(256) {
+            tokens += model.embed(part.to_vec(), Kind::Passage).await?.tokens;
+            texts += part.len();
+        }
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    println!(
+        "{threads} threads, {size} words ({} tokens) a text: {:.0} texts/s, {:.1} M tokens/s",
+        tokens / texts as u64,
+        texts as f64 / seconds,
+        tokens as f64 / seconds / 1e6
+    );
+    Ok(())
+}
+
+async fn query(model: &dyn Model, threads: usize) -> Result<(), Failure> {
+    let start = Instant::now();
+    for n in 0..10_000 {
+        model.embed(vec![format!("where does the river {n} meet the sea")], Kind::Query).await?;
+    }
+    println!("{threads} threads, a query: {:.1} microseconds", start.elapsed().as_secs_f64() * 100.0);
+    Ok(())
+}
+
+fn words() -> Result<Vec<String>, Failure> {
+    let mut words = Vec::new();
+    for file in std::env::args().skip(1) {
+        let text = String::from_utf8_lossy(&std::fs::read(file)?).into_owned();
+        words.extend(text.split(' ').map(str::to_owned));
+    }
+    if words.is_empty() {
+        let mut state = 88_172_645_463_325_252_u64;
+        words = (0..800_000).map(|_| zipf_word(&mut state)).collect();
+    }
+    Ok(words)
+}
+
+/// A word of two to four syllables; the n-th is drawn about as often as 1/n.
+fn zipf_word(state: &mut u64) -> String {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    let uniform = (*state >> 11) as f64 / (1_u64 << 53) as f64;
+    let mut rank = 20_000_f64.powf(uniform) as usize;
+    let syllables = ["ri", "a", "cho", "stre", "am", "wa", "ter", "flo", "ing", "de", "lta", "spr", "brook"];
+    let mut word = String::new();
+    for _ in 0..2 + rank % 3 {
+        word.push_str(syllables[rank % syllables.len()]);
+        rank = rank / syllables.len() + rank % 7;
+    }
+    word
+}

@@ -1,0 +1,136 @@
+//! The configuration section `models`.
+
+use std::path::PathBuf;
+
+use riacho_domain::Secret;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Who computes the vectors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Provider {
+    /// The static model WordLlama in this process: no key, no network.
+    #[default]
+    Local,
+    /// OpenAI, or with `base_url` any server that speaks its API.
+    Openai,
+    /// An Ollama server.
+    Ollama,
+    /// Cohere.
+    Cohere,
+    /// Mistral.
+    Mistral,
+    /// Google Gemini.
+    Gemini,
+    /// Voyage AI.
+    Voyage,
+}
+
+impl Provider {
+    /// The name, as it stands in the configuration, in model ids and in labels.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Provider::Local => "local",
+            Provider::Openai => "openai",
+            Provider::Ollama => "ollama",
+            Provider::Cohere => "cohere",
+            Provider::Mistral => "mistral",
+            Provider::Gemini => "gemini",
+            Provider::Voyage => "voyage",
+        }
+    }
+}
+
+/// The embedding model and its limits.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Who computes the vectors.
+    pub provider: Provider,
+    /// The provider's name of the model, such as `text-embedding-3-small`. Empty means the provider's usual one.
+    pub model: String,
+    /// The number of values of a vector. Needed for models that Riacho does not know.
+    pub dimensions: Option<usize>,
+    /// Ask the provider to shorten its vectors to `dimensions`; most models cannot.
+    pub shorten: bool,
+    /// The address of the provider's API, such as `http://localhost:11434`, where it is not the usual one.
+    pub base_url: Option<String>,
+    /// The provider's key.
+    pub api_key: Option<Secret>,
+    /// The local model.
+    pub local: LocalConfig,
+    /// The most texts in one request. 0 means the model's own limit.
+    pub batch_items: usize,
+    /// The most tokens in one request.
+    pub batch_tokens: usize,
+    /// The most requests to the provider in a minute, from this process.
+    pub requests_per_minute: Option<u32>,
+    /// The most tokens to the provider in a minute, from this process.
+    pub tokens_per_minute: Option<u32>,
+    /// How long a call waits for a limit before it is put off.
+    pub limit_wait_ms: u64,
+    /// The longest time of one request.
+    pub timeout_ms: u64,
+    /// The longest time to connect.
+    pub connect_timeout_ms: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            provider: Provider::default(),
+            model: String::new(),
+            dimensions: None,
+            shorten: false,
+            base_url: None,
+            api_key: None,
+            local: LocalConfig::default(),
+            batch_items: 0,
+            batch_tokens: 100_000,
+            requests_per_minute: None,
+            tokens_per_minute: None,
+            limit_wait_ms: 10_000,
+            timeout_ms: 60_000,
+            connect_timeout_ms: 5_000,
+        }
+    }
+}
+
+/// The local model.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct LocalConfig {
+    /// The directory with `model.safetensors` and `tokenizer.json`. The runtime's own by default.
+    pub directory: Option<PathBuf>,
+    /// The number of threads of one batch. 0 means one for each core.
+    pub threads: usize,
+    /// Tokens of a text beyond this number are left out.
+    pub max_text_tokens: usize,
+}
+
+impl Default for LocalConfig {
+    fn default() -> Self {
+        Self { directory: None, threads: 0, max_text_tokens: 8192 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_key_is_never_shown() {
+        let config: Config = serde_json::from_str(r#"{"provider":"openai","api_key":"sk-1234"}"#).unwrap();
+        assert_eq!(config.api_key.as_ref().unwrap().expose(), "sk-1234");
+        assert!(!format!("{config:?}").contains("sk-1234"));
+        assert!(!serde_json::to_string(&config).unwrap().contains("sk-1234"));
+    }
+
+    #[test]
+    fn an_unknown_field_is_an_error() {
+        assert!(serde_json::from_str::<Config>(r#"{"modell":"x"}"#).is_err());
+    }
+}

@@ -1,0 +1,27 @@
+//! The metrics of this crate.
+
+use metrics::{Unit, describe_counter, describe_histogram};
+
+/// The names.
+pub mod names {
+    /// Time of one request to a model, by provider and outcome.
+    pub const REQUEST_SECONDS: &str = "riacho_model_request_seconds";
+    /// Texts embedded, by provider and kind.
+    pub const TEXTS: &str = "riacho_model_texts_total";
+    /// Tokens as the model counted them, by provider and kind.
+    pub const TOKENS: &str = "riacho_model_tokens_total";
+    /// Time that requests waited for the limits of the configuration or of the provider.
+    pub const LIMITER_WAIT_SECONDS: &str = "riacho_model_limiter_wait_seconds";
+}
+
+/// Registers the descriptions with the recorder.
+pub fn describe() {
+    describe_histogram!(names::REQUEST_SECONDS, Unit::Seconds, "Time of one request to an embedding model");
+    describe_counter!(names::TEXTS, Unit::Count, "Texts that were embedded");
+    describe_counter!(names::TOKENS, Unit::Count, "Tokens that the embedding model counted");
+    describe_histogram!(
+        names::LIMITER_WAIT_SECONDS,
+        Unit::Seconds,
+        "Time that requests to an embedding model waited for its limits"
+    );
+}

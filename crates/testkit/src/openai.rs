@@ -1,0 +1,262 @@
+//! An embedding server on loopback that speaks OpenAI's API, and fails as it is told.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use anyhow::Context;
+use axum::{
+    Json, Router,
+    body::Body,
+    extract::State,
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::post,
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+
+/// The only key that the server accepts.
+const KEY: &str = "test-key";
+
+/// How the server answers a request.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Answer {
+    /// With the vectors.
+    Normal,
+    /// With 429 and a time to wait.
+    RateLimited {
+        /// The value of `Retry-After`.
+        retry_after_seconds: u64,
+    },
+    /// With this status and an error object.
+    Status(u16),
+    /// With the vectors in reverse, each with its right index.
+    Reversed,
+    /// With the vectors in reverse, and indices that say otherwise.
+    ReversedWithoutIndex,
+    /// With vectors of another dimension.
+    Dimensions(usize),
+    /// With one vector too few.
+    Missing,
+    /// With the vectors, but late.
+    Slow(Duration),
+    /// With 200 and a page of HTML.
+    Garbage,
+    /// Not at all: the connection is cut.
+    HangUp,
+}
+
+/// The server. It stops when it is dropped.
+#[derive(Debug)]
+pub struct OpenAi {
+    address: String,
+    shared: Arc<Shared>,
+    server: JoinHandle<()>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    dimensions: usize,
+    state: Mutex<Told>,
+    requests: watch::Sender<usize>,
+}
+
+#[derive(Debug, Default)]
+struct Told {
+    script: VecDeque<Answer>,
+    always: Option<Answer>,
+    refused: Vec<String>,
+    texts: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct Request {
+    model: String,
+    input: Vec<String>,
+}
+
+impl OpenAi {
+    /// Starts a server whose vectors have so many dimensions, on a free port.
+    ///
+    /// # Errors
+    /// Where no port can be opened.
+    pub async fn start(dimensions: usize) -> anyhow::Result<OpenAi> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.context("open a port")?;
+        let address = listener.local_addr().context("read the port")?.to_string();
+        let shared =
+            Arc::new(Shared { dimensions, state: Mutex::default(), requests: watch::Sender::new(0) });
+        let router = Router::new().route("/v1/embeddings", post(embeddings)).with_state(Arc::clone(&shared));
+        let server = tokio::spawn(async move {
+            // Ends with the task; an error of one connection does not reach here.
+            let _ = axum::serve(listener, router).await;
+        });
+        Ok(OpenAi { address, shared, server })
+    }
+
+    /// The address for `models.base_url`.
+    #[must_use]
+    pub fn base_url(&self) -> String {
+        format!("http://{}/v1", self.address)
+    }
+
+    /// The key that the server accepts.
+    #[must_use]
+    pub fn api_key(&self) -> &'static str {
+        KEY
+    }
+
+    /// How to answer the next requests, one each. Afterwards it answers as before.
+    pub fn script(&self, answers: impl IntoIterator<Item = Answer>) {
+        self.told().script.extend(answers);
+    }
+
+    /// How to answer every request that no script is for.
+    pub fn always(&self, answer: Answer) {
+        self.told().always = Some(answer);
+    }
+
+    /// Forgets script, answers and refusals.
+    pub fn normal(&self) {
+        let mut told = self.told();
+        told.script.clear();
+        told.always = None;
+        told.refused.clear();
+    }
+
+    /// Answers 400 to each batch with a text that contains this.
+    pub fn refuse_texts_with(&self, needle: &str) {
+        self.told().refused.push(needle.to_owned());
+    }
+
+    /// The requests so far, whatever they were answered.
+    #[must_use]
+    pub fn requests(&self) -> usize {
+        *self.shared.requests.borrow()
+    }
+
+    /// The texts of all requests so far, in their order.
+    #[must_use]
+    pub fn texts(&self) -> Vec<String> {
+        self.told().texts.clone()
+    }
+
+    /// Waits until there were so many requests.
+    pub async fn wait_for_requests(&self, count: usize) {
+        // The sender lives as long as the server.
+        let _ = self.shared.requests.subscribe().wait_for(|seen| *seen >= count).await;
+    }
+
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.shared.told()
+    }
+}
+
+impl Drop for OpenAi {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+impl Shared {
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes the request down and looks up how to answer it.
+    fn decide(&self, request: &Request) -> Answer {
+        let mut told = self.told();
+        told.texts.extend(request.input.iter().cloned());
+        let answer = told.script.pop_front().or_else(|| told.always.clone());
+        let is_refused = |text: &String| told.refused.iter().any(|needle| text.contains(needle.as_str()));
+        let refused = request.input.iter().any(is_refused).then_some(Answer::Status(400));
+        answer.or(refused).unwrap_or(Answer::Normal)
+    }
+}
+
+/// The vector that the server gives for a text: always the same, of length 1, and near no other.
+#[must_use]
+pub fn vector_of(text: &str, dimensions: usize) -> Vec<f32> {
+    // FNV-1a over the text seeds a xorshift generator.
+    let fold = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    let mut state = text.bytes().fold(0xcbf2_9ce4_8422_2325, fold) | 1;
+    let mut vector: Vec<f32> = Vec::with_capacity(dimensions);
+    for _ in 0..dimensions {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        vector.push((state >> 40) as f32 / (1_u32 << 23) as f32 - 1.0);
+    }
+    let length = vector.iter().map(|value| value * value).sum::<f32>().sqrt();
+    vector.iter().map(|value| value / length).collect()
+}
+
+async fn embeddings(
+    State(shared): State<Arc<Shared>>,
+    headers: HeaderMap,
+    Json(request): Json<Request>,
+) -> Response {
+    let key = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let answer =
+        if key == format!("Bearer {KEY}") { shared.decide(&request) } else { Answer::Status(401) };
+    shared.requests.send_modify(|seen| *seen += 1);
+    match answer {
+        Answer::RateLimited { retry_after_seconds } => {
+            let wait = [(header::RETRY_AFTER, retry_after_seconds.to_string())];
+            (StatusCode::TOO_MANY_REQUESTS, wait, failure("slow down")).into_response()
+        }
+        Answer::Status(status) => {
+            let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+            // A careless server repeats the key it was sent; it must not reach a log.
+            (status, failure(&format!("told to fail, sent {key}"))).into_response()
+        }
+        Answer::Garbage => "<html>a proxy's page</html>".into_response(),
+        Answer::HangUp => hang_up(),
+        Answer::Slow(wait) => {
+            tokio::time::sleep(wait).await;
+            Json(vectors(&request, &Answer::Normal, shared.dimensions)).into_response()
+        }
+        answer => Json(vectors(&request, &answer, shared.dimensions)).into_response(),
+    }
+}
+
+fn failure(message: &str) -> Json<Value> {
+    Json(json!({ "error": { "message": message, "type": "server_error", "code": null } }))
+}
+
+/// A body that breaks off, which makes the server cut the connection.
+fn hang_up() -> Response {
+    let parts = [Ok(b"{".to_vec()), Err(std::io::Error::other("told to hang up"))];
+    Response::new(Body::from_stream(futures::stream::iter(parts)))
+}
+
+fn vectors(request: &Request, answer: &Answer, dimensions: usize) -> Value {
+    let dimensions = if let Answer::Dimensions(other) = answer { *other } else { dimensions };
+    let item = |(index, text): (usize, &String)| {
+        json!({ "object": "embedding", "index": index, "embedding": vector_of(text, dimensions) })
+    };
+    let mut data: Vec<Value> = request.input.iter().enumerate().map(item).collect();
+    match answer {
+        Answer::Reversed => data.reverse(),
+        Answer::ReversedWithoutIndex => {
+            data.reverse();
+            for (index, item) in data.iter_mut().enumerate() {
+                item["index"] = index.into();
+            }
+        }
+        Answer::Missing => {
+            data.pop();
+        }
+        _ => {}
+    }
+    let tokens: usize = request.input.iter().map(|text| text.split_whitespace().count()).sum();
+    json!({
+        "object": "list",
+        "model": request.model,
+        "data": data,
+        "usage": { "prompt_tokens": tokens, "total_tokens": tokens },
+    })
+}
