@@ -1,1 +1,19 @@
-//! Stage and BatchStage, and the runner that owns reading, claiming, acking, retrying and stopping.
+//! Stages, and the runner that owns everything around them: reading, claiming, acknowledging,
+//! retrying, dead-lettering, measuring and stopping.
+//!
+//! A service implements [`Stage`] or [`BatchStage`] and gives it to a [`Runner`]. This crate knows
+//! streams, not Redis.
+
+mod claims;
+pub mod codec;
+mod config;
+mod context;
+mod event;
+mod stage;
+
+pub use claims::{ClaimError, ClaimStore, Claims};
+pub use codec::{CodecError, ReleaseMeta};
+pub use config::RunnerConfig;
+pub use context::{Context, EmitError};
+pub use event::{Event, EventMeta, Failure, Outcome, Output};
+pub use stage::{BatchLimits, BatchStage, DEFAULT_TIME_LIMIT, Stage};

@@ -1,1 +1,28 @@
-//! Redis Streams: keys, producer, consumer, claim, handoff, dead letters and inspection.
+//! Everything that Riacho does with Redis: keys, reading, claiming, handing off, dead letters,
+//! intake, liveness and inspection.
+//!
+//! The only crate that knows Redis and fred. What an entry means is for `riacho-stage`.
+
+mod client;
+mod config;
+mod dead;
+mod entry;
+mod error;
+mod handoff;
+mod inspect;
+mod keys;
+mod liveness;
+pub mod metrics;
+mod release;
+mod script;
+
+pub use client::Streams;
+pub use config::{Config, RedisUrl};
+pub use dead::DeadEntry;
+pub use entry::Entry;
+pub use error::Error;
+pub use handoff::{Action, Answer, HANDED_BACK, MAX_BYTES, MAX_OUTPUTS, Settlement, Target};
+pub use inspect::{Memory, ServerIdentity, StageFigures};
+pub use keys::Keys;
+pub use liveness::{Beat, Observer, consumer_name};
+pub use release::ReleaseOutcome;

@@ -1,0 +1,268 @@
+//! Envelopes: the one place that makes and opens them.
+//!
+//! A payload of less than 1 KiB stands in its envelope as it is; a larger one is compressed; what
+//! is still above 256 KiB goes to the object store, and the event carries a claim check. Reading
+//! has bounds: nothing is inflated beyond what the writer announced and the reader allows.
+
+use std::io::Read;
+
+use bytes::Bytes;
+use prost::Message;
+use riacho_domain::{DocumentId, Lane, ReleaseId, RunId, StageName, TenantId, Version, derived_event_id};
+use riacho_proto::{ENVELOPE_VERSION, v1, v1::envelope::Payload};
+use sha2::{Digest, Sha256};
+
+use riacho_streams::Entry;
+
+use crate::{ClaimError, Claims, EventMeta, Output};
+
+/// Payloads below this stay as they are.
+const PLAIN_BELOW: usize = 1 << 10;
+/// Compressed payloads above this become claim checks.
+const CLAIM_ABOVE: usize = 256 << 10;
+/// Zstandard's fastest level that still halves text.
+const ZSTD_LEVEL: i32 = 1;
+
+/// Why an envelope or its payload cannot be made or read.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum CodecError {
+    /// The bytes are no envelope, or an attribute is missing or malformed.
+    #[error("undecodable envelope: {0}")]
+    Envelope(String),
+    /// The envelope is of a newer version than this build knows.
+    #[error("envelope version {0} is not known to this build")]
+    Version(u32),
+    /// The payload is missing, damaged or nested.
+    #[error("undecodable payload: {0}")]
+    Payload(String),
+    /// The payload is larger than it may be.
+    #[error("payload of {0} bytes is over the limit")]
+    TooLarge(u64),
+    /// The claim check could not be stored or read.
+    #[error(transparent)]
+    Claim(#[from] ClaimError),
+}
+
+impl CodecError {
+    /// Whether the same call may succeed later.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, CodecError::Claim(ClaimError::Store(_)))
+    }
+}
+
+/// The attributes of a document version's first event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReleaseMeta {
+    /// The tenant that owns the document.
+    pub tenant: TenantId,
+    /// The document.
+    pub document: DocumentId,
+    /// The document's version.
+    pub version: Version,
+    /// The release. The event's id is derived from it, so a release sent twice has one id.
+    pub release: ReleaseId,
+    /// The lane it travels in.
+    pub lane: Lane,
+    /// W3C Trace Context of the request that caused it, or empty.
+    pub traceparent: String,
+}
+
+/// Makes the event that puts a release to work, for [`riacho_streams::Streams::release`].
+#[must_use]
+pub fn encode_release(meta: &ReleaseMeta, request: v1::ExtractRequested) -> Bytes {
+    let envelope = v1::Envelope {
+        envelope_version: ENVELOPE_VERSION,
+        id: derived_event_id(&meta.release.to_string(), "release", 0),
+        source: "riacho".to_owned(),
+        r#type: type_of(&Payload::ExtractRequested(v1::ExtractRequested::default())).to_owned(),
+        subject: meta.document.to_string(),
+        tenant: meta.tenant.to_string(),
+        document: meta.document.to_string(),
+        version: meta.version,
+        release: meta.release.to_string(),
+        lane: meta.lane.to_proto().into(),
+        traceparent: meta.traceparent.clone(),
+        payload: Some(Payload::ExtractRequested(request)),
+        ..Default::default()
+    };
+    envelope.encode_to_vec().into()
+}
+
+/// Makes an output's event. The payload may go to the object store on the way.
+pub async fn encode_output(
+    input: &EventMeta,
+    stage: StageName,
+    ordinal: usize,
+    output: Output,
+    claims: &Claims,
+) -> Result<Bytes, CodecError> {
+    let id = derived_event_id(&input.id, stage.as_str(), ordinal);
+    let kind = type_of(&output.payload);
+    let run = run_of(&output.payload, input);
+    let mut payload = pack(output.payload)?;
+    if let Packed::Large { zstd, uncompressed_size } = payload {
+        let key = claims.key(input, run, &id)?;
+        let check = v1::ClaimCheck {
+            object_key: key.clone(),
+            size: zstd.len() as u64,
+            uncompressed_size,
+            sha256: Bytes::copy_from_slice(&Sha256::digest(&zstd)),
+        };
+        claims.put(key, zstd).await?;
+        payload = Packed::Inline(Payload::ClaimCheck(check));
+    }
+    let Packed::Inline(payload) = payload else { return Err(CodecError::Payload("not packed".to_owned())) };
+    let envelope = v1::Envelope {
+        envelope_version: ENVELOPE_VERSION,
+        id,
+        source: format!("riacho/{stage}"),
+        r#type: kind.to_owned(),
+        subject: input.document.to_string(),
+        tenant: input.tenant.to_string(),
+        document: input.document.to_string(),
+        version: input.version,
+        release: input.release.to_string(),
+        lane: output.lane.to_proto().into(),
+        traceparent: input.traceparent.clone(),
+        payload: Some(payload),
+        ..Default::default()
+    };
+    Ok(envelope.encode_to_vec().into())
+}
+
+/// Makes a dead letter for the stream of dead letters.
+pub(crate) fn encode_dead_letter(id: String, letter: v1::DeadLetter, about: Option<&EventMeta>) -> Bytes {
+    let mut envelope = v1::Envelope {
+        envelope_version: ENVELOPE_VERSION,
+        id,
+        source: format!("riacho/{}", letter.stage),
+        r#type: "riacho.events.v1.DeadLetter".to_owned(),
+        time: letter.time,
+        payload: Some(Payload::DeadLetter(letter)),
+        ..Default::default()
+    };
+    if let Some(about) = about {
+        envelope.subject = about.document.to_string();
+        envelope.tenant = about.tenant.to_string();
+        envelope.document = about.document.to_string();
+        envelope.version = about.version;
+        envelope.release = about.release.to_string();
+        envelope.lane = about.lane.to_proto().into();
+        envelope.traceparent.clone_from(&about.traceparent);
+    }
+    envelope.encode_to_vec().into()
+}
+
+/// A payload ready for an envelope, or too large for one.
+enum Packed {
+    Inline(Payload),
+    Large { zstd: Bytes, uncompressed_size: u64 },
+}
+
+fn pack(payload: Payload) -> Result<Packed, CodecError> {
+    let carrier = v1::Envelope { payload: Some(payload), ..Default::default() };
+    let size = carrier.encoded_len();
+    if size < PLAIN_BELOW {
+        return carrier.payload.map(Packed::Inline).ok_or_else(|| CodecError::Payload("empty".to_owned()));
+    }
+    let zstd = zstd::bulk::compress(&carrier.encode_to_vec(), ZSTD_LEVEL)
+        .map_err(|error| CodecError::Payload(format!("compression: {error}")))?;
+    let (zstd, uncompressed_size) = (Bytes::from(zstd), size as u64);
+    if zstd.len() > CLAIM_ABOVE {
+        return Ok(Packed::Large { zstd, uncompressed_size });
+    }
+    Ok(Packed::Inline(Payload::Compressed(v1::CompressedPayload { zstd, uncompressed_size })))
+}
+
+/// Reads an entry's envelope: its attributes, and its payload as it stands there.
+pub(crate) fn decode(partition: u16, entry: &Entry) -> Result<(EventMeta, Payload), CodecError> {
+    let envelope =
+        v1::Envelope::decode(entry.body.clone()).map_err(|error| CodecError::Envelope(error.to_string()))?;
+    if envelope.envelope_version > ENVELOPE_VERSION {
+        return Err(CodecError::Version(envelope.envelope_version));
+    }
+    if envelope.envelope_version == 0 || envelope.id.is_empty() || envelope.version == 0 {
+        return Err(CodecError::Envelope("envelope_version, id or version is missing".to_owned()));
+    }
+    let bad = |what: &str, error: &dyn std::fmt::Display| CodecError::Envelope(format!("{what}: {error}"));
+    let meta = EventMeta {
+        tenant: envelope.tenant.parse().map_err(|error| bad("tenant", &error))?,
+        document: envelope.document.parse().map_err(|error| bad("document", &error))?,
+        version: envelope.version,
+        release: envelope.release.parse().map_err(|error| bad("release", &error))?,
+        id: envelope.id,
+        // Not the envelope's: the entry is settled where it stands.
+        lane: entry.lane,
+        traceparent: envelope.traceparent,
+        partition,
+        entry_id: entry.id.clone(),
+        attempt: entry.deliveries,
+    };
+    let payload = envelope.payload.ok_or_else(|| CodecError::Payload("missing".to_owned()))?;
+    Ok((meta, payload))
+}
+
+/// Inflates a payload, and fetches it where it is a claim check. At most `max_bytes` of it.
+pub(crate) async fn open(payload: Payload, claims: &Claims, max_bytes: u64) -> Result<Payload, CodecError> {
+    let (zstd, size) = match payload {
+        Payload::Compressed(compressed) => (compressed.zstd, compressed.uncompressed_size),
+        Payload::ClaimCheck(check) => {
+            if check.size > max_bytes {
+                return Err(CodecError::TooLarge(check.size));
+            }
+            let bytes = claims.get(check.object_key, check.size).await?;
+            if *Sha256::digest(&bytes) != *check.sha256 {
+                return Err(CodecError::Payload("the object differs from its claim check".to_owned()));
+            }
+            (bytes, check.uncompressed_size)
+        }
+        plain => return Ok(plain),
+    };
+    if size > max_bytes {
+        return Err(CodecError::TooLarge(size));
+    }
+    inflate(&zstd, size)
+}
+
+fn inflate(zstd: &[u8], size: u64) -> Result<Payload, CodecError> {
+    let broken = |error: &dyn std::fmt::Display| CodecError::Payload(error.to_string());
+    let decoder = zstd::stream::read::Decoder::new(zstd).map_err(|error| broken(&error))?;
+    let mut bytes = Vec::with_capacity(usize::try_from(size.min(1 << 20)).unwrap_or(0));
+    // One byte more than announced is enough to see that the announcement was false.
+    decoder.take(size.saturating_add(1)).read_to_end(&mut bytes).map_err(|error| broken(&error))?;
+    if bytes.len() as u64 != size {
+        return Err(CodecError::Payload(format!("inflates to other than the announced {size} bytes")));
+    }
+    let carrier = v1::Envelope::decode(Bytes::from(bytes)).map_err(|error| broken(&error))?;
+    match carrier.payload {
+        None => Err(CodecError::Payload("missing".to_owned())),
+        Some(Payload::Compressed(_) | Payload::ClaimCheck(_)) => {
+            Err(CodecError::Payload("nested".to_owned()))
+        }
+        Some(payload) => Ok(payload),
+    }
+}
+
+/// The extraction run that a payload belongs to; the release stands in where it has none.
+fn run_of(payload: &Payload, input: &EventMeta) -> RunId {
+    let run = match payload {
+        Payload::ChunksCut(cut) => cut.run.parse().ok(),
+        Payload::ChunksEmbedded(embedded) => embedded.run.parse().ok(),
+        _ => None,
+    };
+    run.unwrap_or(RunId(input.release.0))
+}
+
+fn type_of(payload: &Payload) -> &'static str {
+    match payload {
+        Payload::DocumentUploaded(_) => "riacho.events.v1.DocumentUploaded",
+        Payload::ExtractRequested(_) => "riacho.events.v1.ExtractRequested",
+        Payload::ChunksCut(_) => "riacho.events.v1.ChunksCut",
+        Payload::ChunksEmbedded(_) => "riacho.events.v1.ChunksEmbedded",
+        Payload::IntakeResult(_) => "riacho.events.v1.IntakeResult",
+        Payload::DeadLetter(_) => "riacho.events.v1.DeadLetter",
+        Payload::Compressed(_) => "riacho.events.v1.CompressedPayload",
+        Payload::ClaimCheck(_) => "riacho.events.v1.ClaimCheck",
+    }
+}

@@ -1,0 +1,172 @@
+//! What a stage can ask of its runner while it runs.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use riacho_domain::StageName;
+use riacho_streams::{
+    Action, Answer, Error as StreamsError, MAX_BYTES, MAX_OUTPUTS, Settlement, Streams, Target,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{Claims, CodecError, EventMeta, Failure, Output, codec};
+
+/// How long a writer waits before it looks again at a full stream, at first and at most.
+pub(crate) const FULL_WAIT: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+
+/// What a stage can ask of its runner while it runs.
+pub struct Context {
+    consumer: Arc<str>,
+    cancelled: CancellationToken,
+    emitter: Option<Emitter>,
+}
+
+impl Context {
+    pub(crate) fn new(consumer: Arc<str>, cancelled: CancellationToken, emitter: Option<Emitter>) -> Self {
+        Self { consumer, cancelled, emitter }
+    }
+
+    /// Hands events to the next stage before the last ones, while the input stays this run's.
+    ///
+    /// Waits while the next stage's stream is full. Ids are derived from the order of all outputs
+    /// of a run, those of [`Outcome::Emit`](crate::Outcome::Emit) included, so a re-run that emits
+    /// in the same order makes the same ids; after a crash the same events can come twice.
+    pub async fn emit(&self, outputs: Vec<Output>) -> Result<(), EmitError> {
+        let Some(emitter) = &self.emitter else { return Err(EmitError::Batch) };
+        tokio::select! {
+            () = self.cancelled.cancelled() => Err(EmitError::Cancelled),
+            result = emitter.emit(outputs) => result,
+        }
+    }
+
+    /// Cancelled when the time limit is over, or when the runner must stop now.
+    #[must_use]
+    pub fn cancelled(&self) -> &CancellationToken {
+        &self.cancelled
+    }
+
+    /// The name of this process among the group's consumers.
+    #[must_use]
+    pub fn consumer(&self) -> &str {
+        &self.consumer
+    }
+
+    /// The outputs' ordinals go on where emitting ended.
+    pub(crate) fn next_ordinal(&self) -> usize {
+        self.emitter.as_ref().map_or(0, |emitter| emitter.ordinal.load(Ordering::Relaxed))
+    }
+}
+
+/// Why events could not be handed to the next stage. Each is a reason to end the run: `?` turns it
+/// into a failure that is no attempt of the event.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum EmitError {
+    /// Another consumer holds the input.
+    #[error("another consumer holds the event")]
+    Fenced,
+    /// The input is settled already, or lost.
+    #[error("the event is gone")]
+    Gone,
+    /// The run was cancelled while it waited.
+    #[error("the run was cancelled")]
+    Cancelled,
+    /// A batch has no input of its own, and the topology's last stage no next one.
+    #[error("this stage cannot emit here")]
+    Batch,
+    /// The stream refused an output.
+    #[error("the next stage's stream refused: {0}")]
+    Refused(String),
+    /// An output could not be encoded or stored.
+    #[error(transparent)]
+    Codec(#[from] CodecError),
+    /// Redis failed for good.
+    #[error(transparent)]
+    Redis(#[from] StreamsError),
+}
+
+impl EmitError {
+    /// Whether the same call may succeed later.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            EmitError::Codec(error) => error.is_retryable(),
+            EmitError::Redis(error) => error.is_retryable(),
+            _ => false,
+        }
+    }
+}
+
+impl From<EmitError> for Failure {
+    fn from(error: EmitError) -> Self {
+        let counts =
+            matches!(&error, EmitError::Batch) || matches!(&error, EmitError::Codec(e) if !e.is_retryable());
+        Failure::Transient { message: error.to_string(), retry_after: None, counts }
+    }
+}
+
+/// Emits for one input.
+pub(crate) struct Emitter {
+    pub(crate) streams: Streams,
+    pub(crate) claims: Claims,
+    pub(crate) stage: StageName,
+    pub(crate) consumer: Arc<str>,
+    pub(crate) input: EventMeta,
+    /// The delivery that this run was given.
+    pub(crate) deliveries: u32,
+    pub(crate) ordinal: AtomicUsize,
+}
+
+impl Emitter {
+    async fn emit(&self, outputs: Vec<Output>) -> Result<(), EmitError> {
+        let next = self.stage.next().ok_or(EmitError::Batch)?;
+        let mut batch = Vec::new();
+        let mut bytes = 0;
+        for output in outputs {
+            let target = Target::Work(next, output.lane);
+            let ordinal = self.ordinal.fetch_add(1, Ordering::Relaxed);
+            let encoded =
+                codec::encode_output(&self.input, self.stage, ordinal, output, &self.claims).await?;
+            if batch.len() == MAX_OUTPUTS || (!batch.is_empty() && bytes + encoded.len() > MAX_BYTES) {
+                self.send(std::mem::take(&mut batch)).await?;
+                bytes = 0;
+            }
+            bytes += encoded.len();
+            batch.push((target, encoded));
+        }
+        if batch.is_empty() { Ok(()) } else { self.send(batch).await }
+    }
+
+    async fn send(&self, outputs: Vec<(Target, Bytes)>) -> Result<(), EmitError> {
+        let settlement = [Settlement {
+            // The lane it was read from, which is a part of the source's key.
+            lane: self.input.lane,
+            entry_id: self.input.entry_id.clone(),
+            envelope_id: self.input.id.clone(),
+            deliveries: self.deliveries,
+            action: Action::Emit(outputs),
+        }];
+        let mut wait = FULL_WAIT.0;
+        loop {
+            let answers =
+                self.streams.handoff(self.input.partition, self.stage, &self.consumer, &settlement).await;
+            match answers.map(|answers| answers.into_iter().next()) {
+                Ok(Some(Answer::Done)) => return Ok(()),
+                Ok(Some(Answer::Fenced)) => return Err(EmitError::Fenced),
+                Ok(Some(Answer::Gone)) => return Err(EmitError::Gone),
+                Ok(Some(Answer::Refused(reason))) => return Err(EmitError::Refused(reason)),
+                Ok(Some(Answer::Full)) => {}
+                Ok(None) => return Err(StreamsError::Reply("number of answers").into()),
+                Err(error) if error.is_retryable() => {}
+                Err(error) => return Err(error.into()),
+            }
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(FULL_WAIT.1);
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! The connections: a pool for commands that answer at once, and a client of its own for each
+//! blocking reader and for the beat. Everything fred is used for goes through [`Conn::call`].
+
+use std::{sync::Arc, time::Duration};
+
+use fred::{
+    clients::{Client, Pool},
+    interfaces::{ClientLike, EventInterface},
+    prelude::{Builder, ReconnectPolicy},
+    types::{
+        ClusterHash, CustomCommand,
+        config::{Config as FredConfig, Options, TlsConfig, UnresponsiveConfig},
+    },
+};
+
+pub(crate) use fred::types::Value;
+
+use crate::{Config, Error, Keys, metrics::names, script::Scripts};
+
+/// How long a reconnect waits at most.
+const RECONNECT_MAX_MS: u32 = 1_000;
+
+/// A cheap handle to the streams of one deployment.
+///
+/// Its connections heal themselves; a call while Redis is away fails after the command time-out.
+#[derive(Clone)]
+pub struct Streams(Arc<Shared>);
+
+struct Shared {
+    pool: Pool,
+    builder: Builder,
+    scripts: Scripts,
+    keys: Keys,
+    config: Config,
+}
+
+impl Streams {
+    /// Connects. It fails at once when the server is away (the caller retries), and for good when
+    /// the server evicts keys and that is not allowed.
+    pub async fn connect(config: &Config) -> Result<Streams, Error> {
+        let builder = builder(config)?;
+        let pool = builder.build_pool(config.pool_size.clamp(1, 64))?;
+        pool.init().await?;
+        let conn = Conn::new(pool.next().clone(), config.command_timeout());
+        let scripts = Scripts::load(&conn).await?;
+        let streams = Streams(Arc::new(Shared {
+            pool,
+            builder,
+            scripts,
+            keys: Keys::new(&config.key_prefix),
+            config: config.clone(),
+        }));
+        let policy = streams.memory().await?.policy;
+        if policy != "noeviction" && !config.allow_eviction {
+            streams.close().await;
+            return Err(Error::Eviction(policy));
+        }
+        Ok(streams)
+    }
+
+    /// The names of everything in Redis.
+    #[must_use]
+    pub fn keys(&self) -> &Keys {
+        &self.0.keys
+    }
+
+    /// The settings it was connected with.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.0.config
+    }
+
+    /// Asks whether the server answers, and how long that takes.
+    pub async fn ping(&self) -> Result<Duration, Error> {
+        let start = std::time::Instant::now();
+        self.conn().call("PING", None, vec![]).await?;
+        Ok(start.elapsed())
+    }
+
+    /// Ends the pool's connections.
+    pub async fn close(&self) {
+        if let Err(error) = self.0.pool.quit().await {
+            tracing::debug!(%error, "closing the connections to redis");
+        }
+    }
+
+    pub(crate) fn scripts(&self) -> &Scripts {
+        &self.0.scripts
+    }
+
+    /// A connection of the pool, the next in turn.
+    pub(crate) fn conn(&self) -> Conn {
+        Conn::new(self.0.pool.next_connected().clone(), self.0.config.command_timeout())
+    }
+
+    /// A connection of its own, for one blocking reader or the beat.
+    pub(crate) async fn dedicated(&self) -> Result<Conn, Error> {
+        let client = self.0.builder.build()?;
+        client.init().await?;
+        Ok(Conn::new(client, self.0.config.command_timeout()))
+    }
+}
+
+impl std::fmt::Debug for Streams {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Streams").field("config", &self.0.config).finish_non_exhaustive()
+    }
+}
+
+/// One connection that can be given any command.
+#[derive(Clone)]
+pub(crate) struct Conn {
+    client: Client,
+    timeout: Duration,
+}
+
+impl Conn {
+    fn new(client: Client, timeout: Duration) -> Self {
+        Self { client, timeout }
+    }
+
+    pub(crate) fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Sends a command once. `key` says which node of a cluster gets it.
+    pub(crate) async fn call(
+        &self,
+        command: &'static str,
+        key: Option<&str>,
+        args: Vec<Value>,
+    ) -> Result<Value, Error> {
+        self.send(command, key, args, self.timeout, false).await
+    }
+
+    /// Sends a command that blocks the connection for up to `block`.
+    pub(crate) async fn call_blocking(
+        &self,
+        command: &'static str,
+        key: &str,
+        args: Vec<Value>,
+        block: Duration,
+    ) -> Result<Value, Error> {
+        self.send(command, Some(key), args, block + self.timeout, true).await
+    }
+
+    async fn send(
+        &self,
+        command: &'static str,
+        key: Option<&str>,
+        args: Vec<Value>,
+        timeout: Duration,
+        blocking: bool,
+    ) -> Result<Value, Error> {
+        metrics::counter!(names::COMMANDS, "command" => command).increment(1);
+        let hash = match key {
+            Some(key) => ClusterHash::Custom(fred::util::redis_keyslot(key.as_bytes())),
+            None => ClusterHash::Random,
+        };
+        let options = Options { timeout: Some(timeout), max_attempts: Some(1), ..Options::default() };
+        let command = CustomCommand::new_static(command, hash, blocking);
+        Ok(self.client.with_options(&options).custom(command, args).await?)
+    }
+
+    /// Tells later whether the connection was made again.
+    pub(crate) fn watch_reconnects(&self) -> Reconnects {
+        Reconnects(self.client.reconnect_rx())
+    }
+
+    pub(crate) async fn close(&self) {
+        if let Err(error) = self.client.quit().await {
+            tracing::debug!(%error, "closing a connection to redis");
+        }
+    }
+}
+
+/// Tells whether a connection was made again since the last look.
+pub(crate) struct Reconnects(tokio::sync::broadcast::Receiver<fred::types::config::Server>);
+
+impl Reconnects {
+    pub(crate) fn happened(&mut self) -> bool {
+        use tokio::sync::broadcast::error::TryRecvError;
+        let mut any = false;
+        loop {
+            match self.0.try_recv() {
+                Ok(_) | Err(TryRecvError::Lagged(_)) => any = true,
+                Err(TryRecvError::Empty | TryRecvError::Closed) => return any,
+            }
+        }
+    }
+}
+
+fn builder(config: &Config) -> Result<Builder, Error> {
+    let url = config.url.expose();
+    if url.starts_with("rediss") || url.starts_with("valkeys") {
+        // A second installation is refused; the first one serves.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+    }
+    let mut fred = FredConfig::from_url(url)?;
+    if let (Some(file), true) = (&config.tls_ca_file, fred.tls.is_some()) {
+        fred.tls = Some(trust_only(file)?);
+    }
+    let mut builder = Builder::from_config(fred);
+    builder.set_policy(ReconnectPolicy::new_exponential(0, 20, RECONNECT_MAX_MS, 2));
+    builder.with_connection_config(|connection| {
+        connection.connection_timeout = config.connect_timeout();
+        connection.internal_command_timeout = config.command_timeout();
+        // A command whose reply was lost may have been carried out; our own idempotent calls are
+        // repeated above this layer.
+        connection.max_command_attempts = 1;
+        connection.reconnect_on_auth_error = true;
+        connection.unresponsive = UnresponsiveConfig {
+            max_timeout: Some(config.command_timeout() * 2 + Duration::from_secs(1)),
+            interval: Duration::from_millis(500),
+        };
+        connection.tcp.nodelay = Some(true);
+    });
+    Ok(builder)
+}
+
+fn trust_only(file: &std::path::Path) -> Result<TlsConfig, Error> {
+    use rustls::pki_types::{CertificateDer, pem::PemObject};
+    let broken =
+        |error: &dyn std::fmt::Display| Error::Config(format!("tls_ca_file {}: {error}", file.display()));
+    let mut roots = rustls::RootCertStore::empty();
+    for certificate in CertificateDer::pem_file_iter(file).map_err(|error| broken(&error))? {
+        let certificate = certificate.map_err(|error| broken(&error))?;
+        roots.add(certificate).map_err(|error| broken(&error))?;
+    }
+    Ok(TlsConfig::from(rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth()))
+}

@@ -1,0 +1,259 @@
+//! What stands on the streams, for people, metrics and scaling.
+
+use std::time::Duration;
+
+use riacho_domain::{Lane, StageName};
+
+use crate::{
+    Error, Streams,
+    client::{Conn, Value},
+    entry::id_millis,
+    liveness,
+};
+
+/// A stage's figures over all lanes of the partitions asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StageFigures {
+    /// Entries that stand on the streams: waiting, running or retrying.
+    pub backlog: u64,
+    /// Entries that were never delivered; none where the server does not know.
+    pub lag: Option<u64>,
+    /// Entries that were delivered and not yet settled, those that wait for a retry included.
+    pub pending: u64,
+    /// Entries that wait for a retry.
+    pub retrying: u64,
+    /// Age of the oldest entry.
+    pub oldest_age: Duration,
+    /// Consumers whose beat is there.
+    pub consumers_alive: u64,
+    /// Consumers without a beat.
+    pub consumers_dead: u64,
+    /// XLEN less lag and pending. Anything but 0 is a fault, or a delivery while it was counted.
+    pub conservation_error: i64,
+    /// Bytes of envelopes on the streams.
+    pub bytes: u64,
+}
+
+/// What a server says about its memory.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// Bytes in use.
+    pub used: u64,
+    /// The limit; 0 for none.
+    pub max: u64,
+    /// What happens at the limit.
+    pub policy: String,
+}
+
+impl Memory {
+    /// Whether at least `percent` of the limit are in use.
+    #[must_use]
+    pub fn is_above(&self, percent: u64) -> bool {
+        self.max > 0 && self.used.saturating_mul(100) >= self.max.saturating_mul(percent)
+    }
+}
+
+/// Tells whether the server, or its data, may be another one than before.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ServerIdentity {
+    /// New with each start of the server.
+    pub run_id: String,
+    /// New with each failover.
+    pub replication_id: String,
+}
+
+impl Streams {
+    /// The figures of a stage.
+    pub async fn figures(&self, stage: StageName, partitions: &[u16]) -> Result<StageFigures, Error> {
+        let conn = self.conn();
+        let now_ms = server_millis(&conn).await?;
+        let mut total = StageFigures { lag: Some(0), ..StageFigures::default() };
+        let mut consumers = std::collections::BTreeSet::new();
+        for partition in partitions {
+            for lane in Lane::ALL {
+                self.add_stream(&conn, *partition, stage, lane, now_ms, &mut total, &mut consumers).await?;
+            }
+        }
+        for consumer in consumers {
+            match liveness::read_beat(self, &consumer).await? {
+                Some(_) => total.consumers_alive += 1,
+                None => total.consumers_dead += 1,
+            }
+        }
+        Ok(total)
+    }
+
+    #[allow(clippy::too_many_arguments)] // one stream's part of a sum, called in one place
+    async fn add_stream(
+        &self,
+        conn: &Conn,
+        partition: u16,
+        stage: StageName,
+        lane: Lane,
+        now_ms: u64,
+        total: &mut StageFigures,
+        consumers: &mut std::collections::BTreeSet<String>,
+    ) -> Result<(), Error> {
+        let key = self.keys().work(partition, stage, lane);
+        let length = conn.call("XLEN", Some(&key), vec![key.as_str().into()]).await?.as_u64().unwrap_or(0);
+        let group = group_figures(conn, &key, stage).await?;
+        total.backlog += length;
+        total.bytes += self.stream_bytes(conn, partition, &key).await?;
+        if length > 0 {
+            let args = vec![key.as_str().into(), "-".into(), "+".into(), "COUNT".into(), 1.into()];
+            let first = crate::entry::pairs(conn.call("XRANGE", Some(&key), args).await?)?;
+            let added = first.first().map_or(now_ms, |(id, ..)| id_millis(id));
+            total.oldest_age = total.oldest_age.max(Duration::from_millis(now_ms.saturating_sub(added)));
+        }
+        let Some((lag, pending)) = group else {
+            // Nobody made the group yet: everything is undelivered.
+            total.lag = total.lag.map(|lag| lag + length);
+            return Ok(());
+        };
+        total.pending += pending;
+        total.lag = total.lag.zip(lag).map(|(sum, lag)| sum + lag);
+        let accounted = lag.unwrap_or(length.saturating_sub(pending)) + pending;
+        total.conservation_error += signed(length) - signed(accounted);
+        for (consumer, holds) in pending_by_consumer(conn, &key, stage).await? {
+            if consumer.starts_with("retry:") {
+                total.retrying += holds;
+            }
+        }
+        consumers.extend(consumer_names(conn, &key, stage).await?);
+        Ok(())
+    }
+
+    async fn stream_bytes(&self, conn: &Conn, partition: u16, key: &str) -> Result<u64, Error> {
+        let sizes = self.keys().sizes(partition);
+        let reply = conn.call("HGET", Some(&sizes), vec![sizes.as_str().into(), key.into()]).await?;
+        Ok(reply.as_u64().unwrap_or(0))
+    }
+
+    /// How many dead letters wait to be moved.
+    pub async fn dead_letter_count(&self, partition: u16) -> Result<u64, Error> {
+        let key = self.keys().dead(partition);
+        let reply = self.conn().call("XLEN", Some(&key), vec![key.as_str().into()]).await?;
+        Ok(reply.as_u64().unwrap_or(0))
+    }
+
+    /// The memory of the server (of one of them, in a cluster).
+    pub async fn memory(&self) -> Result<Memory, Error> {
+        self.memory_of(None).await
+    }
+
+    /// The memory of the server that holds a partition.
+    pub async fn partition_memory(&self, partition: u16) -> Result<Memory, Error> {
+        self.memory_of(Some(&self.keys().sizes(partition))).await
+    }
+
+    async fn memory_of(&self, key: Option<&str>) -> Result<Memory, Error> {
+        let info = info(&self.conn(), key, "memory").await?;
+        let number = |name| field(&info, name).and_then(|text| text.parse().ok()).unwrap_or(0);
+        Ok(Memory {
+            used: number("used_memory"),
+            max: number("maxmemory"),
+            policy: field(&info, "maxmemory_policy").unwrap_or("noeviction").to_owned(),
+        })
+    }
+
+    /// Who the server is (one of them, in a cluster).
+    pub async fn server_identity(&self) -> Result<ServerIdentity, Error> {
+        self.identity_of(None).await
+    }
+
+    /// Who the server is that holds a partition.
+    pub async fn partition_identity(&self, partition: u16) -> Result<ServerIdentity, Error> {
+        self.identity_of(Some(&self.keys().sizes(partition))).await
+    }
+
+    async fn identity_of(&self, key: Option<&str>) -> Result<ServerIdentity, Error> {
+        let conn = self.conn();
+        let server = info(&conn, key, "server").await?;
+        let replication = info(&conn, key, "replication").await?;
+        let text = |info, name| field(info, name).unwrap_or_default().to_owned();
+        Ok(ServerIdentity {
+            run_id: text(&server, "run_id"),
+            replication_id: text(&replication, "master_replid"),
+        })
+    }
+}
+
+async fn info(conn: &Conn, key: Option<&str>, section: &'static str) -> Result<String, Error> {
+    conn.call("INFO", key, vec![section.into()]).await?.into_string().ok_or(Error::Reply("info"))
+}
+
+fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+    info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
+}
+
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+async fn server_millis(conn: &Conn) -> Result<u64, Error> {
+    let parts = conn.call("TIME", None, vec![]).await?.into_array();
+    let part = |at: usize| parts.get(at).and_then(Value::as_u64).ok_or(Error::Reply("time"));
+    Ok(part(0)? * 1000 + part(1)? / 1000)
+}
+
+/// Lag and pending of the stage's group on a stream; none where there is no stream or no group.
+async fn group_figures(
+    conn: &Conn,
+    key: &str,
+    stage: StageName,
+) -> Result<Option<(Option<u64>, u64)>, Error> {
+    let groups = match conn.call("XINFO", Some(key), vec!["GROUPS".into(), key.into()]).await {
+        Err(Error::Refused(text)) if text.contains("no such key") => return Ok(None),
+        reply => reply?.into_array(),
+    };
+    for group in groups {
+        let fields = group.into_array();
+        let get = |name: &str| {
+            fields
+                .chunks(2)
+                .find(|pair| pair[0].as_bytes() == Some(name.as_bytes()))
+                .and_then(|pair| pair.get(1))
+        };
+        if get("name").and_then(Value::as_bytes) == Some(stage.as_str().as_bytes()) {
+            return Ok(Some((
+                get("lag").and_then(Value::as_u64),
+                get("pending").and_then(Value::as_u64).unwrap_or(0),
+            )));
+        }
+    }
+    Ok(None)
+}
+
+/// Who holds how many entries of a stream.
+pub(crate) async fn pending_by_consumer(
+    conn: &Conn,
+    key: &str,
+    stage: StageName,
+) -> Result<Vec<(String, u64)>, Error> {
+    let reply = match conn.call("XPENDING", Some(key), vec![key.into(), stage.as_str().into()]).await {
+        Err(Error::NoGroup) => return Ok(vec![]),
+        reply => reply?.into_array(),
+    };
+    let Some(Value::Array(consumers)) = reply.into_iter().nth(3) else { return Ok(vec![]) };
+    consumers
+        .into_iter()
+        .map(|pair| {
+            let mut pair = pair.into_array().into_iter();
+            let name = pair.next().and_then(Value::into_string).ok_or(Error::Reply("consumer"))?;
+            let count = pair.next().and_then(|count| count.as_u64()).ok_or(Error::Reply("count"))?;
+            Ok((name, count))
+        })
+        .collect()
+}
+
+/// The names of a group's consumers, without those of the delay classes.
+pub(crate) async fn consumer_names(conn: &Conn, key: &str, stage: StageName) -> Result<Vec<String>, Error> {
+    let args = vec!["CONSUMERS".into(), key.into(), stage.as_str().into()];
+    let reply = match conn.call("XINFO", Some(key), args).await {
+        Err(Error::NoGroup) => return Ok(vec![]),
+        Err(Error::Refused(text)) if text.contains("no such key") => return Ok(vec![]),
+        reply => reply?.into_array(),
+    };
+    let name = |consumer: Value| consumer.into_array().into_iter().nth(1).and_then(Value::into_string);
+    Ok(reply.into_iter().filter_map(name).filter(|name| !name.starts_with("retry:")).collect())
+}

@@ -1,0 +1,88 @@
+//! The names of everything in Redis.
+//!
+//! All keys of a partition share the hash tag `{p}`, so one script reaches them in a cluster.
+
+use riacho_domain::{Lane, ReleaseId, StageName, TenantId};
+
+/// Builds keys below the deployment's prefix.
+#[derive(Debug, Clone)]
+pub struct Keys {
+    prefix: String,
+}
+
+impl Keys {
+    /// Keys that begin with `prefix`.
+    #[must_use]
+    pub fn new(prefix: &str) -> Self {
+        Self { prefix: prefix.to_owned() }
+    }
+
+    /// The work of a stage in a lane.
+    #[must_use]
+    pub fn work(&self, partition: u16, stage: StageName, lane: Lane) -> String {
+        format!("{}:{{{partition}}}:{stage}:{lane}", self.prefix)
+    }
+
+    /// A stage's streams in the order of [`Lane::ALL`].
+    #[must_use]
+    pub fn lanes(&self, partition: u16, stage: StageName) -> [String; 3] {
+        Lane::ALL.map(|lane| self.work(partition, stage, lane))
+    }
+
+    /// Dead letters on their way to PostgreSQL.
+    #[must_use]
+    pub fn dead(&self, partition: u16) -> String {
+        format!("{}:{{{partition}}}:dead", self.prefix)
+    }
+
+    /// The capped log that feeds server-sent events.
+    #[must_use]
+    pub fn notices(&self, partition: u16) -> String {
+        format!("{}:{{{partition}}}:notices", self.prefix)
+    }
+
+    /// A hash of the bytes that stand on each stream of a partition.
+    #[must_use]
+    pub fn sizes(&self, partition: u16) -> String {
+        format!("{}:{{{partition}}}:sizes", self.prefix)
+    }
+
+    /// Says that a release was added, for as long as it could be sent again.
+    #[must_use]
+    pub fn release_marker(&self, partition: u16, release: ReleaseId) -> String {
+        format!("{}:{{{partition}}}:release:{release}", self.prefix)
+    }
+
+    /// A consumer's sign of life.
+    #[must_use]
+    pub fn beat(&self, consumer: &str) -> String {
+        format!("{}:beat:{consumer}", self.prefix)
+    }
+
+    /// A tenant's producers write here.
+    #[must_use]
+    pub fn intake(&self, tenant: &TenantId) -> String {
+        format!("{}:{{intake}}:{tenant}", self.prefix)
+    }
+
+    /// A tenant's producers read answers here.
+    #[must_use]
+    pub fn intake_results(&self, tenant: &TenantId) -> String {
+        format!("{}:{{intake}}:{tenant}:results", self.prefix)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_read_as_documented() {
+        let keys = Keys::new("riacho");
+        assert_eq!(keys.work(3, StageName::Embed, Lane::Bulk), "riacho:{3}:embed:bulk");
+        assert_eq!(keys.dead(0), "riacho:{0}:dead");
+        let tenant: TenantId = "acme".parse().unwrap_or_else(|_| unreachable!());
+        assert_eq!(keys.intake_results(&tenant), "riacho:{intake}:acme:results");
+        assert_eq!(keys.beat("h-1-a"), "riacho:beat:h-1-a");
+    }
+}

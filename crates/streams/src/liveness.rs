@@ -1,0 +1,253 @@
+//! Who is alive: each process's beat, and what others conclude from it.
+//!
+//! Times to live decide nothing: a restart, a clock step or a full Redis would end all of them at
+//! once. A consumer is dead when its number stays the same over the observer's own clock.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use crate::{Error, ServerIdentity, Streams, client::Conn};
+
+/// How long a beat's key outlives its process. Only tidiness: nothing is concluded from it.
+const BEAT_KEPT_MS: i64 = 3_600_000;
+/// A consumer is dead only after this many successful reads of the same number.
+const SAME_READS: u32 = 3;
+
+/// A name for this process that no other has, and that no later one gets.
+#[must_use]
+pub fn consumer_name() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let host: String =
+        host.trim().chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').take(40).collect();
+    let host = if host.is_empty() { "host".to_owned() } else { host };
+    format!("{host}-{}-{:08x}", std::process::id(), rand::random::<u32>())
+}
+
+/// What a beat says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct BeatValue {
+    number: u64,
+    /// The newest envelope version that the consumer reads.
+    envelope_version: u32,
+}
+
+impl BeatValue {
+    fn parse(text: &str) -> Option<BeatValue> {
+        let (number, version) = text.split_once(' ')?;
+        Some(BeatValue { number: number.parse().ok()?, envelope_version: version.parse().ok()? })
+    }
+}
+
+pub(crate) async fn read_beat(streams: &Streams, consumer: &str) -> Result<Option<BeatValue>, Error> {
+    let key = streams.keys().beat(consumer);
+    let reply = streams.conn().call("GET", Some(&key), vec![key.as_str().into()]).await?;
+    Ok(reply.as_string().and_then(|text| BeatValue::parse(&text)))
+}
+
+/// This process's sign of life, written from a thread, a runtime and a connection of its own, so
+/// that busy workers cannot starve it. Dropping it ends the beat.
+pub struct Beat {
+    consumer: String,
+    shared: Arc<BeatShared>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+struct BeatShared {
+    stop: AtomicBool,
+    /// Advanced by the runtime that runs the stages.
+    ticks: AtomicU64,
+    /// How long the runtime may stand still, in milliseconds.
+    patience_ms: AtomicU64,
+    /// Whether the last beat was accepted.
+    accepted: AtomicBool,
+}
+
+impl Beat {
+    /// Begins to beat for `consumer`. `patience` is how long the runtime's tick may stand still
+    /// before the beat stops too.
+    pub fn start(
+        streams: &Streams,
+        consumer: &str,
+        every: Duration,
+        patience: Duration,
+    ) -> Result<Beat, Error> {
+        let shared = Arc::new(BeatShared {
+            stop: AtomicBool::new(false),
+            ticks: AtomicU64::new(0),
+            patience_ms: AtomicU64::new(millis(patience)),
+            accepted: AtomicBool::new(false),
+        });
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| Error::Config(format!("beat runtime: {error}")))?;
+        let (streams, name, state) = (streams.clone(), consumer.to_owned(), Arc::clone(&shared));
+        let thread = std::thread::Builder::new()
+            .name("riacho-beat".to_owned())
+            .spawn(move || runtime.block_on(beat(streams, name, every, state)))
+            .map_err(|error| Error::Config(format!("beat thread: {error}")))?;
+        Ok(Beat { consumer: consumer.to_owned(), shared, thread: Some(thread) })
+    }
+
+    /// Whose beat it is.
+    #[must_use]
+    pub fn consumer(&self) -> &str {
+        &self.consumer
+    }
+
+    /// Says that the runtime still runs. Called from the runtime, more often than once a second.
+    pub fn tick(&self) {
+        self.shared.ticks.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Raises how long the tick may stand still, for a stage with a longer time limit.
+    pub fn allow(&self, patience: Duration) {
+        self.shared.patience_ms.fetch_max(millis(patience), Ordering::Relaxed);
+    }
+
+    /// Whether the server took the last beat. Whoever cannot beat looks dead, and must not judge.
+    #[must_use]
+    pub fn is_accepted(&self) -> bool {
+        self.shared.accepted.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Beat {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
+        }
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+async fn beat(streams: Streams, consumer: String, every: Duration, shared: Arc<BeatShared>) {
+    let mut conn = None;
+    let mut number: u64 = rand::random::<u32>().into();
+    let (mut ticks, mut ticked) = (0, Instant::now());
+    while !shared.stop.load(Ordering::Relaxed) {
+        let now = shared.ticks.load(Ordering::Relaxed);
+        if now != ticks {
+            (ticks, ticked) = (now, Instant::now());
+        }
+        if millis(ticked.elapsed()) <= shared.patience_ms.load(Ordering::Relaxed) {
+            number += 1;
+            let accepted = write_beat(&streams, &mut conn, &consumer, number, every).await;
+            shared.accepted.store(accepted.is_ok(), Ordering::Relaxed);
+            if let Err(error) = accepted {
+                tracing::debug!(%error, "the beat was not written");
+            }
+        }
+        tokio::time::sleep(every).await;
+    }
+    if let Some(conn) = conn {
+        conn.close().await;
+    }
+}
+
+async fn write_beat(
+    streams: &Streams,
+    conn: &mut Option<Conn>,
+    consumer: &str,
+    number: u64,
+    every: Duration,
+) -> Result<(), Error> {
+    let conn = match conn {
+        Some(conn) => conn,
+        None => conn.insert(streams.dedicated().await?.with_timeout(every.max(Duration::from_millis(500)))),
+    };
+    let key = streams.keys().beat(consumer);
+    let value = format!("{number} {}", riacho_proto::ENVELOPE_VERSION);
+    let args = vec![key.as_str().into(), value.into(), "PX".into(), BEAT_KEPT_MS.into()];
+    conn.call("SET", Some(&key), args).await.map(|_| ())
+}
+
+/// Watches the beats of others and judges who is dead.
+pub struct Observer {
+    dead_after: Duration,
+    restart_grace: Duration,
+    seen: HashMap<String, Sight>,
+    server: Option<ServerIdentity>,
+    /// Nothing is judged before.
+    quiet_until: Option<Instant>,
+}
+
+struct Sight {
+    value: Option<BeatValue>,
+    same_reads: u32,
+    since: Instant,
+}
+
+impl Observer {
+    /// An observer that has seen nothing yet.
+    #[must_use]
+    pub fn new(dead_after: Duration, restart_grace: Duration) -> Self {
+        Self { dead_after, restart_grace, seen: HashMap::new(), server: None, quiet_until: None }
+    }
+
+    /// Looks at the server. After a new run id nobody is judged for a while, and all that was seen
+    /// before is forgotten: everyone lost the connection, and some the beat.
+    pub fn note_server(&mut self, server: ServerIdentity) {
+        if self.server.as_ref().is_some_and(|known| known.run_id != server.run_id) {
+            self.seen.clear();
+            self.quiet_until = Some(Instant::now() + self.restart_grace);
+        }
+        self.server = Some(server);
+    }
+
+    /// Looks at the beats of `consumers` once; call it about twice a second.
+    pub async fn look(&mut self, streams: &Streams, consumers: &[String]) -> Result<(), Error> {
+        for consumer in consumers {
+            let value = read_beat(streams, consumer).await?;
+            let sight = self.seen.entry(consumer.clone()).or_insert_with(|| Sight {
+                value: value.clone(),
+                same_reads: 0,
+                since: Instant::now(),
+            });
+            if sight.value == value {
+                sight.same_reads += 1;
+            } else {
+                *sight = Sight { value, same_reads: 1, since: Instant::now() };
+            }
+        }
+        self.seen.retain(|name, _| consumers.contains(name));
+        Ok(())
+    }
+
+    /// Forgets what was seen, because a look failed: a number that could not be read is not one
+    /// that stayed the same.
+    pub fn forget(&mut self) {
+        self.seen.clear();
+    }
+
+    /// Who of those seen is dead.
+    #[must_use]
+    pub fn dead(&self) -> Vec<String> {
+        if self.quiet_until.is_some_and(|until| Instant::now() < until) {
+            return vec![];
+        }
+        let is_dead =
+            |sight: &Sight| sight.same_reads >= SAME_READS && sight.since.elapsed() >= self.dead_after;
+        self.seen.iter().filter(|(_, sight)| is_dead(sight)).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Whether a consumer that lives reads envelopes of `version`.
+    #[must_use]
+    pub fn knows_version(&self, version: u32) -> bool {
+        let dead = self.dead();
+        self.seen.iter().any(|(name, sight)| {
+            !dead.contains(name)
+                && sight.value.as_ref().is_some_and(|value| value.envelope_version >= version)
+        })
+    }
+}

@@ -1,0 +1,70 @@
+//! The Lua scripts, and how they are called: by hash, and in full where the server forgot them.
+
+use crate::{
+    Error,
+    client::{Conn, Value},
+};
+
+macro_rules! scripts {
+    ($($(#[$doc:meta])* $name:ident = $file:literal),* $(,)?) => {
+        /// Every script, with the hash that the server gave it.
+        pub(crate) struct Scripts { $($(#[$doc])* pub(crate) $name: Script),* }
+
+        impl Scripts {
+            pub(crate) async fn load(conn: &Conn) -> Result<Scripts, Error> {
+                Ok(Scripts { $($name: Script::load(conn, include_str!($file)).await?),* })
+            }
+        }
+    };
+}
+
+scripts! {
+    /// Acknowledges, hands off, emits and defers entries.
+    handoff = "scripts/handoff.lua",
+    /// Takes over entries of other consumers.
+    take = "scripts/take.lua",
+    /// Fetches own entries again whose delivery was lost.
+    recover = "scripts/recover.lua",
+    /// Puts a release onto its stream once.
+    release = "scripts/release.lua",
+    /// Removes dead letters and their bytes.
+    remove_dead = "scripts/remove_dead.lua",
+    /// Deletes consumers that hold nothing.
+    delete_consumers = "scripts/delete_consumers.lua",
+    /// Acknowledges and deletes producers' events.
+    ack_intake = "scripts/ack_intake.lua",
+}
+
+/// A script that the server may or may not have.
+pub(crate) struct Script {
+    lua: &'static str,
+    hash: String,
+}
+
+impl Script {
+    async fn load(conn: &Conn, lua: &'static str) -> Result<Script, Error> {
+        let reply = conn.call("SCRIPT", None, vec!["LOAD".into(), lua.into()]).await?;
+        let hash = reply.as_string().ok_or(Error::Reply("script hash"))?;
+        Ok(Script { lua, hash })
+    }
+
+    /// Runs the script. All `keys` hash to one slot.
+    pub(crate) async fn run(&self, conn: &Conn, keys: &[String], args: Vec<Value>) -> Result<Value, Error> {
+        let slot = keys.first().map(String::as_str);
+        let call = |script: Value| {
+            let count = i64::try_from(keys.len()).unwrap_or(i64::MAX);
+            let mut all = Vec::with_capacity(2 + keys.len() + args.len());
+            all.push(script);
+            all.push(count.into());
+            all.extend(keys.iter().map(|key| Value::from(key.as_str())));
+            all.extend(args.iter().cloned());
+            all
+        };
+        match conn.call("EVALSHA", slot, call(self.hash.as_str().into())).await {
+            Err(Error::Refused(text)) if text.starts_with("NOSCRIPT") => {
+                conn.call("EVAL", slot, call(self.lua.into())).await
+            }
+            result => result,
+        }
+    }
+}
