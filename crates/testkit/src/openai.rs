@@ -200,8 +200,7 @@ async fn embeddings(
     Json(request): Json<Request>,
 ) -> Response {
     let key = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let answer =
-        if key == format!("Bearer {KEY}") { shared.decide(&request) } else { Answer::Status(401) };
+    let answer = if key == format!("Bearer {KEY}") { shared.decide(&request) } else { Answer::Status(401) };
     shared.requests.send_modify(|seen| *seen += 1);
     match answer {
         Answer::RateLimited { retry_after_seconds } => {
@@ -235,9 +234,7 @@ fn hang_up() -> Response {
 
 fn vectors(request: &Request, answer: &Answer, dimensions: usize) -> Value {
     let dimensions = if let Answer::Dimensions(other) = answer { *other } else { dimensions };
-    let item = |(index, text): (usize, &String)| {
-        json!({ "object": "embedding", "index": index, "embedding": vector_of(text, dimensions) })
-    };
+    let item = |(index, text): (usize, &String)| json!({ "object": "embedding", "index": index, "embedding": vector_of(text, dimensions) });
     let mut data: Vec<Value> = request.input.iter().enumerate().map(item).collect();
     match answer {
         Answer::Reversed => data.reverse(),
