@@ -28,7 +28,9 @@ async fn main() -> ExitCode {
 }
 
 async fn run(dir: PathBuf) -> Result<(), Box<dyn std::error::Error>> {
+    // Before the start, so that no signal is missed from then on.
     let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
     let servers = Servers::start(&dir, &Options::default()).await?;
     println!(
         "{{\"status\":{},\"redis_url\":{:?},\"database_url\":{:?}}}",
@@ -37,10 +39,10 @@ async fn run(dir: PathBuf) -> Result<(), Box<dyn std::error::Error>> {
         servers.database_url().unwrap_or_default()
     );
     let failure = tokio::select! {
-        ended = tokio::signal::ctrl_c() => ended.err().map(Into::into),
+        _ = interrupt.recv() => None,
         _ = terminate.recv() => None,
-        failure = servers.failure() => Some(failure.into()),
+        failure = servers.failure() => Some(failure),
     };
     servers.stop().await;
-    failure.map_or(Ok(()), Err)
+    failure.map_or(Ok(()), |failure| Err(failure.into()))
 }

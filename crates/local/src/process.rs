@@ -221,6 +221,8 @@ pub(crate) fn stop_leftover(
         let mut gone = false;
         for (signal, patience) in farewell.iter().chain(&[(Signal::SIGKILL, Duration::from_secs(5))]) {
             let _ = kill(pid, *signal);
+            // One that was suspended would not see the signal.
+            let _ = kill(pid, Signal::SIGCONT);
             gone = wait_while(*patience, || is_running(pid));
             if gone {
                 break;

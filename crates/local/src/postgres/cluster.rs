@@ -99,6 +99,19 @@ pub(super) fn marker(dir: &Path) -> Result<String> {
     Ok(format!("cluster_name=riacho-{:x}-{:x}", found.dev(), found.ino()))
 }
 
+/// Removes the sockets of a server that was killed, with the lock files beside them.
+///
+/// PostgreSQL would refuse to start while any process has the number that stands in a lock file.
+pub(super) fn remove_sockets(dir: &Path) -> Result<()> {
+    for entry in fs::read_dir(dir).map_err(Error::io("read", dir))? {
+        let entry = entry.map_err(Error::io("read", dir))?;
+        if entry.file_name().to_string_lossy().starts_with(".s.PGSQL.") {
+            fs::remove_file(entry.path()).map_err(Error::io("remove", &entry.path()))?;
+        }
+    }
+    Ok(())
+}
+
 /// Copies a stopped cluster, for the account that will run it.
 pub(crate) fn copy_cluster(from: &Path, to: &Path) -> Result<()> {
     let account = account::for_cluster(to)?;

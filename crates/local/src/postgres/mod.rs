@@ -77,6 +77,7 @@ pub(crate) fn start(runtime: &Runtime, spec: &Spec) -> Result<Process> {
     process::stop_leftover(NAME, &spec.dir.join("postmaster.pid"), FAREWELL, |pid| {
         process::has_argument(pid, &marker)
     })?;
+    cluster::remove_sockets(&spec.dir)?;
     if let Some(port) = spec.port {
         check_port(NAME, port)?;
     }
@@ -160,7 +161,6 @@ pub(crate) fn test_settings() -> Vec<(String, String)> {
         ("shared_buffers", "64MB"),
         ("max_connections", "300"),
         ("fsync", "off"),
-        ("synchronous_commit", "off"),
         ("full_page_writes", "off"),
         ("wal_level", "minimal"),
         ("max_wal_senders", "0"),
