@@ -1,0 +1,103 @@
+# The two commands of a new checkout are `make run` and `make test`; `make` alone lists the rest.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+.PHONY: help setup run test lint format-check clippy deny proto build bench clean distclean
+
+# A shell that is not a login shell often lacks rustup's directory.
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+
+# Where `make run` keeps its data, and more arguments for `riacho up`.
+DATA_DIR ?= .riacho/data
+ARGS ?=
+# What a change of the .proto files is compared with; by default the last release, else the main branch.
+PROTO_BASE ?=
+
+SETUP := python3 crates/local/setup/setup.py
+TOOLS := .riacho/tools/bin
+# Cargo shows its progress to people; a log gets warnings, errors and results only.
+QUIET := $(shell test -t 2 || echo --quiet)
+SAY = printf '== %s\n'
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+setup: ## fetch the servers, the model and the tools of the tests
+	@$(SAY) "making the runtime and the tools of the tests ready"
+	@$(SETUP) build runtime test
+
+run: ## build, start everything, ingest the samples, search, keep serving until Ctrl-C
+	@$(SAY) "making the runtime ready"
+	@$(SETUP) build runtime
+	@$(SAY) "building the release (the first time takes several minutes)"
+	@cargo build --release --locked $(QUIET) -p riacho
+	@exec target/release/riacho up --demo --data-dir $(DATA_DIR) $(ARGS)
+
+test: setup lint ## everything that has to pass before a change lands
+	@$(SAY) "compiling and running all tests"
+	@cargo test --workspace --locked $(QUIET)
+
+lint: setup format-check clippy deny proto ## format, lints, licences, advisories, .proto files
+
+format-check:
+	@$(SAY) "checking the format"
+	@cargo fmt --all --check
+
+clippy:
+	@$(SAY) "linting; warnings are errors"
+	@cargo clippy --workspace --all-targets --locked $(QUIET) -- -D warnings
+
+deny:
+	@$(SAY) "checking licences, sources and banned crates of all dependencies"
+	@$(TOOLS)/cargo-deny --log-level error --locked check --hide-inclusion-graph licenses bans sources
+	@if timeout 60 $(TOOLS)/cargo-deny --log-level off fetch db >/dev/null 2>&1; then \
+	  $(SAY) "checking advisories"; \
+	  $(TOOLS)/cargo-deny --log-level error --locked check --hide-inclusion-graph --disable-fetch advisories; \
+	elif [ -n "$${RIACHO_REQUIRE_ADVISORIES:-}" ]; then \
+	  echo "the advisory database cannot be reached, and RIACHO_REQUIRE_ADVISORIES asks for it" >&2; exit 1; \
+	else \
+	  $(SAY) "advisories not checked: their database cannot be reached from here"; \
+	fi
+
+proto:
+	@$(SAY) "linting the .proto files"
+	@$(TOOLS)/buf lint proto
+	@base="$(PROTO_BASE)"; \
+	if [ -z "$$base" ]; then base=$$(git describe --tags --abbrev=0 --match 'v*' 2>/dev/null || true); fi; \
+	if [ -z "$$base" ]; then \
+	  for ref in origin/main main HEAD; do \
+	    if git rev-parse --verify --quiet "$$ref^{commit}" >/dev/null; then base=$$ref; break; fi; \
+	  done; \
+	fi; \
+	if [ -n "$$base" ] && git cat-file -e "$$base:proto/buf.yaml" 2>/dev/null; then \
+	  $(SAY) "comparing the .proto files with those of $$base"; \
+	  old=$$(mktemp -d); trap 'rm -rf "$$old"' EXIT; \
+	  git archive "$$base" proto | tar -x -C "$$old"; \
+	  $(TOOLS)/buf breaking proto --against "$$old/proto"; \
+	else \
+	  $(SAY) "no earlier .proto files to compare with"; \
+	fi
+
+build: ## build the release
+	@$(SETUP) build
+	@$(SAY) "building the release"
+	@cargo build --release --locked $(QUIET) -p riacho
+
+bench: ## build the release and measure it; arguments of one measurement in ARGS
+	@$(SETUP) build runtime
+	@$(SAY) "building the release"
+	@cargo build --release --locked $(QUIET) -p riacho -p riacho-benches
+	@if [ -n "$(ARGS)" ]; then exec target/release/riacho-bench $(ARGS); fi; \
+	for measurement in idle accept bulk memory; do \
+	  $(SAY) "measuring $$measurement"; \
+	  target/release/riacho-bench "$$measurement"; \
+	done
+
+clean: ## remove what was built; the runtime and the data stay
+	@cargo clean --quiet
+	@rm -rf .riacho/cache
+
+distclean: clean ## remove the runtime, the tools and the data of `make run` too
+	@rm -rf .riacho
