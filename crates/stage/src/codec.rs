@@ -23,6 +23,10 @@ const CLAIM_ABOVE: usize = 256 << 10;
 /// Zstandard's fastest level that still halves text.
 const ZSTD_LEVEL: i32 = 1;
 
+/// Stands in a place that a payload was taken out of.
+pub(crate) const NOTHING: Payload =
+    Payload::Compressed(v1::CompressedPayload { zstd: Bytes::new(), uncompressed_size: 0 });
+
 /// Why an envelope or its payload cannot be made or read.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum CodecError {

@@ -124,25 +124,37 @@ pub(crate) struct Emitter {
 
 impl Emitter {
     async fn emit(&self, outputs: Vec<Output>) -> Result<(), EmitError> {
+        for call in self.encode(outputs).await? {
+            self.send(call).await?;
+        }
+        Ok(())
+    }
+
+    /// Encodes outputs, and splits them into calls within their bounds.
+    pub(crate) async fn encode(&self, outputs: Vec<Output>) -> Result<Vec<Vec<(Target, Bytes)>>, EmitError> {
         let next = self.stage.next().ok_or(EmitError::Batch)?;
-        let mut batch = Vec::new();
+        let mut calls: Vec<Vec<(Target, Bytes)>> = Vec::new();
         let mut bytes = 0;
         for output in outputs {
             let target = Target::Work(next, output.lane);
             let ordinal = self.ordinal.fetch_add(1, Ordering::Relaxed);
             let encoded =
                 codec::encode_output(&self.input, self.stage, ordinal, output, &self.claims).await?;
-            if batch.len() == MAX_OUTPUTS || (!batch.is_empty() && bytes + encoded.len() > MAX_BYTES) {
-                self.send(std::mem::take(&mut batch)).await?;
-                bytes = 0;
+            match calls.last_mut() {
+                Some(call) if call.len() < MAX_OUTPUTS && bytes + encoded.len() <= MAX_BYTES => {
+                    bytes += encoded.len();
+                    call.push((target, encoded));
+                }
+                _ => {
+                    bytes = encoded.len();
+                    calls.push(vec![(target, encoded)]);
+                }
             }
-            bytes += encoded.len();
-            batch.push((target, encoded));
         }
-        if batch.is_empty() { Ok(()) } else { self.send(batch).await }
+        Ok(calls)
     }
 
-    async fn send(&self, outputs: Vec<(Target, Bytes)>) -> Result<(), EmitError> {
+    pub(crate) async fn send(&self, outputs: Vec<(Target, Bytes)>) -> Result<(), EmitError> {
         let settlement = [Settlement {
             // The lane it was read from, which is a part of the source's key.
             lane: self.input.lane,

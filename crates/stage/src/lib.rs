@@ -8,12 +8,17 @@ mod claims;
 pub mod codec;
 mod config;
 mod context;
+mod error;
 mod event;
+pub mod metrics;
+mod runner;
 mod stage;
 
 pub use claims::{ClaimError, ClaimStore, Claims};
 pub use codec::{CodecError, ReleaseMeta};
 pub use config::RunnerConfig;
 pub use context::{Context, EmitError};
+pub use error::Error;
 pub use event::{Event, EventMeta, Failure, Outcome, Output};
+pub use runner::Runner;
 pub use stage::{BatchLimits, BatchStage, DEFAULT_TIME_LIMIT, Stage};

@@ -3,13 +3,16 @@
 //!
 //! The only crate that knows Redis and fred. What an entry means is for `riacho-stage`.
 
+mod claim;
 mod client;
 mod config;
+mod consumer;
 mod dead;
 mod entry;
 mod error;
 mod handoff;
 mod inspect;
+mod intake;
 mod keys;
 mod liveness;
 pub mod metrics;
@@ -18,11 +21,13 @@ mod script;
 
 pub use client::Streams;
 pub use config::{Config, RedisUrl};
+pub use consumer::Reader;
 pub use dead::DeadEntry;
 pub use entry::Entry;
 pub use error::Error;
 pub use handoff::{Action, Answer, HANDED_BACK, MAX_BYTES, MAX_OUTPUTS, Settlement, Target};
 pub use inspect::{Memory, ServerIdentity, StageFigures};
+pub use intake::{IntakeAnswer, IntakeEntry, IntakeReader};
 pub use keys::Keys;
 pub use liveness::{Beat, Observer, consumer_name};
 pub use release::ReleaseOutcome;

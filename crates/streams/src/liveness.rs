@@ -241,13 +241,11 @@ impl Observer {
         self.seen.iter().filter(|(_, sight)| is_dead(sight)).map(|(name, _)| name.clone()).collect()
     }
 
-    /// Whether a consumer that lives reads envelopes of `version`.
+    /// The newest envelope version that any consumer which is not dead reads; 0 where none does.
     #[must_use]
-    pub fn knows_version(&self, version: u32) -> bool {
+    pub fn newest_version(&self) -> u32 {
         let dead = self.dead();
-        self.seen.iter().any(|(name, sight)| {
-            !dead.contains(name)
-                && sight.value.as_ref().is_some_and(|value| value.envelope_version >= version)
-        })
+        let alive = self.seen.iter().filter(|(name, _)| !dead.contains(name));
+        alive.filter_map(|(_, sight)| Some(sight.value.as_ref()?.envelope_version)).max().unwrap_or(0)
     }
 }

@@ -1,0 +1,181 @@
+//! The runner: reads a stage's events, runs them, and settles each exactly as it ended.
+//!
+//! One background role a file: `reader` reads and recovers, `taker` promotes retries and claims
+//! from the dead, `dispatch` decodes, `worker` and `batcher` run, `finisher` settles in batches.
+//! What they share stands in `line`.
+
+mod alone;
+mod batcher;
+mod breaker;
+mod dispatch;
+mod finisher;
+mod line;
+mod reader;
+mod taker;
+mod worker;
+
+use std::{
+    future::Future,
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
+};
+
+use riacho_domain::StageName;
+use riacho_streams::{Beat, Streams, consumer_name};
+use tokio::{sync::mpsc, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use self::line::{Line, Work};
+use crate::{BatchStage, Claims, Error, RunnerConfig, Stage};
+
+/// How long what was cancelled may take to be handed back.
+const HAND_BACK: Duration = Duration::from_secs(5);
+
+/// Runs stages. A clone is the same consumer; several stages can run at once.
+#[derive(Clone)]
+pub struct Runner(Arc<Shared>);
+
+struct Shared {
+    streams: Streams,
+    claims: Claims,
+    config: RunnerConfig,
+    consumer: Arc<str>,
+    /// One beat while any stage runs.
+    beat: Mutex<Weak<Beat>>,
+}
+
+impl Runner {
+    /// A runner under a consumer name of its own.
+    #[must_use]
+    pub fn new(streams: Streams, claims: impl Into<Claims>, config: RunnerConfig) -> Runner {
+        Runner(Arc::new(Shared {
+            streams,
+            claims: claims.into(),
+            config,
+            consumer: consumer_name().into(),
+            beat: Mutex::default(),
+        }))
+    }
+
+    /// The name of this process among the groups' consumers.
+    #[must_use]
+    pub fn consumer(&self) -> &str {
+        &self.0.consumer
+    }
+
+    /// Runs a stage until `stop`, and returns when it is drained: what runs may finish within the
+    /// grace period, what was not started is handed back.
+    pub async fn run_stage<S: Stage>(&self, stage: Arc<S>, stop: CancellationToken) -> Result<(), Error> {
+        let room = self.0.config.concurrency;
+        let (name, limit) = (stage.name(), stage.time_limit());
+        self.run(name, limit, room, stop, |line, work| worker::drive(line, stage, work)).await
+    }
+
+    /// Runs a stage that works in batches; otherwise as [`Runner::run_stage`].
+    pub async fn run_batch_stage<S: BatchStage>(
+        &self,
+        stage: Arc<S>,
+        stop: CancellationToken,
+    ) -> Result<(), Error> {
+        // One batch more than run, so that the next fills meanwhile.
+        let room = (self.0.config.concurrency + 1) * stage.limits().max_events.max(1);
+        let (name, limit) = (stage.name(), stage.time_limit());
+        self.run(name, limit, room, stop, |line, work| batcher::drive(line, stage, work)).await
+    }
+
+    async fn run<F>(
+        &self,
+        stage: StageName,
+        time_limit: Duration,
+        room: usize,
+        stop: CancellationToken,
+        driver: impl FnOnce(Arc<Line>, mpsc::UnboundedReceiver<Work>) -> F,
+    ) -> Result<(), Error>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        if self.0.config.concurrency == 0 || self.0.config.partitions.is_empty() {
+            return Err(Error::Config("concurrency and partitions must not be empty"));
+        }
+        let beat = self.beat(time_limit)?;
+        let (work_sender, work) = mpsc::unbounded_channel();
+        let (settle_sender, settle) = mpsc::unbounded_channel();
+        let shared = &self.0;
+        let line = Arc::new(Line {
+            room: Arc::new(tokio::sync::Semaphore::new(room)),
+            breaker: breaker::Breaker::new(stage, shared.config.pause_after_failures),
+            consumer: Arc::clone(&shared.consumer),
+            streams: shared.streams.clone(),
+            claims: shared.claims.clone(),
+            config: shared.config.clone(),
+            beat: Arc::clone(&beat),
+            work: work_sender,
+            settle: settle_sender,
+            stage,
+            time_limit,
+            stop,
+            cancel: CancellationToken::new(),
+            over: CancellationToken::new(),
+            held: line::Held::default(),
+            outage: line::Outage::new(stage),
+            memory_is_tight: Default::default(),
+            newest_version: Default::default(),
+        });
+        let mut background = JoinSet::new();
+        background.spawn(driver(Arc::clone(&line), work));
+        background.spawn(finisher::run(Arc::clone(&line), settle));
+        background.spawn(tick(beat));
+        line.run_until_drained().await;
+        // The beat ends last, with the tasks that hold it.
+        line.over.cancel();
+        background.shutdown().await;
+        Ok(())
+    }
+
+    fn beat(&self, patience: Duration) -> Result<Arc<Beat>, Error> {
+        let mut current = self.0.beat.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(beat) = current.upgrade() {
+            beat.allow(patience);
+            return Ok(beat);
+        }
+        let every = Duration::from_millis(self.0.config.beat_ms.max(10));
+        let beat = Arc::new(Beat::start(&self.0.streams, &self.0.consumer, every, patience)?);
+        *current = Arc::downgrade(&beat);
+        Ok(beat)
+    }
+}
+
+async fn tick(beat: Arc<Beat>) {
+    loop {
+        beat.tick();
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+}
+
+impl Line {
+    /// Reads until the stop, then waits until nothing is held any more.
+    async fn run_until_drained(self: &Arc<Self>) {
+        let mut intake = JoinSet::new();
+        for partition in self.config.partitions.iter().copied() {
+            let taking = Arc::new(tokio::sync::Mutex::new(()));
+            intake.spawn(reader::run(Arc::clone(self), partition, Arc::clone(&taking)));
+            intake.spawn(taker::promote(Arc::clone(self), partition, Arc::clone(&taking)));
+            intake.spawn(taker::claim(Arc::clone(self), partition, taking));
+        }
+        tracing::info!(stage = %self.stage, consumer = %self.consumer, "stage runs");
+        while let Some(ended) = intake.join_next().await {
+            if let Err(error) = ended {
+                tracing::error!(stage = %self.stage, %error, "a part of the runner ended by itself");
+                self.stop.cancel();
+            }
+        }
+        if tokio::time::timeout(self.config.grace(), self.held.empty()).await.is_err() {
+            tracing::warn!(stage = %self.stage, "the grace period is over, running events are handed back");
+        }
+        self.cancel.cancel();
+        if tokio::time::timeout(HAND_BACK, self.held.empty()).await.is_err() {
+            tracing::warn!(stage = %self.stage, "events could not be handed back; others will claim them");
+        }
+        tracing::info!(stage = %self.stage, consumer = %self.consumer, "stage stopped");
+    }
+}

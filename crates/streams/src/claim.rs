@@ -1,0 +1,92 @@
+//! Taking entries over: from delay classes when they are due, and from consumers that are dead.
+
+use riacho_domain::{DelayClass, Lane, StageName};
+
+use crate::{
+    Error, HANDED_BACK, Streams,
+    client::Value,
+    entry::{self, Entry},
+    inspect,
+};
+
+impl Streams {
+    /// Takes entries whose retry is due, and those that were handed back.
+    pub async fn take_due(
+        &self,
+        partition: u16,
+        stage: StageName,
+        consumer: &str,
+        count: usize,
+    ) -> Result<Vec<Entry>, Error> {
+        let mut from = vec![(HANDED_BACK, 0)];
+        let millis = |class: DelayClass| i64::try_from(class.delay().as_millis()).unwrap_or(i64::MAX);
+        from.extend(DelayClass::ALL.map(|class| (class.consumer(), millis(class))));
+        self.take(partition, stage, consumer, count, &from).await
+    }
+
+    /// Takes entries of consumers that are dead. The caller has judged that, and its own beat is
+    /// accepted.
+    pub async fn take_from(
+        &self,
+        partition: u16,
+        stage: StageName,
+        consumer: &str,
+        count: usize,
+        dead: &[String],
+    ) -> Result<Vec<Entry>, Error> {
+        let from: Vec<_> = dead.iter().map(|name| (name.as_str(), 0)).collect();
+        self.take(partition, stage, consumer, count, &from).await
+    }
+
+    async fn take(
+        &self,
+        partition: u16,
+        stage: StageName,
+        consumer: &str,
+        count: usize,
+        from: &[(&str, i64)],
+    ) -> Result<Vec<Entry>, Error> {
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        let mut args = vec![stage.as_str().into(), consumer.into(), count.into()];
+        for (name, idle_ms) in from {
+            args.extend([Value::from(*name), (*idle_ms).into()]);
+        }
+        let keys = self.keys().lanes(partition, stage);
+        let reply = self.scripts().take.run(&self.conn(), &keys, args).await?;
+        entry::taken(reply, &Lane::ALL)
+    }
+
+    /// The consumers of a stage in a partition, without those of the delay classes.
+    pub async fn consumers(&self, partition: u16, stage: StageName) -> Result<Vec<String>, Error> {
+        let conn = self.conn();
+        let mut names = std::collections::BTreeSet::new();
+        for key in self.keys().lanes(partition, stage) {
+            names.extend(inspect::consumer_names(&conn, &key, stage).await?);
+        }
+        Ok(names.into_iter().collect())
+    }
+
+    /// Deletes consumers that are gone and hold nothing; says how many. `gone` is the caller's
+    /// judgement; that they hold nothing is checked in the same step.
+    pub async fn delete_consumers(
+        &self,
+        partition: u16,
+        stage: StageName,
+        gone: &[String],
+    ) -> Result<u64, Error> {
+        if gone.is_empty() {
+            return Ok(0);
+        }
+        let conn = self.conn();
+        let mut deleted = 0;
+        for key in self.keys().lanes(partition, stage) {
+            let mut args = vec![stage.as_str().into()];
+            args.extend(gone.iter().map(|name| Value::from(name.as_str())));
+            match self.scripts().delete_consumers.run(&conn, &[key], args).await {
+                Err(Error::NoGroup) => {}
+                reply => deleted += reply?.as_u64().unwrap_or(0),
+            }
+        }
+        Ok(deleted)
+    }
+}

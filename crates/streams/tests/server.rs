@@ -1,0 +1,153 @@
+//! The server itself: what is refused, who lives, and producers' events.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod support;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use riacho_domain::{Lane, StageName, TenantId};
+use riacho_local::testing;
+use riacho_streams::{Beat, Config, Error, IntakeAnswer, Observer, Streams};
+use support::Server;
+
+const EVERY: Duration = Duration::from_millis(50);
+
+#[tokio::test]
+async fn a_server_that_evicts_is_refused_unless_allowed() {
+    let redis = testing::redis();
+    let server = Server::with(redis, |_| {}).await;
+    server.raw(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
+    let mut config = Config::for_url(&server.redis.url());
+    assert!(
+        matches!(Streams::connect(&config).await, Err(Error::Eviction(policy)) if policy == "allkeys-lru")
+    );
+    config.allow_eviction = true;
+    Streams::connect(&config).await.unwrap();
+}
+
+#[tokio::test]
+async fn connecting_to_nothing_fails_at_once_and_may_be_retried() {
+    let error = Streams::connect(&Config::for_url("redis://127.0.0.1:1")).await.unwrap_err();
+    assert!(error.is_retryable(), "{error}");
+}
+
+#[tokio::test]
+async fn only_a_beat_that_stands_still_is_dead() {
+    let server = Server::start().await;
+    let names = ["lives".to_owned(), "stops".to_owned(), "never".to_owned()];
+    let _lives = Beat::start(&server.streams, "lives", EVERY, Duration::from_secs(60)).unwrap();
+    let stops = Beat::start(&server.streams, "stops", EVERY, Duration::from_secs(60)).unwrap();
+    let mut observer = Observer::new(Duration::from_millis(400), Duration::from_secs(10));
+    observer.note_server(server.streams.server_identity().await.unwrap());
+    while !stops.is_accepted() {
+        tokio::time::sleep(EVERY).await;
+    }
+    let look = async |observer: &mut Observer, rounds| {
+        for _ in 0..rounds {
+            observer.look(&server.streams, &names).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    look(&mut observer, 2).await;
+    assert!(observer.dead().is_empty(), "not before it stood still for long enough");
+    look(&mut observer, 6).await;
+    assert_eq!(observer.dead(), ["never"]);
+    assert_eq!(observer.newest_version(), 1);
+    drop(stops);
+    look(&mut observer, 8).await;
+    let mut dead = observer.dead();
+    dead.sort();
+    assert_eq!(dead, ["never", "stops"]);
+
+    let mut other = server.streams.server_identity().await.unwrap();
+    other.run_id.push('x');
+    observer.note_server(other);
+    look(&mut observer, 8).await;
+    assert!(observer.dead().is_empty(), "grace after a new server run id");
+}
+
+#[tokio::test]
+async fn a_beat_ends_when_the_runtime_stands_still_beyond_its_patience() {
+    let server = Server::start().await;
+    let beat = Beat::start(&server.streams, "stuck", EVERY, Duration::from_millis(200)).unwrap();
+    let key = server.streams.keys().beat("stuck");
+    let read = || server.raw(&["GET", key.as_str()]);
+    while !beat.is_accepted() {
+        tokio::time::sleep(EVERY).await;
+    }
+    let mut last = read();
+    let stopped = tokio::time::timeout(Duration::from_secs(5), async {
+        loop {
+            tokio::time::sleep(EVERY * 6).await;
+            let now = read();
+            if now == last {
+                break;
+            }
+            last = now;
+        }
+    });
+    stopped.await.expect("the beat stops without ticks");
+    beat.tick();
+    let goes_on = tokio::time::timeout(Duration::from_secs(5), async {
+        while read() == last {
+            tokio::time::sleep(EVERY).await;
+        }
+    });
+    goes_on.await.expect("the beat goes on with the ticks");
+}
+
+#[tokio::test]
+async fn gone_consumers_are_deleted_only_when_they_hold_nothing() {
+    let server = Server::start().await;
+    let stage = StageName::Embed;
+    let key = server.streams.keys().work(0, stage, Lane::Interactive);
+    let reader = server.streams.reader(0, stage, "holds").await.unwrap();
+    server.raw(&["XADD", key.as_str(), "*", "e", "x"]);
+    assert_eq!(reader.read_any(1, Duration::from_millis(200)).await.unwrap().len(), 1);
+    let empty = server.streams.reader(0, stage, "empty").await.unwrap();
+    empty.read_any(1, Duration::from_millis(1)).await.unwrap();
+    let gone = ["holds".to_owned(), "empty".to_owned()];
+    assert!(server.streams.delete_consumers(0, stage, &gone).await.unwrap() > 0);
+    assert_eq!(server.streams.consumers(0, stage).await.unwrap(), ["holds"]);
+    assert_eq!(reader.own_pending().await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn producers_events_are_read_over_many_tenants_answered_and_claimed_from_the_dead() {
+    let server = Server::start().await;
+    let tenants: Vec<TenantId> = ["acme", "default"].map(|t| t.parse().unwrap()).into();
+    for tenant in &tenants {
+        server.raw(&["XADD", server.streams.keys().intake(tenant).as_str(), "*", "e", tenant.as_str()]);
+    }
+    let dead = server.streams.intake_reader("dead").await.unwrap();
+    let events = dead.read(&tenants, 10, Duration::from_millis(200)).await.unwrap();
+    assert_eq!(events.len(), 2);
+    let claim = |tenant| server.streams.claim_intake(tenant, "lives", Duration::ZERO, 10);
+    let claimed = claim(&tenants[0]).await.unwrap();
+    assert_eq!((claimed.len(), &claimed[0].body[..]), (1, &b"acme"[..]));
+    let answer =
+        IntakeAnswer { entry_id: claimed[0].entry_id.clone(), envelope: Bytes::from_static(b"accepted") };
+    assert_eq!(server.streams.answer_intake(&tenants[0], &[answer]).await.unwrap(), 1);
+    assert!(claim(&tenants[0]).await.unwrap().is_empty());
+    assert_eq!(server.len(&server.streams.keys().intake(&tenants[0])), 0);
+    assert_eq!(server.len(&server.streams.keys().intake_results(&tenants[0])), 1);
+}
+
+#[tokio::test]
+async fn the_pool_heals_after_a_restart_of_the_server() {
+    let mut server = Server::start().await;
+    let before = server.streams.server_identity().await.unwrap();
+    server.redis.kill9();
+    assert!(server.streams.ping().await.unwrap_err().is_retryable());
+    server.redis.start();
+    let after = tokio::time::timeout(Duration::from_secs(5), async {
+        loop {
+            match server.streams.server_identity().await {
+                Ok(identity) => break identity,
+                Err(error) => assert!(error.is_retryable(), "{error}"),
+            }
+        }
+    });
+    assert_ne!(after.await.unwrap().run_id, before.run_id);
+}
