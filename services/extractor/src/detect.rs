@@ -1,0 +1,356 @@
+//! The type of a file, told from its bytes.
+//!
+//! The name is asked only where the bytes leave a choice between kinds of text.
+
+use std::io::Cursor;
+
+use file_format::{FileFormat, Kind};
+
+use crate::encoding::Decoded;
+
+/// What a file is, as far as the parsers care.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)] // the names are the formats' own
+pub enum FileType {
+    Empty,
+    Pdf,
+    Docx,
+    Pptx,
+    Xlsx,
+    Doc,
+    Ppt,
+    Xls,
+    /// OpenDocument text, presentation or spreadsheet.
+    OpenDocument(&'static str),
+    Epub,
+    Rtf,
+    /// A message of Outlook.
+    Msg,
+    /// An Office file behind a password.
+    EncryptedOffice,
+    /// A picture: text only by recognition.
+    Image,
+    /// Something known that holds no text for us, by its name.
+    Other(&'static str),
+    /// Bytes to be decoded; see [`TextType`].
+    Text,
+}
+
+/// The kinds of text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TextType {
+    /// An e-mail message with its headers.
+    Eml,
+    /// A web page.
+    Html,
+    /// Rows of fields between delimiters.
+    Csv(char),
+    /// Markdown.
+    Markdown,
+    /// XML that is no web page.
+    Xml,
+    /// JSON.
+    Json,
+    /// Anything else.
+    Plain,
+}
+
+impl TextType {
+    /// The media type.
+    #[must_use]
+    pub const fn media_type(self) -> &'static str {
+        match self {
+            TextType::Eml => "message/rfc822",
+            TextType::Html => "text/html",
+            TextType::Csv('\t') => "text/tab-separated-values",
+            TextType::Csv(_) => "text/csv",
+            TextType::Markdown => "text/markdown",
+            TextType::Xml => "application/xml",
+            TextType::Json => "application/json",
+            TextType::Plain => "text/plain",
+        }
+    }
+}
+
+/// Tells the type of a file from its bytes; also the media type where it is not a kind of text.
+#[must_use]
+pub fn file_type(bytes: &[u8]) -> (FileType, String) {
+    let format = FileFormat::from_bytes(bytes);
+    let detected = match format {
+        FileFormat::Empty => FileType::Empty,
+        FileFormat::PortableDocumentFormat => FileType::Pdf,
+        FileFormat::OfficeOpenXmlDocument => FileType::Docx,
+        FileFormat::OfficeOpenXmlPresentation => FileType::Pptx,
+        FileFormat::OfficeOpenXmlSpreadsheet => FileType::Xlsx,
+        FileFormat::MicrosoftWordDocument => FileType::Doc,
+        FileFormat::MicrosoftPowerpointPresentation => FileType::Ppt,
+        FileFormat::MicrosoftExcelSpreadsheet => FileType::Xls,
+        FileFormat::OpendocumentText => FileType::OpenDocument("text"),
+        FileFormat::OpendocumentPresentation => FileType::OpenDocument("presentation"),
+        FileFormat::OpendocumentSpreadsheet => FileType::OpenDocument("spreadsheet"),
+        FileFormat::ElectronicPublication => FileType::Epub,
+        FileFormat::RichTextFormat => FileType::Rtf,
+        _ if begins_like_pdf(bytes) => FileType::Pdf,
+        _ if bytes.starts_with(b"PK\x03\x04") => package(bytes).unwrap_or(FileType::Other("a ZIP archive")),
+        _ if is_compound(bytes) => compound(bytes),
+        _ if is_text_kind(format) => FileType::Text,
+        _ if format.kind() == Kind::Image => FileType::Image,
+        _ => other(format, bytes),
+    };
+    (detected, detected.media_type(&format).to_owned())
+}
+
+impl FileType {
+    fn media_type(self, format: &FileFormat) -> &str {
+        match self {
+            FileType::Empty => "application/x-empty",
+            FileType::Pdf => "application/pdf",
+            FileType::Docx => "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
+            FileType::Pptx => "application/vnd.openxmlformats-officedocument.presentationml.presentation",
+            FileType::Xlsx => "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
+            FileType::Doc => "application/msword",
+            FileType::Ppt => "application/vnd.ms-powerpoint",
+            FileType::Xls => "application/vnd.ms-excel",
+            FileType::OpenDocument("text") => "application/vnd.oasis.opendocument.text",
+            FileType::OpenDocument("presentation") => "application/vnd.oasis.opendocument.presentation",
+            FileType::OpenDocument(_) => "application/vnd.oasis.opendocument.spreadsheet",
+            FileType::Epub => "application/epub+zip",
+            FileType::Rtf => "application/rtf",
+            FileType::Msg => "application/vnd.ms-outlook",
+            FileType::EncryptedOffice => "application/x-ole-storage",
+            FileType::Image | FileType::Other(_) => format.media_type(),
+            FileType::Text => "text/plain",
+        }
+    }
+}
+
+/// Readers accept a PDF whose header is not at the very start.
+fn begins_like_pdf(bytes: &[u8]) -> bool {
+    bytes[..bytes.len().min(1024)].windows(5).any(|window| window == b"%PDF-")
+}
+
+fn is_compound(bytes: &[u8]) -> bool {
+    bytes.starts_with(&[0xd0, 0xcf, 0x11, 0xe0, 0xa1, 0xb1, 0x1a, 0xe1])
+}
+
+/// Looks into a compound file, the container of the older Office formats.
+fn compound(bytes: &[u8]) -> FileType {
+    let Ok(file) = office_oxide::cfb::CfbReader::new(Cursor::new(bytes)) else {
+        return FileType::Other("a damaged compound file");
+    };
+    let has = |name: &str| file.has_stream(name);
+    if has("EncryptedPackage") {
+        FileType::EncryptedOffice
+    } else if has("WordDocument") {
+        FileType::Doc
+    } else if has("Workbook") || has("Book") {
+        FileType::Xls
+    } else if has("PowerPoint Document") {
+        FileType::Ppt
+    } else if file.has_root_entry("__properties_version1.0") {
+        FileType::Msg
+    } else {
+        FileType::Other("a compound file of an unknown kind")
+    }
+}
+
+/// Looks into a package whose parts are not in the usual order.
+fn package(bytes: &[u8]) -> Option<FileType> {
+    let archive = zip::ZipArchive::new(Cursor::new(bytes)).ok()?;
+    let has = |name: &str| archive.index_for_name(name).is_some();
+    if has("word/document.xml") {
+        Some(FileType::Docx)
+    } else if has("ppt/presentation.xml") {
+        Some(FileType::Pptx)
+    } else if has("xl/workbook.xml") {
+        Some(FileType::Xlsx)
+    } else if has("META-INF/container.xml") {
+        Some(FileType::Epub)
+    } else if has("content.xml") && has("META-INF/manifest.xml") {
+        Some(FileType::OpenDocument("text"))
+    } else {
+        None
+    }
+}
+
+fn is_text_kind(format: FileFormat) -> bool {
+    let media = format.media_type();
+    matches!(format, FileFormat::PlainText | FileFormat::ArbitraryBinaryData)
+        || media.starts_with("text/")
+        || media.ends_with("+xml")
+        || media.ends_with("/xml")
+        || media.ends_with("json")
+        || matches!(
+            format.kind(),
+            Kind::Other | Kind::Metadata | Kind::Subtitle | Kind::Playlist | Kind::Geospatial
+        )
+}
+
+fn other(format: FileFormat, bytes: &[u8]) -> FileType {
+    // Some signatures are a few letters that prose can begin with.
+    if format.kind() != Kind::Archive
+        && std::str::from_utf8(&bytes[..bytes.len().min(512)]).is_ok_and(|t| !t.contains('\0'))
+    {
+        return FileType::Text;
+    }
+    FileType::Other(match format.kind() {
+        Kind::Archive => "an archive",
+        Kind::Audio => "a sound recording",
+        Kind::Video => "a video",
+        Kind::Executable => "a program",
+        Kind::Font => "a font",
+        Kind::Database => "a database",
+        Kind::Compressed => "a compressed file",
+        _ => "a binary file",
+    })
+}
+
+/// Tells the kind of a text; `filename` decides only where the text leaves a choice.
+#[must_use]
+pub fn text_type(decoded: &Decoded, filename: &str) -> TextType {
+    let text = decoded.text.trim_start();
+    let extension = filename.rsplit_once('.').map(|(_, extension)| extension.to_ascii_lowercase());
+    let named = |names: &[&str]| extension.as_deref().is_some_and(|extension| names.contains(&extension));
+    if looks_like_mail(text) {
+        return TextType::Eml;
+    }
+    if looks_like_html(text) {
+        return TextType::Html;
+    }
+    if text.starts_with("<?xml") {
+        return TextType::Xml;
+    }
+    if named(&["eml"]) && first_header(text).is_some() {
+        return TextType::Eml;
+    }
+    if named(&["json", "jsonl", "ndjson", "geojson"]) && text.starts_with(['{', '[']) {
+        return TextType::Json;
+    }
+    if named(&["md", "markdown", "mdown", "mkd"]) {
+        return TextType::Markdown;
+    }
+    if let Some(delimiter) = delimiter(text, named(&["csv", "tsv", "tab"])) {
+        return TextType::Csv(delimiter);
+    }
+    if named(&["xml", "xhtml", "svg"]) && text.starts_with('<') {
+        return TextType::Xml;
+    }
+    let prose_name = extension.is_none() || named(&["txt", "text", "bin", "dat"]);
+    if prose_name && looks_like_markdown(text) { TextType::Markdown } else { TextType::Plain }
+}
+
+/// A header line's name, where the text begins with one.
+fn first_header(text: &str) -> Option<&str> {
+    let (name, _) = text.lines().next()?.split_once(':')?;
+    let legal = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
+    (!name.is_empty() && name.len() <= 60 && name.bytes().all(legal)).then_some(name)
+}
+
+/// Two headers of mail among the header lines at the start.
+fn looks_like_mail(text: &str) -> bool {
+    const KNOWN: [&str; 14] = [
+        "from",
+        "to",
+        "subject",
+        "date",
+        "received",
+        "mime-version",
+        "message-id",
+        "return-path",
+        "delivered-to",
+        "content-type",
+        "cc",
+        "reply-to",
+        "sender",
+        "x-mailer",
+    ];
+    let mut known = 0;
+    let mut certain = false;
+    for line in text.lines().take(200) {
+        if line.starts_with([' ', '\t']) {
+            continue;
+        }
+        let Some(name) = first_header(line) else { break };
+        let name = name.to_ascii_lowercase();
+        known += usize::from(KNOWN.contains(&name.as_str()));
+        certain |=
+            matches!(name.as_str(), "mime-version" | "message-id" | "received" | "return-path" | "from");
+    }
+    certain && known >= 2
+}
+
+fn looks_like_html(text: &str) -> bool {
+    let mut text = text;
+    if text.starts_with("<?xml") {
+        text = text.split_once("?>").map_or(text, |(_, rest)| rest);
+    }
+    while let Some(rest) = text.trim_start().strip_prefix("<!--") {
+        text = rest.split_once("-->").map_or("", |(_, rest)| rest);
+    }
+    let start: String = text.trim_start().chars().take(64).collect::<String>().to_ascii_lowercase();
+    const STARTS: [&str; 16] = [
+        "<!doctype html",
+        "<html",
+        "<head",
+        "<body",
+        "<title",
+        "<table",
+        "<div",
+        "<p>",
+        "<h1",
+        "<h2",
+        "<meta",
+        "<style",
+        "<script",
+        "<ul>",
+        "<span",
+        "<article",
+    ];
+    STARTS.iter().any(|tag| start.starts_with(tag))
+}
+
+/// The delimiter that gives all of the first rows the same number of fields.
+fn delimiter(text: &str, named: bool) -> Option<char> {
+    let mut sample: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).take(41).collect();
+    if sample.len() > 40 {
+        sample.pop();
+    }
+    let (rows, least) = if named { (1, 1) } else { (3, 2) };
+    if sample.len() < rows {
+        return None;
+    }
+    let fields = |line: &str, delimiter: char| {
+        let mut quoted = false;
+        line.chars()
+            .filter(|c| {
+                quoted ^= *c == '"';
+                *c == delimiter && !quoted
+            })
+            .count()
+    };
+    let even = [',', ';', '\t', '|'].into_iter().filter_map(|delimiter| {
+        let counts: Vec<usize> = sample.iter().map(|line| fields(line, delimiter)).collect();
+        let first = *counts.first()?;
+        (first >= least && counts.iter().all(|count| *count == first)).then_some((first, delimiter))
+    });
+    let best = even.max_by_key(|(count, _)| *count).map(|(_, delimiter)| delimiter);
+    if named {
+        // A ragged file is still what its name says; the delimiter that occurs most is taken.
+        let most = [',', ';', '\t', '|']
+            .into_iter()
+            .max_by_key(|c| (sample.iter().map(|l| fields(l, *c)).sum::<usize>(), *c == ','));
+        return best.or(most);
+    }
+    // Prose has commas too, but not the same number on every line; a Markdown table is no CSV.
+    best.filter(|delimiter| *delimiter != '|')
+}
+
+fn looks_like_markdown(text: &str) -> bool {
+    let lines = || text.lines().take(400);
+    let headings = lines().filter(|line| {
+        let level = line.bytes().take_while(|b| *b == b'#').count();
+        (2..=6).contains(&level) && line[level..].starts_with(' ')
+    });
+    let fences = lines().filter(|line| line.starts_with("```")).count();
+    headings.count() >= 2 || fences >= 2
+}

@@ -1,0 +1,178 @@
+//! Bytes to characters, in whatever encoding they are, and the cleaning that every text gets.
+
+use chardetng::{EncodingDetector, Iso2022JpDetection, Utf8Detection};
+use encoding_rs::{Encoding, UTF_8, UTF_16BE, UTF_16LE};
+
+/// A decoded text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decoded {
+    /// The text, without a byte order mark.
+    pub text: String,
+    /// The name of the encoding.
+    pub encoding: &'static str,
+}
+
+/// Decodes `bytes`, or says that they are no text.
+///
+/// A byte order mark decides, then strict UTF-8, then `declared` (what the document says of itself),
+/// then the statistics of the whole file.
+#[must_use]
+pub fn decode(bytes: &[u8], declared: Option<&str>) -> Option<Decoded> {
+    if let Some(decoded) = decode_utf32(bytes) {
+        return Some(decoded);
+    }
+    if let Some((encoding, mark)) = Encoding::for_bom(bytes) {
+        return decode_as(encoding, &bytes[mark..]);
+    }
+    if let Some(encoding) = utf16_without_mark(bytes) {
+        return decode_as(encoding, bytes);
+    }
+    if bytes.contains(&0) || is_binary(bytes) {
+        return None;
+    }
+    // ISO-2022-JP is ASCII with escapes, so valid UTF-8 with an escape in it proves nothing.
+    if !bytes.contains(&0x1b) && std::str::from_utf8(bytes).is_ok() {
+        return decode_as(UTF_8, bytes);
+    }
+    let declared = declared.and_then(|label| Encoding::for_label(label.trim().as_bytes()));
+    if let Some(encoding) = declared.filter(|encoding| *encoding != UTF_8 && encoding.is_ascii_compatible()) {
+        let (text, had_errors) = encoding.decode_without_bom_handling(bytes);
+        if !had_errors {
+            return Some(Decoded { text: text.into_owned(), encoding: encoding.name() });
+        }
+    }
+    let mut detector = EncodingDetector::new(Iso2022JpDetection::Allow);
+    detector.feed(bytes, true);
+    decode_as(detector.guess(None, Utf8Detection::Allow), bytes)
+}
+
+fn decode_as(encoding: &'static Encoding, bytes: &[u8]) -> Option<Decoded> {
+    let (text, _) = encoding.decode_without_bom_handling(bytes);
+    Some(Decoded { text: text.into_owned(), encoding: encoding.name() })
+}
+
+/// UTF-32 with a byte order mark, which the Encoding Standard leaves out. Its little-endian mark
+/// begins with the one of UTF-16, so it is asked first.
+fn decode_utf32(bytes: &[u8]) -> Option<Decoded> {
+    let (rest, little) = match bytes {
+        [0xff, 0xfe, 0, 0, rest @ ..] => (rest, true),
+        [0, 0, 0xfe, 0xff, rest @ ..] => (rest, false),
+        _ => return None,
+    };
+    let text = rest
+        .as_chunks::<4>()
+        .0
+        .iter()
+        .map(|unit| if little { u32::from_le_bytes(*unit) } else { u32::from_be_bytes(*unit) })
+        .map(|code| char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER))
+        .collect();
+    Some(Decoded { text, encoding: if little { "UTF-32LE" } else { "UTF-32BE" } })
+}
+
+/// UTF-16 shows itself by zero bytes that stand at even or at odd places only.
+fn utf16_without_mark(bytes: &[u8]) -> Option<&'static Encoding> {
+    if bytes.len() < 4 || !bytes.len().is_multiple_of(2) {
+        return None;
+    }
+    let sample = &bytes[..bytes.len().min(8192)];
+    let (even, odd) = sample
+        .as_chunks::<2>()
+        .0
+        .iter()
+        .fold((0, 0), |(even, odd), [a, b]| (even + usize::from(*a == 0), odd + usize::from(*b == 0)));
+    let encoding = match (even, odd) {
+        (0, 1..) => UTF_16LE,
+        (1.., 0) => UTF_16BE,
+        _ => return None,
+    };
+    let (text, had_errors) = encoding.decode_without_bom_handling(sample);
+    let readable = !text.chars().any(|c| c.is_control() && !c.is_whitespace());
+    (readable && !had_errors).then_some(encoding)
+}
+
+/// More than one control character in 50 is no text in any encoding that ends lines with one.
+fn is_binary(bytes: &[u8]) -> bool {
+    let control = |b: &&u8| matches!(b, 0..=8 | 0x0e..=0x1a | 0x1c..=0x1f | 0x7f);
+    bytes.iter().filter(control).count() * 50 > bytes.len()
+}
+
+/// Brings line ends to `\n` and drops what no reader sees: NUL (which PostgreSQL cannot store) and
+/// other control characters but tab, byte order marks, soft hyphens, noncharacters.
+#[must_use]
+pub fn clean(text: String) -> String {
+    let plain = |c: char| matches!(c, ' '..='~' | '\n' | '\t' | '\u{a0}'..='\u{ac}' | '\u{ae}'..='\u{2027}' | '\u{202a}'..='\u{fefe}');
+    if text.chars().all(plain) {
+        return text;
+    }
+    let mut clean = String::with_capacity(text.len());
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        match c {
+            '\r' => {
+                chars.next_if_eq(&'\n');
+                clean.push('\n');
+            }
+            '\u{b}' | '\u{c}' | '\u{85}' | '\u{2028}' | '\u{2029}' => clean.push('\n'),
+            '\n' | '\t' => clean.push(c),
+            '\u{ad}' | '\u{feff}' => {}
+            c if c.is_control() || u32::from(c) & 0xfffe == 0xfffe => {}
+            c => clean.push(c),
+        }
+    }
+    clean
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+
+    #[test]
+    fn text_in_any_encoding_is_read() {
+        let text = "O nível do rio subiu à noite; a estação não respondeu às três horas da manhã.\n";
+        let utf16 = |big: bool| -> Vec<u8> {
+            text.encode_utf16().flat_map(|u| if big { u.to_be_bytes() } else { u.to_le_bytes() }).collect()
+        };
+        let utf32: Vec<u8> = [0xff, 0xfe, 0, 0]
+            .into_iter()
+            .chain(text.chars().flat_map(|c| u32::from(c).to_le_bytes()))
+            .collect();
+        let mut marked = vec![0xfe, 0xff];
+        marked.extend(utf16(true));
+        for (bytes, name) in [
+            (text.as_bytes().to_vec(), "UTF-8"),
+            (encoding_rs::WINDOWS_1252.encode(text).0.into_owned(), "windows-1252"),
+            (utf16(false), "UTF-16LE"),
+            (utf16(true), "UTF-16BE"),
+            (marked, "UTF-16BE"),
+            (utf32, "UTF-32LE"),
+        ] {
+            let decoded = decode(&bytes, None).unwrap();
+            assert_eq!((decoded.text.as_str(), decoded.encoding), (text, name));
+        }
+        let japanese = "河川の水位は観測所で一時間ごとに記録される。";
+        for encoding in [encoding_rs::SHIFT_JIS, encoding_rs::EUC_JP, encoding_rs::ISO_2022_JP] {
+            let bytes = encoding.encode(japanese).0;
+            assert_eq!(decode(&bytes, None).unwrap().text, japanese, "{}", encoding.name());
+        }
+    }
+
+    #[test]
+    fn what_the_document_declares_is_used_where_it_fits() {
+        let cyrillic = encoding_rs::KOI8_R.encode("вода").0.into_owned();
+        assert_eq!(decode(&cyrillic, Some("koi8-r")).unwrap().text, "вода");
+        assert_eq!(decode("água".as_bytes(), Some("iso-8859-1")).unwrap().text, "água");
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_are_refused() {
+        assert_eq!(decode(&(0..=255).cycle().take(999).collect::<Vec<u8>>(), None), None);
+        assert_eq!(decode(&[0; 64], None), None);
+    }
+
+    #[test]
+    fn cleaned_text_holds_nothing_unstorable() {
+        let dirty = "a\r\nb\rc\0d\u{1}e\u{ad}f\u{feff}g\u{fffe}h\u{2028}i\tj\u{1f30a}";
+        assert_eq!(clean(dirty.to_owned()), "a\nb\ncdefgh\ni\tj\u{1f30a}");
+    }
+}

@@ -1,0 +1,145 @@
+//! What an extraction yields: text with pages and headings, or a typed reason why there is none.
+
+use riacho_domain::ReasonCode;
+use serde::{Deserialize, Serialize};
+
+/// The text of a document with its structure. All offsets are bytes of `text`, ends exclusive.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Extracted {
+    /// The text, Markdown-like: line ends are `\n`, and no control character but tab occurs.
+    pub text: String,
+    /// What else is known of it.
+    pub outline: Outline,
+}
+
+/// The structure of a text.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Outline {
+    /// The pages (slides of a presentation) in order; empty where the format has none.
+    pub pages: Vec<PageSpan>,
+    /// The headings in order.
+    pub headings: Vec<Heading>,
+    /// The language, ISO 639-1, where it is certain enough.
+    pub language: Option<String>,
+    /// The title that the document itself states.
+    pub title: Option<String>,
+    /// The media type, told from the bytes.
+    pub detected_type: String,
+    /// The character encoding the bytes were decoded from, for text formats.
+    pub encoding: Option<String>,
+}
+
+/// Where a page stands in the text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PageSpan {
+    /// The page's number, from 1.
+    pub number: u32,
+    /// Where it begins.
+    pub byte_start: usize,
+    /// Where it ends.
+    pub byte_end: usize,
+}
+
+/// A heading in the text.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heading {
+    /// Its rank, from 1 for the outermost.
+    pub level: u8,
+    /// Where its line begins.
+    pub byte_start: usize,
+    /// Where its line ends.
+    pub byte_end: usize,
+    /// Its words, without markup.
+    pub title: String,
+}
+
+/// Why a document has no text: a code for programs and a sentence for people.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{reason}: {message}")]
+pub struct Failure {
+    /// The code.
+    pub reason: ReasonCode,
+    /// The sentence.
+    pub message: String,
+}
+
+impl Failure {
+    /// Makes a failure.
+    #[must_use]
+    pub fn new(reason: ReasonCode, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into() }
+    }
+}
+
+impl Extracted {
+    /// Whether all offsets lie on characters of the text and in order, and the text is storable.
+    ///
+    /// A parser's process answers with what a hostile file may have put there, so the answer is
+    /// checked before anybody slices by it.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        let at = |offset: usize| self.text.is_char_boundary(offset);
+        let mut pages_end = 0;
+        let pages = self.outline.pages.iter().all(|page| {
+            let ordered = pages_end <= page.byte_start && page.byte_start <= page.byte_end;
+            pages_end = page.byte_end;
+            ordered && page.number > 0 && at(page.byte_start) && at(page.byte_end)
+        });
+        let mut headings_end = 0;
+        let headings = self.outline.headings.iter().all(|heading| {
+            let ordered = headings_end <= heading.byte_start && heading.byte_start < heading.byte_end;
+            headings_end = heading.byte_end;
+            ordered && heading.level > 0 && at(heading.byte_start) && at(heading.byte_end)
+        });
+        let tag = |tag: &Option<String>| tag.as_ref().is_none_or(|t| t.len() <= 64 && !t.contains('\0'));
+        pages
+            && headings
+            && !self.text.contains('\0')
+            && self.outline.detected_type.len() <= 200
+            && tag(&self.outline.language)
+            && tag(&self.outline.encoding)
+    }
+
+    /// The pages that the bytes from `start` to `end` touch, first and last; zeros without pages.
+    #[must_use]
+    pub fn pages_of(&self, start: usize, end: usize) -> (u32, u32) {
+        let pages = &self.outline.pages;
+        let at = |offset: usize| {
+            let index = pages.partition_point(|page| page.byte_start <= offset).saturating_sub(1);
+            pages.get(index).map_or(0, |page| page.number)
+        };
+        (at(start), at(end.saturating_sub(1).max(start)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn page(number: u32, byte_start: usize, byte_end: usize) -> PageSpan {
+        PageSpan { number, byte_start, byte_end }
+    }
+
+    #[test]
+    fn offsets_inside_a_character_are_refused() {
+        let outline = Outline { pages: vec![page(1, 0, 1)], ..Outline::default() };
+        assert!(!Extracted { text: "é".into(), outline: outline.clone() }.is_sound());
+        assert!(Extracted { text: "ee".into(), outline }.is_sound());
+        let heading = Heading { level: 1, byte_start: 0, byte_end: 99, title: String::new() };
+        let outline = Outline { headings: vec![heading], ..Outline::default() };
+        assert!(!Extracted { text: "ee".into(), outline }.is_sound());
+        assert!(!Extracted { text: "a\0".into(), outline: Outline::default() }.is_sound());
+    }
+
+    #[test]
+    fn a_range_touches_its_first_and_last_page() {
+        let outline =
+            Outline { pages: vec![page(1, 0, 4), page(2, 6, 9), page(4, 11, 12)], ..Outline::default() };
+        let extracted = Extracted { text: "aaaa\n\nbbb\n\nc".into(), outline };
+        assert_eq!(extracted.pages_of(0, 4), (1, 1));
+        assert_eq!(extracted.pages_of(3, 7), (1, 2));
+        assert_eq!(extracted.pages_of(6, 12), (2, 4));
+        assert_eq!(Extracted::default().pages_of(0, 0), (0, 0));
+    }
+}

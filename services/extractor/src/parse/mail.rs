@@ -1,0 +1,157 @@
+//! E-mail messages: the headers that people read, the body, and the names of attachments.
+
+use mail_parser::{Address, Message, MessageParser, MimeHeaders, PartType};
+use riacho_domain::ReasonCode;
+
+use super::{Limits, Parsed, html, markdown};
+use crate::{encoding, extracted::Failure};
+
+/// Messages inside messages are followed so far.
+const DEPTH: usize = 4;
+/// The most parts and attachments that are looked at.
+const MOST_PARTS: usize = 200;
+
+/// Reads a message.
+pub(super) fn parse(bytes: &[u8], limits: &Limits) -> Result<Parsed, Failure> {
+    let message = MessageParser::default()
+        .parse(bytes)
+        .ok_or_else(|| Failure::new(ReasonCode::Corrupt, "the message has no readable headers"))?;
+    if is_encrypted(&message) {
+        return Err(Failure::new(ReasonCode::Encrypted, "the message is encrypted"));
+    }
+    let mut text = String::new();
+    let mut has_content = false;
+    write_message(&mut text, &message, 1, limits, &mut has_content)?;
+    if !has_content {
+        return Err(Failure::new(ReasonCode::Empty, "the message has neither a subject nor a body"));
+    }
+    let text = encoding::clean(text);
+    let mut parsed = Parsed::markdown(text.trim_end().to_owned());
+    // Only the subjects are headings: a body may hold any mark.
+    parsed.outline.headings = subjects(&parsed.text, &message);
+    parsed.outline.title = message.subject().map(one_line).filter(|subject| !subject.is_empty());
+    Ok(parsed)
+}
+
+fn subjects(text: &str, message: &Message<'_>) -> Vec<crate::extracted::Heading> {
+    let has_subject = message.subject().is_some_and(|subject| !one_line(subject).is_empty());
+    markdown::headings(text).into_iter().take(usize::from(has_subject)).collect()
+}
+
+fn is_encrypted(message: &Message<'_>) -> bool {
+    message.content_type().is_some_and(|content| {
+        let subtype = content.subtype().unwrap_or_default();
+        subtype.eq_ignore_ascii_case("encrypted")
+            || (subtype.to_ascii_lowercase().ends_with("pkcs7-mime")
+                && content
+                    .attribute("smime-type")
+                    .is_none_or(|kind| kind.eq_ignore_ascii_case("enveloped-data")))
+    })
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(300).collect()
+}
+
+fn write_message(
+    out: &mut String,
+    message: &Message<'_>,
+    depth: usize,
+    limits: &Limits,
+    has_content: &mut bool,
+) -> Result<(), Failure> {
+    let subject = message.subject().map(one_line).unwrap_or_default();
+    if !subject.is_empty() {
+        *has_content = true;
+        out.push_str(&format!("{} {subject}\n\n", "#".repeat(depth)));
+    }
+    for (name, address) in [("From", message.from()), ("To", message.to()), ("Cc", message.cc())] {
+        let people = address.map(people).unwrap_or_default();
+        if !people.is_empty() {
+            out.push_str(&format!("{name}: {people}\n"));
+        }
+    }
+    if let Some(date) = message.date().filter(|date| date.is_valid()) {
+        out.push_str(&format!("Date: {}\n", date.to_rfc3339()));
+    }
+    out.push('\n');
+    for part in message.text_bodies().take(MOST_PARTS) {
+        let body = match &part.body {
+            PartType::Text(text) => text.trim().to_owned(),
+            PartType::Html(page) => html::to_markdown(page)?,
+            _ => continue,
+        };
+        if !body.is_empty() {
+            *has_content = true;
+            out.push_str(&body);
+            out.push_str("\n\n");
+        }
+        if out.len() as u64 > limits.max_text_bytes {
+            return Err(super::text_too_large(limits));
+        }
+    }
+    write_attachments(out, message, depth, limits, has_content)
+}
+
+fn write_attachments(
+    out: &mut String,
+    message: &Message<'_>,
+    depth: usize,
+    limits: &Limits,
+    has_content: &mut bool,
+) -> Result<(), Failure> {
+    let mut names = Vec::new();
+    for part in message.attachments().take(MOST_PARTS) {
+        match &part.body {
+            PartType::Message(inner) if depth < DEPTH => {
+                write_message(out, inner, depth + 1, limits, has_content)?
+            }
+            _ => names.extend(part.attachment_name().map(one_line).filter(|name| !name.is_empty())),
+        }
+    }
+    if !names.is_empty() {
+        *has_content = true;
+        out.push_str("Attachments:\n");
+        for name in names {
+            out.push_str(&format!("- {name}\n"));
+        }
+        out.push('\n');
+    }
+    Ok(())
+}
+
+fn people(address: &Address<'_>) -> String {
+    let people = address.iter().take(MOST_PARTS).map(|person| match (person.name(), person.address()) {
+        (Some(name), Some(address)) => format!("{} <{address}>", one_line(name)),
+        (Some(one), None) | (None, Some(one)) => one_line(one),
+        (None, None) => String::new(),
+    });
+    people.filter(|person| !person.is_empty()).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+
+    #[test]
+    fn a_message_keeps_its_headers_body_and_attachment_names() {
+        let message = b"From: Ana Reis <ana@example.org>\r\nTo: bo@example.org\r\n\
+            Subject: =?iso-8859-1?Q?N=EDvel_do_rio?=\r\nDate: Fri, 16 Dec 2022 17:04:16 -0500\r\nMIME-Version: 1.0\r\n\
+            Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\nContent-Type: text/html\r\n\r\n<p>High <b>water</b></p>\r\n\
+            --b\r\nContent-Type: application/pdf\r\nContent-Disposition: attachment; filename=levels.pdf\r\n\r\nx\r\n--b--\r\n";
+        let parsed = parse(message, &Limits::default()).unwrap();
+        for part in
+            ["# Nível do rio\n\n", "From: Ana Reis <ana@example.org>", "High **water**", "- levels.pdf"]
+        {
+            assert!(parsed.text.contains(part), "{part}: {}", parsed.text);
+        }
+        assert_eq!(parsed.outline.title.as_deref(), Some("Nível do rio"));
+    }
+
+    #[test]
+    fn an_encrypted_message_says_so() {
+        let message = b"From: a@b\r\nContent-Type: multipart/encrypted; boundary=x\r\n\r\n--x--\r\n";
+        assert_eq!(parse(message, &Limits::default()).unwrap_err().reason, ReasonCode::Encrypted);
+    }
+}

@@ -1,0 +1,144 @@
+//! PDF through PDFium: the lines of each page with their places and sizes.
+//!
+//! PDFium has one lock and global state, so there is one document at a time in a process.
+
+use std::path::Path;
+
+use pdfium_render::prelude::{self as pdfium, PdfPageObjectsCommon as _};
+use riacho_domain::ReasonCode;
+
+use super::{
+    Limits, Parsed, Progress,
+    pdf_layout::{self, Line},
+};
+use crate::extracted::Failure;
+
+/// The PDFium library, loaded.
+pub struct Pdfium(pdfium::Pdfium);
+
+impl Pdfium {
+    /// Loads the library from a file. It can be loaded once in a process.
+    ///
+    /// # Errors
+    ///
+    /// When the file is missing or no PDFium of a fitting version.
+    pub fn load(library: &Path) -> Result<Self, String> {
+        let bindings = pdfium::Pdfium::bind_to_library(library).map_err(|error| format!("{error:?}"))?;
+        Ok(Self(pdfium::Pdfium::new(bindings)))
+    }
+}
+
+/// Reads a document page by page.
+pub(super) fn parse(
+    library: &Pdfium,
+    bytes: &[u8],
+    limits: &Limits,
+    progress: Progress<'_>,
+) -> Result<Parsed, Failure> {
+    let document = library.0.load_pdf_from_byte_slice(bytes, None).map_err(|error| open_failure(&error))?;
+    let pages = document.pages();
+    let total = u32::try_from(pages.len()).unwrap_or(0);
+    if total > limits.max_pages {
+        let message = format!("the document has {total} pages; at most {} are taken", limits.max_pages);
+        return Err(Failure::new(ReasonCode::TooLarge, message));
+    }
+    let mut lines = Vec::new();
+    let mut has_pictures = false;
+    let mut unreadable = 0;
+    let mut text_bytes = 0;
+    for (index, number) in (0..pages.len()).zip(1..) {
+        progress(number - 1, total);
+        // A page that cannot be read is a hole in the document, not the end of it.
+        let Ok(page) = pages.get(index) else {
+            unreadable += 1;
+            lines.push(Vec::new());
+            continue;
+        };
+        let page_lines = page.text().map(|text| page_lines(&text)).unwrap_or_default();
+        if page_lines.is_empty() && !has_pictures {
+            has_pictures = page.objects().iter().any(|object| object.as_image_object().is_some());
+        }
+        text_bytes += page_lines.iter().map(|line| line.text.len() as u64).sum::<u64>();
+        if text_bytes > limits.max_text_bytes {
+            return Err(super::text_too_large(limits));
+        }
+        lines.push(page_lines);
+    }
+    progress(total, total);
+    if text_bytes == 0 {
+        return Err(no_text(total, unreadable, has_pictures));
+    }
+    Ok(pdf_layout::assemble(&lines))
+}
+
+fn open_failure(error: &pdfium::PdfiumError) -> Failure {
+    use pdfium::{PdfiumError::PdfiumLibraryInternalError, PdfiumInternalError as Internal};
+    match error {
+        PdfiumLibraryInternalError(Internal::PasswordError | Internal::SecurityError) => {
+            Failure::new(ReasonCode::Encrypted, "the PDF is protected with a password")
+        }
+        _ => Failure::new(ReasonCode::Corrupt, "the PDF is damaged: its structure cannot be read"),
+    }
+}
+
+fn no_text(pages: u32, unreadable: u32, has_pictures: bool) -> Failure {
+    if pages > 0 && unreadable == pages {
+        Failure::new(ReasonCode::Corrupt, "the PDF is damaged: none of its pages can be read")
+    } else if has_pictures {
+        Failure::new(ReasonCode::NeedsOcr, "the pages are pictures, and recognition of text is off")
+    } else {
+        Failure::new(ReasonCode::Empty, "the PDF has no text")
+    }
+}
+
+/// The lines of a page in the order of the document.
+fn page_lines(text: &pdfium::PdfPageText<'_>) -> Vec<Line> {
+    let chars = text.chars();
+    let mut lines = Vec::new();
+    let mut line = String::new();
+    // The first, middle and last visible character tell where the line is and how large.
+    let mut visible: Vec<usize> = Vec::new();
+    for index in 0..chars.len() {
+        let Ok(c) = chars.get(index) else { continue };
+        match c.unicode_char() {
+            Some('\n') => end_line(&chars, &mut line, &mut visible, &mut lines),
+            Some('\r' | '\0' | '\u{fffe}' | '\u{ffff}') | None => {}
+            Some(c) => {
+                if !c.is_whitespace() && c != '\u{2}' {
+                    visible.push(index);
+                }
+                line.push(c);
+            }
+        }
+    }
+    end_line(&chars, &mut line, &mut visible, &mut lines);
+    lines
+}
+
+fn end_line(
+    chars: &pdfium::PdfPageTextChars<'_>,
+    line: &mut String,
+    visible: &mut Vec<usize>,
+    lines: &mut Vec<Line>,
+) {
+    let text = std::mem::take(line);
+    let visible = std::mem::take(visible);
+    let (Some(first), Some(last)) = (visible.first(), visible.last()) else { return };
+    let middle = visible[visible.len() / 2];
+    let bounds = |index: usize| chars.get(index).ok().and_then(|c| c.loose_bounds().ok());
+    let (Some(start), Some(end)) = (bounds(*first), bounds(*last)) else { return };
+    let (size, bold) = chars.get(middle).map_or((0.0, false), |c| {
+        let weight = c.font_weight();
+        let bold = matches!(
+            weight,
+            Some(
+                pdfium::PdfFontWeight::Weight600
+                    | pdfium::PdfFontWeight::Weight700Bold
+                    | pdfium::PdfFontWeight::Weight800
+                    | pdfium::PdfFontWeight::Weight900
+            )
+        );
+        (c.scaled_font_size().value, bold)
+    });
+    lines.push(Line::new(&text, start.left().value, end.right().value, start.bottom().value, size, bold));
+}

@@ -1,0 +1,294 @@
+//! Lines on pages to text: paragraphs by the gaps between lines, headings by size and weight.
+
+use std::collections::BTreeMap;
+
+use super::Parsed;
+use crate::{
+    encoding,
+    extracted::{Heading, PageSpan},
+};
+
+/// A heading is at least this much larger than the text.
+const HEADING_SCALE: f32 = 1.15;
+/// A heading has at most this many characters and lines.
+const HEADING_CHARS: usize = 160;
+const HEADING_LINES: usize = 3;
+/// A gap this much larger than the usual one ends a paragraph.
+const PARAGRAPH_GAP: f32 = 1.35;
+
+/// A line of a page. Places are in points, from the bottom left.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Line {
+    pub(super) text: String,
+    left: f32,
+    right: f32,
+    bottom: f32,
+    size: f32,
+    bold: bool,
+    /// It ends in a hyphen that only breaks a word.
+    broken_word: bool,
+}
+
+impl Line {
+    /// PDFium marks a hyphen that breaks a word with U+0002.
+    pub(super) fn new(text: &str, left: f32, right: f32, bottom: f32, size: f32, bold: bool) -> Self {
+        let broken_word = text.trim_end().ends_with('\u{2}');
+        let text = encoding::clean(text.to_owned());
+        let words: Vec<&str> = text.split_whitespace().collect();
+        // Sizes that differ by less than half a point are one size, printed differently.
+        let size = (size * 2.0).round() / 2.0;
+        Self { text: words.join(" "), left, right, bottom, size, bold, broken_word }
+    }
+
+    fn chars(&self) -> usize {
+        self.text.chars().count()
+    }
+
+    /// Whether the next line's first word would have had no room here, in a column that ends at `right`.
+    fn is_full(&self, next: &Line, right: f32) -> bool {
+        let char_width = (self.right - self.left) / self.chars().max(1) as f32;
+        let word = next.text.split(' ').next().unwrap_or_default().chars().count();
+        self.right + char_width * (word + 1) as f32 > right
+    }
+}
+
+/// What the document's sizes say about its headings.
+struct Scale {
+    body: f32,
+    /// Sizes of headings, largest first.
+    headings: Vec<f32>,
+    bold_is_heading: bool,
+}
+
+impl Scale {
+    fn of(pages: &[Vec<Line>]) -> Self {
+        let mut by_size: BTreeMap<i32, usize> = BTreeMap::new();
+        let (mut bold, mut all) = (0, 0);
+        for line in pages.iter().flatten() {
+            let chars = line.chars();
+            *by_size.entry((line.size * 2.0) as i32).or_default() += chars;
+            all += chars;
+            bold += if line.bold { chars } else { 0 };
+        }
+        let body = by_size.iter().max_by_key(|(_, chars)| **chars).map_or(0, |(size, _)| *size);
+        let body = body as f32 / 2.0;
+        let larger = by_size.iter().rev().map(|(size, chars)| (*size as f32 / 2.0, *chars));
+        let larger: Vec<(f32, usize)> = larger.filter(|(size, _)| *size >= body * HEADING_SCALE).collect();
+        // Where much of the text is large, size says nothing.
+        let rare = larger.iter().map(|(_, chars)| chars).sum::<usize>() * 3 < all;
+        let headings = if rare { larger.into_iter().map(|(size, _)| size).collect() } else { Vec::new() };
+        Self { body, headings, bold_is_heading: bold * 4 < all }
+    }
+
+    /// The level of a paragraph as a heading, if it is one.
+    fn level(&self, paragraph: &[Line]) -> Option<u8> {
+        let first = paragraph.first()?;
+        let chars: usize = paragraph.iter().map(Line::chars).sum();
+        let letters =
+            paragraph.iter().flat_map(|line| line.text.chars()).filter(|c| c.is_alphabetic()).count();
+        if paragraph.len() > HEADING_LINES || chars > HEADING_CHARS || letters < 2 || letters * 2 < chars {
+            return None;
+        }
+        let rank = self.headings.iter().position(|size| (size - first.size).abs() < 0.26);
+        let deepest = self.headings.len().min(4);
+        let ends_open = !paragraph.last()?.text.ends_with(['.', ',', ';', ':']);
+        let level = match rank {
+            Some(rank) => rank.min(3) + 1,
+            None if self.bold_is_heading
+                && paragraph.len() == 1
+                && paragraph.iter().all(|line| line.bold)
+                && first.size >= self.body * 0.95
+                && ends_open
+                && chars <= 100 =>
+            {
+                deepest + 1
+            }
+            None => return None,
+        };
+        u8::try_from(level).ok()
+    }
+}
+
+/// Makes the text of the pages.
+pub(super) fn assemble(pages: &[Vec<Line>]) -> Parsed {
+    let scale = Scale::of(pages);
+    let mut parsed = Parsed::default();
+    for (lines, number) in pages.iter().zip(1..) {
+        if !parsed.text.is_empty() && !lines.is_empty() {
+            parsed.text.push_str("\n\n");
+        }
+        let byte_start = parsed.text.len();
+        for (i, paragraph) in paragraphs(lines).into_iter().enumerate() {
+            if i > 0 {
+                parsed.text.push_str("\n\n");
+            }
+            let right = right_edge(paragraph, lines);
+            push_paragraph(&mut parsed, paragraph, right, &scale);
+        }
+        parsed.outline.pages.push(PageSpan { number, byte_start, byte_end: parsed.text.len() });
+    }
+    parsed
+}
+
+fn push_paragraph(parsed: &mut Parsed, paragraph: &[Line], right: f32, scale: &Scale) {
+    let byte_start = parsed.text.len();
+    let Some(level) = scale.level(paragraph) else {
+        parsed.text.push_str(&joined(paragraph, right));
+        return;
+    };
+    let title = joined(paragraph, right).replace('\n', " ");
+    parsed.text.push_str(&"#".repeat(usize::from(level)));
+    parsed.text.push(' ');
+    parsed.text.push_str(&title);
+    parsed.outline.headings.push(Heading { level, byte_start, byte_end: parsed.text.len(), title });
+}
+
+/// Where the column ends that a paragraph stands in: nine in ten of its lines end before.
+fn right_edge(paragraph: &[Line], page: &[Line]) -> f32 {
+    let own = paragraph.iter().map(|line| line.right).fold(f32::MIN, f32::max);
+    let Some(first) = paragraph.first() else { return own };
+    let in_column = |line: &&Line| (line.left - first.left).abs() < 4.0 * first.size.max(1.0);
+    let mut rights: Vec<f32> = page.iter().filter(in_column).map(|line| line.right).collect();
+    rights.sort_by(f32::total_cmp);
+    rights.get(rights.len() * 9 / 10).map_or(own, |edge| own.max(*edge))
+}
+
+/// Groups the lines of a page.
+fn paragraphs(lines: &[Line]) -> Vec<&[Line]> {
+    let pitch = line_pitch(lines);
+    let mut paragraphs = Vec::new();
+    let mut start = 0;
+    for (i, pair) in lines.windows(2).enumerate() {
+        if ends_paragraph(&pair[0], &pair[1], pitch) {
+            paragraphs.push(&lines[start..=i]);
+            start = i + 1;
+        }
+    }
+    if start < lines.len() {
+        paragraphs.push(&lines[start..]);
+    }
+    paragraphs
+}
+
+/// The usual distance of two lines, as a multiple of their size.
+fn line_pitch(lines: &[Line]) -> f32 {
+    let mut steps: Vec<f32> = lines
+        .windows(2)
+        .filter(|pair| pair[0].size > 0.0 && (pair[0].size - pair[1].size).abs() < 0.6)
+        .map(|pair| (pair[0].bottom - pair[1].bottom) / pair[0].size)
+        .filter(|step| (0.8..3.0).contains(step))
+        .collect();
+    if steps.len() < 3 {
+        return 1.2;
+    }
+    steps.sort_by(f32::total_cmp);
+    // Below the middle: a page of short paragraphs has more gaps than lines.
+    steps[steps.len() / 3]
+}
+
+fn ends_paragraph(line: &Line, next: &Line, pitch: f32) -> bool {
+    let size = line.size.max(next.size).max(1.0);
+    let step = line.bottom - next.bottom;
+    if (line.size - next.size).abs() > size * 0.08
+        || line.bold != next.bold && line.chars().min(next.chars()) < 100 && step > 0.5 * size
+    {
+        return true;
+    }
+    if step.abs() < 0.4 * size {
+        return false;
+    }
+    if step < 0.0 {
+        // A new column. A sentence may go on in it.
+        let open = !line.text.ends_with(['.', '!', '?', ':', '。']);
+        return !(open && next.text.starts_with(char::is_lowercase));
+    }
+    step > pitch * PARAGRAPH_GAP * size
+}
+
+/// The text of a paragraph: wrapped lines joined, others kept.
+fn joined(paragraph: &[Line], right: f32) -> String {
+    let mut text = String::new();
+    let mut previous: Option<&Line> = None;
+    for line in paragraph {
+        if let Some(previous) = previous {
+            let same_row = (previous.bottom - line.bottom).abs() < 0.4 * line.size;
+            let separator = if previous.broken_word {
+                text.truncate(text.trim_end_matches('-').len());
+                ""
+            } else if begins_item(&line.text) && !same_row {
+                "\n"
+            } else if same_row || previous.is_full(line, right) {
+                if is_ideographic(&text, &line.text) { "" } else { " " }
+            } else {
+                "\n"
+            };
+            text.push_str(separator);
+        }
+        match line.text.strip_prefix(['•', '●', '▪', '\u{f0b7}', '\u{f0a7}']) {
+            Some(item) if !item.trim().is_empty() => {
+                text.push_str("- ");
+                text.push_str(item.trim_start());
+            }
+            _ => text.push_str(&line.text),
+        }
+        previous = Some(line);
+    }
+    text
+}
+
+fn begins_item(text: &str) -> bool {
+    let number = text.trim_start_matches(|c: char| c.is_ascii_digit());
+    let numbered = number.len() < text.len()
+        && text.len() - number.len() <= 2
+        && number.starts_with([')', '.'])
+        && number[1..].starts_with(' ');
+    numbered
+        || text.starts_with(['•', '●', '▪', '\u{f0b7}', '\u{f0a7}'])
+        || text.starts_with("- ")
+        || text.starts_with("– ")
+}
+
+/// Japanese and Chinese have no spaces between words.
+fn is_ideographic(before: &str, after: &str) -> bool {
+    let wide =
+        |c: char| matches!(c, '\u{3000}'..='\u{30ff}' | '\u{3400}'..='\u{9fff}' | '\u{ff00}'..='\u{ffef}');
+    before.chars().next_back().is_some_and(wide) && after.chars().next().is_some_and(wide)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(text: &str, right: f32, bottom: f32, size: f32) -> Line {
+        Line::new(text, 50.0, right, bottom, size, false)
+    }
+
+    #[test]
+    fn wrapped_lines_are_joined_and_short_ones_are_kept() {
+        let page = vec![
+            line("The river rose over the old bridge and the obser\u{2}", 500.0, 700.0, 10.0),
+            line("vers left the station before the night", 480.0, 688.0, 10.0),
+            line("came.", 80.0, 676.0, 10.0),
+            line("Second paragraph.", 150.0, 650.0, 10.0),
+            line("Address:", 90.0, 620.0, 10.0),
+            line("Street 1", 90.0, 608.0, 10.0),
+        ];
+        let text = assemble(&[page]).text;
+        let expected = "The river rose over the old bridge and the observers left the station before the night came.\n\n\
+            Second paragraph.\n\nAddress:\nStreet 1";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn headings_are_larger_than_the_text() {
+        let prose = "Words of the body of the text that stand for most of it, line after line after line.";
+        let mut first = vec![line("Handbook", 200.0, 760.0, 20.0), line("Gauges", 120.0, 730.0, 14.0)];
+        first.extend((0..6).map(|i| line(prose, 500.0, 700.0 - 12.0 * i as f32, 10.0)));
+        let second = vec![line("Pumps", 120.0, 730.0, 14.0), line(prose, 500.0, 700.0, 10.0)];
+        let parsed = assemble(&[first, second]);
+        let found: Vec<_> = parsed.outline.headings.iter().map(|h| (h.level, h.title.as_str())).collect();
+        assert_eq!(found, [(1, "Handbook"), (2, "Gauges"), (2, "Pumps")]);
+        let page = parsed.outline.pages[1];
+        assert!(parsed.text[page.byte_start..page.byte_end].starts_with("## Pumps\n\nWords"));
+    }
+}
