@@ -254,3 +254,58 @@ pub(crate) fn has_argument(pid: Pid, marker: &str) -> bool {
     let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     line.split(|byte| *byte == 0).any(|argument| argument == marker.as_bytes())
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::process::Command;
+
+    use super::*;
+
+    /// A process that writes `text` to its log and ends.
+    fn ended_with(text: &str) -> (tempfile::TempDir, Process) {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("server.log");
+        fs::write(&log, "FATAL: of an earlier start\n").unwrap();
+        let (file, log_start) = open_log(&log).unwrap();
+        let child = Command::new("printf").args(["%s", text]).stdout(file).spawn().unwrap();
+        (dir, Process::new("server", &log, log_start, child, &[]))
+    }
+
+    fn wait_in_vain(text: &str) -> Error {
+        let (_dir, mut process) = ended_with(text);
+        process.wait_until(Duration::from_secs(10), || None::<()>).unwrap_err()
+    }
+
+    #[test]
+    fn a_server_that_ends_is_explained_by_its_last_error() {
+        let error = wait_in_vain("LOG: starting\nFATAL: no such setting\nLOG: shut down\n");
+        assert!(
+            matches!(&error, Error::Ended { reason, .. } if reason == "FATAL: no such setting"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_server_that_says_nothing_is_explained_by_its_exit() {
+        let error = wait_in_vain("");
+        assert!(matches!(&error, Error::Ended { reason, .. } if reason == "exit status: 0"), "{error}");
+    }
+
+    #[test]
+    fn a_server_that_finds_no_room_ends_as_a_full_disk() {
+        let error = wait_in_vain("PANIC: could not write to file: No space left on device\n");
+        assert!(matches!(error, Error::DiskFull { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_log_that_has_grown_large_is_set_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("server.log");
+        File::create(&log).unwrap().set_len(LOG_LIMIT + 1).unwrap();
+        let (_, log_start) = open_log(&log).unwrap();
+        assert_eq!(log_start, 0);
+        assert_eq!(fs::metadata(dir.path().join("server.log.1")).unwrap().len(), LOG_LIMIT + 1);
+    }
+}

@@ -124,3 +124,68 @@ fn output_of(program: &Path, arguments: &[&str]) -> Option<String> {
     let output = command.output().ok().filter(|output| output.status.success())?;
     String::from_utf8(output.stdout).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::fs;
+
+    use super::*;
+
+    /// Written by another process: a file that this one had open for writing while a test beside forked could not
+    /// be run ("text file busy").
+    fn script(path: &Path, says: &str) {
+        let write = r#"mkdir -p "${1%/*}" && printf '#!/bin/sh\necho "%s"\n' "$2" >"$1" && chmod 755 "$1""#;
+        let status = Command::new("/bin/sh").args(["-c", write, "write"]).arg(path).arg(says).status();
+        assert!(status.unwrap().success());
+    }
+
+    #[test]
+    fn a_redis_that_is_too_old_is_passed_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let server = dir.path().join("redis-server");
+        for (says, fits) in [
+            ("Redis server v=6.2.14 sha=00000000:0", false),
+            ("Redis server v=7.0.15 sha=00000000:0", true),
+            ("Valkey server v=9.1.2 sha=00000000:1", true),
+            ("something else", false),
+        ] {
+            script(&server, says);
+            assert_eq!(redis_fits(&server), fits, "{says}");
+        }
+    }
+
+    #[test]
+    fn a_postgres_needs_its_version_and_pgvector() {
+        let dir = tempfile::tempdir().unwrap();
+        let bin = dir.path().canonicalize().unwrap().join("bin");
+        let share = dir.path().join("share");
+        script(&bin.join("initdb"), "");
+        script(&bin.join("pg_config"), share.to_str().unwrap());
+        script(&bin.join("postgres"), "postgres (PostgreSQL) 18.6");
+        assert_eq!(postgres_that_fits(&bin.join("postgres")), None, "without pgvector");
+        fs::create_dir_all(share.join("extension")).unwrap();
+        fs::write(share.join("extension/vector.control"), "").unwrap();
+        assert_eq!(postgres_that_fits(&bin.join("postgres")).unwrap(), bin);
+        script(&bin.join("postgres"), "postgres (PostgreSQL) 17.2 (Debian 17.2-1)");
+        assert_eq!(postgres_that_fits(&bin.join("postgres")), None, "of another version");
+    }
+
+    #[test]
+    fn a_runtime_has_the_library_and_the_model() {
+        let dir = tempfile::tempdir().unwrap();
+        let runtime = Runtime::at(dir.path());
+        for (file, what) in
+            [("pdfium/libpdfium.so", "libpdfium.so"), ("models/wordllama-256", "the tokenizer")]
+        {
+            let error = if file.ends_with("so") { runtime.pdfium_path() } else { runtime.wordllama_dir() };
+            assert!(error.unwrap_err().to_string().starts_with(what));
+        }
+        script(&dir.path().join("pdfium/libpdfium.so"), "");
+        script(&dir.path().join("models/wordllama-256/tokenizer.json"), "");
+        script(&dir.path().join("models/wordllama-256/model.safetensors"), "");
+        assert_eq!(runtime.pdfium_path().unwrap(), dir.path().join("pdfium/libpdfium.so"));
+        assert_eq!(runtime.wordllama_dir().unwrap(), dir.path().join("models/wordllama-256"));
+    }
+}

@@ -116,16 +116,12 @@ impl Servers {
 
     /// The same for callers outside of an asynchronous runtime.
     pub fn start_blocking(data_dir: &Path, options: &Options) -> Result<Servers> {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(data_dir)
-            .map_err(Error::io("make", data_dir))?;
+        make_private_dir(data_dir)?;
         let data_dir = data_dir.canonicalize().map_err(Error::io("find", data_dir))?;
         let lock = lock(&data_dir)?;
         process::check_space(&data_dir, options.min_free_bytes)?;
         let logs = data_dir.join("logs");
-        fs::create_dir_all(&logs).map_err(Error::io("make", &logs))?;
+        make_private_dir(&logs)?;
         let (redis, postgres) = thread::scope(|scope| {
             let redis = scope.spawn(|| options.redis.then(|| start_redis(&data_dir, options)).transpose());
             let postgres = options.postgres.then(|| start_postgres(&data_dir, options)).transpose();
@@ -227,6 +223,11 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
             Err(_) => std::future::pending().await,
         },
     }
+}
+
+/// Makes a directory, and those above it, for this account only. One that exists stays as it is.
+fn make_private_dir(dir: &Path) -> Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(Error::io("make", dir))
 }
 
 /// Takes the data directory for this process, for as long as the file is open.

@@ -105,7 +105,8 @@ fn an_ordinary_account_runs_its_own_servers() {
     let root = runtime.ancestors().find(|dir| dir.join("manifest.json").exists()).unwrap().to_owned();
     // The test's own program may be where that account cannot go.
     let program = dir.path().join("riacho-local");
-    fs::copy(owner_program(), &program).unwrap();
+    // Copied by another process: one that had it open for writing could not run it ("text file busy").
+    assert!(Command::new("cp").args([owner_program(), &program]).status().unwrap().success());
     let account = if geteuid().is_root() { User::from_name("nobody").unwrap().unwrap() } else { myself() };
     chown(dir.path(), Some(account.uid), Some(account.gid)).unwrap();
 

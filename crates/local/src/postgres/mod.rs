@@ -149,6 +149,8 @@ pub(crate) fn laptop_settings() -> Vec<(String, String)> {
         ("huge_pages", "off"),
         ("log_checkpoints", "off"),
         ("log_min_duration_statement", "2s"),
+        // The statement says what was slow; its parameters are people's documents and searches.
+        ("log_parameter_max_length", "0"),
         ("log_line_prefix", "%m [%p] %q%u@%d "),
         ("log_timezone", "UTC"),
         ("timezone", "UTC"),
