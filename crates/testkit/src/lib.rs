@@ -3,5 +3,6 @@
 mod eventually;
 pub mod openai;
 pub mod process;
+pub mod s3;
 
 pub use eventually::{PATIENCE, Seen, eventually, within};
