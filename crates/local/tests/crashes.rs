@@ -11,8 +11,7 @@ use std::process::Command;
 use nix::sys::signal::Signal;
 use nix::unistd::{User, chown, geteuid};
 use riacho_local::{Runtime, Servers};
-use support::{Owner, data_dir, options, owner_program, redis, runs, send, sql, wait_until};
-use tempfile::tempdir;
+use support::{Owner, data_dir, empty_dir, options, owner_program, redis, runs, send, sql, wait_until};
 
 #[test]
 fn servers_end_with_a_killed_owner_and_their_data_stay() {
@@ -78,7 +77,7 @@ fn a_stale_process_id_that_belongs_to_another_program_is_left_alone() {
 
 #[test]
 fn a_first_start_that_was_cut_off_is_begun_again() {
-    let dir = tempdir().unwrap();
+    let dir = empty_dir();
     let half = dir.path().join("postgres.new/base");
     fs::create_dir_all(&half).unwrap();
     fs::write(half.join("half"), "made").unwrap();

@@ -11,8 +11,7 @@ use std::path::Path;
 
 use nix::sys::signal::Signal;
 use riacho_local::{Error, Options, Runtime, Servers, Status};
-use support::{data_dir, options, redis, runs, send, sql, wait_until};
-use tempfile::tempdir;
+use support::{data_dir, empty_dir, options, redis, runs, send, sql, wait_until};
 
 fn pids(status: &Status) -> [u32; 2] {
     [status.redis.as_ref().unwrap().pid, status.postgres.as_ref().unwrap().pid]
@@ -36,7 +35,7 @@ async fn data_are_there_after_a_restart_and_no_process_stays() {
 
 #[tokio::test]
 async fn redis_keeps_what_it_accepted_and_postgres_knows_unicode() {
-    let dir = tempdir().unwrap();
+    let dir = empty_dir();
     let servers = Servers::start(dir.path(), &options()).await.unwrap();
     let socket = servers.status().redis.unwrap().socket;
     assert!(redis(&socket, "CONFIG GET appendonly").ends_with(" yes"));
@@ -107,7 +106,7 @@ async fn a_port_asks_for_the_password_that_the_url_has() {
 
 #[tokio::test]
 async fn a_full_disk_is_said_before_anything_starts() {
-    let dir = tempdir().unwrap();
+    let dir = empty_dir();
     let wanted = Options { min_free_bytes: u64::MAX, ..options() };
     let error = Servers::start(dir.path(), &wanted).await.unwrap_err();
     assert!(matches!(error, Error::DiskFull { .. }), "{error}");
@@ -116,7 +115,7 @@ async fn a_full_disk_is_said_before_anything_starts() {
 
 #[tokio::test]
 async fn data_of_another_major_version_are_refused_untouched() {
-    let dir = tempdir().unwrap();
+    let dir = empty_dir();
     let cluster = dir.path().join("postgres");
     fs::create_dir(&cluster).unwrap();
     fs::write(cluster.join("PG_VERSION"), "17\n").unwrap();
@@ -127,7 +126,7 @@ async fn data_of_another_major_version_are_refused_untouched() {
 
 #[tokio::test]
 async fn a_missing_runtime_is_said_with_the_command_that_brings_it() {
-    let (dir, empty) = (tempdir().unwrap(), tempdir().unwrap());
+    let (dir, empty) = (empty_dir(), empty_dir());
     let wanted = Options { runtime: Runtime::at(empty.path()), ..options() };
     let error = Servers::start(dir.path(), &wanted).await.unwrap_err();
     let place = empty.path().display();
@@ -147,7 +146,7 @@ async fn a_server_that_dies_is_reported() {
 
 #[tokio::test]
 async fn a_directory_with_a_long_odd_name_below_a_closed_one_will_do() {
-    let dir = tempdir().unwrap();
+    let dir = empty_dir();
     // tempdir makes directories of mode 0700: as root, the account of PostgreSQL cannot walk through them.
     let long = dir.path().join("meus documentos à mão").join("x".repeat(120)).join("data");
     let servers = Servers::start(&long, &options()).await.unwrap();
@@ -162,7 +161,7 @@ async fn a_directory_with_a_long_odd_name_below_a_closed_one_will_do() {
 
 #[tokio::test]
 async fn only_what_is_wanted_starts() {
-    let dir = tempdir().unwrap();
+    let dir = empty_dir();
     let wanted = Options { postgres: false, ..options() };
     let servers = Servers::start(dir.path(), &wanted).await.unwrap();
     assert_eq!(servers.database_url(), None);

@@ -169,6 +169,8 @@ pub(crate) fn test_settings() -> Vec<(String, String)> {
         ("max_wal_size", "1GB"),
         ("checkpoint_timeout", "1h"),
         ("io_method", "sync"),
+        // In files of the cluster, so that a killed server leaves nothing in the system.
+        ("dynamic_shared_memory_type", "mmap"),
         ("jit", "off"),
         ("huge_pages", "off"),
         ("log_checkpoints", "off"),

@@ -112,6 +112,13 @@ impl TestRedis {
     }
 }
 
+impl Drop for TestRedis {
+    fn drop(&mut self) {
+        // Its data go with it, so there is nothing to write in good order.
+        self.kill9();
+    }
+}
+
 fn free_port() -> Result<u16> {
     let bound = TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr());
     bound.map(|address| address.port()).map_err(|source| Error::Io {

@@ -23,6 +23,14 @@ pub(crate) fn options() -> Options {
     Options { postgres_settings: settings.to_vec(), ..Options::default() }
 }
 
+/// An empty directory, in memory if there is plenty: a disk that a compiler keeps busy takes seconds for initdb.
+pub(crate) fn empty_dir() -> TempDir {
+    let memory = Path::new("/dev/shm");
+    let room = nix::sys::statvfs::statvfs(memory)
+        .map_or(0, |found| found.blocks_available() * found.fragment_size());
+    if room > 2 << 30 { tempfile::tempdir_in(memory).unwrap() } else { tempdir().unwrap() }
+}
+
 /// A data directory in which both servers have run before: a copy of one that is made once for each test program,
 /// because initdb takes most of the time of a first start.
 pub(crate) fn data_dir() -> TempDir {
@@ -31,13 +39,20 @@ pub(crate) fn data_dir() -> TempDir {
         let base = Path::new(env!("CARGO_TARGET_TMPDIR"));
         remove_stale(base);
         let dir = base.join(format!("prepared-{}", std::process::id()));
-        drop(Servers::start_blocking(&dir, &options()).unwrap());
+        let made = empty_dir();
+        drop(Servers::start_blocking(made.path(), &options()).unwrap());
+        copy(made.path(), &dir);
         dir
     });
-    let dir = tempdir().unwrap();
-    let copied = Command::new("cp").arg("-a").arg(prepared.join(".")).arg(dir.path()).status().unwrap();
-    assert!(copied.success());
+    let dir = empty_dir();
+    copy(prepared, dir.path());
     dir
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    let copied = Command::new("cp").arg("-a").arg(from.join(".")).arg(to).status().unwrap();
+    assert!(copied.success());
 }
 
 /// Removes what test programs that have ended had prepared.
