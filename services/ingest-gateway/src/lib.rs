@@ -1,1 +1,88 @@
-//! HTTP: documents, uploads, search, queue, tenants; and the intake of producers' events.
+//! HTTP: documents, uploads, search, queue; and the intake of producers' events.
+//!
+//! The gateway owns what happens before a 202 and what is read afterwards. It writes a document's
+//! row and puts its release onto the first stream; the rest is the pipeline's.
+
+mod app;
+mod config;
+mod http;
+mod intake;
+pub mod metrics;
+mod release;
+mod server;
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use riacho_models::Model;
+use riacho_service::{CoreConfig, Resources, ops::Ops};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+pub use config::{ChunkingConfig, Config};
+pub use http::{openapi, openapi_json};
+
+use crate::{app::App, http::Limits, release::Releaser};
+
+/// Runs the gateway at `http.listen` until `stop`, and lets what is in hand finish.
+///
+/// # Errors
+///
+/// When the address cannot be listened on, or the embedding model cannot be loaded.
+pub async fn run(
+    config: Config,
+    core: &CoreConfig,
+    resources: Resources,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let model = riacho_models::load(&core.models).context("the embedding model of the gateway")?;
+    let listener = TcpListener::bind(&core.http.listen)
+        .await
+        .with_context(|| format!("cannot listen on {}", core.http.listen))?;
+    serve(config, core, resources, model, listener, stop).await;
+    Ok(())
+}
+
+/// The same on a listener and with a model that are there already.
+pub async fn serve(
+    config: Config,
+    core: &CoreConfig,
+    resources: Resources,
+    model: Arc<dyn Model>,
+    listener: TcpListener,
+    stop: CancellationToken,
+) {
+    metrics::describe();
+    let operations = Ops {
+        health: resources.health.clone(),
+        metrics: resources.metrics.clone(),
+        metrics_token: core.http.metrics_token.clone(),
+    };
+    let (releaser, releasing) = Releaser::new(resources.store.clone(), resources.streams.clone());
+    let limits = Limits::new(&config);
+    let app = App::new(config.clone(), resources, model, releaser);
+    let health = app.health().spawn(stop.clone());
+    let forgetting = tokio::spawn(limits.clone().forget(stop.clone()));
+    let releasing = tokio::spawn(releasing);
+    let intake = config.intake.then(|| tokio::spawn(intake::run(app.clone(), stop.clone())));
+
+    let router = http::router(app, &limits, operations);
+    server::serve(listener, router, &config, stop).await;
+
+    if let Some(intake) = intake {
+        ended("intake", intake.await);
+    }
+    ended("health", health.await);
+    ended("limits", forgetting.await);
+    // The last handler is gone, and with it the last releaser: what it handed over is done first.
+    match tokio::time::timeout(config.grace(), releasing).await {
+        Ok(result) => ended("release", result),
+        Err(_) => tracing::warn!("releases are left to the janitor"),
+    }
+}
+
+fn ended(task: &str, result: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = result {
+        tracing::error!(task, %error, "a task of the gateway ended early");
+    }
+}

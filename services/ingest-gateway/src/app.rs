@@ -1,0 +1,122 @@
+//! What every handler works with.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use riacho_models::Model;
+use riacho_objects::{Key, Objects};
+use riacho_service::{Health, Resources};
+use riacho_store::{Accept, Accepted, Space, Store};
+use riacho_streams::Streams;
+
+use crate::{Config, http::auth::Keys, metrics::names, release::Releaser};
+
+/// For how long the live embedding space is not asked for again.
+const SPACE_FRESH: Duration = Duration::from_secs(5);
+
+/// The gateway's state; cheap to clone.
+#[derive(Clone)]
+pub(crate) struct App(Arc<Shared>);
+
+struct Shared {
+    config: Config,
+    resources: Resources,
+    model: Arc<dyn Model>,
+    keys: Keys,
+    releaser: Releaser,
+    space: Mutex<Option<(Instant, Option<Space>)>>,
+}
+
+impl App {
+    pub(crate) fn new(
+        config: Config,
+        resources: Resources,
+        model: Arc<dyn Model>,
+        releaser: Releaser,
+    ) -> App {
+        let keys = Keys::new(config.key_cache());
+        App(Arc::new(Shared { config, resources, model, keys, releaser, space: Mutex::default() }))
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        &self.0.config
+    }
+
+    pub(crate) fn store(&self) -> &Store {
+        &self.0.resources.store
+    }
+
+    pub(crate) fn objects(&self) -> &Objects {
+        &self.0.resources.objects
+    }
+
+    pub(crate) fn streams(&self) -> &Streams {
+        &self.0.resources.streams
+    }
+
+    pub(crate) fn health(&self) -> &Health {
+        &self.0.resources.health
+    }
+
+    pub(crate) fn model(&self) -> &dyn Model {
+        self.0.model.as_ref()
+    }
+
+    pub(crate) fn keys(&self) -> &Keys {
+        &self.0.keys
+    }
+
+    /// The live embedding space, as it was a few seconds ago at most.
+    pub(crate) async fn live_space(&self) -> Result<Option<Space>, riacho_store::Error> {
+        let known = self.0.space.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some((since, space)) = known
+            && since.elapsed() < SPACE_FRESH
+        {
+            return Ok(space);
+        }
+        let space = self.store().live_space().await?;
+        *self.0.space.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), space.clone()));
+        Ok(space)
+    }
+
+    /// Writes the document's row, and releases it behind the answer. An object that no row names
+    /// afterwards is deleted, where that is certain.
+    pub(crate) async fn accept(&self, accept: &Accept, key: &Key) -> Result<Accepted, riacho_store::Error> {
+        let result = self.store().accept(accept).await;
+        let unused = match &result {
+            Ok(accepted) => accepted.duplicate || accepted.replayed,
+            // After a lost connection the row may be there; the janitor finds orphans.
+            Err(error) => !error.is_retryable(),
+        };
+        if unused {
+            self.discard(key.clone());
+        }
+        if let Ok(accepted) = &result {
+            let outcome = match (accepted.replayed, accepted.duplicate) {
+                (true, _) => "replayed",
+                (_, true) => "duplicate",
+                _ => "new",
+            };
+            metrics::counter!(names::ACCEPTED, "source" => "http", "outcome" => outcome).increment(1);
+            self.release(accepted);
+        }
+        result
+    }
+
+    /// Releases what was just written, behind the answer.
+    pub(crate) fn release(&self, accepted: &Accepted) {
+        if let Some(plan) = &accepted.release {
+            self.0.releaser.submit(plan.clone());
+        }
+    }
+
+    /// Deletes an object that nothing names, in the background.
+    pub(crate) fn discard(&self, key: Key) {
+        let objects = self.objects().clone();
+        tokio::spawn(async move {
+            if let Err(error) = objects.delete(&key).await {
+                tracing::debug!(%error, "an unused object stays until the janitor finds it");
+            }
+        });
+    }
+}

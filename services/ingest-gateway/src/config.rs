@@ -1,0 +1,154 @@
+//! The gateway's settings.
+
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// What the gateway accepts and how much at once. Section `gateway` of the configuration.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The address that clients reach the gateway at, for example `https://riacho.example.org`. It
+    /// stands in signed upload URLs; where it is not set, the request's `Host` does.
+    pub public_url: Option<String>,
+    /// Origins whose pages may call the API from a browser, for example `https://app.example.org`;
+    /// `*` for all. None by default.
+    pub cors_origins: Vec<String>,
+    /// Take the client's address from the last entry of `X-Forwarded-For`. Only behind a proxy that
+    /// sets it.
+    pub trust_forwarded_for: bool,
+
+    /// The largest file.
+    pub max_upload_bytes: u64,
+    /// The largest JSON body.
+    pub max_json_bytes: usize,
+    /// The largest metadata of a document, as JSON text.
+    pub max_metadata_bytes: usize,
+    /// The largest part of a stored text that is cut out by `offset` and `limit`; whole texts are
+    /// streamed whatever their size.
+    pub max_text_slice_bytes: u64,
+
+    /// Requests under `/api` at once; more are answered 503.
+    pub max_concurrent_requests: usize,
+    /// Connections at once; more wait to be taken.
+    pub max_connections: usize,
+    /// Requests a second of one client address, before its key is looked at; 0 for no limit.
+    pub requests_per_second_per_address: u32,
+    /// Requests of one client address at once above its rate.
+    pub request_burst_per_address: u32,
+    /// How long a request that carries no file may take.
+    pub request_timeout_ms: u64,
+    /// How long a client may send nothing: between requests of a connection, within a request's
+    /// head, and between two parts of a body.
+    pub idle_timeout_ms: u64,
+    /// How long requests in hand may take after a stop was asked for.
+    pub grace_seconds: u64,
+
+    /// How long embedding a query may take. A hybrid search goes on with keywords alone after it.
+    pub query_embedding_timeout_ms: u64,
+
+    /// For how long an API key that was found valid is not looked up again. A revoked key works for
+    /// as long.
+    pub key_cache_seconds: u64,
+    /// How long a signed upload URL is valid where the request does not say.
+    pub upload_url_seconds: u64,
+    /// The longest validity of a signed upload URL.
+    pub max_upload_url_seconds: u64,
+    /// How long a document waits for its signed upload after the URL has expired.
+    pub upload_margin_seconds: u64,
+
+    /// How documents are cut into chunks where the request does not say.
+    pub chunking: ChunkingConfig,
+
+    /// Read producers' events from the intake streams.
+    pub intake: bool,
+    /// The largest file that an event may carry itself.
+    pub intake_max_inline_bytes: usize,
+    /// Events in work at once.
+    pub intake_concurrency: usize,
+    /// How often tenants that are new are looked for, and how long a blocking read lasts.
+    pub intake_poll_ms: u64,
+    /// After how long an event that nobody answered is taken up again.
+    pub intake_claim_ms: u64,
+}
+
+/// How documents are cut into chunks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ChunkingConfig {
+    /// Target size of a chunk in tokens.
+    pub max_tokens: u32,
+    /// Tokens that a chunk repeats of the one before it.
+    pub overlap_tokens: u32,
+    /// The tokenizer's vocabulary: `o200k_base` or `cl100k_base`.
+    pub tokenizer: String,
+}
+
+impl Default for ChunkingConfig {
+    fn default() -> Self {
+        Self { max_tokens: 256, overlap_tokens: 0, tokenizer: "o200k_base".into() }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            public_url: None,
+            cors_origins: Vec::new(),
+            trust_forwarded_for: false,
+            max_upload_bytes: 256 << 20,
+            max_json_bytes: 1 << 20,
+            max_metadata_bytes: 64 << 10,
+            max_text_slice_bytes: 64 << 20,
+            max_concurrent_requests: 1_024,
+            max_connections: 10_000,
+            requests_per_second_per_address: 2_000,
+            request_burst_per_address: 4_000,
+            request_timeout_ms: 30_000,
+            idle_timeout_ms: 60_000,
+            grace_seconds: 10,
+            query_embedding_timeout_ms: 2_000,
+            key_cache_seconds: 5,
+            upload_url_seconds: 900,
+            max_upload_url_seconds: 86_400,
+            upload_margin_seconds: 3_600,
+            chunking: ChunkingConfig::default(),
+            intake: true,
+            intake_max_inline_bytes: 1 << 20,
+            intake_concurrency: 16,
+            intake_poll_ms: 500,
+            intake_claim_ms: 15_000,
+        }
+    }
+}
+
+impl Config {
+    pub(crate) fn request_timeout(&self) -> Duration {
+        Duration::from_millis(self.request_timeout_ms.max(1))
+    }
+
+    pub(crate) fn idle_timeout(&self) -> Duration {
+        Duration::from_millis(self.idle_timeout_ms.max(1))
+    }
+
+    pub(crate) fn grace(&self) -> Duration {
+        Duration::from_secs(self.grace_seconds)
+    }
+
+    pub(crate) fn query_embedding_timeout(&self) -> Duration {
+        Duration::from_millis(self.query_embedding_timeout_ms.max(1))
+    }
+
+    pub(crate) fn key_cache(&self) -> Duration {
+        Duration::from_secs(self.key_cache_seconds)
+    }
+
+    pub(crate) fn intake_claim(&self) -> Duration {
+        Duration::from_millis(self.intake_claim_ms.max(1))
+    }
+
+    pub(crate) fn intake_poll(&self) -> Duration {
+        Duration::from_millis(self.intake_poll_ms.clamp(10, 60_000))
+    }
+}

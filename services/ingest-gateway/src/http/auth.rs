@@ -1,0 +1,146 @@
+//! Who is calling: API keys, and what they may do.
+
+use std::{
+    collections::HashMap,
+    marker::PhantomData,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use axum::{
+    extract::FromRequestParts,
+    http::{HeaderMap, header, request::Parts},
+};
+use riacho_domain::TenantId;
+use riacho_store::{KeyScope as Scope, Principal, Store};
+use sha2::{Digest, Sha256};
+
+use super::{App, problem::Problem};
+
+/// The longest key that is looked up.
+const MAX_KEY_BYTES: usize = 256;
+/// The most keys that are remembered.
+const MAX_CACHED: usize = 10_000;
+
+/// The scope a handler needs, as a type, so that no handler can forget to ask.
+pub(crate) trait Needs: Send + Sync {
+    /// The scope.
+    const SCOPE: Scope;
+}
+
+macro_rules! needs {
+    ($($(#[$doc:meta])* $name:ident = $scope:ident),* $(,)?) => {
+        $($(#[$doc])* #[derive(Debug)] pub(crate) struct $name;
+        impl Needs for $name { const SCOPE: Scope = Scope::$scope; })*
+    };
+}
+
+needs! {
+    /// Reads documents.
+    Read = DocumentsRead,
+    /// Adds, changes and deletes documents.
+    Write = DocumentsWrite,
+    /// Searches.
+    Find = Search,
+    /// Manages keys.
+    Manage = Admin,
+}
+
+/// A caller whose key has the scope.
+#[derive(Debug)]
+pub(crate) struct Caller<N> {
+    /// The tenant that the key belongs to; all that the caller can see.
+    pub(crate) tenant: TenantId,
+    needs: PhantomData<N>,
+}
+
+impl<N: Needs> FromRequestParts<App> for Caller<N> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        let principal = app.keys().principal(app.store(), &parts.headers).await?;
+        if !principal.may(N::SCOPE) {
+            return Err(Problem::forbidden(format!("the key lacks the scope `{}`", N::SCOPE)));
+        }
+        Ok(Caller { tenant: principal.tenant, needs: PhantomData })
+    }
+}
+
+/// Remembers valid keys by their hash, so that a busy client costs one look-up in a few seconds.
+/// Wrong keys are not remembered: they cost what they cost, below the address's limit.
+#[derive(Debug)]
+pub(crate) struct Keys {
+    known: Mutex<HashMap<[u8; 32], (Instant, Principal)>>,
+    keep: Duration,
+}
+
+impl Keys {
+    pub(crate) fn new(keep: Duration) -> Self {
+        Self { known: Mutex::default(), keep }
+    }
+
+    async fn principal(&self, store: &Store, headers: &HeaderMap) -> Result<Principal, Problem> {
+        let presented = presented(headers)?;
+        let hash: [u8; 32] = Sha256::digest(presented.as_bytes()).into();
+        if let Some(principal) = self.remembered(&hash) {
+            return Ok(principal);
+        }
+        let found = store.authenticate(presented).await?;
+        let principal =
+            found.ok_or_else(|| Problem::unauthorized("the key is not known, has expired or was revoked"))?;
+        self.remember(hash, principal.clone());
+        Ok(principal)
+    }
+
+    fn remembered(&self, hash: &[u8; 32]) -> Option<Principal> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known
+            .get(hash)
+            .filter(|(since, _)| since.elapsed() < self.keep)
+            .map(|(_, principal)| principal.clone())
+    }
+
+    fn remember(&self, hash: [u8; 32], principal: Principal) {
+        if self.keep.is_zero() {
+            return;
+        }
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= MAX_CACHED {
+            known.retain(|_, (since, _)| since.elapsed() < self.keep);
+        }
+        if known.len() < MAX_CACHED {
+            known.insert(hash, (Instant::now(), principal));
+        }
+    }
+}
+
+fn presented(headers: &HeaderMap) -> Result<&str, Problem> {
+    let missing = || Problem::unauthorized("send the key as `Authorization: Bearer KEY`");
+    let value = headers.get(header::AUTHORIZATION).ok_or_else(missing)?.to_str().map_err(|_| missing())?;
+    let (scheme, key) = value.split_once(' ').ok_or_else(missing)?;
+    let key = key.trim();
+    if !scheme.eq_ignore_ascii_case("bearer") || key.is_empty() || key.len() > MAX_KEY_BYTES {
+        return Err(missing());
+    }
+    Ok(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_bearer_key_of_a_sane_length_is_looked_up() {
+        let with = |value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::AUTHORIZATION, value.parse().unwrap_or_else(|_| unreachable!()));
+            presented(&headers).map(str::to_owned).ok()
+        };
+        assert_eq!(with("Bearer rk_a_b").as_deref(), Some("rk_a_b"));
+        assert_eq!(with("bearer  rk_a_b").as_deref(), Some("rk_a_b"));
+        assert!(presented(&HeaderMap::new()).is_err());
+        for wrong in ["rk_a_b", "Basic rk_a_b", "Bearer ", &format!("Bearer {}", "k".repeat(300))] {
+            assert_eq!(with(wrong), None, "{wrong}");
+        }
+    }
+}

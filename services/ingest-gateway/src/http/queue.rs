@@ -1,0 +1,147 @@
+//! The pipeline at work: entries of each stage, and the caller's documents by state.
+
+use std::collections::BTreeMap;
+
+use axum::{Json, extract::State};
+use riacho_domain::StageName;
+use riacho_streams::StageFigures;
+use serde::Serialize;
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::{
+    App,
+    auth::{Caller, Read},
+    problem::{Problem, ProblemBody},
+};
+
+pub(super) fn router() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(info)).routes(routes!(health))
+}
+
+/// The pipeline at work.
+#[derive(Debug, Serialize, ToSchema)]
+struct QueueBody {
+    /// The stages, in flow order.
+    stages: Vec<StageBody>,
+    /// The caller's documents by the state of their latest version.
+    documents: BTreeMap<&'static str, u64>,
+    /// Entries that were given up and not yet written down.
+    dead_letters: u64,
+}
+
+/// Entries of one stage, in all lanes and partitions.
+#[derive(Debug, Serialize, ToSchema)]
+struct StageBody {
+    /// The stage.
+    stage: &'static str,
+    /// Entries on its streams.
+    backlog: u64,
+    /// Entries that nobody has read; unknown while Redis cannot say.
+    lag: Option<u64>,
+    /// Entries that somebody has in work, or that wait for a retry.
+    pending: u64,
+    /// Entries that wait for a retry.
+    retrying: u64,
+    /// Age of the oldest entry, in seconds.
+    oldest_age_seconds: f64,
+    /// Consumers that live.
+    consumers: u64,
+}
+
+fn stage_body(stage: StageName, figures: &StageFigures) -> StageBody {
+    StageBody {
+        stage: stage.as_str(),
+        backlog: figures.backlog,
+        lag: figures.lag,
+        pending: figures.pending,
+        retrying: figures.retrying,
+        oldest_age_seconds: figures.oldest_age.as_secs_f64(),
+        consumers: figures.consumers_alive,
+    }
+}
+
+/// Whether work gets done.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct QueueHealth {
+    /// `healthy`, `degraded` (a stage has work and nobody at it, or dead letters wait) or `unhealthy`
+    /// (Redis is away).
+    status: &'static str,
+    /// What is not as it should be.
+    reasons: Vec<String>,
+    /// The stages, in flow order; empty while Redis is away.
+    stages: Vec<StageBody>,
+}
+
+impl QueueHealth {
+    pub(super) fn is_unhealthy(&self) -> bool {
+        self.status == "unhealthy"
+    }
+}
+
+async fn partitions(app: &App) -> Result<Vec<u16>, Problem> {
+    Ok(app.store().partitions().await?.into_iter().map(|partition| partition.partition).collect())
+}
+
+async fn stages(app: &App, partitions: &[u16]) -> Result<Vec<StageBody>, riacho_streams::Error> {
+    let mut stages = Vec::new();
+    for stage in StageName::ALL {
+        stages.push(stage_body(stage, &app.streams().figures(stage, partitions).await?));
+    }
+    Ok(stages)
+}
+
+fn redis_away(error: &riacho_streams::Error) -> Problem {
+    tracing::warn!(%error, "the figures of the streams cannot be read");
+    Problem::unavailable("redis is not available")
+}
+
+/// Look at the pipeline.
+#[utoipa::path(
+    get, path = "/api/v1/queue/info", tag = "queue",
+    responses(
+        (status = 200, description = "Figures.", body = QueueBody),
+        (status = 503, description = "Redis is away.", body = ProblemBody, content_type = "application/problem+json"),
+    ),
+)]
+async fn info(State(app): State<App>, caller: Caller<Read>) -> Result<Json<QueueBody>, Problem> {
+    let partitions = partitions(&app).await?;
+    let counts = app.store().state_counts(&caller.tenant).await?;
+    let mut dead_letters = 0;
+    for partition in &partitions {
+        dead_letters += app.streams().dead_letter_count(*partition).await.map_err(|e| redis_away(&e))?;
+    }
+    Ok(Json(QueueBody {
+        stages: stages(&app, &partitions).await.map_err(|e| redis_away(&e))?,
+        documents: counts.into_iter().map(|(state, count)| (state.as_str(), count)).collect(),
+        dead_letters,
+    }))
+}
+
+/// Ask whether work gets done.
+#[utoipa::path(
+    get, path = "/api/v1/queue/health", tag = "queue",
+    responses((status = 200, description = "Healthy, degraded or unhealthy.", body = QueueHealth)),
+)]
+async fn health(State(app): State<App>, _: Caller<Read>) -> Result<Json<QueueHealth>, Problem> {
+    queue_health(&app).await.map(Json)
+}
+
+/// Whether work gets done.
+pub(super) async fn queue_health(app: &App) -> Result<QueueHealth, Problem> {
+    let partitions = partitions(app).await?;
+    let stages = match stages(app, &partitions).await {
+        Ok(stages) => stages,
+        Err(error) => {
+            return Ok(QueueHealth {
+                status: "unhealthy",
+                reasons: vec![error.to_string()],
+                stages: Vec::new(),
+            });
+        }
+    };
+    let idle = stages.iter().filter(|stage| stage.backlog > 0 && stage.consumers == 0);
+    let reasons: Vec<String> =
+        idle.map(|stage| format!("{} has work and no consumer", stage.stage)).collect();
+    Ok(QueueHealth { status: if reasons.is_empty() { "healthy" } else { "degraded" }, reasons, stages })
+}

@@ -1,0 +1,316 @@
+//! Search: embeds the query, asks the store, and says where each hit stands.
+
+use std::time::Instant;
+
+use axum::{Json, extract::State};
+use riacho_domain::{DocumentId, SpaceId};
+use riacho_models::Kind;
+use riacho_store::{Filter, Hit, Mode, SearchRequest};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
+use uuid::Uuid;
+
+use super::{
+    App,
+    auth::{Caller, Find},
+    extract::JsonBody,
+    problem::{Problem, ProblemBody},
+    shapes::pages,
+};
+use crate::metrics::names;
+
+/// The most hits of a search.
+const MAX_TOP_K: u32 = riacho_store::MAX_TOP_K;
+const DEFAULT_TOP_K: u32 = 10;
+/// The longest query, in characters.
+const MAX_QUERY: usize = 8_192;
+/// The most documents that a search can be narrowed to by id.
+const MAX_DOCUMENTS: usize = 1_000;
+
+pub(super) fn router() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(search))
+}
+
+/// How to search.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum SearchMode {
+    /// By meaning and by words, fused.
+    #[default]
+    Hybrid,
+    /// By meaning.
+    Vector,
+    /// By words.
+    Keyword,
+}
+
+impl SearchMode {
+    const fn as_str(self) -> &'static str {
+        match self {
+            SearchMode::Hybrid => "hybrid",
+            SearchMode::Vector => "vector",
+            SearchMode::Keyword => "keyword",
+        }
+    }
+
+    const fn to_store(self) -> Mode {
+        match self {
+            SearchMode::Hybrid => Mode::Hybrid,
+            SearchMode::Vector => Mode::Vector,
+            SearchMode::Keyword => Mode::Keyword,
+        }
+    }
+}
+
+/// What to search for.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct SearchBody {
+    /// Words or a question.
+    #[schema(example = "how often is the gauge calibrated")]
+    query: String,
+    /// How many hits, from 1; 10 when not given.
+    top_k: Option<u64>,
+    /// `hybrid` when not given.
+    mode: Option<SearchMode>,
+    /// On metadata: `{"author": "Ana"}`, `{"year": {"gte": 2020, "lt": 2024}}`, `{"tag": {"in": ["a", "b"]}}`, `{"x": {"ne": 1}}`,
+    /// `{"x": {"exists": true}}`, `{"and": [..]}`, `{"or": [..]}`, `{"not": {..}}`.
+    #[schema(value_type = Option<Object>)]
+    filter: Option<Value>,
+    /// Name of a collection.
+    collection: Option<String>,
+    /// Only in these documents.
+    #[serde(default)]
+    documents: Vec<Uuid>,
+    /// Language of the query, ISO 639-1, for the stems of its words. Detected when not given.
+    language: Option<String>,
+}
+
+/// What was found.
+#[derive(Debug, Serialize, ToSchema)]
+struct FoundBody {
+    /// The hits, the best first.
+    hits: Vec<HitBody>,
+    /// How it was searched; differs from what was asked when a warning says so.
+    mode: SearchMode,
+    /// What was not as asked.
+    warnings: Vec<String>,
+    /// How long it took, in milliseconds.
+    took_ms: f64,
+}
+
+/// A chunk that fits the query.
+#[derive(Debug, Serialize, ToSchema)]
+struct HitBody {
+    /// The document.
+    document_id: Uuid,
+    /// Its version.
+    version: u32,
+    /// The chunk's id.
+    chunk_id: String,
+    /// The chunk's place in the document, from 0.
+    ordinal: u32,
+    /// The chunk's text.
+    text: String,
+    /// How well it fits; comparable within one answer.
+    score: f64,
+    /// What the score is made of.
+    score_parts: ScoreParts,
+    /// The pages that it stands on; empty where the format has none.
+    pages: Vec<u32>,
+    /// Offsets into the document's text in Unicode code points; the end is exclusive.
+    char_start: u64,
+    char_end: u64,
+    /// Offsets in UTF-8 bytes.
+    byte_start: u64,
+    byte_end: u64,
+    /// The headings above it, outermost first.
+    heading_path: Vec<String>,
+    /// The words of the query in the text.
+    highlights: Vec<Highlight>,
+    /// File name of the document.
+    filename: String,
+    /// The uploader's own id of the document.
+    external_id: Option<String>,
+    /// Name of the document's collection.
+    collection: String,
+    /// The document's metadata.
+    #[schema(value_type = Object)]
+    metadata: Map<String, Value>,
+}
+
+/// What a score is made of.
+#[derive(Debug, Serialize, ToSchema)]
+struct ScoreParts {
+    /// Place among the hits by meaning, from 1.
+    vector_rank: Option<u32>,
+    /// Cosine similarity to the query.
+    similarity: Option<f64>,
+    /// Place among the hits by words, from 1.
+    keyword_rank: Option<u32>,
+    /// Rank of the words.
+    keyword_score: Option<f64>,
+}
+
+/// A place in a hit's text.
+#[derive(Debug, Serialize, ToSchema)]
+struct Highlight {
+    /// Where it begins, in code points of the hit's text.
+    start: u32,
+    /// Where it ends, exclusive.
+    end: u32,
+    /// What stands there.
+    text: String,
+}
+
+fn hit_body(hit: Hit) -> HitBody {
+    let highlights = hit.highlights.iter().map(|range| Highlight {
+        start: range.start,
+        end: range.end,
+        text: hit
+            .text
+            .chars()
+            .skip(range.start as usize)
+            .take(range.end.saturating_sub(range.start) as usize)
+            .collect(),
+    });
+    HitBody {
+        highlights: highlights.collect(),
+        document_id: hit.document.0,
+        version: hit.version,
+        chunk_id: hit.chunk_id,
+        ordinal: hit.ordinal,
+        score: hit.score,
+        score_parts: ScoreParts {
+            vector_rank: hit.parts.vector_rank,
+            similarity: hit.parts.similarity,
+            keyword_rank: hit.parts.keyword_rank,
+            keyword_score: hit.parts.keyword_score,
+        },
+        pages: pages(hit.page_first, hit.page_last),
+        char_start: hit.char_start,
+        char_end: hit.char_end,
+        byte_start: hit.byte_start,
+        byte_end: hit.byte_end,
+        heading_path: hit.heading_path,
+        filename: hit.filename,
+        external_id: hit.external_id,
+        collection: hit.collection,
+        metadata: hit.metadata,
+        text: hit.text,
+    }
+}
+
+/// Search.
+///
+/// Sees the live version of each document: the one before or the new one, never a mixture.
+#[utoipa::path(
+    post, path = "/api/v1/search", tag = "search", request_body = SearchBody,
+    responses(
+        (status = 200, description = "What was found.", body = FoundBody),
+        (status = 400, description = "A field is missing or wrong.", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 503, description = "The query could not be embedded for mode `vector`.", body = ProblemBody, content_type = "application/problem+json"),
+    ),
+)]
+async fn search(
+    State(app): State<App>,
+    caller: Caller<Find>,
+    JsonBody(body): JsonBody<SearchBody>,
+) -> Result<Json<FoundBody>, Problem> {
+    let start = Instant::now();
+    let top_k = check(&body)?;
+    let filter = body.filter.as_ref().filter(|filter| !filter.is_null()).map(Filter::parse).transpose();
+    let filter = filter.map_err(|error| Problem::field("filter", error.to_string()))?;
+    let mut mode = body.mode.unwrap_or_default();
+    let mut warnings = Vec::new();
+    let mut vector = None;
+    if mode != SearchMode::Keyword {
+        match embed(&app, &body.query).await {
+            Ok(found) => vector = Some(found),
+            Err(problem) if mode == SearchMode::Vector => return Err(problem),
+            Err(problem) => {
+                warnings.push(format!("searched by keywords only: {}", problem.detail()));
+                mode = SearchMode::Keyword;
+            }
+        }
+    }
+    let (vector, space) = vector.map_or((None, None), |(vector, space)| (Some(vector), Some(space)));
+    let request = SearchRequest {
+        tenant: caller.tenant,
+        query: body.query,
+        vector,
+        mode: mode.to_store(),
+        top_k,
+        filter,
+        collection: body.collection,
+        documents: body.documents.into_iter().map(DocumentId).collect(),
+        language: body.language,
+        space,
+    };
+    let hits = app.store().search(&request).await?;
+    let took = start.elapsed().as_secs_f64();
+    metrics::histogram!(names::SEARCH_SECONDS, "mode" => mode.as_str()).record(took);
+    Ok(Json(FoundBody {
+        hits: hits.into_iter().map(hit_body).collect(),
+        mode,
+        warnings,
+        took_ms: took * 1e3,
+    }))
+}
+
+/// Checks what JSON cannot say; answers how many hits are asked for.
+fn check(body: &SearchBody) -> Result<u32, Problem> {
+    if body.query.trim().is_empty() {
+        return Err(Problem::field("query", "is empty"));
+    }
+    if body.query.chars().count() > MAX_QUERY || body.query.contains('\0') {
+        return Err(Problem::field(
+            "query",
+            format!("must be at most {MAX_QUERY} characters, none of them NUL"),
+        ));
+    }
+    if body.documents.len() > MAX_DOCUMENTS {
+        return Err(Problem::field("documents", format!("may name at most {MAX_DOCUMENTS}")));
+    }
+    let is_language = |text: &String| text.len() == 2 && text.bytes().all(|b| b.is_ascii_lowercase());
+    if body.language.as_ref().is_some_and(|language| !is_language(language)) {
+        return Err(Problem::field("language", "must be an ISO 639-1 code, for example `pt`"));
+    }
+    let top_k = u32::try_from(body.top_k.unwrap_or(u64::from(DEFAULT_TOP_K))).unwrap_or(u32::MAX);
+    match (1..=MAX_TOP_K).contains(&top_k) {
+        true => Ok(top_k),
+        false => Err(Problem::field("top_k", format!("must be 1 to {MAX_TOP_K}"))),
+    }
+}
+
+/// The query's vector in the live space.
+async fn embed(app: &App, query: &str) -> Result<(Vec<f32>, SpaceId), Problem> {
+    let space = app.live_space().await?.ok_or_else(|| Problem::unavailable("no embedding space is live"))?;
+    let model = app.model();
+    if model.id() != space.model || model.dimensions() != space.dimensions as usize {
+        return Err(Problem::unavailable("the configured model is not the one of the live embedding space"));
+    }
+    let answer = tokio::time::timeout(
+        app.config().query_embedding_timeout(),
+        model.embed(vec![query.to_owned()], Kind::Query),
+    );
+    let embeddings = match answer.await {
+        Ok(Ok(embeddings)) => embeddings,
+        Ok(Err(error)) if error.is_about_the_text() => {
+            return Err(Problem::field("query", "the embedding model refuses it"));
+        }
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "a query could not be embedded");
+            return Err(Problem::unavailable("the embedding model is not available"));
+        }
+        Err(_) => return Err(Problem::unavailable("the embedding model did not answer in time")),
+    };
+    let vector = embeddings
+        .vectors
+        .into_iter()
+        .next()
+        .ok_or_else(|| Problem::internal(&"the model answered no vector"))?;
+    Ok((vector, space.id))
+}

@@ -1,0 +1,181 @@
+//! Where a document is on its way, and the commands that change it: cancel, retry.
+
+use axum::{Json, extract::State, response::Response};
+use chrono::{DateTime, Utc};
+use riacho_domain::{Lane, State as DocumentStage};
+use riacho_store::Status;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::{router::OpenApiRouter, routes};
+use uuid::Uuid;
+
+use super::{
+    App,
+    auth::{Caller, Read, Write},
+    documents::{AcceptedBody, accepted},
+    extract::{DocumentPath, QueryString},
+    problem::{Problem, ProblemBody},
+    shapes::{DocumentState, ErrorBody, Links},
+};
+
+pub(super) fn router() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(status)).routes(routes!(cancel)).routes(routes!(retry))
+}
+
+/// Where a document is on its way.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct StatusBody {
+    /// The document.
+    id: Uuid,
+    /// Its latest version.
+    version: u32,
+    /// The version that searches see.
+    live_version: Option<u32>,
+    /// State of the latest version.
+    #[schema(value_type = DocumentState)]
+    state: &'static str,
+    /// How urgent it is.
+    lane: &'static str,
+    /// File name of the latest version.
+    filename: String,
+    /// How far it is.
+    progress: Progress,
+    /// Why it failed.
+    error: Option<ErrorBody>,
+    /// What it waits for: `upload`, `release`, `queue`, `extractor`, `embedder` or `indexer`; nothing
+    /// once it has ended.
+    waiting_for: Option<&'static str>,
+    /// When the document was first accepted.
+    created_at: DateTime<Utc>,
+    /// When the latest version was accepted.
+    accepted_at: DateTime<Utc>,
+    /// Since when it is in its state.
+    state_changed_at: DateTime<Utc>,
+    /// When it ended.
+    finished_at: Option<DateTime<Utc>>,
+    /// By when it has to end.
+    deadline: Option<DateTime<Utc>>,
+    /// Where to go on.
+    links: Links,
+}
+
+/// How far a document is.
+#[derive(Debug, Serialize, ToSchema)]
+struct Progress {
+    /// Pages whose text was taken out.
+    pages_done: u32,
+    /// Pages, once they were counted.
+    pages_total: Option<u32>,
+    /// Chunks that are written.
+    chunks_indexed: u32,
+    /// Chunks, once all were cut.
+    chunks_total: Option<u32>,
+}
+
+const fn waiting_for(state: DocumentStage) -> Option<&'static str> {
+    match state {
+        DocumentStage::AwaitingUpload => Some("upload"),
+        DocumentStage::Waiting => Some("release"),
+        DocumentStage::Releasing => Some("queue"),
+        DocumentStage::Extracting => Some("extractor"),
+        DocumentStage::Embedding => Some("embedder"),
+        DocumentStage::Indexing => Some("indexer"),
+        DocumentStage::Ready | DocumentStage::Failed | DocumentStage::Cancelled | DocumentStage::Expired => {
+            None
+        }
+    }
+}
+
+impl From<Status> for StatusBody {
+    fn from(status: Status) -> Self {
+        Self {
+            id: status.document.0,
+            version: status.version,
+            live_version: status.live_version,
+            state: status.state.as_str(),
+            lane: status.lane.as_str(),
+            filename: status.filename,
+            progress: Progress {
+                pages_done: status.progress.pages_done,
+                pages_total: status.progress.pages_total,
+                chunks_indexed: status.progress.chunks_done,
+                chunks_total: status.progress.chunks_total,
+            },
+            error: status.error.map(ErrorBody::from),
+            waiting_for: waiting_for(status.state),
+            created_at: status.created_at,
+            accepted_at: status.accepted_at,
+            state_changed_at: status.state_changed_at,
+            finished_at: status.finished_at,
+            deadline: status.deadline,
+            links: Links::of(status.document),
+        }
+    }
+}
+
+/// Ask where a document is on its way.
+#[utoipa::path(
+    get, path = "/api/v1/documents/{id}/status", tag = "documents", params(("id" = Uuid, Path, description = "The document.")),
+    responses(
+        (status = 200, description = "Where it is.", body = StatusBody),
+        (status = 404, description = "No such document.", body = ProblemBody, content_type = "application/problem+json"),
+    ),
+)]
+async fn status(
+    State(app): State<App>,
+    caller: Caller<Read>,
+    DocumentPath(document): DocumentPath,
+) -> Result<Json<StatusBody>, Problem> {
+    let found = app.store().status(&caller.tenant, document).await?;
+    found.map(|status| Json(status.into())).ok_or_else(|| Problem::not_found("document"))
+}
+
+/// End the processing of a document's latest version.
+///
+/// A version that is live stays searchable.
+#[utoipa::path(
+    post, path = "/api/v1/documents/{id}/cancel", tag = "documents", params(("id" = Uuid, Path, description = "The document.")),
+    responses(
+        (status = 200, description = "Where it is now.", body = StatusBody),
+        (status = 404, description = "No such document.", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "It has ended already.", body = ProblemBody, content_type = "application/problem+json"),
+    ),
+)]
+async fn cancel(
+    State(app): State<App>,
+    caller: Caller<Write>,
+    DocumentPath(document): DocumentPath,
+) -> Result<Json<StatusBody>, Problem> {
+    Ok(Json(app.store().cancel(&caller.tenant, document).await?.into()))
+}
+
+/// How to retry.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct RetryQuery {
+    /// Another lane: `interactive`, `bulk` or `background`.
+    #[param(value_type = Option<String>)]
+    lane: Option<Lane>,
+}
+
+/// Process a document's latest version again, after it failed or was cancelled.
+#[utoipa::path(
+    post, path = "/api/v1/documents/{id}/retry", tag = "documents",
+    params(("id" = Uuid, Path, description = "The document."), RetryQuery),
+    responses(
+        (status = 202, description = "On its way again.", body = AcceptedBody),
+        (status = 404, description = "No such document.", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "It did not fail, or the original is gone.", body = ProblemBody, content_type = "application/problem+json"),
+    ),
+)]
+async fn retry(
+    State(app): State<App>,
+    caller: Caller<Write>,
+    DocumentPath(document): DocumentPath,
+    QueryString(query): QueryString<RetryQuery>,
+) -> Result<Response, Problem> {
+    let again = app.store().retry(&caller.tenant, document, query.lane, false).await?;
+    app.release(&again);
+    Ok(accepted(&again))
+}

@@ -1,0 +1,203 @@
+//! One event: its bytes into the object store, its row, its answer.
+
+use bytes::Bytes;
+use riacho_domain::{TenantId, UploadId, derived_event_id};
+use riacho_objects::{Error as ObjectsError, Key, Stored};
+use riacho_proto::{ENVELOPE_VERSION, Message, v1, v1::envelope::Payload};
+use riacho_store::{Accept, Body, EventAnswer, EventKey};
+use riacho_streams::{IntakeAnswer, IntakeEntry};
+
+use super::event::{Content, Rejection, Sender, UploadEvent, read};
+use crate::{
+    app::App,
+    http::{names::content_type, problem::Problem, trace::Trace},
+    metrics::names,
+};
+
+/// Why an event got no row.
+enum Failed {
+    /// It never will; the producer is told.
+    Rejected(Rejection),
+    /// A server is away; the event comes again.
+    Later(String),
+}
+
+impl From<riacho_store::Error> for Failed {
+    fn from(error: riacho_store::Error) -> Self {
+        match error.is_retryable() {
+            true => Failed::Later(error.to_string()),
+            false => Failed::Rejected(Problem::from(error).into()),
+        }
+    }
+}
+
+impl From<ObjectsError> for Failed {
+    fn from(error: ObjectsError) -> Self {
+        match error {
+            ObjectsError::NotFound { .. } => {
+                Failed::Rejected(Rejection::new("object_missing", "there is no object under `object_key`"))
+            }
+            error if error.is_retryable() => Failed::Later(error.to_string()),
+            error => Failed::Rejected(Problem::from(error).into()),
+        }
+    }
+}
+
+/// The answer to an event; none while a server is away.
+pub(super) async fn answer(app: &App, entry: &IntakeEntry) -> Option<IntakeAnswer> {
+    let (sender, event) = match entry.is_event {
+        true => read(&entry.tenant, &entry.body, app.config()),
+        false => (Sender::default(), Err(Rejection::new("undecodable", "the entry has no field `e`"))),
+    };
+    let result = match event {
+        Ok(event) => take_in(app, &entry.tenant, &sender, event).await,
+        Err(rejection) => Err(Failed::Rejected(rejection)),
+    };
+    let answer = match result {
+        Ok(answer) => answer,
+        Err(Failed::Rejected(rejection)) => record(app, &entry.tenant, &sender, rejection).await?,
+        Err(Failed::Later(reason)) => {
+            tracing::debug!(reason, entry = entry.entry_id, "an event waits");
+            return None;
+        }
+    };
+    Some(encode(entry, &sender, &answer))
+}
+
+/// The answer to an event whose processing panicked.
+pub(super) fn panicked(entry: &IntakeEntry) -> IntakeAnswer {
+    tracing::error!(entry = entry.entry_id, "an event's processing panicked");
+    let answer = EventAnswer::Rejected {
+        code: "internal".to_owned(),
+        message: "the event could not be processed".to_owned(),
+    };
+    encode(entry, &Sender::default(), &answer)
+}
+
+/// Writes the rejection down where the event can be named, so that sending again gets the same.
+async fn record(app: &App, tenant: &TenantId, sender: &Sender, rejection: Rejection) -> Option<EventAnswer> {
+    tracing::warn!(%tenant, source = sender.source, event = sender.id, code = rejection.code, message = rejection.message, "event rejected");
+    let spoken =
+        || EventAnswer::Rejected { code: rejection.code.to_owned(), message: rejection.message.clone() };
+    // An event that is not for this tenant, or has no usable name, leaves no row.
+    if sender.id.is_empty() || sender.source.is_empty() || sender.id.len() > 255 || sender.source.len() > 255
+    {
+        return Some(spoken());
+    }
+    let key = event_key(tenant, sender);
+    match app.store().reject_event(&key, rejection.code, &rejection.message).await {
+        Ok(answer) => Some(answer),
+        Err(error) if error.is_retryable() => None,
+        Err(error) => {
+            tracing::warn!(%error, "a rejection was not written down");
+            Some(spoken())
+        }
+    }
+}
+
+fn event_key(tenant: &TenantId, sender: &Sender) -> EventKey {
+    EventKey { tenant: tenant.clone(), source: sender.source.clone(), event_id: sender.id.clone() }
+}
+
+async fn take_in(
+    app: &App,
+    tenant: &TenantId,
+    sender: &Sender,
+    event: UploadEvent,
+) -> Result<EventAnswer, Failed> {
+    if let Some(answer) = app.store().known_event(&event_key(tenant, sender)).await? {
+        return Ok(answer);
+    }
+    let key = Key::original(tenant, UploadId::new());
+    let accepted = accept(app, tenant, sender, event, &key).await;
+    let unused = match &accepted {
+        Ok((_, used)) => !used,
+        // After a lost connection the row may be there; the janitor finds orphans.
+        Err(Failed::Rejected(_)) => true,
+        Err(Failed::Later(_)) => false,
+    };
+    if unused {
+        app.discard(key);
+    }
+    accepted.map(|(answer, _)| answer)
+}
+
+/// Stores and accepts; says whether the stored object is in use.
+async fn accept(
+    app: &App,
+    tenant: &TenantId,
+    sender: &Sender,
+    event: UploadEvent,
+    key: &Key,
+) -> Result<(EventAnswer, bool), Failed> {
+    let stored = store(app, &event.content, key).await?;
+    if event.sha256.is_some_and(|promised| promised != stored.sha256) {
+        return Err(Failed::Rejected(Rejection::new("hash_mismatch", "the bytes differ from `sha256`")));
+    }
+    let body = Body::Stored { size: stored.size, sha256: stored.sha256 };
+    let content_type =
+        content_type(Some(event.content_type.as_str()).filter(|text| !text.is_empty()), &event.filename);
+    let mut accept = Accept::new(tenant.clone(), event.filename, key.to_string(), body);
+    accept.content_type = content_type;
+    accept.traceparent = Trace::begin(sender.id.clone(), Some(&event.traceparent)).traceparent;
+    event.settings.apply(&mut accept, app.config()).map_err(|problem| Failed::Rejected(problem.into()))?;
+    let done = app.store().accept_event(&event_key(tenant, sender), &accept).await?;
+    if let Some(accepted) = &done.accepted {
+        app.release(accepted);
+    }
+    metrics::counter!(names::INTAKE, "outcome" => if done.accepted.is_some() { "accepted" } else { "known" })
+        .increment(1);
+    let used = done.accepted.as_ref().is_some_and(|accepted| !accepted.duplicate && !accepted.replayed);
+    Ok((done.answer, used))
+}
+
+/// Copies the bytes under a key of our own: a producer may change its object later.
+async fn store(app: &App, content: &Content, key: &Key) -> Result<Stored, Failed> {
+    let stored = match content {
+        Content::Inline(bytes) => app.objects().put(key, bytes.clone()).await?,
+        Content::Object(from) => {
+            let download = app.objects().get_stream(from, None).await?;
+            app.objects().put_stream(key, download.body, app.config().max_upload_bytes).await?
+        }
+    };
+    match stored.size {
+        0 => Err(Failed::Rejected(Rejection::new("empty", "the file is empty"))),
+        _ => Ok(stored),
+    }
+}
+
+fn encode(entry: &IntakeEntry, sender: &Sender, answer: &EventAnswer) -> IntakeAnswer {
+    let mut result = v1::IntakeResult {
+        event_id: sender.id.clone(),
+        event_source: sender.source.clone(),
+        entry_id: entry.entry_id.clone(),
+        ..v1::IntakeResult::default()
+    };
+    match answer {
+        EventAnswer::Accepted { document, version } => {
+            result.set_status(v1::IntakeStatus::Accepted);
+            result.document = document.to_string();
+            result.version = *version;
+        }
+        EventAnswer::Rejected { code, message } => {
+            metrics::counter!(names::INTAKE, "outcome" => "rejected").increment(1);
+            result.set_status(v1::IntakeStatus::Rejected);
+            result.error_code.clone_from(code);
+            result.error_message.clone_from(message);
+        }
+    }
+    let envelope = v1::Envelope {
+        envelope_version: ENVELOPE_VERSION,
+        // The same entry has one answer, however often it is worked on.
+        id: derived_event_id(&format!("{}/{}", entry.tenant, entry.entry_id), "intake", 0),
+        source: "riacho/gateway".to_owned(),
+        r#type: "riacho.events.v1.IntakeResult".to_owned(),
+        subject: result.document.clone(),
+        tenant: entry.tenant.to_string(),
+        document: result.document.clone(),
+        version: result.version,
+        payload: Some(Payload::IntakeResult(result)),
+        ..v1::Envelope::default()
+    };
+    IntakeAnswer { entry_id: entry.entry_id.clone(), envelope: Bytes::from(envelope.encode_to_vec()) }
+}

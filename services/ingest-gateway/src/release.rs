@@ -1,0 +1,64 @@
+//! Puts accepted documents onto the extractor's stream, behind the answer to the client.
+//!
+//! The row says `releasing` already, so whatever is lost here (a full queue, Redis away, a crash)
+//! is sent again by the janitor with the same release id.
+
+use std::time::Duration;
+
+use futures::StreamExt;
+use riacho_service::release::{Sent, send};
+use riacho_store::{ReleasePlan, Store};
+use riacho_streams::Streams;
+use tokio::sync::mpsc;
+
+use crate::metrics::names;
+
+/// Releases on their way at once.
+const CONCURRENCY: usize = 32;
+/// Releases that wait; more are left to the janitor.
+const QUEUE: usize = 4_096;
+/// The pause after a release that failed.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Hands releases to the background.
+#[derive(Clone, Debug)]
+pub(crate) struct Releaser(mpsc::Sender<ReleasePlan>);
+
+impl Releaser {
+    /// The releaser, and the work behind it: it ends when all releasers are dropped and what they
+    /// handed over is done.
+    pub(crate) fn new(store: Store, streams: Streams) -> (Releaser, impl Future<Output = ()> + Send) {
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        let plans =
+            futures::stream::unfold(receiver, |mut receiver: mpsc::Receiver<ReleasePlan>| async move {
+                receiver.recv().await.map(|plan| (plan, receiver))
+            });
+        let work = plans.for_each_concurrent(CONCURRENCY, move |plan| {
+            let (store, streams) = (store.clone(), streams.clone());
+            async move { release(&store, &streams, &plan).await }
+        });
+        (Releaser(sender), work)
+    }
+
+    /// Releases soon. Never waits: what does not fit is released by the janitor.
+    pub(crate) fn submit(&self, plan: ReleasePlan) {
+        if self.0.try_send(plan).is_err() {
+            metrics::counter!(names::RELEASES, "reason" => "accept", "outcome" => "left").increment(1);
+        }
+    }
+}
+
+async fn release(store: &Store, streams: &Streams, plan: &ReleasePlan) {
+    let outcome = match send(store, streams, plan).await {
+        Ok(Sent::Released) => "released",
+        Ok(Sent::Superseded) => "superseded",
+        Ok(Sent::Full) => "full",
+        Err(error) => {
+            tracing::debug!(%error, release = %plan.release, "a release is left to the janitor");
+            // Leaves a server that is away in peace for a moment; the queue overflows to the janitor.
+            tokio::time::sleep(PAUSE).await;
+            "left"
+        }
+    };
+    metrics::counter!(names::RELEASES, "reason" => "accept", "outcome" => outcome).increment(1);
+}

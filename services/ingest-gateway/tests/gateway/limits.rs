@@ -1,0 +1,145 @@
+//! Limits, origins, request ids, and what operators see.
+
+use reqwest::{Method, StatusCode};
+use riacho_ingest_gateway::Config;
+use serde_json::json;
+
+use crate::fixture::{Gateway, is_problem, json};
+
+#[tokio::test]
+async fn an_address_over_its_rate_is_told_to_wait() {
+    let config =
+        Config { requests_per_second_per_address: 1, request_burst_per_address: 2, ..Config::default() };
+    let gateway = Gateway::with_config(config).await;
+    // Before the key is looked at, so that keys cannot be guessed at any rate.
+    let mut refused = None;
+    for _ in 0..4 {
+        let response = gateway.anonymous(Method::GET, "/api/v1/documents").send().await.unwrap();
+        if response.status() == StatusCode::TOO_MANY_REQUESTS {
+            refused = Some(response);
+            break;
+        }
+    }
+    let refused = refused.expect("a refusal");
+    assert!(refused.headers()["retry-after"].to_str().unwrap().parse::<u64>().unwrap() >= 1);
+    is_problem(refused, 429, "rate_limited").await;
+    // Operators are not limited.
+    json(gateway.anonymous(Method::GET, "/openapi.json"), 200).await;
+}
+
+#[tokio::test]
+async fn requests_over_the_cap_are_told_to_come_back() {
+    let gateway = Gateway::with_config(Config { max_concurrent_requests: 1, ..Config::default() }).await;
+    let (sender, body) = futures::channel::mpsc::unbounded::<Result<&'static str, std::io::Error>>();
+    sender.unbounded_send(Ok("begun")).unwrap();
+    let first = gateway.post("/api/v1/documents?filename=a.txt").body(reqwest::Body::wrap_stream(body));
+    let first = tokio::spawn(first.send());
+    let refused = riacho_testkit::eventually(|| async {
+        let response = gateway.get("/api/v1/documents").send().await.unwrap();
+        (response.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(response).ok_or("not refused")
+    })
+    .await;
+    assert_eq!(refused.headers()["retry-after"], "1");
+    is_problem(refused, 503, "unavailable").await;
+    drop(sender);
+    assert_eq!(first.await.unwrap().unwrap().status(), StatusCode::ACCEPTED);
+    json(gateway.get("/api/v1/documents"), 200).await;
+}
+
+#[tokio::test]
+async fn a_client_that_stops_sending_is_let_go() {
+    let gateway = Gateway::with_config(Config { idle_timeout_ms: 200, ..Config::default() }).await;
+    let (sender, body) = futures::channel::mpsc::unbounded::<Result<&'static str, std::io::Error>>();
+    sender.unbounded_send(Ok("begun")).unwrap();
+    let request = gateway.post("/api/v1/documents?filename=a.txt").body(reqwest::Body::wrap_stream(body));
+    is_problem(request.send().await.unwrap(), 408, "timeout").await;
+    let (sender, body) = futures::channel::mpsc::unbounded::<Result<String, std::io::Error>>();
+    let head = "--b\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a.txt\"\r\n\r\nbegun";
+    sender.unbounded_send(Ok(head.to_owned())).unwrap();
+    let form = gateway.post("/api/v1/documents").header("content-type", "multipart/form-data; boundary=b");
+    is_problem(form.body(reqwest::Body::wrap_stream(body)).send().await.unwrap(), 408, "timeout").await;
+}
+
+#[tokio::test]
+async fn pages_of_other_origins_are_let_in_by_name() {
+    let config = Config { cors_origins: vec!["https://app.example.org".into()], ..Config::default() };
+    let gateway = Gateway::with_config(config).await;
+    let ask = |origin: &'static str| {
+        gateway
+            .anonymous(Method::OPTIONS, "/api/v1/documents")
+            .header("origin", origin)
+            .header("access-control-request-method", "POST")
+            .header("access-control-request-headers", "authorization")
+            .send()
+    };
+    let known = ask("https://app.example.org").await.unwrap();
+    assert_eq!(known.headers()["access-control-allow-origin"], "https://app.example.org");
+    let unknown = ask("https://evil.example.org").await.unwrap();
+    assert!(!unknown.headers().contains_key("access-control-allow-origin"));
+    // A page can read why it was refused.
+    let refused =
+        gateway.anonymous(Method::GET, "/api/v1/documents").header("origin", "https://app.example.org");
+    assert!(refused.send().await.unwrap().headers().contains_key("access-control-allow-origin"));
+    let closed = Gateway::start().await;
+    let answer =
+        closed.get("/api/v1/documents").header("origin", "https://app.example.org").send().await.unwrap();
+    assert!(!answer.headers().contains_key("access-control-allow-origin"));
+}
+
+#[tokio::test]
+async fn a_request_id_and_a_trace_are_taken_up() {
+    let gateway = Gateway::start().await;
+    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let response = gateway
+        .post("/api/v1/documents?filename=a.txt")
+        .header("x-request-id", "order-7")
+        .header("traceparent", format!("00-{trace}-00f067aa0ba902b7-01"))
+        .body("traced")
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(response.headers()["x-request-id"], "order-7");
+    let rows = gateway.deployment.sql("SELECT traceparent FROM document_versions");
+    assert!(rows[0][0].as_ref().unwrap().starts_with(&format!("00-{trace}-")), "{rows:?}");
+    let made = gateway.get("/api/v1/documents").send().await.unwrap();
+    assert!(made.headers()["x-request-id"].len() > 10);
+}
+
+#[tokio::test]
+async fn operators_see_health_and_metrics() {
+    let gateway = Gateway::start().await;
+    riacho_testkit::eventually(|| async {
+        let ready = gateway.anonymous(Method::GET, "/readyz").send().await.unwrap();
+        ready.status().is_success().then_some(()).ok_or("not ready")
+    })
+    .await;
+    assert_eq!(gateway.anonymous(Method::GET, "/livez").send().await.unwrap().status(), 200);
+    let health = json(gateway.anonymous(Method::GET, "/health"), 200).await;
+    assert_eq!(health["dependencies"]["postgres"]["status"], "up");
+    assert_eq!(json(gateway.anonymous(Method::GET, "/health/redis"), 200).await["status"], "healthy");
+    assert_eq!(json(gateway.anonymous(Method::GET, "/health/queues"), 200).await["status"], "healthy");
+    gateway.upload(Gateway::form("a.txt", "measured")).await;
+    let metrics = gateway.anonymous(Method::GET, "/metrics").send().await.unwrap().text().await.unwrap();
+    for name in [
+        "riacho_http_requests_total{method=\"POST\",route=\"/api/v1/documents\",status=\"202\"}",
+        "riacho_documents_accepted_total",
+    ] {
+        assert!(metrics.contains(name), "{name} in {metrics}");
+    }
+    assert!(!metrics.contains(&gateway.deployment.key), "no secret among the metrics");
+}
+
+#[tokio::test]
+async fn the_reference_page_is_served_without_a_foreign_host() {
+    let gateway = Gateway::start().await;
+    let root = gateway.anonymous(Method::GET, "/").send().await.unwrap();
+    assert_eq!(root.headers()["location"], "/docs");
+    let page = gateway.anonymous(Method::GET, "/docs").send().await.unwrap();
+    assert!(page.headers()["content-security-policy"].to_str().unwrap().starts_with("default-src 'none'"));
+    assert!(page.text().await.unwrap().contains("/api/v1/search"));
+    assert_eq!(gateway.anonymous(Method::GET, "/docs/style.css").send().await.unwrap().status(), 200);
+    assert_eq!(
+        json(gateway.anonymous(Method::GET, "/openapi.json"), 200).await["info"]["title"],
+        json!("Riacho")
+    );
+}

@@ -1,0 +1,13 @@
+//! The gateway on real servers, without the pipeline behind it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod accept;
+mod bad_input;
+mod fixture;
+mod intake;
+mod limits;
+mod openapi;
+mod read;
+mod search;
+mod tenants;
+mod uploads;

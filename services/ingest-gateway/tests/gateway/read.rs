@@ -1,0 +1,139 @@
+//! What is read of a document: pages of documents, the original, the text, the chunks.
+
+use reqwest::StatusCode;
+use riacho_testkit::eventually;
+use serde_json::json;
+
+use crate::fixture::{Gateway, id, json, problem};
+
+const TEXT: &str = "Calibração do manômetro às 9h 😀\n\nZero the gauge first.\n\nThen read it twice.";
+
+#[tokio::test]
+async fn documents_are_listed_in_pages() {
+    let gateway = Gateway::start().await;
+    let mut sent = Vec::new();
+    for n in 0..5 {
+        sent.push(id(&gateway.upload(Gateway::form("a.txt", format!("text {n}"))).await));
+    }
+    let mut seen = Vec::new();
+    let mut cursor = String::new();
+    loop {
+        let page = json(gateway.get(&format!("/api/v1/documents?limit=2{cursor}")), 200).await;
+        seen.extend(page["documents"].as_array().unwrap().iter().map(id));
+        match page["next_cursor"].as_str() {
+            Some(next) => cursor = format!("&cursor={next}"),
+            None => break,
+        }
+    }
+    sent.reverse();
+    assert_eq!(seen, sent, "each once, the newest first");
+    let none = json(gateway.get("/api/v1/documents?state=failed"), 200).await;
+    assert_eq!(none["documents"], json!([]));
+}
+
+#[tokio::test]
+async fn the_original_is_sent_whole_and_in_ranges() {
+    let gateway = Gateway::start().await;
+    let form = Gateway::form("a \"b\" é.html", "<script>0123456789");
+    let path = format!("/api/v1/documents/{}/content", id(&gateway.upload(form).await));
+    let whole = gateway.get(&path).send().await.unwrap();
+    assert_eq!(whole.status(), StatusCode::OK);
+    let header = |name: &str| whole.headers()[name].to_str().unwrap().to_owned();
+    assert!(
+        header("content-disposition").starts_with("attachment; filename=\"a _b_ _.html\"; filename*=UTF-8''")
+    );
+    assert_eq!(
+        (header("x-content-type-options"), header("accept-ranges")),
+        ("nosniff".into(), "bytes".into())
+    );
+    assert!(header("content-security-policy").contains("sandbox"));
+    let etag = header("etag");
+    assert_eq!(whole.text().await.unwrap(), "<script>0123456789");
+
+    let part = gateway.get(&path).header("range", "bytes=8-10").send().await.unwrap();
+    assert_eq!(part.status(), StatusCode::PARTIAL_CONTENT);
+    assert_eq!(part.headers()["content-range"], "bytes 8-10/18");
+    assert_eq!(part.text().await.unwrap(), "012");
+    let beyond = gateway.get(&path).header("range", "bytes=99-").send().await.unwrap();
+    assert_eq!(beyond.headers()["content-range"], "bytes */18");
+    crate::fixture::is_problem(beyond, 416, "range_not_satisfiable").await;
+    let known = gateway.get(&path).header("if-none-match", &etag).send().await.unwrap();
+    assert_eq!(known.status(), StatusCode::NOT_MODIFIED);
+    let head = gateway.request(reqwest::Method::HEAD, &path).send().await.unwrap();
+    assert_eq!(head.headers()["content-length"], "18");
+}
+
+#[tokio::test]
+async fn offsets_of_chunks_cut_the_stored_text() {
+    let gateway = Gateway::start().await;
+    let id = id(&gateway.upload(Gateway::form("a.txt", TEXT)).await);
+    let path = format!("/api/v1/documents/{id}");
+    problem(gateway.get(&format!("{path}/text")), 409, "not_ready").await;
+    problem(gateway.get(&format!("{path}/chunks")), 409, "not_ready").await;
+    gateway.publish(&id, TEXT).await;
+
+    let response = gateway.get(&format!("{path}/text")).send().await.unwrap();
+    assert_eq!(response.headers()["content-type"], "text/plain; charset=utf-8");
+    let text = response.text().await.unwrap();
+    assert_eq!(text, TEXT);
+    let points: Vec<char> = text.chars().collect();
+    let mut ordinals = Vec::new();
+    let mut cursor = String::new();
+    loop {
+        let page = json(gateway.get(&format!("{path}/chunks?limit=2{cursor}")), 200).await;
+        for chunk in page["chunks"].as_array().unwrap() {
+            let at = |name: &str| usize::try_from(chunk[name].as_u64().unwrap()).unwrap();
+            let cut: String = points[at("char_start")..at("char_end")].iter().collect();
+            assert_eq!(chunk["text"], cut);
+            assert_eq!(chunk["text"], text[at("byte_start")..at("byte_end")]);
+            ordinals.push(at("ordinal"));
+        }
+        match page["next_cursor"].as_str() {
+            Some(next) => cursor = format!("&cursor={next}"),
+            None => break,
+        }
+    }
+    assert_eq!(ordinals, [0, 1, 2]);
+}
+
+#[tokio::test]
+async fn a_part_of_the_text_is_cut_by_code_points() {
+    let gateway = Gateway::start().await;
+    let id = id(&gateway.upload(Gateway::form("a.txt", TEXT)).await);
+    gateway.publish(&id, TEXT).await;
+    let path = format!("/api/v1/documents/{id}/text?offset=4&limit=6");
+    assert_eq!(gateway.get(&path).send().await.unwrap().text().await.unwrap(), "bração");
+    let body = json(gateway.get(&path).header("accept", "application/json"), 200).await;
+    assert_eq!((&body["text"], &body["offset"], &body["length"]), (&json!("bração"), &json!(4), &json!(6)));
+    assert_eq!(body["total"], TEXT.chars().count());
+    problem(gateway.get(&format!("/api/v1/documents/{id}/text?version=9")), 404, "not_found").await;
+}
+
+#[tokio::test]
+async fn status_says_how_far_a_document_is() {
+    let gateway = Gateway::start().await;
+    let id = id(&gateway.upload(Gateway::form("a.txt", TEXT)).await);
+    let path = format!("/api/v1/documents/{id}/status");
+    eventually(|| async {
+        (json(gateway.get(&path), 200).await["waiting_for"] == "extractor").then_some(())
+    })
+    .await;
+    gateway.publish(&id, TEXT).await;
+    let status = json(gateway.get(&path), 200).await;
+    assert_eq!(
+        (&status["state"], &status["live_version"], &status["error"]),
+        (&json!("ready"), &json!(1), &json!(null))
+    );
+    assert_eq!(
+        (&status["progress"]["chunks_indexed"], &status["progress"]["chunks_total"]),
+        (&json!(3), &json!(3))
+    );
+    assert!(status["finished_at"].is_string() && status["waiting_for"].is_null());
+    let info = json(gateway.get("/api/v1/queue/info"), 200).await;
+    assert_eq!(info["documents"]["ready"], 1);
+    assert_eq!(info["stages"][0]["stage"], "extract");
+    let health = json(gateway.get("/api/v1/queue/health"), 200).await;
+    assert_eq!(health["status"], "degraded", "there is work and nobody at it: {health}");
+    let spaces = json(gateway.get("/api/v1/spaces"), 200).await;
+    assert_eq!(spaces["spaces"][0]["state"], "live");
+}
