@@ -1,23 +1,33 @@
 -- The tables of the pipeline. Forward only: once landed, this file never changes.
 --
--- Three roles: the owner of the tables runs migrations and nothing else; riacho_service is what
--- every service works as; riacho_janitor is what tasks over all tenants work as. Row-level security
--- is forced, so that not even the owner reads a tenant's rows by accident.
+-- Four roles: the owner of the tables runs migrations and nothing else; riacho_service is what
+-- every service works as; riacho_janitor is what tasks over all tenants work as; riacho_search owns
+-- the one function that reads the text index (see docs/adr/0007). Row-level security is forced, so
+-- that not even the owner reads a tenant's rows by accident.
 
+-- unaccent and btree_gin are trusted: the database's owner may create them. pgvector is not; where
+-- the owner is no superuser, an administrator creates it beforehand.
 CREATE EXTENSION IF NOT EXISTS vector;
 CREATE EXTENSION IF NOT EXISTS unaccent;
+CREATE EXTENSION IF NOT EXISTS btree_gin;
 
 DO $$
 DECLARE
     name text;
 BEGIN
-    FOREACH name IN ARRAY ARRAY['riacho_service', 'riacho_janitor'] LOOP
+    FOREACH name IN ARRAY ARRAY['riacho_service', 'riacho_janitor', 'riacho_search'] LOOP
         IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = name) THEN
-            EXECUTE format('CREATE ROLE %I NOLOGIN', name);
+            BEGIN
+                EXECUTE format('CREATE ROLE %I NOLOGIN', name);
+            EXCEPTION WHEN duplicate_object OR unique_violation THEN
+                -- Roles belong to the server: a migration of another database was faster.
+                NULL;
+            END;
         END IF;
-        -- So that one login may serve a small deployment: it works as the role after SET ROLE.
-        IF NOT pg_has_role(current_user, name, 'MEMBER') THEN
-            EXECUTE format('GRANT %I TO CURRENT_USER', name);
+        -- So that one login may serve a small deployment: it works as the role after SET ROLE, and
+        -- without it has none of the role's rights.
+        IF NOT pg_has_role(current_user, name, 'SET') THEN
+            EXECUTE format('GRANT %I TO CURRENT_USER WITH INHERIT FALSE, SET TRUE', name);
         END IF;
         EXECUTE format('GRANT USAGE ON SCHEMA public TO %I', name);
     END LOOP;
@@ -91,6 +101,7 @@ CREATE TABLE documents (
 );
 CREATE UNIQUE INDEX documents_external_id ON documents (tenant_id, external_id)
     WHERE external_id IS NOT NULL AND deleted_at IS NULL;
+CREATE INDEX documents_collection ON documents (collection_id);
 CREATE INDEX documents_by_time ON documents (tenant_id, created_at DESC, id DESC);
 CREATE INDEX documents_expiring ON documents (expires_at) WHERE expires_at IS NOT NULL AND deleted_at IS NULL;
 CREATE INDEX documents_deleted ON documents (deleted_at) WHERE deleted_at IS NOT NULL;
@@ -115,7 +126,7 @@ FROM (VALUES
 ) AS legal (f, ts), unnest(ts) AS t;
 
 CREATE TABLE document_versions (
-    tenant_id         text COLLATE "C" NOT NULL REFERENCES tenants ON DELETE CASCADE,
+    tenant_id         text COLLATE "C" NOT NULL,
     document_id       uuid NOT NULL REFERENCES documents ON DELETE CASCADE,
     version           integer NOT NULL CHECK (version > 0),
     state             text NOT NULL CHECK (state IN ('awaiting_upload', 'waiting', 'releasing', 'extracting',
@@ -144,13 +155,17 @@ CREATE TABLE document_versions (
     deadline          timestamptz,
     stalls            integer NOT NULL DEFAULT 0,
     losses            integer NOT NULL DEFAULT 0,
+    -- How often an extraction began without a seal: more than once, and runs that lost may have left
+    -- rows and objects.
+    extractions       integer NOT NULL DEFAULT 0,
     traceparent       text NOT NULL DEFAULT '',
 
     -- The sealed run: the first to seal is the version.
     run_id            uuid,
     manifest          bytea,
     chunk_total       integer CHECK (chunk_total > 0),
-    -- Rows of indexed_run that are written. Kept under this row's lock, so it is exact.
+    -- Rows of indexed_run in the pinned space that are written. Kept under this row's lock, so it is
+    -- exact. Null: nothing was written yet. The nil UUID: rows may be there and have to be counted.
     indexed_run       uuid,
     chunks_indexed    integer NOT NULL DEFAULT 0,
 
@@ -162,6 +177,8 @@ CREATE TABLE document_versions (
 
     error_code        text,
     error_message     text,
+    -- Why a version was cancelled: `command` or `superseded`.
+    ended_by          text CHECK (ended_by IN ('command', 'superseded')),
 
     created_at        timestamptz NOT NULL DEFAULT now(),
     state_changed_at  timestamptz NOT NULL DEFAULT now(),
@@ -170,19 +187,28 @@ CREATE TABLE document_versions (
     finished_at       timestamptz,
     -- Set when chunks and objects of a version that is no longer live are gone.
     purged_at         timestamptz,
+    -- Set when what the lost runs of a finished version left is gone.
+    strays_purged_at  timestamptz,
 
     PRIMARY KEY (document_id, version),
     CHECK ((run_id IS NULL) = (manifest IS NULL) AND (run_id IS NULL) = (chunk_total IS NULL)),
     CHECK ((state = 'failed') = (error_code IS NOT NULL)),
-    CHECK (state NOT IN ('releasing', 'extracting', 'embedding', 'indexing') OR release_id IS NOT NULL)
+    CHECK ((state = 'cancelled') = (ended_by IS NOT NULL)),
+    CHECK (state NOT IN ('releasing', 'extracting', 'embedding', 'indexing')
+        OR (release_id IS NOT NULL AND partition IS NOT NULL AND space_id IS NOT NULL AND deadline IS NOT NULL))
 );
 CREATE INDEX document_versions_tenant ON document_versions (tenant_id, document_id);
 CREATE INDEX document_versions_same_bytes ON document_versions (tenant_id, sha256);
-CREATE INDEX document_versions_waiting ON document_versions (tenant_id, lane, created_at) WHERE state = 'waiting';
+-- By urgency: interactive, bulk and background happen to be in descending order.
+CREATE INDEX document_versions_waiting ON document_versions (tenant_id, lane DESC, created_at) WHERE state = 'waiting';
 CREATE INDEX document_versions_in_flight ON document_versions (state_changed_at)
     WHERE state IN ('releasing', 'extracting', 'embedding', 'indexing');
 CREATE INDEX document_versions_uploads ON document_versions (upload_expires_at) WHERE state = 'awaiting_upload';
 CREATE INDEX document_versions_object ON document_versions (object_key);
+CREATE INDEX document_versions_originals ON document_versions (finished_at)
+    WHERE finished_at IS NOT NULL AND original_purged_at IS NULL;
+CREATE INDEX document_versions_unpurged ON document_versions (finished_at)
+    WHERE finished_at IS NOT NULL AND purged_at IS NULL;
 
 CREATE FUNCTION check_state_transition() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -214,11 +240,20 @@ CREATE TABLE chunks (
     heading_path  text[] NOT NULL,
     token_count   integer NOT NULL,
     content_hash  bytea NOT NULL,
-    config        regconfig NOT NULL,
+    -- The name of the text search configuration; the type regconfig would stop pg_upgrade.
+    config        text COLLATE "C" NOT NULL,
     tsv           tsvector NOT NULL,
     PRIMARY KEY (tenant_id, document_id, version, run_id, ordinal)
 );
-CREATE INDEX chunks_tsv ON chunks USING gin (tsv);
+-- With the tenant in the index, a word that is frequent elsewhere costs a small tenant nothing.
+CREATE INDEX chunks_tsv ON chunks USING gin (tenant_id, tsv);
+
+-- The text search configurations that a tenant's chunks are indexed with; a query is stemmed by each.
+CREATE TABLE tenant_languages (
+    tenant_id     text COLLATE "C" NOT NULL REFERENCES tenants ON DELETE CASCADE,
+    config        text COLLATE "C" NOT NULL,
+    PRIMARY KEY (tenant_id, config)
+);
 
 -- Answers to requests that carried an Idempotency-Key.
 CREATE TABLE idempotency_keys (
@@ -326,6 +361,112 @@ CREATE FUNCTION searchable(config regconfig, body text) RETURNS tsvector
                 WHERE folded <> ''))
         END;
 
+-- Stop words that a stemmer knows only with their accents, without them. A query leaves them out.
+CREATE TABLE folded_stop_words (
+    config  text COLLATE "C" NOT NULL,
+    word    text NOT NULL,
+    PRIMARY KEY (config, word)
+);
+INSERT INTO folded_stop_words
+SELECT DISTINCT config, unaccent(word)
+FROM (VALUES
+    ('portuguese', 'até estivéramos estivéssemos está estávamos estão fôramos fôssemos houverá houverão
+        houveríamos houvéramos houvéssemos há hão já não nós será serão seríamos são só também terá
+        terão teríamos tivéramos tivéssemos tém tínhamos você vocês à às éramos'),
+    ('spanish', 'estará estarán estarás estaré estaréis estaría estaríais estaríamos estarían estarías
+        estuviéramos estuviésemos está estábamos estáis están estás esté estéis estén estés fuéramos
+        fuésemos habrá habrán habrás habré habréis habría habríais habríamos habrían habrías habéis
+        había habíais habíamos habían habías hayáis hubiéramos hubiésemos más mí mía mías mío míos
+        qué será serán serás seré seréis sería seríais seríamos serían serías seáis sí también
+        tendrá tendrán tendrás tendré tendréis tendría tendríais tendríamos tendrían tendrías
+        tengáis tenéis tenía teníais teníamos tenían tenías tuviéramos tuviésemos tú él éramos'),
+    ('french', 'eûmes eût eûtes fûmes fût fûtes même à étaient étais était étant étante étantes étants étiez
+        étions été étée étées étés êtes'),
+    ('italian', 'avrà avrò farà farò perché più sarà sarò starà starò è'),
+    ('german', 'daß für können könnte während würde würden über'),
+    ('danish', 'når også på sådan være været'),
+    ('swedish', 'där då från för här när någon något några på själv så sådan sådana sådant varför vår våra
+        vårt än är åt över'),
+    ('norwegian', 'både båe då før hjå nå når også på sjøl så sånn vår være vært å'),
+    ('finnish', 'eivät että heidän heidät heillä heiltä heissä heistä heitä hän häneen hänelle hänellä
+        häneltä hänen hänessä hänestä hänet häntä keillä keiltä keinä keissä keistä keitä kenellä
+        keneltä kenenä kenessä kenestä ketkä ketä meidän meidät meillä meiltä meissä meistä meitä
+        mikä millä miltä minkä minä missä mistä mitkä mitä niillä niiltä niinä niissä niistä niitä
+        näiden näihin näiksi näille näillä näiltä näinä näissä näistä näitä nämä sekä siinä siitä
+        sillä siltä sinä sitä tallä teidän teidät teillä teiltä teissä teistä teitä tuotä tähän
+        täksi tälle tältä tämä tämän tänä tässä tästä tätä'),
+    ('hungarian', 'amíg arról aztán azután azért belül bár egyéb egész első elég elő először előtt ezért felé
+        ismét jó jól keressünk keresztül kívül között közül legalább magát miért már más másik még
+        míg néha néhány nélkül rá saját számára talán tehát tovább továbbá több utolsó után utána
+        való által általában át én éppen és így össze úgy új újabb újra ő ők őket'),
+    ('turkish', 'aslında bazı birkaç birşey eğer hiç için mü mı nasıl niçin tüm çok çünkü şey şu')
+) AS stop_words (config, words), regexp_split_to_table(words, '\s+') AS word;
+
+-- The live chunks of the current tenant that match the words of a query, the best first. `words` has
+-- one query for each word; `documents` limits the answer to these, null does not.
+--
+-- It runs as riacho_search, which sees all tenants, and compares the tenant itself: under a policy
+-- the planner may not use the text index, because the match operator is not leakproof.
+--
+-- The cost is bounded: a word that is in more than `bound` chunks brings only `bound` of them, those
+-- that have all words first, so the rarest words decide which chunks are ranked.
+CREATE FUNCTION matching_chunks(words tsquery[], documents uuid[], bound integer, top integer)
+    RETURNS TABLE (document_id uuid, version integer, run_id uuid, ordinal integer, score double precision)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = public, pg_temp
+AS $$
+DECLARE
+    tenant      text := current_tenant();
+    every_word  tsquery;
+    word        tsquery;
+    frequency   bigint;
+    weights     double precision[] := '{}';
+    rare        tsquery;
+    some_word   tsquery;
+BEGIN
+    IF tenant IS NULL OR coalesce(cardinality(words), 0) = 0 THEN
+        RETURN;
+    END IF;
+    FOREACH word IN ARRAY words LOOP
+        EXECUTE 'SELECT count(*) FROM (SELECT FROM chunks WHERE tenant_id = $1 AND tsv @@ $2 LIMIT $3) AS found'
+            INTO frequency USING tenant, word, bound;
+        weights := weights || ln(1 + 4 * bound / (frequency + 0.5));
+        every_word := CASE WHEN every_word IS NULL THEN word ELSE every_word && word END;
+        some_word := CASE WHEN some_word IS NULL THEN word ELSE some_word || word END;
+        IF frequency > 0 AND frequency < bound THEN
+            rare := CASE WHEN rare IS NULL THEN word ELSE rare || word END;
+        END IF;
+    END LOOP;
+    RETURN QUERY EXECUTE
+        'WITH candidates AS (
+            (SELECT c.document_id, c.version, c.run_id, c.ordinal, c.tsv
+             FROM chunks AS c JOIN documents AS d ON d.id = c.document_id AND d.live_version = c.version AND d.live_run = c.run_id
+             WHERE c.tenant_id = $1 AND d.tenant_id = $1 AND c.tsv @@ $3
+               AND d.deleted_at IS NULL AND (d.expires_at IS NULL OR d.expires_at > now())
+               AND ($2 IS NULL OR c.document_id = ANY ($2))
+             LIMIT $6)
+            UNION
+            (SELECT c.document_id, c.version, c.run_id, c.ordinal, c.tsv
+             FROM chunks AS c JOIN documents AS d ON d.id = c.document_id AND d.live_version = c.version AND d.live_run = c.run_id
+             WHERE c.tenant_id = $1 AND d.tenant_id = $1 AND c.tsv @@ $4
+               AND d.deleted_at IS NULL AND (d.expires_at IS NULL OR d.expires_at > now())
+               AND ($2 IS NULL OR c.document_id = ANY ($2))
+             LIMIT $6 * 2))
+        SELECT c.document_id, c.version, c.run_id, c.ordinal, ranked.score
+        FROM candidates AS c CROSS JOIN LATERAL (
+            SELECT sum(weight * ts_rank(''{1,1,1,1}'', c.tsv, word))
+                + CASE WHEN c.tsv @@ $3 THEN sum(weight) ELSE 0 END AS score
+            FROM unnest($5, $8) AS terms (word, weight)) AS ranked
+        ORDER BY ranked.score DESC, c.document_id, c.ordinal
+        LIMIT $7'
+        USING tenant, documents, every_word, coalesce(rare, some_word), words, bound, top, weights;
+END
+$$;
+REVOKE EXECUTE ON FUNCTION matching_chunks FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION matching_chunks TO riacho_service;
+GRANT CREATE ON SCHEMA public TO riacho_search;
+ALTER FUNCTION matching_chunks OWNER TO riacho_search;
+REVOKE CREATE ON SCHEMA public FROM riacho_search;
+
 -- The tenants whose intake streams a gateway reads: ids only, and only of active ones.
 CREATE FUNCTION active_tenants() RETURNS SETOF text
     LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public
@@ -339,7 +480,7 @@ DECLARE
     name text;
 BEGIN
     FOREACH name IN ARRAY ARRAY['api_keys', 'collections', 'documents', 'document_versions', 'chunks',
-        'idempotency_keys', 'intake_events', 'dead_letters', 'receipts'] LOOP
+        'tenant_languages', 'idempotency_keys', 'intake_events', 'dead_letters', 'receipts'] LOOP
         EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', name);
         EXECUTE format('ALTER TABLE %I FORCE ROW LEVEL SECURITY', name);
         EXECUTE format('CREATE POLICY tenant_only ON %I TO riacho_service USING (tenant_id = current_tenant())', name);
@@ -358,11 +499,18 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON tenants TO riacho_janitor;
 -- A key is looked up by its public id before its tenant is known: that one row and no other.
 CREATE POLICY own_key ON api_keys FOR SELECT TO riacho_service
     USING (id = nullif(current_setting('riacho.key_id', true), ''));
-REVOKE DELETE ON api_keys, documents, document_versions FROM riacho_service;
+CREATE POLICY tenant_of_key ON tenants FOR SELECT TO riacho_service
+    USING (id = (SELECT k.tenant_id FROM api_keys AS k WHERE k.id = nullif(current_setting('riacho.key_id', true), '')));
+REVOKE DELETE ON api_keys, documents, document_versions, chunks, receipts, dead_letters FROM riacho_service;
 
-GRANT SELECT ON embedding_spaces, topology, state_transitions, schedules, leases TO riacho_service;
+-- What the text search function reads; see below its definition, and docs/adr/0007.
+CREATE POLICY all_tenants_read ON documents FOR SELECT TO riacho_search USING (true);
+CREATE POLICY all_tenants_read ON chunks FOR SELECT TO riacho_search USING (true);
+GRANT SELECT ON documents, chunks TO riacho_search;
+
+GRANT SELECT ON embedding_spaces, topology, schedules, leases TO riacho_service;
 GRANT SELECT, INSERT, UPDATE, DELETE ON topology, leases, schedules TO riacho_janitor;
 GRANT SELECT, UPDATE ON embedding_spaces TO riacho_janitor;
-GRANT SELECT ON state_transitions TO riacho_janitor;
+GRANT SELECT ON state_transitions, folded_stop_words TO riacho_service, riacho_janitor;
 REVOKE EXECUTE ON FUNCTION active_tenants() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION active_tenants() TO riacho_service, riacho_janitor;

@@ -1,1 +1,67 @@
-//! PostgreSQL: pool, migrations and every SQL statement, one file for each aggregate.
+//! PostgreSQL: the pool, the migrations and every SQL statement of Riacho, one file for each
+//! aggregate. Nothing above this crate knows SQL or the driver.
+//!
+//! Two rules hold everywhere. Every write of a stage names its release and is a compare-and-set; and
+//! locks are taken in one order: advisory locks, documents by id, versions by (document, version).
+
+mod accept;
+mod chunks;
+mod collections;
+mod commands;
+mod config;
+mod cursor;
+mod dead_letters;
+mod documents;
+mod error;
+mod indexing;
+mod intake;
+mod janitor;
+mod keys;
+mod known;
+pub mod language;
+mod leases;
+pub mod metrics;
+pub mod migrate;
+mod pool;
+mod purge;
+mod read;
+mod release;
+mod search;
+mod spaces;
+mod stages;
+mod start;
+mod statements;
+mod status;
+mod tenants;
+mod tls;
+mod topology;
+mod transaction;
+mod uploads;
+mod wakeups;
+
+pub use self::{
+    accept::{Accept, Body, Idempotency, Target},
+    chunks::{ChunkPage, StoredChunk},
+    collections::{Collection, DEFAULT_COLLECTION},
+    config::Config,
+    cursor::Page,
+    dead_letters::{DeadLetter, NewDeadLetter, Resolution},
+    documents::{Document, ListDocuments, MAX_PAGE, Original, TextRef},
+    error::{Conflict, Error},
+    indexing::{IndexAnswer, IndexItem},
+    intake::{AcceptedEvent, EventAnswer, EventKey},
+    janitor::{PurgeOriginal, QueueFigures, ReleaseCaps, Schedule},
+    keys::{ApiKey, CreatedKey, KeyScope, NewKey, Principal},
+    leases::Lease,
+    pool::{PoolFigures, Role, Store},
+    purge::{Purge, PurgeKind, PurgeProgress, Purged, Receipt},
+    release::{Accepted, Chunking, Release, ReleasePlan},
+    search::{Filter, Highlight, Hit, MAX_QUERY, MAX_TOP_K, Mode, ScoreParts, SearchRequest},
+    spaces::{IndexBuilt, Space, SpaceState, build_index, ensure_space},
+    stages::{Extraction, Seal, Sealed, SealedRun},
+    status::{Progress, Reason, Status},
+    tenants::{Tenant, TenantState},
+    topology::Partition,
+    uploads::AwaitedUpload,
+    wakeups::Wakeups,
+};

@@ -1,0 +1,276 @@
+//! Accepting a document: one transaction that answers from what is there, or writes the version with
+//! its release. From its commit on the document is owed.
+
+mod request;
+mod write;
+
+use riacho_domain::{DocumentId, State, Version};
+use serde_json::{Map, Value};
+use tokio_postgres::Row;
+use uuid::Uuid;
+
+pub use self::request::{Accept, Body, Idempotency, Target};
+use self::request::{Fingerprint, advisory_keys};
+pub(crate) use self::write::{STATEMENTS as WRITE_STATEMENTS, wake};
+use crate::{
+    Accepted, Conflict, Error, Store,
+    collections::DEFAULT_COLLECTION,
+    intake::{self, AcceptedEvent, EventAnswer, EventKey},
+    read,
+    transaction::{Param, Scope, Tx},
+};
+
+/// What a document of the tenant must look like to take a new version, read under its row lock.
+struct Existing {
+    id: DocumentId,
+    collection: Uuid,
+    collection_name: String,
+    external_id: Option<String>,
+    metadata: Map<String, Value>,
+    latest: Version,
+}
+
+/// What the first round trip found.
+struct Found {
+    space: Option<i32>,
+    partitions: Vec<i16>,
+    collection: Option<Uuid>,
+    replay: Option<(DocumentId, Version, Vec<u8>)>,
+    existing: Option<Existing>,
+    duplicate: Option<(DocumentId, Version)>,
+    event: Option<EventAnswer>,
+}
+
+impl Store {
+    /// Accepts a document, or answers with the one that is there already.
+    pub async fn accept(&self, accept: &Accept) -> Result<Accepted, Error> {
+        let accepted = self.accept_with(accept, None).await?.accepted;
+        accepted.ok_or_else(|| Error::Row("an acceptance without an answer".into()))
+    }
+
+    pub(crate) async fn accept_with(
+        &self,
+        accept: &Accept,
+        event: Option<&EventKey>,
+    ) -> Result<AcceptedEvent, Error> {
+        accept.check()?;
+        let scope = Scope::tenant("accept", &accept.tenant);
+        self.transaction(scope, |tx| async move { self.accept_in(&tx, accept, event).await }).await
+    }
+
+    async fn accept_in(
+        &self,
+        tx: &Tx,
+        accept: &Accept,
+        event: Option<&EventKey>,
+    ) -> Result<AcceptedEvent, Error> {
+        let found = find(tx, accept, event).await?;
+        if let Some(answer) = found.event {
+            return Ok(AcceptedEvent { answer, accepted: None });
+        }
+        let accepted = self.decide(tx, accept, event, found).await?;
+        let answer = EventAnswer::Accepted { document: accepted.document, version: accepted.version };
+        Ok(AcceptedEvent { answer, accepted: Some(accepted) })
+    }
+
+    async fn decide(
+        &self,
+        tx: &Tx,
+        accept: &Accept,
+        event: Option<&EventKey>,
+        mut found: Found,
+    ) -> Result<Accepted, Error> {
+        if let (Some((document, version, hash)), Some(idempotency)) = (&found.replay, &accept.idempotency) {
+            if hash.as_slice() != idempotency.request_hash {
+                return Err(Conflict::IdempotencyKeyReused.into());
+            }
+            return Ok(Accepted { replayed: true, ..version_now(tx, *document, *version).await? });
+        }
+        if matches!(accept.target, Target::NewVersionOf(_)) && found.existing.is_none() {
+            return Err(Error::NotFound("document"));
+        }
+        let fingerprint = fingerprint(accept, found.existing.as_ref());
+        if let Some(existing) = &found.existing
+            && same_as_latest(tx, accept, existing, &fingerprint).await?
+        {
+            found.duplicate = Some((existing.id, existing.latest));
+        }
+        if let Some((document, version)) = found.duplicate {
+            write::remember(tx, accept, event, document, version).await?;
+            return Ok(Accepted { duplicate: true, ..version_now(tx, document, version).await? });
+        }
+        self.write_version(tx, accept, event, &found, &fingerprint).await
+    }
+}
+
+/// The locks and everything that the decision needs, in one round trip.
+async fn find(tx: &Tx, accept: &Accept, event: Option<&EventKey>) -> Result<Found, Error> {
+    let tenant = accept.tenant.as_str();
+    let collection = accept.collection.as_deref().unwrap_or(DEFAULT_COLLECTION);
+    let idempotency_key = accept.idempotency.as_ref().map(|idempotency| idempotency.key.as_str());
+    let locks = advisory_keys(accept, event);
+    let early = matches!(accept.target, Target::New) && accept.external_id.is_none();
+    let early_fingerprint = fingerprint(accept, None);
+    tx.prepare(&[LOCKS, CONTEXT, BY_ID, BY_EXTERNAL_ID, SAME_BYTES, intake::KNOWN]).await?;
+    let context_params: [Param<'_>; 3] = [&tenant, &collection, &idempotency_key];
+    let locks_params: [Param<'_>; 1] = [&locks];
+    let (locked, context, existing, duplicate, event) = futures::join!(
+        tx.query(LOCKS, &locks_params),
+        tx.query_one(CONTEXT, &context_params),
+        existing(tx, accept),
+        async {
+            match (&accept.body, early) {
+                (Body::Stored { sha256, .. }, true) => {
+                    let params: [Param<'_>; 3] = [&tenant, &sha256.as_slice(), &early_fingerprint.as_slice()];
+                    tx.query_opt(SAME_BYTES, &params).await
+                }
+                _ => Ok(None),
+            }
+        },
+        async {
+            match event {
+                Some(event) => intake::known(tx, event).await,
+                None => Ok(None),
+            }
+        },
+    );
+    locked?;
+    let context = context?;
+    if context.try_get::<_, Option<&str>>("tenant_state")? != Some("active") {
+        return Err(Conflict::TenantNotActive.into());
+    }
+    let duplicate = duplicate?
+        .map(|row| Ok::<_, Error>((read::document(&row, "document_id")?, read::version(&row, "version")?)));
+    Ok(Found {
+        space: context.try_get("space_id")?,
+        partitions: context.try_get("partitions")?,
+        collection: context.try_get("collection_id")?,
+        replay: replay(&context)?,
+        existing: existing?,
+        duplicate: duplicate.transpose()?,
+        event: event?,
+    })
+}
+
+fn replay(context: &Row) -> Result<Option<(DocumentId, Version, Vec<u8>)>, Error> {
+    match context.try_get::<_, Option<Vec<u8>>>("request_hash")? {
+        None => Ok(None),
+        Some(hash) => Ok(Some((
+            read::document(context, "replay_document")?,
+            read::version(context, "replay_version")?,
+            hash,
+        ))),
+    }
+}
+
+async fn existing(tx: &Tx, accept: &Accept) -> Result<Option<Existing>, Error> {
+    let tenant = accept.tenant.as_str();
+    let row = match (&accept.target, &accept.external_id) {
+        (Target::NewVersionOf(id), _) => tx.query_opt(BY_ID, &[&tenant, &id.0]).await?,
+        (Target::New, Some(external_id)) => tx.query_opt(BY_EXTERNAL_ID, &[&tenant, external_id]).await?,
+        (Target::New, None) => None,
+    };
+    let Some(row) = row else { return Ok(None) };
+    let Value::Object(metadata) = row.try_get("metadata")? else {
+        return Err(Error::Row("metadata that is no object".into()));
+    };
+    Ok(Some(Existing {
+        id: read::document(&row, "id")?,
+        collection: row.try_get("collection_id")?,
+        collection_name: row.try_get("collection_name")?,
+        external_id: row.try_get("external_id")?,
+        metadata,
+        latest: read::version(&row, "latest_version")?,
+    }))
+}
+
+/// The settings that make two uploads of the same bytes the same document.
+fn fingerprint(accept: &Accept, existing: Option<&Existing>) -> [u8; 32] {
+    let empty = Map::new();
+    let stored = existing.map_or(&empty, |existing| &existing.metadata);
+    Fingerprint {
+        collection: accept
+            .collection
+            .as_deref()
+            .or(existing.map(|existing| existing.collection_name.as_str()))
+            .unwrap_or(DEFAULT_COLLECTION),
+        external_id: existing
+            .map_or(accept.external_id.as_deref(), |existing| existing.external_id.as_deref()),
+        metadata: accept.metadata.as_ref().unwrap_or(stored),
+        chunking: &accept.chunking,
+    }
+    .hash()
+}
+
+/// Whether the document's latest version is these bytes with these settings, and has not failed.
+async fn same_as_latest(
+    tx: &Tx,
+    accept: &Accept,
+    existing: &Existing,
+    fingerprint: &[u8; 32],
+) -> Result<bool, Error> {
+    let Body::Stored { sha256, .. } = &accept.body else { return Ok(false) };
+    let params: [Param<'_>; 4] =
+        [&existing.id.0, &read::signed(existing.latest), &sha256.as_slice(), &fingerprint.as_slice()];
+    Ok(tx.query_opt(SAME_AS_LATEST, &params).await?.is_some())
+}
+
+/// A version as it is now, for an answer.
+pub(crate) async fn version_now(tx: &Tx, document: DocumentId, version: Version) -> Result<Accepted, Error> {
+    let row = tx.query_opt(VERSION_NOW, &[&document.0, &read::signed(version)]).await?;
+    // A document that was purged since then stays answered: it was accepted, and deleted.
+    let (state, accepted_at) = match row {
+        Some(row) => (read::state(&row, "state")?, row.try_get("created_at")?),
+        None => (State::Cancelled, chrono::Utc::now()),
+    };
+    Ok(Accepted { document, version, state, release: None, duplicate: false, replayed: false, accepted_at })
+}
+
+const LOCKS: &str = "-- store::accept::find
+SELECT pg_advisory_xact_lock(key) FROM unnest($1::bigint[]) AS key";
+
+const CONTEXT: &str = "-- store::accept::find
+SELECT t.state AS tenant_state,
+       (SELECT id FROM embedding_spaces WHERE state = 'live') AS space_id,
+       ARRAY(SELECT partition FROM topology WHERE state = 'active' ORDER BY partition) AS partitions,
+       c.id AS collection_id,
+       k.document_id AS replay_document, k.version AS replay_version, k.request_hash
+FROM (VALUES (1)) AS one (row)
+LEFT JOIN tenants AS t ON t.id = $1
+LEFT JOIN collections AS c ON c.tenant_id = $1 AND c.name = $2
+LEFT JOIN idempotency_keys AS k ON k.tenant_id = $1 AND k.key = $3";
+
+const BY_ID: &str = "-- store::accept::existing
+SELECT d.id, d.collection_id, c.name AS collection_name, d.external_id, d.metadata, d.latest_version
+FROM documents AS d JOIN collections AS c ON c.id = d.collection_id
+WHERE d.tenant_id = $1 AND d.id = $2 AND d.deleted_at IS NULL
+FOR NO KEY UPDATE OF d";
+
+const BY_EXTERNAL_ID: &str = "-- store::accept::existing
+SELECT d.id, d.collection_id, c.name AS collection_name, d.external_id, d.metadata, d.latest_version
+FROM documents AS d JOIN collections AS c ON c.id = d.collection_id
+WHERE d.tenant_id = $1 AND d.external_id = $2 AND d.deleted_at IS NULL
+FOR NO KEY UPDATE OF d";
+
+// Both rows are locked: a version that is failing just now is waited for, and then is no match.
+const SAME_BYTES: &str = "-- store::accept::find
+SELECT v.document_id, v.version
+FROM documents AS d JOIN document_versions AS v ON v.document_id = d.id AND v.version = d.latest_version
+WHERE d.tenant_id = $1 AND v.tenant_id = $1 AND v.sha256 = $2 AND v.fingerprint = $3
+  AND d.deleted_at IS NULL AND (d.expires_at IS NULL OR d.expires_at > now())
+  AND v.state IN ('waiting', 'releasing', 'extracting', 'embedding', 'indexing', 'ready')
+ORDER BY d.id LIMIT 1
+FOR NO KEY UPDATE OF d, v";
+
+const SAME_AS_LATEST: &str = "-- store::accept::same_as_latest
+SELECT v.version FROM document_versions AS v
+WHERE v.document_id = $1 AND v.version = $2 AND v.sha256 = $3 AND v.fingerprint = $4
+  AND v.state IN ('waiting', 'releasing', 'extracting', 'embedding', 'indexing', 'ready')
+FOR NO KEY UPDATE";
+
+const VERSION_NOW: &str = "-- store::accept::version_now
+SELECT state, created_at FROM document_versions WHERE document_id = $1 AND version = $2";
+
+/// The statements of this file.
+pub(crate) const STATEMENTS: &[&str] =
+    &[LOCKS, CONTEXT, BY_ID, BY_EXTERNAL_ID, SAME_BYTES, SAME_AS_LATEST, VERSION_NOW];

@@ -1,0 +1,122 @@
+//! Reading the chunks of a document's live version.
+
+use riacho_domain::{DocumentId, RunId, TenantId, Version};
+use tokio_postgres::Row;
+
+use crate::{
+    Error, Store, cursor,
+    documents::page_limit,
+    read,
+    transaction::{Param, Scope},
+};
+
+/// A chunk as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredChunk {
+    /// Its place in the document, from 0.
+    pub ordinal: u32,
+    /// Its text.
+    pub text: String,
+    /// Offsets into the stored text in UTF-8 bytes; the end is exclusive.
+    pub byte_start: u64,
+    /// See `byte_start`.
+    pub byte_end: u64,
+    /// Offsets into the stored text in code points; the end is exclusive.
+    pub char_start: u64,
+    /// See `char_start`.
+    pub char_end: u64,
+    /// First page, from 1; 0 where the format has no pages.
+    pub page_first: u32,
+    /// Last page.
+    pub page_last: u32,
+    /// Headings above the chunk, outermost first.
+    pub heading_path: Vec<String>,
+    /// Its length in tokens.
+    pub token_count: u32,
+}
+
+/// A page of a version's chunks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChunkPage {
+    /// The version.
+    pub version: Version,
+    /// Its run.
+    pub run: RunId,
+    /// The chunks in order.
+    pub chunks: Vec<StoredChunk>,
+    /// What to ask the next page with; none at the end.
+    pub next_cursor: Option<String>,
+}
+
+impl StoredChunk {
+    fn read(row: &Row) -> Result<Self, Error> {
+        let size = |column: &str| Ok::<_, Error>(read::size_opt(row, column)?.unwrap_or(0));
+        Ok(Self {
+            ordinal: read::count(row, "ordinal")?,
+            text: row.try_get("text")?,
+            byte_start: size("byte_start")?,
+            byte_end: size("byte_end")?,
+            char_start: size("char_start")?,
+            char_end: size("char_end")?,
+            page_first: read::count(row, "page_first")?,
+            page_last: read::count(row, "page_last")?,
+            heading_path: row.try_get("heading_path")?,
+            token_count: read::count(row, "token_count")?,
+        })
+    }
+}
+
+impl Store {
+    /// A page of the live version's chunks; none when the document is not there or has no live version.
+    /// A cursor of a version that is no longer live is refused: its list cannot be continued.
+    pub async fn chunks(
+        &self,
+        tenant: &TenantId,
+        document: DocumentId,
+        cursor: Option<&str>,
+        limit: u32,
+    ) -> Result<Option<ChunkPage>, Error> {
+        let after = cursor.map(cursor::decode_chunk).transpose()?;
+        let limit = page_limit(limit);
+        let scope = Scope::tenant("chunks", tenant);
+        self.transaction(scope, |tx| async move {
+            let live: [Param<'_>; 2] = [&tenant.as_str(), &document.0];
+            let Some(row) = tx.query_opt(LIVE, &live).await? else { return Ok(None) };
+            let version: i32 = row.try_get("live_version")?;
+            let run: uuid::Uuid = row.try_get("live_run")?;
+            let first = match after {
+                None => 0,
+                Some((v, r, ordinal)) if v == version && r == run => ordinal.saturating_add(1),
+                Some(_) => {
+                    return Err(Error::Invalid(
+                        "the document has another live version by now, begin anew".into(),
+                    ));
+                }
+            };
+            let more = i64::from(limit) + 1;
+            let params: [Param<'_>; 6] = [&tenant.as_str(), &document.0, &version, &run, &first, &more];
+            let rows = tx.query(PAGE, &params).await?;
+            let mut chunks = rows.iter().map(StoredChunk::read).collect::<Result<Vec<_>, _>>()?;
+            let more = chunks.len() > limit as usize;
+            chunks.truncate(limit as usize);
+            let last = chunks.last().filter(|_| more);
+            let next_cursor =
+                last.map(|c| cursor::encode_chunk(read::unsigned(version), run, read::signed(c.ordinal)));
+            Ok(Some(ChunkPage { version: read::unsigned(version), run: RunId(run), chunks, next_cursor }))
+        })
+        .await
+    }
+}
+
+const LIVE: &str = "-- store::chunks::chunks
+SELECT live_version, live_run FROM documents
+WHERE tenant_id = $1 AND id = $2 AND deleted_at IS NULL AND live_version IS NOT NULL";
+
+const PAGE: &str = "-- store::chunks::chunks
+SELECT ordinal, text, byte_start, byte_end, char_start, char_end, page_first, page_last, heading_path, token_count
+FROM chunks
+WHERE tenant_id = $1 AND document_id = $2 AND version = $3 AND run_id = $4 AND ordinal >= $5
+ORDER BY ordinal LIMIT $6";
+
+/// The statements of this file.
+pub(crate) const STATEMENTS: &[&str] = &[LIVE, PAGE];

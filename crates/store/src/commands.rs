@@ -1,0 +1,106 @@
+//! Commands on a document: cancel, retry, delete. They take the same row locks as the flip, so either
+//! they come first or it does.
+
+use riacho_domain::{DocumentId, Lane, State, TenantId, Version};
+
+use crate::{
+    Accepted, Conflict, Error, Status, Store,
+    accept::version_now,
+    read, status,
+    transaction::{Param, Scope, Tx},
+};
+
+struct Locked {
+    version: Version,
+    state: State,
+    original_gone: bool,
+}
+
+impl Store {
+    /// Cancels the latest version. One that is live stays live.
+    pub async fn cancel(&self, tenant: &TenantId, document: DocumentId) -> Result<Status, Error> {
+        self.transaction(Scope::tenant("cancel", tenant), |tx| async move {
+            let latest = lock(&tx, tenant, document).await?;
+            if latest.state.is_terminal() {
+                return Err(Conflict::NothingToCancel(latest.state).into());
+            }
+            tx.execute(CANCEL, &[&document.0, &read::signed(latest.version)]).await?;
+            let ids: &[uuid::Uuid] = &[document.0];
+            let params: [Param<'_>; 2] = [&tenant.as_str(), &ids];
+            Status::read(&tx.query_one(status::STATUS, &params).await?)
+        })
+        .await
+    }
+
+    /// Runs a version that failed or was cancelled once more, with a new release. What was sealed is
+    /// kept, and not cut anew.
+    pub async fn retry(
+        &self,
+        tenant: &TenantId,
+        document: DocumentId,
+        lane: Option<Lane>,
+        hold: bool,
+    ) -> Result<Accepted, Error> {
+        self.transaction(Scope::tenant("retry", tenant), |tx| async move {
+            let latest = lock(&tx, tenant, document).await?;
+            if !matches!(latest.state, State::Failed | State::Cancelled) {
+                return Err(Conflict::NothingToRetry(latest.state).into());
+            }
+            if latest.original_gone {
+                return Err(Conflict::OriginalGone.into());
+            }
+            let lane = lane.map(Lane::as_str);
+            tx.execute(FRESH, &[&document.0, &read::signed(latest.version), &lane]).await?;
+            let release = self.start_version(&tx, tenant, document, latest.version, hold).await?;
+            Ok(Accepted { release, ..version_now(&tx, document, latest.version).await? })
+        })
+        .await
+    }
+
+    /// Deletes a document: it is invisible at once, and purge removes it. False: it was not there.
+    pub async fn delete_document(&self, tenant: &TenantId, document: DocumentId) -> Result<bool, Error> {
+        self.transaction(Scope::tenant("delete_document", tenant), |tx| async move {
+            let params: [Param<'_>; 2] = [&tenant.as_str(), &document.0];
+            if tx.execute(DELETE, &params).await? == 0 {
+                return Ok(false);
+            }
+            tx.execute(CANCEL_ALL, &params).await?;
+            Ok(true)
+        })
+        .await
+    }
+}
+
+async fn lock(tx: &Tx, tenant: &TenantId, document: DocumentId) -> Result<Locked, Error> {
+    let params: [Param<'_>; 2] = [&tenant.as_str(), &document.0];
+    let row = tx.query_opt(LOCK, &params).await?.ok_or(Error::NotFound("document"))?;
+    Ok(Locked {
+        version: read::version(&row, "version")?,
+        state: read::state(&row, "state")?,
+        original_gone: row.try_get("original_gone")?,
+    })
+}
+
+const LOCK: &str = "-- store::commands::lock
+SELECT v.version, v.state, (v.original_purged_at IS NOT NULL OR v.sha256 IS NULL) AS original_gone
+FROM documents AS d JOIN document_versions AS v ON v.document_id = d.id AND v.version = d.latest_version
+WHERE d.tenant_id = $1 AND d.id = $2 AND d.deleted_at IS NULL
+FOR NO KEY UPDATE OF d, v";
+
+const CANCEL: &str = "-- store::commands::cancel
+UPDATE document_versions SET state = 'cancelled', ended_by = 'command', finished_at = now()
+WHERE document_id = $1 AND version = $2";
+
+const FRESH: &str = "-- store::commands::retry
+UPDATE document_versions SET losses = 0, stalls = 0, lane = coalesce($3, lane) WHERE document_id = $1 AND version = $2";
+
+const DELETE: &str = "-- store::commands::delete_document
+UPDATE documents SET deleted_at = now(), updated_at = now() WHERE tenant_id = $1 AND id = $2 AND deleted_at IS NULL";
+
+const CANCEL_ALL: &str = "-- store::commands::delete_document
+UPDATE document_versions SET state = 'cancelled', ended_by = 'command', finished_at = now()
+WHERE tenant_id = $1 AND document_id = $2
+  AND state IN ('awaiting_upload', 'waiting', 'releasing', 'extracting', 'embedding', 'indexing')";
+
+/// The statements of this file.
+pub(crate) const STATEMENTS: &[&str] = &[LOCK, CANCEL, FRESH, DELETE, CANCEL_ALL];

@@ -1,0 +1,89 @@
+//! How the services reach PostgreSQL.
+
+use std::{path::PathBuf, time::Duration};
+
+use riacho_domain::Secret;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The section `database` of the configuration.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// URL of PostgreSQL for the services, `postgres://user:password@host:port/database?sslmode=require`.
+    /// A Unix socket is given as `postgres:///database?host=/directory`. With `sslmode=require` the
+    /// server's certificate is verified.
+    pub url: Secret,
+    /// URL with the login that owns the tables, for `riacho migrate`; `url` when it is not set.
+    pub migrate_url: Option<Secret>,
+    /// URL with the login of the janitor, which may work as `riacho_janitor`; `url` when it is not set.
+    pub janitor_url: Option<Secret>,
+    /// URL of a read replica that answers searches; they go to `url` when it is not set.
+    pub read_url: Option<Secret>,
+    /// Connections that one process opens at most to each URL.
+    pub pool_size: usize,
+    /// A statement that takes longer is cancelled, and counts as an outage of the database.
+    pub statement_timeout_ms: u64,
+    /// Time to open a connection.
+    pub connect_timeout_ms: u64,
+    /// Time to wait for a free connection of the pool.
+    pub acquire_timeout_ms: u64,
+    /// PEM file with the authorities that may sign the server's certificate, instead of the public ones.
+    pub tls_ca_file: Option<PathBuf>,
+    /// Hours after its release at which a document that is still not ready fails.
+    pub deadline_hours: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            url: Secret::from("postgres:///riacho?host=/var/run/postgresql"),
+            migrate_url: None,
+            janitor_url: None,
+            read_url: None,
+            pool_size: 16,
+            statement_timeout_ms: 60_000,
+            connect_timeout_ms: 5_000,
+            acquire_timeout_ms: 10_000,
+            tls_ca_file: None,
+            deadline_hours: 72,
+        }
+    }
+}
+
+impl Config {
+    /// A configuration for one URL with defaults for the rest.
+    #[must_use]
+    pub fn for_url(url: &str) -> Self {
+        Self { url: Secret::from(url), ..Self::default() }
+    }
+
+    pub(crate) fn owner_url(&self) -> &Secret {
+        self.migrate_url.as_ref().unwrap_or(&self.url)
+    }
+
+    pub(crate) fn janitor_url(&self) -> &Secret {
+        self.janitor_url.as_ref().unwrap_or(&self.url)
+    }
+
+    pub(crate) fn connect_timeout(&self) -> Duration {
+        Duration::from_millis(self.connect_timeout_ms)
+    }
+
+    pub(crate) fn acquire_timeout(&self) -> Duration {
+        Duration::from_millis(self.acquire_timeout_ms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn passwords_do_not_show() {
+        let config = Config::for_url("postgres://me:hunter2@host/db");
+        assert!(!format!("{config:?}").contains("hunter2"));
+        assert!(!serde_json::to_string(&config).unwrap().contains("hunter2"));
+    }
+}

@@ -1,0 +1,257 @@
+//! Reading documents: one, many, their texts' runs and their originals.
+
+use chrono::{DateTime, Utc};
+use riacho_domain::{DocumentId, RunId, State, TenantId, Version};
+use serde_json::{Map, Value};
+use tokio_postgres::Row;
+use uuid::Uuid;
+
+use crate::{
+    Error, Page, Reason, Store, cursor, read, status,
+    transaction::{Param, Scope},
+};
+
+/// The longest page of a list.
+pub const MAX_PAGE: u32 = 1_000;
+
+/// A document with its latest version.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Document {
+    /// Its id.
+    pub id: DocumentId,
+    /// The client's own id.
+    pub external_id: Option<String>,
+    /// Its collection.
+    pub collection: Uuid,
+    /// The collection's name.
+    pub collection_name: String,
+    /// The file's name.
+    pub filename: String,
+    /// The media type that the client claimed.
+    pub content_type: String,
+    /// The original's size; none while an upload is awaited.
+    pub size: Option<u64>,
+    /// SHA-256 of the original; none while an upload is awaited.
+    pub sha256: Option<[u8; 32]>,
+    /// Attributes that searches can filter on.
+    pub metadata: Map<String, Value>,
+    /// The latest version.
+    pub version: Version,
+    /// The version that a search sees.
+    pub live_version: Option<Version>,
+    /// The latest version's state.
+    pub state: State,
+    /// Why the latest version failed.
+    pub error: Option<Reason>,
+    /// The text's language, ISO 639-1, or empty.
+    pub language: Option<String>,
+    /// The media type that the bytes turned out to be.
+    pub detected_type: Option<String>,
+    /// Pages, where the format has pages.
+    pub pages: Option<u32>,
+    /// Chunks of the latest version, once it is cut.
+    pub chunk_total: Option<u32>,
+    /// When it was first accepted.
+    pub created_at: DateTime<Utc>,
+    /// When it last changed.
+    pub updated_at: DateTime<Utc>,
+    /// When its time to live ends.
+    pub expires_at: Option<DateTime<Utc>>,
+}
+
+/// What of a tenant's documents to list.
+#[derive(Debug, Clone, Default)]
+pub struct ListDocuments {
+    /// Only of this collection.
+    pub collection: Option<Uuid>,
+    /// Only with the latest version in this state.
+    pub state: Option<State>,
+    /// Only the one with this external id.
+    pub external_id: Option<String>,
+    /// Where the page begins, as the page before answered.
+    pub cursor: Option<String>,
+    /// Documents of a page, at most [`MAX_PAGE`]; 0 for 100.
+    pub limit: u32,
+}
+
+/// Which run's text to read from the object store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TextRef {
+    /// The version.
+    pub version: Version,
+    /// Its sealed run.
+    pub run: RunId,
+    /// Its language, ISO 639-1, or empty.
+    pub language: String,
+    /// Whether it is the version that a search sees.
+    pub live: bool,
+}
+
+/// An original in the object store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Original {
+    /// The version.
+    pub version: Version,
+    /// Its key.
+    pub object_key: String,
+    /// The file's name.
+    pub filename: String,
+    /// The media type that the bytes turned out to be, else the one that the client claimed.
+    pub content_type: String,
+    /// Its size.
+    pub size: u64,
+    /// Its SHA-256.
+    pub sha256: [u8; 32],
+    /// When it was removed after its retention.
+    pub purged_at: Option<DateTime<Utc>>,
+}
+
+impl Document {
+    fn read(row: &Row) -> Result<Self, Error> {
+        let Value::Object(metadata) = row.try_get("metadata")? else {
+            return Err(Error::Row("metadata that is no object".into()));
+        };
+        Ok(Self {
+            id: read::document(row, "id")?,
+            external_id: row.try_get("external_id")?,
+            collection: row.try_get("collection_id")?,
+            collection_name: row.try_get("collection_name")?,
+            filename: row.try_get("filename")?,
+            content_type: row.try_get("content_type")?,
+            size: read::size_opt(row, "size")?,
+            sha256: read::hash_opt(row, "sha256")?,
+            metadata,
+            version: read::version(row, "version")?,
+            live_version: read::count_opt(row, "live_version")?,
+            state: read::state(row, "state")?,
+            error: status::reason(row)?,
+            language: row.try_get("language")?,
+            detected_type: row.try_get("detected_type")?,
+            pages: read::count_opt(row, "pages_total")?,
+            chunk_total: read::count_opt(row, "chunk_total")?,
+            created_at: row.try_get("created_at")?,
+            updated_at: row.try_get("updated_at")?,
+            expires_at: row.try_get("expires_at")?,
+        })
+    }
+}
+
+impl Store {
+    /// A document; none when it is not there or deleted.
+    pub async fn document(&self, tenant: &TenantId, document: DocumentId) -> Result<Option<Document>, Error> {
+        let params: [Param<'_>; 2] = [&tenant.as_str(), &document.0];
+        let rows = self.single(Scope::tenant("document", tenant), GET, &params).await?;
+        rows.first().map(Document::read).transpose()
+    }
+
+    /// A page of the tenant's documents, the newest first.
+    pub async fn documents(&self, tenant: &TenantId, list: &ListDocuments) -> Result<Page<Document>, Error> {
+        let after = list.cursor.as_deref().map(cursor::decode_time).transpose()?;
+        let (time, id) = after.unzip();
+        let limit = page_limit(list.limit);
+        let state = list.state.map(State::as_str);
+        let more = i64::from(limit) + 1;
+        let params: [Param<'_>; 7] =
+            [&tenant.as_str(), &list.collection, &state, &list.external_id, &time, &id, &more];
+        let rows = self.single(Scope::tenant("documents", tenant), LIST, &params).await?;
+        let documents = rows.iter().map(Document::read).collect::<Result<Vec<_>, _>>()?;
+        Ok(Page::cut(documents, limit as usize, |last| cursor::encode_time(last.created_at, last.id.0)))
+    }
+
+    /// The run whose text belongs to a version, the live one when none is named; none while nothing is
+    /// sealed.
+    pub async fn text_of(
+        &self,
+        tenant: &TenantId,
+        document: DocumentId,
+        version: Option<Version>,
+    ) -> Result<Option<TextRef>, Error> {
+        let version = version.map(read::signed);
+        let params: [Param<'_>; 3] = [&tenant.as_str(), &document.0, &version];
+        let rows = self.single(Scope::tenant("text_of", tenant), TEXT, &params).await?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        let Some(run) = read::run(row, "run_id")? else { return Ok(None) };
+        Ok(Some(TextRef {
+            version: read::version(row, "version")?,
+            run,
+            language: row.try_get::<_, Option<String>>("language")?.unwrap_or_default(),
+            live: row.try_get("live")?,
+        }))
+    }
+
+    /// The original of a version, the latest one when none is named; none while an upload is awaited.
+    pub async fn original(
+        &self,
+        tenant: &TenantId,
+        document: DocumentId,
+        version: Option<Version>,
+    ) -> Result<Option<Original>, Error> {
+        let version = version.map(read::signed);
+        let params: [Param<'_>; 3] = [&tenant.as_str(), &document.0, &version];
+        let rows = self.single(Scope::tenant("original", tenant), ORIGINAL, &params).await?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        let (Some(size), Some(sha256)) = (read::size_opt(row, "size")?, read::hash_opt(row, "sha256")?)
+        else {
+            return Ok(None);
+        };
+        Ok(Some(Original {
+            version: read::version(row, "version")?,
+            object_key: row.try_get("object_key")?,
+            filename: row.try_get("filename")?,
+            content_type: row.try_get("content_type")?,
+            size,
+            sha256,
+            purged_at: row.try_get("original_purged_at")?,
+        }))
+    }
+}
+
+/// A page's length within its bounds.
+pub(crate) fn page_limit(asked: u32) -> u32 {
+    if asked == 0 { 100 } else { asked.min(MAX_PAGE) }
+}
+
+macro_rules! document_columns {
+    () => {
+        "d.id, d.external_id, d.collection_id, c.name AS collection_name, v.filename, v.content_type, v.size, v.sha256,
+       d.metadata, v.version, d.live_version, v.state, v.error_code, v.error_message, v.language, v.detected_type,
+       v.pages_total, v.chunk_total, d.created_at, d.updated_at, d.expires_at
+FROM documents AS d
+JOIN document_versions AS v ON v.document_id = d.id AND v.version = d.latest_version
+JOIN collections AS c ON c.id = d.collection_id
+"
+    };
+}
+
+const GET: &str = concat!(
+    "-- store::documents::document
+SELECT ",
+    document_columns!(),
+    "WHERE d.tenant_id = $1 AND d.id = $2 AND d.deleted_at IS NULL"
+);
+
+const LIST: &str = concat!(
+    "-- store::documents::documents
+SELECT ",
+    document_columns!(),
+    "WHERE d.tenant_id = $1 AND d.deleted_at IS NULL
+  AND ($2::uuid IS NULL OR d.collection_id = $2)
+  AND ($3::text IS NULL OR v.state = $3)
+  AND ($4::text IS NULL OR d.external_id = $4)
+  AND ($5::timestamptz IS NULL OR (d.created_at, d.id) < ($5, $6::uuid))
+ORDER BY d.created_at DESC, d.id DESC LIMIT $7"
+);
+
+const TEXT: &str = "-- store::documents::text_of
+SELECT v.version, v.run_id, v.language, v.version IS NOT DISTINCT FROM d.live_version AS live
+FROM documents AS d JOIN document_versions AS v ON v.document_id = d.id AND v.version = coalesce($3, d.live_version)
+WHERE d.tenant_id = $1 AND d.id = $2 AND d.deleted_at IS NULL AND v.purged_at IS NULL";
+
+const ORIGINAL: &str = "-- store::documents::original
+SELECT v.version, v.object_key, v.filename, coalesce(nullif(v.detected_type, ''), v.content_type) AS content_type,
+       v.size, v.sha256, v.original_purged_at
+FROM documents AS d JOIN document_versions AS v ON v.document_id = d.id AND v.version = coalesce($3, d.latest_version)
+WHERE d.tenant_id = $1 AND d.id = $2 AND d.deleted_at IS NULL";
+
+/// The statements of this file.
+pub(crate) const STATEMENTS: &[&str] = &[GET, LIST, TEXT, ORIGINAL];

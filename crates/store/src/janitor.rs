@@ -1,0 +1,406 @@
+//! The janitor's tasks over all tenants. Each is a compare-and-set and right with two leaders.
+
+use std::{collections::HashSet, time::Duration};
+
+use chrono::{DateTime, Utc};
+use riacho_domain::{DocumentId, ReleaseId, State, TenantId, Version};
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::{
+    Error, ReleasePlan, Store, read,
+    release::plan_columns,
+    start::ROAD,
+    topology::partition_of,
+    transaction::{Param, Scope, Tx},
+};
+
+/// How much may be on the streams at once.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ReleaseCaps {
+    /// Releases in flight of one tenant.
+    pub per_tenant: Option<u32>,
+    /// Releases in flight of all tenants.
+    pub total: Option<u32>,
+}
+
+/// What waits and what is in flight.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct QueueFigures {
+    /// Versions in each state that is not an end.
+    pub unfinished: Vec<(State, u64)>,
+    /// Versions that wait for their release.
+    pub waiting: u64,
+    /// Releases in flight.
+    pub in_flight: u64,
+    /// How long the oldest has been waiting.
+    pub oldest_waiting: Option<Duration>,
+}
+
+/// An original past its retention.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PurgeOriginal {
+    /// The document's tenant.
+    pub tenant: TenantId,
+    /// The document.
+    pub document: DocumentId,
+    /// Its version.
+    pub version: Version,
+    /// The original's key.
+    pub object_key: String,
+}
+
+/// How a janitor's task went.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Schedule {
+    /// The task.
+    pub task: String,
+    /// When it last began.
+    pub last_started: Option<DateTime<Utc>>,
+    /// When it last ended.
+    pub last_finished: Option<DateTime<Utc>>,
+    /// `ok` or `failed`.
+    pub last_outcome: Option<String>,
+    /// What it did.
+    pub last_summary: Option<Value>,
+    /// How often it ran.
+    pub runs: u64,
+    /// How often it failed.
+    pub failures: u64,
+}
+
+impl Store {
+    /// Releases versions that wait, in turns by tenant, as far as the caps allow.
+    pub async fn release_waiting(&self, limit: u32, caps: ReleaseCaps) -> Result<Vec<ReleasePlan>, Error> {
+        self.transaction(Scope::all("release_waiting"), |tx| async move {
+            let per_tenant = caps.per_tenant.map(|cap| i64::from(read::signed(cap)));
+            let total = caps.total.map(|cap| i64::from(read::signed(cap)));
+            let params: [Param<'_>; 3] = [&i64::from(limit), &per_tenant, &total];
+            let chosen = tx.query(CHOOSE, &params).await?;
+            if chosen.is_empty() {
+                return Ok(Vec::new());
+            }
+            let documents = chosen.iter().map(|row| row.try_get(0)).collect::<Result<Vec<Uuid>, _>>()?;
+            let versions = chosen.iter().map(|row| row.try_get(1)).collect::<Result<Vec<i32>, _>>()?;
+            self.release_chosen(&tx, &documents, &versions).await
+        })
+        .await
+    }
+
+    async fn release_chosen(
+        &self,
+        tx: &Tx,
+        documents: &[Uuid],
+        versions: &[i32],
+    ) -> Result<Vec<ReleasePlan>, Error> {
+        let road = tx.query_one(ROAD, &[]).await?;
+        let Some(space) = road.try_get::<_, Option<i32>>("space_id")? else { return Ok(Vec::new()) };
+        let partitions: Vec<i16> = road.try_get("partitions")?;
+        let locked = tx.query(LOCK_CHOSEN, &[&documents, &versions]).await?;
+        let (mut ids, mut numbers, mut releases, mut places) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for row in &locked {
+            let (tenant, document) = (read::tenant(row, "tenant_id")?, read::document(row, "document_id")?);
+            ids.push(document.0);
+            numbers.push(row.try_get::<_, i32>("version")?);
+            releases.push(ReleaseId::new().0);
+            places.push(partition_of(&tenant, document, &partitions));
+        }
+        let params: [Param<'_>; 6] = [&ids, &numbers, &releases, &places, &space, &self.inner.deadline_hours];
+        tx.query(RELEASE, &params).await?.iter().map(ReleasePlan::read).collect()
+    }
+
+    /// Releases that were fixed and are not known to be on a stream: send them again, with their ids.
+    pub async fn stale_releasing(&self, older_than: Duration, limit: u32) -> Result<Vec<ReleasePlan>, Error> {
+        let params: [Param<'_>; 2] = [&older_than.as_secs_f64(), &i64::from(limit)];
+        let rows = self.single(Scope::all("stale_releasing"), STALE, &params).await?;
+        rows.iter().map(ReleasePlan::read).collect()
+    }
+
+    /// Ends uploads whose signed request ran out. Answers how many.
+    pub async fn expire_uploads(&self, limit: u32) -> Result<u64, Error> {
+        self.count(Scope::all("expire_uploads"), EXPIRE_UPLOADS, limit).await
+    }
+
+    /// Ends documents past their time to live; they are invisible, and purge removes them.
+    pub async fn expire_documents(&self, limit: u32) -> Result<u64, Error> {
+        self.transaction(Scope::all("expire_documents"), |tx| async move {
+            let rows = tx.query(EXPIRE_DOCUMENTS, &[&i64::from(limit)]).await?;
+            let ids = rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<Uuid>, _>>()?;
+            tx.execute(EXPIRE_VERSIONS, &[&ids]).await?;
+            Ok(ids.len() as u64)
+        })
+        .await
+    }
+
+    /// Fails releases that passed their deadline. Answers how many.
+    pub async fn fail_overdue(&self, limit: u32) -> Result<u64, Error> {
+        self.count(Scope::all("fail_overdue"), FAIL_OVERDUE, limit).await
+    }
+
+    /// Originals of versions that ended longer ago than the retention. Mark one with
+    /// [`Store::original_purged`] before removing its object.
+    pub async fn originals_past(&self, retention: Duration, limit: u32) -> Result<Vec<PurgeOriginal>, Error> {
+        let params: [Param<'_>; 2] = [&retention.as_secs_f64(), &i64::from(limit)];
+        let rows = self.single(Scope::all("originals_past"), ORIGINALS, &params).await?;
+        rows.iter()
+            .map(|row| {
+                Ok(PurgeOriginal {
+                    tenant: read::tenant(row, "tenant_id")?,
+                    document: read::document(row, "document_id")?,
+                    version: read::version(row, "version")?,
+                    object_key: row.try_get("object_key")?,
+                })
+            })
+            .collect()
+    }
+
+    /// Notes that an original is going to be removed. False: keep it, the version is needed again.
+    pub async fn original_purged(&self, original: &PurgeOriginal) -> Result<bool, Error> {
+        let params: [Param<'_>; 2] = [&original.document.0, &read::signed(original.version)];
+        let rows = self.single(Scope::all("original_purged"), ORIGINAL_PURGED, &params).await?;
+        Ok(!rows.is_empty())
+    }
+
+    /// Which of the originals' keys belong to a version. The others are orphans, once they are old.
+    pub async fn known_objects(&self, keys: &[String]) -> Result<HashSet<String>, Error> {
+        let rows = self.single(Scope::all("known_objects"), KNOWN_OBJECTS, &[&keys]).await?;
+        Ok(rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?)
+    }
+
+    /// Which of the versions are there. Texts and claim checks of the others are orphans.
+    pub async fn known_versions(
+        &self,
+        versions: &[(DocumentId, Version)],
+    ) -> Result<HashSet<(DocumentId, Version)>, Error> {
+        let documents: Vec<Uuid> = versions.iter().map(|version| version.0.0).collect();
+        let numbers: Vec<i32> = versions.iter().map(|version| read::signed(version.1)).collect();
+        let rows = self.single(Scope::all("known_versions"), KNOWN_VERSIONS, &[&documents, &numbers]).await?;
+        rows.iter()
+            .map(|row| Ok((read::document(row, "document_id")?, read::version(row, "version")?)))
+            .collect()
+    }
+
+    /// What waits and what is in flight, of all tenants.
+    pub async fn queue_figures(&self) -> Result<QueueFigures, Error> {
+        let rows = self.single(Scope::all("queue_figures"), FIGURES, &[]).await?;
+        let mut figures = QueueFigures::default();
+        for row in &rows {
+            let state = read::state(row, "state")?;
+            let versions = u64::try_from(row.try_get::<_, i64>("versions")?).unwrap_or(0);
+            let oldest: f64 = row.try_get("oldest_seconds")?;
+            if state == State::Waiting {
+                figures.waiting = versions;
+                figures.oldest_waiting = Duration::try_from_secs_f64(oldest).ok();
+            } else if state.is_in_flight() {
+                figures.in_flight += versions;
+            }
+            figures.unfinished.push((state, versions));
+        }
+        Ok(figures)
+    }
+
+    /// Removes idempotency keys after 7 days, producers' events and resolved dead letters after 30,
+    /// and documents whose only upload never came after one. Answers how many rows.
+    pub async fn housekeep(&self) -> Result<u64, Error> {
+        let mut removed = 0;
+        for sql in [OLD_KEYS, OLD_EVENTS, OLD_LETTERS, OLD_UPLOADS] {
+            removed += self.single(Scope::all("housekeep"), sql, &[]).await?.len() as u64;
+        }
+        Ok(removed)
+    }
+
+    /// Notes that a task begins.
+    pub async fn task_started(&self, task: &str) -> Result<(), Error> {
+        self.single(Scope::all("task_started"), TASK_STARTED, &[&task]).await?;
+        Ok(())
+    }
+
+    /// Notes how a task ended.
+    pub async fn task_finished(&self, task: &str, ok: bool, summary: &Value) -> Result<(), Error> {
+        self.single(Scope::all("task_finished"), TASK_FINISHED, &[&task, &ok, summary]).await?;
+        Ok(())
+    }
+
+    /// How the tasks went, by name.
+    pub async fn schedules(&self) -> Result<Vec<Schedule>, Error> {
+        let rows = self.single(Scope::all("schedules"), SCHEDULES, &[]).await?;
+        let unsigned = |value: i64| u64::try_from(value).unwrap_or(0);
+        rows.iter()
+            .map(|row| {
+                Ok(Schedule {
+                    task: row.try_get("task")?,
+                    last_started: row.try_get("last_started")?,
+                    last_finished: row.try_get("last_finished")?,
+                    last_outcome: row.try_get("last_outcome")?,
+                    last_summary: row.try_get("last_summary")?,
+                    runs: unsigned(row.try_get("runs")?),
+                    failures: unsigned(row.try_get("failures")?),
+                })
+            })
+            .collect()
+    }
+
+    async fn count(&self, scope: Scope<'_>, sql: &str, limit: u32) -> Result<u64, Error> {
+        Ok(self.single(scope, sql, &[&i64::from(limit)]).await?.len() as u64)
+    }
+}
+
+// The first of each tenant, then the second of each, and so on, each by urgency and age.
+const CHOOSE: &str = "-- store::janitor::release_waiting
+WITH flying AS (
+    SELECT tenant_id, count(*) AS releases FROM document_versions
+    WHERE state IN ('releasing', 'extracting', 'embedding', 'indexing') GROUP BY tenant_id)
+SELECT w.document_id, w.version
+FROM tenants AS t
+CROSS JOIN LATERAL (
+    SELECT v.document_id, v.version, v.created_at,
+           row_number() OVER (ORDER BY v.lane DESC, v.created_at) AS place
+    FROM document_versions AS v WHERE v.tenant_id = t.id AND v.state = 'waiting'
+    ORDER BY v.lane DESC, v.created_at LIMIT $1) AS w
+LEFT JOIN flying AS f ON f.tenant_id = t.id
+WHERE t.state = 'active' AND ($2::bigint IS NULL OR coalesce(f.releases, 0) + w.place <= $2)
+ORDER BY w.place, w.created_at
+LIMIT least($1, greatest(0, $3::bigint - (SELECT coalesce(sum(releases), 0)::bigint FROM flying)))";
+
+const LOCK_CHOSEN: &str = "-- store::janitor::release_waiting
+SELECT v.tenant_id, v.document_id, v.version FROM document_versions AS v
+WHERE (v.document_id, v.version) IN (SELECT document, version FROM unnest($1::uuid[], $2::int[]) AS chosen (document, version))
+  AND v.state = 'waiting'
+ORDER BY v.document_id, v.version FOR NO KEY UPDATE SKIP LOCKED";
+
+const RELEASE: &str = concat!(
+    "-- store::janitor::release_waiting
+UPDATE document_versions AS v
+SET state = 'releasing', release_id = new.release, partition = new.partition, space_id = $5,
+    deadline = now() + make_interval(hours => $6), released_at = NULL, pages_done = 0, chunks_indexed = 0,
+    purged_at = NULL, strays_purged_at = NULL,
+    indexed_run = CASE WHEN indexed_run IS NULL THEN NULL ELSE '00000000-0000-0000-0000-000000000000'::uuid END
+FROM unnest($1::uuid[], $2::int[], $3::uuid[], $4::smallint[]) AS new (document, number, release, partition)
+WHERE v.document_id = new.document AND v.version = new.number AND v.state = 'waiting'
+RETURNING ",
+    plan_columns!()
+);
+
+const STALE: &str = concat!(
+    "-- store::janitor::stale_releasing
+SELECT ",
+    plan_columns!(),
+    " FROM document_versions AS v
+WHERE v.state = 'releasing' AND v.state_changed_at < now() - make_interval(secs => $1)
+ORDER BY v.state_changed_at LIMIT $2"
+);
+
+const EXPIRE_UPLOADS: &str = "-- store::janitor::expire_uploads
+UPDATE document_versions AS v SET state = 'expired', finished_at = now()
+FROM (SELECT document_id, version FROM document_versions
+      WHERE state = 'awaiting_upload' AND upload_expires_at < now() - interval '5 minutes'
+      ORDER BY document_id, version LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED) AS late
+WHERE v.document_id = late.document_id AND v.version = late.version
+RETURNING v.version";
+
+const EXPIRE_DOCUMENTS: &str = "-- store::janitor::expire_documents
+UPDATE documents AS d SET deleted_at = now(), updated_at = now()
+FROM (SELECT id FROM documents WHERE expires_at < now() AND deleted_at IS NULL
+      ORDER BY id LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED) AS late
+WHERE d.id = late.id
+RETURNING d.id";
+
+const EXPIRE_VERSIONS: &str = "-- store::janitor::expire_documents
+UPDATE document_versions AS v
+SET state = 'expired', error_code = NULL, ended_by = NULL, finished_at = coalesce(v.finished_at, now())
+FROM (SELECT document_id, version FROM document_versions WHERE document_id = ANY ($1) AND state <> 'expired'
+      ORDER BY document_id, version FOR NO KEY UPDATE) AS late
+WHERE v.document_id = late.document_id AND v.version = late.version";
+
+const FAIL_OVERDUE: &str = "-- store::janitor::fail_overdue
+UPDATE document_versions AS v
+SET state = 'failed', error_code = 'deadline_exceeded', finished_at = now(),
+    error_message = 'the document was not ready by its deadline'
+FROM (SELECT document_id, version FROM document_versions
+      WHERE state IN ('releasing', 'extracting', 'embedding', 'indexing') AND deadline < now()
+      ORDER BY document_id, version LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED) AS late
+WHERE v.document_id = late.document_id AND v.version = late.version
+RETURNING v.version";
+
+const ORIGINALS: &str = "-- store::janitor::originals_past
+SELECT tenant_id, document_id, version, object_key FROM document_versions
+WHERE finished_at < now() - make_interval(secs => $1) AND original_purged_at IS NULL
+  AND state IN ('ready', 'failed', 'cancelled', 'expired')
+ORDER BY finished_at LIMIT $2";
+
+const ORIGINAL_PURGED: &str = "-- store::janitor::original_purged
+UPDATE document_versions SET original_purged_at = now()
+WHERE document_id = $1 AND version = $2 AND original_purged_at IS NULL
+  AND state IN ('ready', 'failed', 'cancelled', 'expired')
+RETURNING version";
+
+const KNOWN_OBJECTS: &str = "-- store::janitor::known_objects
+SELECT DISTINCT object_key FROM document_versions WHERE object_key = ANY ($1) AND original_purged_at IS NULL";
+
+const KNOWN_VERSIONS: &str = "-- store::janitor::known_versions
+SELECT v.document_id, v.version FROM document_versions AS v
+WHERE (v.document_id, v.version) IN (SELECT document, version FROM unnest($1::uuid[], $2::int[]) AS asked (document, version))";
+
+const FIGURES: &str = "-- store::janitor::queue_figures
+SELECT state, count(*) AS versions, extract(epoch FROM now() - min(created_at))::float8 AS oldest_seconds
+FROM document_versions
+WHERE state IN ('awaiting_upload', 'waiting', 'releasing', 'extracting', 'embedding', 'indexing')
+GROUP BY state";
+
+const OLD_KEYS: &str = "-- store::janitor::housekeep
+DELETE FROM idempotency_keys WHERE created_at < now() - interval '7 days' RETURNING 1";
+
+const OLD_EVENTS: &str = "-- store::janitor::housekeep
+DELETE FROM intake_events WHERE created_at < now() - interval '30 days' RETURNING 1";
+
+const OLD_LETTERS: &str = "-- store::janitor::housekeep
+DELETE FROM dead_letters WHERE resolved_at < now() - interval '30 days' RETURNING 1";
+
+const OLD_UPLOADS: &str = "-- store::janitor::housekeep
+UPDATE documents AS d SET deleted_at = now(), updated_at = now()
+FROM (SELECT d.id FROM documents AS d
+      JOIN document_versions AS v ON v.document_id = d.id AND v.version = d.latest_version
+      WHERE v.state = 'expired' AND v.upload_expires_at < now() - interval '1 day' AND v.sha256 IS NULL
+        AND d.latest_version = 1 AND d.deleted_at IS NULL
+      ORDER BY d.id FOR NO KEY UPDATE OF d SKIP LOCKED) AS late
+WHERE d.id = late.id
+RETURNING d.id";
+
+const TASK_STARTED: &str = "-- store::janitor::task_started
+INSERT INTO schedules AS s (task, last_started) VALUES ($1, now())
+ON CONFLICT (task) DO UPDATE SET last_started = now()";
+
+const TASK_FINISHED: &str = "-- store::janitor::task_finished
+INSERT INTO schedules AS s (task, last_finished, last_outcome, last_summary, runs, failures)
+VALUES ($1, now(), CASE WHEN $2 THEN 'ok' ELSE 'failed' END, $3, 1, CASE WHEN $2 THEN 0 ELSE 1 END)
+ON CONFLICT (task) DO UPDATE
+SET last_finished = now(), last_outcome = excluded.last_outcome, last_summary = excluded.last_summary,
+    runs = s.runs + 1, failures = s.failures + excluded.failures";
+
+const SCHEDULES: &str = "-- store::janitor::schedules
+SELECT task, last_started, last_finished, last_outcome, last_summary, runs, failures FROM schedules ORDER BY task";
+
+/// The statements of this file.
+pub(crate) const STATEMENTS: &[&str] = &[
+    CHOOSE,
+    LOCK_CHOSEN,
+    RELEASE,
+    STALE,
+    EXPIRE_UPLOADS,
+    EXPIRE_DOCUMENTS,
+    EXPIRE_VERSIONS,
+    FAIL_OVERDUE,
+    ORIGINALS,
+    ORIGINAL_PURGED,
+    KNOWN_OBJECTS,
+    KNOWN_VERSIONS,
+    FIGURES,
+    OLD_KEYS,
+    OLD_EVENTS,
+    OLD_LETTERS,
+    OLD_UPLOADS,
+    TASK_STARTED,
+    TASK_FINISHED,
+    SCHEDULES,
+];

@@ -1,0 +1,349 @@
+//! Search: hybrid, vector and keyword, over the live versions of one tenant, in one snapshot, so that
+//! no answer mixes versions.
+
+mod filter;
+mod fusion;
+mod highlight;
+mod keyword;
+mod vector;
+
+use std::time::Instant;
+
+use riacho_domain::{DocumentId, RunId, SpaceId, TenantId, Version, chunk_id};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use tokio_postgres::Row;
+use uuid::Uuid;
+
+pub(crate) use self::vector::TenantFigures;
+pub use self::{filter::Filter, fusion::ScoreParts, highlight::Highlight};
+use self::{
+    fusion::{Found, Place, fuse},
+    highlight::{START, STOP, highlights},
+    keyword::Words,
+};
+use crate::{
+    Error, Space, Store,
+    metrics::names,
+    read,
+    transaction::{Param, Scope, Tx},
+};
+
+/// The most hits of one search.
+pub const MAX_TOP_K: u32 = 100;
+
+/// The longest query, in characters.
+pub const MAX_QUERY: usize = 2_000;
+
+/// Each leg of a hybrid search brings more than is asked for, so that the fusion has what to choose from.
+const LEG: u32 = 50;
+
+/// How to search.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// By vector and by words.
+    #[default]
+    Hybrid,
+    /// By vector.
+    Vector,
+    /// By words.
+    Keyword,
+}
+
+impl Mode {
+    /// The name, as it stands in requests and labels.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Mode::Hybrid => "hybrid",
+            Mode::Vector => "vector",
+            Mode::Keyword => "keyword",
+        }
+    }
+}
+
+/// What to search.
+#[derive(Debug, Clone)]
+pub struct SearchRequest {
+    /// Whose documents.
+    pub tenant: TenantId,
+    /// The words.
+    pub query: String,
+    /// The query's vector in the space. Hybrid without it is keyword.
+    pub vector: Option<Vec<f32>>,
+    /// How to search.
+    pub mode: Mode,
+    /// How many hits, at most [`MAX_TOP_K`].
+    pub top_k: u32,
+    /// Only documents whose metadata match.
+    pub filter: Option<Filter>,
+    /// Only documents of this collection, by name.
+    pub collection: Option<String>,
+    /// Only these documents, when there are any.
+    pub documents: Vec<DocumentId>,
+    /// The query's language, ISO 639-1. None: all languages of the tenant's documents.
+    pub language: Option<String>,
+    /// The vector's space. None: the live one.
+    pub space: Option<SpaceId>,
+}
+
+impl SearchRequest {
+    /// A search for words with defaults for the rest.
+    #[must_use]
+    pub fn new(tenant: TenantId, query: impl Into<String>) -> Self {
+        Self {
+            tenant,
+            query: query.into(),
+            vector: None,
+            mode: Mode::Hybrid,
+            top_k: 10,
+            filter: None,
+            collection: None,
+            documents: Vec::new(),
+            language: None,
+            space: None,
+        }
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        let invalid = |text: &str| Err(Error::Invalid(text.into()));
+        if self.top_k == 0 || self.top_k > MAX_TOP_K {
+            return Err(Error::Invalid(format!("top_k is 1 to {MAX_TOP_K}")));
+        }
+        if self.query.chars().count() > MAX_QUERY {
+            return Err(Error::Invalid(format!("a query has at most {MAX_QUERY} characters")));
+        }
+        if self.query.contains('\0') {
+            return invalid("a query cannot contain the character U+0000");
+        }
+        if self.mode != Mode::Vector && self.query.trim().is_empty() {
+            return invalid("a query has at least one word");
+        }
+        if self.mode == Mode::Vector && self.vector.is_none() {
+            return invalid("a vector search needs the query's vector");
+        }
+        if self.documents.len() > 1_000 {
+            return invalid("at most 1000 documents can be named");
+        }
+        Ok(())
+    }
+
+    fn is_narrowed(&self) -> bool {
+        self.filter.is_some() || self.collection.is_some() || !self.documents.is_empty()
+    }
+}
+
+/// A chunk that was found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Hit {
+    /// The document.
+    pub document: DocumentId,
+    /// Its live version.
+    pub version: Version,
+    /// The run of the version.
+    pub run: RunId,
+    /// The chunk's place in the document.
+    pub ordinal: u32,
+    /// The chunk's public id.
+    pub chunk_id: String,
+    /// Its text.
+    pub text: String,
+    /// The file's name.
+    pub filename: String,
+    /// The client's own id of the document.
+    pub external_id: Option<String>,
+    /// The name of the document's collection.
+    pub collection: String,
+    /// The document's metadata.
+    pub metadata: Map<String, Value>,
+    /// The text's language, ISO 639-1, or empty.
+    pub language: String,
+    /// First page, from 1; 0 where the format has no pages.
+    pub page_first: u32,
+    /// Last page.
+    pub page_last: u32,
+    /// Offsets into the stored text in UTF-8 bytes; the end is exclusive.
+    pub byte_start: u64,
+    /// See `byte_start`.
+    pub byte_end: u64,
+    /// Offsets into the stored text in code points; the end is exclusive.
+    pub char_start: u64,
+    /// See `char_start`.
+    pub char_end: u64,
+    /// Headings above the chunk, outermost first.
+    pub heading_path: Vec<String>,
+    /// The score: higher is better.
+    pub score: f64,
+    /// What it is made of.
+    pub parts: ScoreParts,
+    /// Where the query's words stand in `text`.
+    pub highlights: Vec<Highlight>,
+}
+
+impl Store {
+    /// Searches the live versions of the tenant's documents, the best hit first.
+    pub async fn search(&self, request: &SearchRequest) -> Result<Vec<Hit>, Error> {
+        request.check()?;
+        let start = Instant::now();
+        let scope = Scope::tenant("search", &request.tenant).snapshot();
+        let hits = self.transaction(scope, |tx| async move { self.search_in(&tx, request).await }).await?;
+        metrics::histogram!(names::SEARCH_SECONDS, "mode" => request.mode.as_str())
+            .record(start.elapsed().as_secs_f64());
+        Ok(hits)
+    }
+
+    async fn search_in(&self, tx: &Tx, request: &SearchRequest) -> Result<Vec<Hit>, Error> {
+        let by_vector = request.mode != Mode::Keyword && request.vector.is_some();
+        let by_words = request.mode != Mode::Vector;
+        tx.prepare(&[SPACE, ALLOWED, keyword::WORDS]).await?;
+        let (space, allowed, words) = futures::join!(
+            async { if by_vector { space(tx, request).await.map(Some) } else { Ok(None) } },
+            allowed(tx, request),
+            async { if by_words { keyword::words(tx, request).await } else { Ok(Words::default()) } },
+        );
+        let (space, allowed, words) = (space?, allowed?, words?);
+        if allowed.as_ref().is_some_and(Vec::is_empty) {
+            return Ok(Vec::new());
+        }
+        let top = if by_vector && by_words { request.top_k.max(LEG) } else { request.top_k };
+        let near = match &space {
+            Some(space) => Some(self.nearest(tx, request, space, allowed.as_deref(), top).await?),
+            None => None,
+        };
+        let matching =
+            if by_words { Some(keyword::matching(tx, &words, allowed.as_deref(), top).await?) } else { None };
+        let found = fuse(near, matching, request.top_k as usize);
+        read_hits(tx, request, &found, &words).await
+    }
+}
+
+/// The space of the vector, whose length must fit.
+async fn space(tx: &Tx, request: &SearchRequest) -> Result<Space, Error> {
+    let wanted = request.space.map(read::signed);
+    let row = tx.query_opt(SPACE, &[&wanted]).await?.ok_or(Error::NotFound("embedding space"))?;
+    let space = Space::read(&row)?;
+    let given = request.vector.as_ref().map_or(0, Vec::len);
+    if given != space.dimensions as usize {
+        return Err(Error::Invalid(format!(
+            "the query's vector has {given} values, its space has {}",
+            space.dimensions
+        )));
+    }
+    Ok(space)
+}
+
+/// The documents that the request is narrowed to; none when it is not.
+async fn allowed(tx: &Tx, request: &SearchRequest) -> Result<Option<Vec<Uuid>>, Error> {
+    if !request.is_narrowed() {
+        return Ok(None);
+    }
+    let ids: Vec<Uuid> = request.documents.iter().map(|document| document.0).collect();
+    let ids = if ids.is_empty() { None } else { Some(ids) };
+    let path = request.filter.as_ref().map(Filter::path);
+    let variables = request.filter.as_ref().map(Filter::variables);
+    let params: [Param<'_>; 5] = [&request.tenant.as_str(), &ids, &request.collection, &path, &variables];
+    let rows = tx.query(ALLOWED, &params).await?;
+    let ids = rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<Uuid>, _>>()?;
+    Ok(Some(ids))
+}
+
+/// Reads the texts of what was found, with their highlights.
+async fn read_hits(
+    tx: &Tx,
+    request: &SearchRequest,
+    found: &[Found],
+    words: &Words,
+) -> Result<Vec<Hit>, Error> {
+    if found.is_empty() {
+        return Ok(Vec::new());
+    }
+    let documents: Vec<Uuid> = found.iter().map(|found| found.place.document.0).collect();
+    let versions: Vec<i32> = found.iter().map(|found| read::signed(found.place.version)).collect();
+    let runs: Vec<Uuid> = found.iter().map(|found| found.place.run.0).collect();
+    let ordinals: Vec<i32> = found.iter().map(|found| read::signed(found.place.ordinal)).collect();
+    let marked = words.to_mark();
+    let options = format!("StartSel=\"{START}\", StopSel=\"{STOP}\", HighlightAll=true");
+    let params: [Param<'_>; 7] =
+        [&request.tenant.as_str(), &documents, &versions, &runs, &ordinals, &marked, &options];
+    let rows = tx.query(HITS, &params).await?;
+    let mut hits = Vec::with_capacity(rows.len());
+    for row in &rows {
+        let place: i64 = row.try_get("place")?;
+        let found = usize::try_from(place - 1).ok().and_then(|place| found.get(place));
+        hits.push(hit(row, found.ok_or_else(|| Error::Row("a hit without its place".into()))?)?);
+    }
+    Ok(hits)
+}
+
+fn hit(row: &Row, found: &Found) -> Result<Hit, Error> {
+    let Place { document, version, run, ordinal } = found.place;
+    let text: String = row.try_get("text")?;
+    let (marked, folded): (Option<&str>, Option<&str>) = (row.try_get("marked")?, row.try_get("folded")?);
+    let highlights = marked.map(|marked| highlights(&text, marked, folded)).unwrap_or_default();
+    let Value::Object(metadata) = row.try_get("metadata")? else {
+        return Err(Error::Row("metadata that is no object".into()));
+    };
+    let size = |column: &str| Ok::<_, Error>(read::size_opt(row, column)?.unwrap_or(0));
+    Ok(Hit {
+        document,
+        version,
+        run,
+        ordinal,
+        chunk_id: chunk_id(document, version, ordinal),
+        filename: row.try_get("filename")?,
+        external_id: row.try_get("external_id")?,
+        collection: row.try_get("collection_name")?,
+        metadata,
+        language: row.try_get::<_, Option<String>>("language")?.unwrap_or_default(),
+        page_first: read::count(row, "page_first")?,
+        page_last: read::count(row, "page_last")?,
+        byte_start: size("byte_start")?,
+        byte_end: size("byte_end")?,
+        char_start: size("char_start")?,
+        char_end: size("char_end")?,
+        heading_path: row.try_get("heading_path")?,
+        score: found.score,
+        parts: found.parts,
+        highlights,
+        text,
+    })
+}
+
+const SPACE: &str = "-- store::search::space
+SELECT id, model, dimensions, state, indexed_seq FROM embedding_spaces
+WHERE CASE WHEN $1::int IS NULL THEN state = 'live' ELSE id = $1 END";
+
+const ALLOWED: &str = "-- store::search::allowed
+SELECT d.id FROM documents AS d JOIN collections AS c ON c.id = d.collection_id
+WHERE d.tenant_id = $1 AND d.live_version IS NOT NULL AND d.deleted_at IS NULL
+  AND (d.expires_at IS NULL OR d.expires_at > now())
+  AND ($2::uuid[] IS NULL OR d.id = ANY ($2))
+  AND ($3::text IS NULL OR c.name = $3)
+  AND ($4::text IS NULL OR jsonb_path_match(d.metadata, $4::text::jsonpath, $5::jsonb, true))";
+
+const HITS: &str = "-- store::search::read_hits
+SELECT w.place, c.text, c.page_first, c.page_last, c.byte_start, c.byte_end, c.char_start, c.char_end, c.heading_path,
+       v.filename, d.external_id, d.metadata, o.name AS collection_name, v.language,
+       CASE WHEN $6::text IS NOT NULL
+            THEN ts_headline(c.config::regconfig, c.text, $6::text::tsquery, $7) END AS marked,
+       CASE WHEN $6::text IS NOT NULL AND unaccent(c.text) <> c.text
+            THEN ts_headline(c.config::regconfig, unaccent(c.text), $6::text::tsquery, $7) END AS folded
+FROM unnest($2::uuid[], $3::int[], $4::uuid[], $5::int[]) WITH ORDINALITY AS w (document, version, run, ordinal, place)
+JOIN chunks AS c ON c.tenant_id = $1 AND c.document_id = w.document AND c.version = w.version AND c.run_id = w.run
+    AND c.ordinal = w.ordinal
+JOIN documents AS d ON d.id = w.document
+JOIN document_versions AS v ON v.document_id = w.document AND v.version = w.version
+JOIN collections AS o ON o.id = d.collection_id
+ORDER BY w.place";
+
+/// The statements of this folder, for a space.
+pub(crate) fn statements(space: SpaceId) -> Vec<String> {
+    let mut all: Vec<String> = [SPACE, ALLOWED, HITS, keyword::WORDS, keyword::MATCHING]
+        .iter()
+        .map(|sql| (*sql).to_owned())
+        .collect();
+    all.extend(vector::statements(space));
+    all
+}

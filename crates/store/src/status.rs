@@ -1,0 +1,149 @@
+//! How far a document is.
+
+use chrono::{DateTime, Utc};
+use riacho_domain::{DocumentId, Lane, State, TenantId, Version};
+use tokio_postgres::Row;
+use uuid::Uuid;
+
+use crate::{
+    Error, Store, read,
+    transaction::{Param, Scope},
+};
+
+/// Why a version failed.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Reason {
+    /// A stable code.
+    pub code: String,
+    /// A sentence.
+    pub message: String,
+}
+
+/// True counts of what is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+pub struct Progress {
+    /// Pages extracted.
+    pub pages_done: u32,
+    /// Pages of the original, where they are known.
+    pub pages_total: Option<u32>,
+    /// Chunks searchable or about to be.
+    pub chunks_done: u32,
+    /// Chunks of the version, once it is cut.
+    pub chunks_total: Option<u32>,
+}
+
+/// The status of a document: that of its latest version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// The document.
+    pub document: DocumentId,
+    /// The latest version.
+    pub version: Version,
+    /// Its state.
+    pub state: State,
+    /// Its lane.
+    pub lane: Lane,
+    /// The version that a search sees.
+    pub live_version: Option<Version>,
+    /// The file's name.
+    pub filename: String,
+    /// What is done.
+    pub progress: Progress,
+    /// Why it failed.
+    pub error: Option<Reason>,
+    /// Why it was cancelled: `command` or `superseded`.
+    pub ended_by: Option<String>,
+    /// When the document was first accepted.
+    pub created_at: DateTime<Utc>,
+    /// When the version was accepted.
+    pub accepted_at: DateTime<Utc>,
+    /// When its state last changed.
+    pub state_changed_at: DateTime<Utc>,
+    /// When it ended.
+    pub finished_at: Option<DateTime<Utc>>,
+    /// The partition of its release.
+    pub partition: Option<u16>,
+    /// When it fails if it is not ready by then.
+    pub deadline: Option<DateTime<Utc>>,
+    /// How often its release was lost with the streams.
+    pub losses: u32,
+    /// How often it did not get on.
+    pub stalls: u32,
+}
+
+pub(crate) fn reason(row: &Row) -> Result<Option<Reason>, Error> {
+    let code: Option<String> = row.try_get("error_code")?;
+    let message: Option<String> = row.try_get("error_message")?;
+    Ok(code.map(|code| Reason { code, message: message.unwrap_or_default() }))
+}
+
+impl Status {
+    pub(crate) fn read(row: &Row) -> Result<Self, Error> {
+        Ok(Self {
+            document: read::document(row, "document_id")?,
+            version: read::version(row, "version")?,
+            state: read::state(row, "state")?,
+            lane: read::lane(row, "lane")?,
+            live_version: read::count_opt(row, "live_version")?,
+            filename: row.try_get("filename")?,
+            progress: Progress {
+                pages_done: read::count(row, "pages_done")?,
+                pages_total: read::count_opt(row, "pages_total")?,
+                chunks_done: read::count(row, "chunks_indexed")?,
+                chunks_total: read::count_opt(row, "chunk_total")?,
+            },
+            error: reason(row)?,
+            ended_by: row.try_get("ended_by")?,
+            created_at: row.try_get("created_at")?,
+            accepted_at: row.try_get("accepted_at")?,
+            state_changed_at: row.try_get("state_changed_at")?,
+            finished_at: row.try_get("finished_at")?,
+            partition: row.try_get::<_, Option<i16>>("partition")?.and_then(|p| u16::try_from(p).ok()),
+            deadline: row.try_get("deadline")?,
+            losses: read::count(row, "losses")?,
+            stalls: read::count(row, "stalls")?,
+        })
+    }
+}
+
+impl Store {
+    /// The document's status; none when it is not there or deleted.
+    pub async fn status(&self, tenant: &TenantId, document: DocumentId) -> Result<Option<Status>, Error> {
+        Ok(self.statuses(tenant, &[document]).await?.into_iter().next())
+    }
+
+    /// The status of each of the documents that is there, in no order.
+    pub async fn statuses(&self, tenant: &TenantId, documents: &[DocumentId]) -> Result<Vec<Status>, Error> {
+        let ids: Vec<Uuid> = documents.iter().map(|document| document.0).collect();
+        let params: [Param<'_>; 2] = [&tenant.as_str(), &ids];
+        let rows = self.single(Scope::tenant("status", tenant), STATUS, &params).await?;
+        rows.iter().map(Status::read).collect()
+    }
+
+    /// How many documents are in each state, by their latest versions.
+    pub async fn state_counts(&self, tenant: &TenantId) -> Result<Vec<(State, u64)>, Error> {
+        let rows = self.single(Scope::tenant("state_counts", tenant), COUNTS, &[&tenant.as_str()]).await?;
+        rows.iter()
+            .map(|row| {
+                let documents: i64 = row.try_get("documents")?;
+                Ok((read::state(row, "state")?, u64::try_from(documents).unwrap_or(0)))
+            })
+            .collect()
+    }
+}
+
+pub(crate) const STATUS: &str = "-- store::status::statuses
+SELECT d.id AS document_id, v.version, v.state, v.lane, d.live_version, v.filename, v.pages_done, v.pages_total,
+       v.chunks_indexed, v.chunk_total, v.error_code, v.error_message, v.ended_by, d.created_at,
+       v.created_at AS accepted_at, v.state_changed_at, v.finished_at, v.partition, v.deadline, v.losses, v.stalls
+FROM documents AS d JOIN document_versions AS v ON v.document_id = d.id AND v.version = d.latest_version
+WHERE d.tenant_id = $1 AND d.id = ANY ($2) AND d.deleted_at IS NULL";
+
+const COUNTS: &str = "-- store::status::state_counts
+SELECT v.state, count(*) AS documents
+FROM documents AS d JOIN document_versions AS v ON v.document_id = d.id AND v.version = d.latest_version
+WHERE d.tenant_id = $1 AND d.deleted_at IS NULL
+GROUP BY v.state ORDER BY v.state";
+
+/// The statements of this file.
+pub(crate) const STATEMENTS: &[&str] = &[STATUS, COUNTS];

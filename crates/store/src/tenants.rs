@@ -1,0 +1,197 @@
+//! Tenants. All but `active_tenants` is work of the janitor's role.
+
+use chrono::{DateTime, Utc};
+use riacho_domain::TenantId;
+use tokio_postgres::Row;
+
+use crate::{
+    Conflict, Error, Store, read,
+    transaction::{Param, Scope},
+};
+
+/// What a tenant may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TenantState {
+    /// Everything.
+    Active,
+    /// Nothing; its documents stay.
+    Suspended,
+    /// Nothing; its documents are being removed.
+    Deleting,
+}
+
+impl TenantState {
+    /// The name, as it stands in rows and answers.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            TenantState::Active => "active",
+            TenantState::Suspended => "suspended",
+            TenantState::Deleting => "deleting",
+        }
+    }
+
+    pub(crate) fn parse(text: &str) -> Result<Self, Error> {
+        [TenantState::Active, TenantState::Suspended, TenantState::Deleting]
+            .into_iter()
+            .find(|state| state.as_str() == text)
+            .ok_or_else(|| Error::Row(format!("tenant in state {text}")))
+    }
+}
+
+/// A tenant.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Tenant {
+    /// Its id.
+    pub id: TenantId,
+    /// Its name, for people.
+    pub name: String,
+    /// What it may do.
+    pub state: TenantState,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
+}
+
+impl Tenant {
+    fn read(row: &Row) -> Result<Self, Error> {
+        Ok(Self {
+            id: read::tenant(row, "id")?,
+            name: row.try_get("name")?,
+            state: TenantState::parse(row.try_get("state")?)?,
+            created_at: row.try_get("created_at")?,
+        })
+    }
+}
+
+impl Store {
+    /// Makes a tenant.
+    pub async fn create_tenant(&self, id: &TenantId, name: &str) -> Result<Tenant, Error> {
+        let rows = self.single(Scope::all("create_tenant"), CREATE, &[&id.as_str(), &name]).await?;
+        rows.first().map(Tenant::read).transpose()?.ok_or(Error::Conflict(Conflict::Exists("tenant")))
+    }
+
+    /// The tenant as it is, or made.
+    pub async fn ensure_tenant(&self, id: &TenantId, name: &str) -> Result<Tenant, Error> {
+        match self.create_tenant(id, name).await {
+            Err(Error::Conflict(Conflict::Exists(_))) => {
+                self.tenant(id).await?.ok_or(Error::NotFound("tenant"))
+            }
+            other => other,
+        }
+    }
+
+    /// All tenants, by id.
+    pub async fn tenants(&self) -> Result<Vec<Tenant>, Error> {
+        self.single(Scope::all("tenants"), LIST, &[]).await?.iter().map(Tenant::read).collect()
+    }
+
+    /// One tenant. In the services' role it is found only as the tenant of the transaction, which it is.
+    pub async fn tenant(&self, id: &TenantId) -> Result<Option<Tenant>, Error> {
+        self.single(Scope::tenant("tenant", id), GET, &[&id.as_str()])
+            .await?
+            .first()
+            .map(Tenant::read)
+            .transpose()
+    }
+
+    /// Stops a tenant: its keys no longer work, what is in flight finishes.
+    pub async fn suspend_tenant(&self, id: &TenantId) -> Result<Tenant, Error> {
+        self.set_state(id, TenantState::Suspended, &["active", "suspended"]).await
+    }
+
+    /// Lets a suspended tenant work again.
+    pub async fn resume_tenant(&self, id: &TenantId) -> Result<Tenant, Error> {
+        self.set_state(id, TenantState::Active, &["active", "suspended"]).await
+    }
+
+    /// Marks a tenant with its keys and documents as deleted; they are invisible at once, and purge
+    /// removes what is left of them.
+    pub async fn delete_tenant(&self, id: &TenantId) -> Result<Tenant, Error> {
+        let tenant = self.set_state(id, TenantState::Deleting, &["active", "suspended", "deleting"]).await?;
+        self.transaction(Scope::all("delete_tenant"), |tx| async move {
+            tx.query(LOCK_DOCUMENTS, &[&id.as_str()]).await?;
+            tx.query(LOCK_VERSIONS, &[&id.as_str()]).await?;
+            tx.execute(CANCEL_VERSIONS, &[&id.as_str()]).await?;
+            tx.execute(DELETE_DOCUMENTS, &[&id.as_str()]).await?;
+            tx.execute(REVOKE_KEYS, &[&id.as_str()]).await?;
+            Ok(())
+        })
+        .await?;
+        Ok(tenant)
+    }
+
+    /// Removes tenants in deletion of which no document is left. Answers their ids.
+    pub async fn remove_deleted_tenants(&self) -> Result<Vec<TenantId>, Error> {
+        let rows = self.single(Scope::all("remove_deleted_tenants"), REMOVE_DELETED, &[]).await?;
+        rows.iter().map(|row| read::tenant(row, "id")).collect()
+    }
+
+    /// The active tenants. Services may ask it too.
+    pub async fn active_tenants(&self) -> Result<Vec<TenantId>, Error> {
+        let rows = self.single(Scope::all("active_tenants"), ACTIVE, &[]).await?;
+        rows.iter().map(|row| read::tenant(row, "id")).collect()
+    }
+
+    async fn set_state(&self, id: &TenantId, to: TenantState, from: &[&str]) -> Result<Tenant, Error> {
+        let params: [Param<'_>; 3] = [&id.as_str(), &to.as_str(), &from];
+        let rows = self.single(Scope::all("set_tenant_state"), SET_STATE, &params).await?;
+        match rows.first() {
+            Some(row) => Tenant::read(row),
+            None if self.tenant(id).await?.is_some() => Err(Conflict::TenantNotActive.into()),
+            None => Err(Error::NotFound("tenant")),
+        }
+    }
+}
+
+const CREATE: &str = "-- store::tenants::create_tenant
+INSERT INTO tenants (id, name) VALUES ($1, $2) ON CONFLICT (id) DO NOTHING
+RETURNING id, name, state, created_at";
+
+const LIST: &str = "-- store::tenants::tenants
+SELECT id, name, state, created_at FROM tenants ORDER BY id";
+
+const GET: &str = "-- store::tenants::tenant
+SELECT id, name, state, created_at FROM tenants WHERE id = $1";
+
+const SET_STATE: &str = "-- store::tenants::set_state
+UPDATE tenants SET state = $2 WHERE id = $1 AND state = ANY ($3) RETURNING id, name, state, created_at";
+
+const LOCK_DOCUMENTS: &str = "-- store::tenants::delete_tenant
+SELECT 1 FROM documents WHERE tenant_id = $1 ORDER BY id FOR NO KEY UPDATE";
+
+const LOCK_VERSIONS: &str = "-- store::tenants::delete_tenant
+SELECT 1 FROM document_versions WHERE tenant_id = $1 AND finished_at IS NULL
+ORDER BY document_id, version FOR NO KEY UPDATE";
+
+const CANCEL_VERSIONS: &str = "-- store::tenants::delete_tenant
+UPDATE document_versions SET state = 'cancelled', ended_by = 'command', finished_at = now()
+WHERE tenant_id = $1 AND finished_at IS NULL";
+
+const DELETE_DOCUMENTS: &str = "-- store::tenants::delete_tenant
+UPDATE documents SET deleted_at = now(), updated_at = now() WHERE tenant_id = $1 AND deleted_at IS NULL";
+
+const REVOKE_KEYS: &str = "-- store::tenants::delete_tenant
+UPDATE api_keys SET revoked_at = now() WHERE tenant_id = $1 AND revoked_at IS NULL";
+
+const REMOVE_DELETED: &str = "-- store::tenants::remove_deleted_tenants
+DELETE FROM tenants AS t WHERE t.state = 'deleting' AND NOT EXISTS (SELECT FROM documents WHERE tenant_id = t.id)
+RETURNING t.id";
+
+const ACTIVE: &str = "-- store::tenants::active_tenants
+SELECT id FROM active_tenants() AS id";
+
+/// The statements of this file.
+pub(crate) const STATEMENTS: &[&str] = &[
+    CREATE,
+    LIST,
+    GET,
+    SET_STATE,
+    LOCK_DOCUMENTS,
+    LOCK_VERSIONS,
+    CANCEL_VERSIONS,
+    DELETE_DOCUMENTS,
+    REVOKE_KEYS,
+    REMOVE_DELETED,
+    ACTIVE,
+];

@@ -1,0 +1,67 @@
+//! The partitions in use.
+
+use riacho_domain::{DocumentId, TenantId};
+use sha2::{Digest, Sha256};
+
+use crate::{Error, Store, transaction::Scope};
+
+/// A partition of the streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Partition {
+    /// Its number.
+    pub partition: u16,
+    /// Whether releases are still put there; a draining one is only read.
+    pub active: bool,
+}
+
+impl Store {
+    /// All partitions, active and draining.
+    pub async fn partitions(&self) -> Result<Vec<Partition>, Error> {
+        let rows = self.single(Scope::all("partitions"), PARTITIONS, &[]).await?;
+        rows.iter()
+            .map(|row| {
+                let number: i16 = row.try_get(0)?;
+                Ok(Partition { partition: u16::try_from(number).unwrap_or(0), active: row.try_get(1)? })
+            })
+            .collect()
+    }
+}
+
+/// The partition for a release of a document: a hash over the active ones, which are sorted. It is
+/// stored with the release and not computed again, so the set may change in between.
+pub(crate) fn partition_of(tenant: &TenantId, document: DocumentId, active: &[i16]) -> i16 {
+    let mut hasher = Sha256::new();
+    hasher.update(tenant.as_str().as_bytes());
+    hasher.update(document.0.as_bytes());
+    let hash = hasher.finalize();
+    let mut first = [0_u8; 8];
+    first.copy_from_slice(&hash[..8]);
+    match active.len() {
+        0 => 0,
+        count => active[usize::try_from(u64::from_le_bytes(first) % count as u64).unwrap_or(0)],
+    }
+}
+
+const PARTITIONS: &str = "-- store::topology::partitions
+SELECT partition, state = 'active' FROM topology ORDER BY partition";
+
+/// The statements of this file.
+pub(crate) const STATEMENTS: &[&str] = &[PARTITIONS];
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn documents_spread_over_the_active_partitions() {
+        let tenant: TenantId = "acme".parse().unwrap();
+        let active = [0, 3, 7];
+        let mut counts = std::collections::BTreeMap::new();
+        for _ in 0..3_000 {
+            *counts.entry(partition_of(&tenant, DocumentId(uuid::Uuid::new_v4()), &active)).or_insert(0) += 1;
+        }
+        assert_eq!(counts.keys().copied().collect::<Vec<_>>(), active);
+        assert!(counts.values().all(|n| *n > 800), "{counts:?}");
+    }
+}

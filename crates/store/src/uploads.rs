@@ -1,0 +1,117 @@
+//! Presigned uploads: a version that waits for its bytes.
+
+use chrono::{DateTime, Utc};
+use riacho_domain::{DocumentId, State, TenantId, Version};
+
+use crate::{
+    Accepted, Conflict, Error, Store,
+    accept::version_now,
+    read,
+    start::SUPERSEDE_OLDER,
+    transaction::{Param, Scope, Tx},
+};
+
+/// An upload that was handed out and not completed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AwaitedUpload {
+    /// The version that waits.
+    pub version: Version,
+    /// Where the bytes are to be.
+    pub object_key: String,
+    /// When the signed request stops working.
+    pub expires_at: DateTime<Utc>,
+    /// The file's name.
+    pub filename: String,
+    /// The media type that the client claimed.
+    pub content_type: String,
+}
+
+impl Store {
+    /// The upload that the document waits for.
+    pub async fn awaited_upload(
+        &self,
+        tenant: &TenantId,
+        document: DocumentId,
+    ) -> Result<Option<AwaitedUpload>, Error> {
+        let params: [Param<'_>; 2] = [&tenant.as_str(), &document.0];
+        let rows = self.single(Scope::tenant("awaited_upload", tenant), AWAITED, &params).await?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        Ok(Some(AwaitedUpload {
+            version: read::version(row, "version")?,
+            object_key: row.try_get("object_key")?,
+            expires_at: row.try_get("upload_expires_at")?,
+            filename: row.try_get("filename")?,
+            content_type: row.try_get("content_type")?,
+        }))
+    }
+
+    /// The bytes are in the object store: the version is released, or waits when `hold` is set. Called
+    /// again it answers the version as it is.
+    pub async fn complete_upload(
+        &self,
+        tenant: &TenantId,
+        document: DocumentId,
+        (size, sha256): (u64, [u8; 32]),
+        traceparent: &str,
+        hold: bool,
+    ) -> Result<Accepted, Error> {
+        let size = read::signed_size(size);
+        let traceparent =
+            if traceparent.len() > 256 || traceparent.contains('\0') { "" } else { traceparent };
+        self.transaction(Scope::tenant("complete_upload", tenant), |tx| async move {
+            let latest = latest(&tx, tenant, document).await?;
+            if latest.state != State::AwaitingUpload {
+                return if latest.had_upload && !matches!(latest.state, State::Cancelled | State::Expired) {
+                    version_now(&tx, document, latest.version).await
+                } else {
+                    Err(Conflict::NoUploadAwaited(latest.state).into())
+                };
+            }
+            let supersede: [Param<'_>; 3] = [&tenant.as_str(), &document.0, &read::signed(latest.version)];
+            tx.execute(SUPERSEDE_OLDER, &supersede).await?;
+            let params: [Param<'_>; 5] =
+                [&document.0, &read::signed(latest.version), &size, &sha256.as_slice(), &traceparent];
+            tx.execute(COMPLETE, &params).await?;
+            let release = self.start_version(&tx, tenant, document, latest.version, hold).await?;
+            let now = version_now(&tx, document, latest.version).await?;
+            Ok(Accepted { release, ..now })
+        })
+        .await
+    }
+}
+
+struct Latest {
+    version: Version,
+    state: State,
+    had_upload: bool,
+}
+
+/// The document's latest version, both rows locked.
+async fn latest(tx: &Tx, tenant: &TenantId, document: DocumentId) -> Result<Latest, Error> {
+    let row = tx
+        .query_opt(LOCK_LATEST, &[&tenant.as_str(), &document.0])
+        .await?
+        .ok_or(Error::NotFound("document"))?;
+    Ok(Latest {
+        version: read::version(&row, "version")?,
+        state: read::state(&row, "state")?,
+        had_upload: row.try_get("had_upload")?,
+    })
+}
+
+const AWAITED: &str = "-- store::uploads::awaited_upload
+SELECT v.version, v.object_key, v.upload_expires_at, v.filename, v.content_type
+FROM documents AS d JOIN document_versions AS v ON v.document_id = d.id AND v.version = d.latest_version
+WHERE d.tenant_id = $1 AND d.id = $2 AND d.deleted_at IS NULL AND v.state = 'awaiting_upload'";
+
+const LOCK_LATEST: &str = "-- store::uploads::latest
+SELECT v.version, v.state, v.upload_expires_at IS NOT NULL AS had_upload
+FROM documents AS d JOIN document_versions AS v ON v.document_id = d.id AND v.version = d.latest_version
+WHERE d.tenant_id = $1 AND d.id = $2 AND d.deleted_at IS NULL
+FOR NO KEY UPDATE OF d, v";
+
+const COMPLETE: &str = "-- store::uploads::complete_upload
+UPDATE document_versions SET size = $3, sha256 = $4, traceparent = $5 WHERE document_id = $1 AND version = $2";
+
+/// The statements of this file.
+pub(crate) const STATEMENTS: &[&str] = &[AWAITED, LOCK_LATEST, COMPLETE];
