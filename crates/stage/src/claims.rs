@@ -9,6 +9,7 @@ use std::{
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use riacho_domain::RunId;
+use riacho_objects::{Key, Objects};
 
 use crate::{CodecError, EventMeta};
 
@@ -17,7 +18,8 @@ pub trait ClaimStore: Send + Sync + 'static {
     /// The key of an event's payload. A run never shares its objects with another.
     fn key(&self, input: &EventMeta, run: RunId, event_id: &str) -> Result<String, ClaimError> {
         let EventMeta { tenant, document, version, .. } = input;
-        Ok(format!("t/{tenant}/claims/{document}/{version}/{run}/{event_id}"))
+        let key = Key::claim(tenant, *document, *version, run, event_id);
+        key.map(|key| key.to_string()).map_err(|_| ClaimError::Key(event_id.to_owned()))
     }
 
     /// Stores `bytes` under `key`. Storing the same key again is harmless.
@@ -53,6 +55,36 @@ impl Claims {
 
     pub(crate) async fn get(&self, key: String, max_bytes: u64) -> Result<Bytes, ClaimError> {
         self.0.get(key, max_bytes).await
+    }
+}
+
+impl From<Objects> for Claims {
+    fn from(objects: Objects) -> Self {
+        Self::new(objects)
+    }
+}
+
+impl ClaimStore for Objects {
+    fn put(&self, key: String, bytes: Bytes) -> BoxFuture<'_, Result<(), ClaimError>> {
+        Box::pin(async move {
+            let parsed = Key::parse(&key).map_err(|_| ClaimError::Key(key.clone()))?;
+            Objects::put(self, &parsed, bytes).await.map(drop).map_err(|error| claim_error(key, &error))
+        })
+    }
+
+    fn get(&self, key: String, max_bytes: u64) -> BoxFuture<'_, Result<Bytes, ClaimError>> {
+        Box::pin(async move {
+            let parsed = Key::parse(&key).map_err(|_| ClaimError::Key(key.clone()))?;
+            Objects::get(self, &parsed, max_bytes).await.map_err(|error| claim_error(key, &error))
+        })
+    }
+}
+
+fn claim_error(key: String, error: &riacho_objects::Error) -> ClaimError {
+    match error {
+        riacho_objects::Error::NotFound { .. } => ClaimError::Gone(key),
+        riacho_objects::Error::TooLarge { .. } => ClaimError::TooLarge(key),
+        other => ClaimError::Store(other.to_string()),
     }
 }
 

@@ -4,11 +4,13 @@
 //! is still above 256 KiB goes to the object store, and the event carries a claim check. Reading
 //! has bounds: nothing is inflated beyond what the writer announced and the reader allows.
 
-use std::io::Read;
+use std::{io::Read, time::SystemTime};
 
 use bytes::Bytes;
 use prost::Message;
-use riacho_domain::{DocumentId, Lane, ReleaseId, RunId, StageName, TenantId, Version, derived_event_id};
+use riacho_domain::{
+    DocumentId, Lane, ReasonCode, ReleaseId, RunId, StageName, TenantId, Version, derived_event_id,
+};
 use riacho_proto::{ENVELOPE_VERSION, v1, v1::envelope::Payload};
 use sha2::{Digest, Sha256};
 
@@ -52,6 +54,15 @@ impl CodecError {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         matches!(self, CodecError::Claim(ClaimError::Store(_)))
+    }
+
+    /// The reason for which an event with such a payload is given up.
+    pub(crate) fn reason(&self) -> ReasonCode {
+        match self {
+            CodecError::TooLarge(_) | CodecError::Claim(ClaimError::TooLarge(_)) => ReasonCode::TooLarge,
+            CodecError::Version(_) => ReasonCode::UnknownVersion,
+            _ => ReasonCode::Undecodable,
+        }
     }
 }
 
@@ -135,8 +146,28 @@ pub async fn encode_output(
     Ok(envelope.encode_to_vec().into())
 }
 
-/// Makes a dead letter for the stream of dead letters.
-pub(crate) fn encode_dead_letter(id: String, letter: v1::DeadLetter, about: Option<&EventMeta>) -> Bytes {
+/// Makes a dead letter of an entry, with its bytes. One entry, one dead letter: a repetition has the
+/// same id.
+pub(crate) fn dead_letter(
+    stage: StageName,
+    stream: String,
+    entry: &Entry,
+    attempts: u32,
+    about: Option<&EventMeta>,
+    (reason, message): (ReasonCode, &str),
+) -> Bytes {
+    let id = derived_event_id(&format!("{stream} {}", entry.id), "dead", 0);
+    let letter = v1::DeadLetter {
+        stage: stage.to_string(),
+        stream,
+        entry_id: entry.id.clone(),
+        reason_code: reason.to_string(),
+        message: message.to_owned(),
+        attempts,
+        trace_id: about.map_or("", EventMeta::trace_id).to_owned(),
+        original: entry.body.clone(),
+        time: Some(SystemTime::now().into()),
+    };
     let mut envelope = v1::Envelope {
         envelope_version: ENVELOPE_VERSION,
         id,
@@ -181,6 +212,9 @@ fn pack(payload: Payload) -> Result<Packed, CodecError> {
 
 /// Reads an entry's envelope: its attributes, and its payload as it stands there.
 pub(crate) fn decode(partition: u16, entry: &Entry) -> Result<(EventMeta, Payload), CodecError> {
+    if !entry.is_event {
+        return Err(CodecError::Envelope("the entry has no field e".to_owned()));
+    }
     let envelope =
         v1::Envelope::decode(entry.body.clone()).map_err(|error| CodecError::Envelope(error.to_string()))?;
     if envelope.envelope_version > ENVELOPE_VERSION {
@@ -208,12 +242,20 @@ pub(crate) fn decode(partition: u16, entry: &Entry) -> Result<(EventMeta, Payloa
 }
 
 /// Inflates a payload, and fetches it where it is a claim check. At most `max_bytes` of it.
-pub(crate) async fn open(payload: Payload, claims: &Claims, max_bytes: u64) -> Result<Payload, CodecError> {
+pub(crate) async fn open(
+    payload: Payload,
+    tenant: &TenantId,
+    claims: &Claims,
+    max_bytes: u64,
+) -> Result<Payload, CodecError> {
     let (zstd, size) = match payload {
         Payload::Compressed(compressed) => (compressed.zstd, compressed.uncompressed_size),
         Payload::ClaimCheck(check) => {
             if check.size > max_bytes {
                 return Err(CodecError::TooLarge(check.size));
+            }
+            if !check.object_key.starts_with(&format!("t/{tenant}/")) {
+                return Err(ClaimError::Key(check.object_key).into());
             }
             let bytes = claims.get(check.object_key, check.size).await?;
             if *Sha256::digest(&bytes) != *check.sha256 {

@@ -155,18 +155,18 @@ impl Emitter {
     }
 
     pub(crate) async fn send(&self, outputs: Vec<(Target, Bytes)>) -> Result<(), EmitError> {
-        let settlement = [Settlement {
+        let settlement = Settlement {
             // The lane it was read from, which is a part of the source's key.
             lane: self.input.lane,
             entry_id: self.input.entry_id.clone(),
             envelope_id: self.input.id.clone(),
             deliveries: self.deliveries,
             action: Action::Emit(outputs),
-        }];
+        };
         let mut wait = FULL_WAIT.0;
         loop {
             let answers =
-                self.streams.handoff(self.input.partition, self.stage, &self.consumer, &settlement).await;
+                self.streams.handoff(self.input.partition, self.stage, &self.consumer, &[&settlement]).await;
             match answers.map(|answers| answers.into_iter().next()) {
                 Ok(Some(Answer::Done)) => return Ok(()),
                 Ok(Some(Answer::Fenced)) => return Err(EmitError::Fenced),

@@ -39,6 +39,15 @@ pub struct EventMeta {
     pub attempt: u32,
 }
 
+impl EventMeta {
+    /// The trace that the event belongs to (`00-<trace id>-<parent id>-<flags>`), or nothing.
+    #[must_use]
+    pub fn trace_id(&self) -> &str {
+        let id = self.traceparent.split('-').nth(1).unwrap_or_default();
+        if id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()) { id } else { "" }
+    }
+}
+
 /// An event for the next stage of the topology.
 ///
 /// It keeps the input's partition, tenant, document, version, release and trace; its id is derived

@@ -4,14 +4,18 @@
 //! A service implements [`Stage`] or [`BatchStage`] and gives it to a [`Runner`]. This crate knows
 //! streams, not Redis.
 
+mod breaker;
 mod claims;
 pub mod codec;
 mod config;
 mod context;
 mod error;
 mod event;
+mod held;
 pub mod metrics;
+mod outage;
 mod runner;
+mod shares;
 mod stage;
 
 pub use claims::{ClaimError, ClaimStore, Claims};

@@ -1,6 +1,6 @@
 //! The two shapes of a stage: one event at a time, or many.
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use riacho_domain::StageName;
 
@@ -70,5 +70,34 @@ pub struct BatchLimits {
 impl Default for BatchLimits {
     fn default() -> Self {
         Self { max_events: 64, max_weight: usize::MAX, linger: Duration::from_millis(2) }
+    }
+}
+
+/// A stage that works on one event at a time, as batches of one.
+pub(crate) struct Single<S>(pub(crate) Arc<S>);
+
+impl<S: Stage> BatchStage for Single<S> {
+    fn name(&self) -> StageName {
+        self.0.name()
+    }
+
+    fn time_limit(&self) -> Duration {
+        self.0.time_limit()
+    }
+
+    fn limits(&self) -> BatchLimits {
+        BatchLimits { max_events: 1, max_weight: usize::MAX, linger: Duration::ZERO }
+    }
+
+    fn weight(&self, _: &Event) -> usize {
+        0
+    }
+
+    async fn run(&self, events: Vec<Event>, context: &Context) -> Vec<Result<Outcome, Failure>> {
+        let mut answers = Vec::with_capacity(1);
+        for event in events {
+            answers.push(self.0.run(event, context).await);
+        }
+        answers
     }
 }

@@ -1,13 +1,19 @@
 //! Taking entries over: from delay classes when they are due, and from consumers that are dead.
 
+use std::time::Duration;
+
 use riacho_domain::{DelayClass, Lane, StageName};
 
 use crate::{
-    Error, HANDED_BACK, Streams,
+    Error, HANDED_BACK, Observer, Streams,
     client::Value,
     entry::{self, Entry},
     inspect,
 };
+
+/// How often, and how many times, beats are watched before consumers are deleted.
+const WATCH_EVERY: Duration = Duration::from_millis(900);
+const WATCHES: u32 = 4;
 
 impl Streams {
     /// Takes entries whose retry is due, and those that were handed back.
@@ -64,6 +70,20 @@ impl Streams {
             names.extend(inspect::consumer_names(&conn, &key, stage).await?);
         }
         Ok(names.into_iter().collect())
+    }
+
+    /// Finds the consumers of a stage that are gone, and deletes those that hold nothing; says how
+    /// many. Takes about three seconds, because it watches their beats.
+    pub async fn delete_gone_consumers(&self, partition: u16, stage: StageName) -> Result<u64, Error> {
+        let names = self.consumers(partition, stage).await?;
+        let mut observer = Observer::new(WATCH_EVERY * (WATCHES - 1), Duration::ZERO);
+        for watch in 0..WATCHES {
+            if watch > 0 {
+                tokio::time::sleep(WATCH_EVERY).await;
+            }
+            observer.look(self, &names).await?;
+        }
+        self.delete_consumers(partition, stage, &observer.dead()).await
     }
 
     /// Deletes consumers that are gone and hold nothing; says how many. `gone` is the caller's

@@ -160,7 +160,8 @@ impl Conn {
         };
         let options = Options { timeout: Some(timeout), max_attempts: Some(1), ..Options::default() };
         let command = CustomCommand::new_static(command, hash, blocking);
-        Ok(self.client.with_options(&options).custom(command, args).await?)
+        // fred's futures are of many kilobytes, and would be a part of everything that awaits this.
+        Ok(Box::pin(self.client.with_options(&options).custom(command, args)).await?)
     }
 
     /// Tells later whether the connection was made again.
@@ -188,6 +189,15 @@ impl Reconnects {
                 Err(TryRecvError::Empty | TryRecvError::Closed) => return any,
             }
         }
+    }
+}
+
+/// The elements of an array. Nil, which also says that nothing came in time, has none.
+pub(crate) fn list(value: Value) -> Vec<Value> {
+    match value {
+        Value::Array(values) => values,
+        Value::Null => vec![],
+        other => vec![other],
     }
 }
 

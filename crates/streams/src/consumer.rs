@@ -7,7 +7,7 @@ use riacho_domain::{Lane, StageName};
 
 use crate::{
     Error, Streams,
-    client::{Conn, Reconnects, Value},
+    client::{Conn, Reconnects, Value, list},
     entry::{self, Entry},
 };
 
@@ -102,8 +102,8 @@ impl Reader {
 
     fn entries(&self, reply: Value) -> Result<Vec<Entry>, Error> {
         let mut entries = Vec::new();
-        for stream in reply.into_array() {
-            let mut parts = stream.into_array().into_iter();
+        for stream in list(reply) {
+            let mut parts = list(stream).into_iter();
             let key = parts.next().ok_or(Error::Reply("stream"))?;
             let index = self.keys.iter().position(|known| key.as_bytes() == Some(known.as_bytes()));
             let lane = Lane::ALL[index.ok_or(Error::Reply("stream name"))?];
@@ -139,8 +139,8 @@ impl Reader {
                 consumer.into(),
             ];
             let reply = self.conn.call("XPENDING", Some(key), args).await?;
-            let id = |row: Value| row.into_array().into_iter().next().and_then(Value::into_string);
-            own.extend(reply.into_array().into_iter().filter_map(id).map(|id| (lane, id)));
+            let id = |row: Value| list(row).into_iter().next().and_then(Value::into_string);
+            own.extend(list(reply).into_iter().filter_map(id).map(|id| (lane, id)));
         }
         Ok(own)
     }

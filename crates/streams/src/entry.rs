@@ -3,7 +3,10 @@
 use bytes::Bytes;
 use riacho_domain::Lane;
 
-use crate::{Error, client::Value};
+use crate::{
+    Error,
+    client::{Value, list},
+};
 
 /// The one field of an entry: the encoded envelope.
 pub(crate) const FIELD: &str = "e";
@@ -38,7 +41,7 @@ pub(crate) fn id_millis(id: &str) -> u64 {
 
 /// Reads the fields of an entry: the envelope, and whether there was one.
 pub(crate) fn body(fields: Value) -> (Bytes, bool) {
-    let mut fields = fields.into_array().into_iter();
+    let mut fields = list(fields).into_iter();
     let mut all = Vec::new();
     while let (Some(name), Some(value)) = (fields.next(), fields.next()) {
         let value = value.into_bytes().unwrap_or_default();
@@ -54,11 +57,11 @@ pub(crate) fn body(fields: Value) -> (Bytes, bool) {
 
 /// Reads an array of `[id, fields]`, as XRANGE and each stream of a read answer.
 pub(crate) fn pairs(reply: Value) -> Result<Vec<(String, Bytes, bool)>, Error> {
-    reply.into_array().into_iter().map(pair).collect()
+    list(reply).into_iter().map(pair).collect()
 }
 
 fn pair(entry: Value) -> Result<(String, Bytes, bool), Error> {
-    let mut parts = entry.into_array().into_iter();
+    let mut parts = list(entry).into_iter();
     let id = parts.next().and_then(Value::into_string).ok_or(Error::Reply("entry id"))?;
     let (body, is_event) = parts.next().map_or((Bytes::new(), false), body);
     Ok((id, body, is_event))
@@ -66,11 +69,11 @@ fn pair(entry: Value) -> Result<(String, Bytes, bool), Error> {
 
 /// Reads an array of `[lane index from 1, id, delivery count, fields]`, as our scripts answer.
 pub(crate) fn taken(reply: Value, lanes: &[Lane]) -> Result<Vec<Entry>, Error> {
-    reply.into_array().into_iter().map(|entry| taken_one(entry, lanes)).collect()
+    list(reply).into_iter().map(|entry| taken_one(entry, lanes)).collect()
 }
 
 fn taken_one(entry: Value, lanes: &[Lane]) -> Result<Entry, Error> {
-    let mut parts = entry.into_array().into_iter();
+    let mut parts = list(entry).into_iter();
     let mut next = || parts.next().ok_or(Error::Reply("taken entry"));
     let index = next()?.as_u64().and_then(|index| usize::try_from(index).ok()).unwrap_or(0);
     let lane = *lanes.get(index.wrapping_sub(1)).ok_or(Error::Reply("stream index"))?;

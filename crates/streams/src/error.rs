@@ -48,6 +48,9 @@ impl Error {
             "OOM" => Error::OutOfMemory,
             "LOADING" | "READONLY" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" | "MOVED" | "ASK" | "BUSY"
             | "NOREPLICAS" | "MISCONF" => Error::Unavailable(text.to_owned()),
+            // Redis begins an error with a word in capitals; anything else is fred's own, about a
+            // connection that it lost.
+            _ if prefix.bytes().any(|byte| byte.is_ascii_lowercase()) => Error::Unavailable(text.to_owned()),
             _ => Error::Refused(text.to_owned()),
         }
     }
@@ -79,6 +82,7 @@ mod tests {
         assert!(matches!(Error::from_reply("NOGROUP No such key 'x'"), Error::NoGroup));
         assert!(matches!(Error::from_reply("UNBLOCKED the stream key no longer exists"), Error::NoGroup));
         assert!(Error::from_reply("LOADING Redis is loading").is_retryable());
+        assert!(Error::from_reply("Failed to route command.").is_retryable());
         assert!(!Error::from_reply("ERR syntax error").is_retryable());
     }
 }

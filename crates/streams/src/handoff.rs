@@ -1,9 +1,15 @@
 //! Settling entries: many in one script call, each with an answer of its own.
 
+use std::borrow::Borrow;
+
 use bytes::Bytes;
 use riacho_domain::{DelayClass, Lane, StageName};
 
-use crate::{Error, Streams, client::Value, entry::Entry};
+use crate::{
+    Error, Streams,
+    client::{Value, list},
+    entry::Entry,
+};
 
 /// At most this many outputs go into one call, so that Redis is not held up.
 pub const MAX_OUTPUTS: usize = 64;
@@ -112,14 +118,14 @@ impl Streams {
         partition: u16,
         stage: StageName,
         consumer: &str,
-        settlements: &[Settlement],
+        settlements: &[impl Borrow<Settlement>],
     ) -> Result<Vec<Answer>, Error> {
         let mut call = Call::new(self, partition, stage, consumer, settlements.len());
         for settlement in settlements {
-            call.push(settlement);
+            call.push(settlement.borrow());
         }
         let reply = self.scripts().handoff.run(&self.conn(), &call.keys, call.args).await?;
-        let answers = reply.into_array();
+        let answers = list(reply);
         if answers.len() != settlements.len() {
             return Err(Error::Reply("number of answers"));
         }

@@ -6,7 +6,7 @@ use riacho_domain::{Lane, StageName};
 
 use crate::{
     Error, Streams,
-    client::{Conn, Value},
+    client::{Conn, Value, list},
     entry::id_millis,
     liveness,
 };
@@ -191,7 +191,7 @@ fn signed(number: u64) -> i64 {
 }
 
 async fn server_millis(conn: &Conn) -> Result<u64, Error> {
-    let parts = conn.call("TIME", None, vec![]).await?.into_array();
+    let parts = list(conn.call("TIME", None, vec![]).await?);
     let part = |at: usize| parts.get(at).and_then(Value::as_u64).ok_or(Error::Reply("time"));
     Ok(part(0)? * 1000 + part(1)? / 1000)
 }
@@ -204,10 +204,10 @@ async fn group_figures(
 ) -> Result<Option<(Option<u64>, u64)>, Error> {
     let groups = match conn.call("XINFO", Some(key), vec!["GROUPS".into(), key.into()]).await {
         Err(Error::Refused(text)) if text.contains("no such key") => return Ok(None),
-        reply => reply?.into_array(),
+        reply => list(reply?),
     };
     for group in groups {
-        let fields = group.into_array();
+        let fields = list(group);
         let get = |name: &str| {
             fields
                 .chunks(2)
@@ -232,13 +232,13 @@ pub(crate) async fn pending_by_consumer(
 ) -> Result<Vec<(String, u64)>, Error> {
     let reply = match conn.call("XPENDING", Some(key), vec![key.into(), stage.as_str().into()]).await {
         Err(Error::NoGroup) => return Ok(vec![]),
-        reply => reply?.into_array(),
+        reply => list(reply?),
     };
     let Some(Value::Array(consumers)) = reply.into_iter().nth(3) else { return Ok(vec![]) };
     consumers
         .into_iter()
         .map(|pair| {
-            let mut pair = pair.into_array().into_iter();
+            let mut pair = list(pair).into_iter();
             let name = pair.next().and_then(Value::into_string).ok_or(Error::Reply("consumer"))?;
             let count = pair.next().and_then(|count| count.as_u64()).ok_or(Error::Reply("count"))?;
             Ok((name, count))
@@ -252,8 +252,8 @@ pub(crate) async fn consumer_names(conn: &Conn, key: &str, stage: StageName) -> 
     let reply = match conn.call("XINFO", Some(key), args).await {
         Err(Error::NoGroup) => return Ok(vec![]),
         Err(Error::Refused(text)) if text.contains("no such key") => return Ok(vec![]),
-        reply => reply?.into_array(),
+        reply => list(reply?),
     };
-    let name = |consumer: Value| consumer.into_array().into_iter().nth(1).and_then(Value::into_string);
+    let name = |consumer: Value| list(consumer).into_iter().nth(1).and_then(Value::into_string);
     Ok(reply.into_iter().filter_map(name).filter(|name| !name.starts_with("retry:")).collect())
 }

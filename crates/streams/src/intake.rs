@@ -9,7 +9,7 @@ use riacho_domain::TenantId;
 
 use crate::{
     Error, Streams,
-    client::{Conn, Value},
+    client::{Conn, Value, list},
     entry,
 };
 
@@ -97,7 +97,7 @@ impl Streams {
             Err(Error::NoGroup) => return Ok(vec![]),
             reply => reply?,
         };
-        let entries = reply.into_array().into_iter().nth(1).ok_or(Error::Reply("claimed events"))?;
+        let entries = list(reply).into_iter().nth(1).ok_or(Error::Reply("claimed events"))?;
         events(tenant, entries)
     }
 }
@@ -152,8 +152,8 @@ impl IntakeReader {
         args.extend(keys.iter().map(|_| Value::from(">")));
         let reply = self.conn.call_blocking("XREADGROUP", &keys[0], args, block).await?;
         let mut all = Vec::new();
-        for stream in reply.into_array() {
-            let mut parts = stream.into_array().into_iter();
+        for stream in list(reply) {
+            let mut parts = list(stream).into_iter();
             let key = parts.next().ok_or(Error::Reply("stream"))?;
             let index = keys.iter().position(|known| key.as_bytes() == Some(known.as_bytes()));
             let tenant = &tenants[index.ok_or(Error::Reply("stream name"))?];

@@ -136,7 +136,7 @@ async fn producers_events_are_read_over_many_tenants_answered_and_claimed_from_t
 
 #[tokio::test]
 async fn the_pool_heals_after_a_restart_of_the_server() {
-    let mut server = Server::start().await;
+    let server = Server::start().await;
     let before = server.streams.server_identity().await.unwrap();
     server.redis.kill9();
     assert!(server.streams.ping().await.unwrap_err().is_retryable());

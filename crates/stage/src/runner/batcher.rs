@@ -1,8 +1,9 @@
-//! Fills batches of events, by count, weight or a moment's wait, and runs them.
+//! Fills batches of events, by count, weight or a moment's wait, and runs them. A stage that works
+//! on one event at a time has batches of one.
 
 use std::{pin::pin, sync::Arc};
 
-use futures::{Stream, StreamExt};
+use futures::{Stream as Events, StreamExt};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     task::JoinSet,
@@ -21,18 +22,18 @@ const OPEN_AHEAD: usize = 16;
 
 type Opened = (Work, Event);
 
-/// Fills and runs batches until it is aborted.
+/// Fills and runs batches until it is aborted. `emits` says that runs may emit on the way.
 pub(super) async fn drive<S: BatchStage>(
     line: Arc<Line>,
     stage: Arc<S>,
+    emits: bool,
     mut queue: mpsc::UnboundedReceiver<Work>,
 ) {
     let works = futures::stream::poll_fn(move |context| queue.poll_recv(context));
     let opened = works.map(|work| worker::opened(&line, work)).buffered(OPEN_AHEAD);
     let mut opened = pin!(opened.filter_map(std::future::ready));
     let slots = Arc::new(Semaphore::new(line.config.concurrency));
-    let mut runs = JoinSet::new();
-    let mut carried = None;
+    let (mut runs, mut carried) = (JoinSet::new(), None);
     loop {
         // The slot comes first, so that a batch fills for as long as it cannot start.
         let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
@@ -45,7 +46,7 @@ pub(super) async fn drive<S: BatchStage>(
             },
         };
         let batch = fill(&line, &*stage, first, &mut opened, &mut carried).await;
-        runs.spawn(run(Arc::clone(&line), Arc::clone(&stage), batch, slot));
+        runs.spawn(run(Arc::clone(&line), Arc::clone(&stage), emits, batch, slot));
     }
 }
 
@@ -54,18 +55,19 @@ async fn fill<S: BatchStage>(
     line: &Line,
     stage: &S,
     first: Opened,
-    opened: &mut (impl Stream<Item = Opened> + Unpin),
+    opened: &mut (impl Events<Item = Opened> + Unpin),
     carried: &mut Option<Opened>,
 ) -> Vec<Opened> {
     let BatchLimits { max_events, max_weight, linger } = stage.limits();
     let deadline = Instant::now() + linger;
+    let is_last_run = |(work, _): &Opened| line.is_last_run(work.holding.entry.deliveries);
     let mut weight = stage.weight(&first.1);
-    let is_alone = line.is_last_run(first.0.entry.deliveries);
+    let is_alone = is_last_run(&first);
     let mut batch = vec![first];
     while !is_alone && batch.len() < max_events && weight < max_weight {
         let Ok(Some(next)) = timeout_at(deadline, opened.next()).await else { break };
         weight = weight.saturating_add(stage.weight(&next.1));
-        if weight > max_weight || line.is_last_run(next.0.entry.deliveries) {
+        if weight > max_weight || is_last_run(&next) {
             *carried = Some(next);
             break;
         }
@@ -77,34 +79,36 @@ async fn fill<S: BatchStage>(
 async fn run<S: BatchStage>(
     line: Arc<Line>,
     stage: Arc<S>,
+    emits: bool,
     mut batch: Vec<Opened>,
     _slot: OwnedSemaphorePermit,
 ) {
     let gate = match batch.as_mut_slice() {
         [(only, _)] => Gate::pass(&line, only).await,
-        _ => Some(Gate::beside().await).filter(|_| !line.stop.is_cancelled()),
+        _ => Gate::beside(&line).await,
     };
     let Some(_gate) = gate else {
-        batch.into_iter().for_each(|(work, _)| worker::hand_back(&line, work));
-        return;
+        return batch.into_iter().for_each(|(work, _)| worker::hand_back(&line, work));
     };
     let (works, events): (Vec<Work>, Vec<Event>) = batch.into_iter().unzip();
     let spans: Vec<tracing::Span> = works.iter().map(|work| worker::span(&line, work)).collect();
+    let span = if emits {
+        spans[0].clone()
+    } else {
+        tracing::info_span!("batch", stage = %line.stage, events = works.len())
+    };
     let cancelled = line.cancel.child_token();
-    let context = Context::new(Arc::clone(&line.consumer), cancelled.clone(), None);
-    let ended =
-        worker::timed(&line, worker::guarded(stage.run(events, &context), line.time_limit, &cancelled))
-            .instrument(tracing::info_span!("batch", stage = %line.stage, events = works.len()))
-            .await;
+    let emitter = works.first().filter(|_| emits).map(|work| work.emitter(&line, 0));
+    let context = Context::new(Arc::clone(&line.consumer), cancelled.clone(), emitter);
+    let ended = worker::guarded(&line, stage.run(events, &context), &cancelled).instrument(span).await;
     let answers = answers(ended, works.len());
     for ((work, span), answer) in works.into_iter().zip(spans).zip(answers) {
-        worker::conclude(&line, work, 0, answer).instrument(span).await;
+        worker::conclude(&line, work, context.next_ordinal(), answer).instrument(span).await;
     }
 }
 
 /// How each event of a batch ended.
 fn answers<T>(ended: Ended<Vec<Result<T, Failure>>>, count: usize) -> Vec<Ended<Result<T, Failure>>> {
-    let all = |ended: fn() -> Ended<Result<T, Failure>>| (0..count).map(|_| ended()).collect();
     match ended {
         Ended::Returned(answers) if answers.len() == count => {
             answers.into_iter().map(Ended::Returned).collect()
@@ -114,7 +118,7 @@ fn answers<T>(ended: Ended<Vec<Result<T, Failure>>>, count: usize) -> Vec<Ended<
             (0..count).map(|_| Ended::Returned(Err(failure.clone()))).collect()
         }
         Ended::Panicked(message) => (0..count).map(|_| Ended::Panicked(message.clone())).collect(),
-        Ended::TimedOut => all(|| Ended::TimedOut),
-        Ended::Cancelled => all(|| Ended::Cancelled),
+        Ended::TimedOut => (0..count).map(|_| Ended::TimedOut).collect(),
+        Ended::Cancelled => (0..count).map(|_| Ended::Cancelled).collect(),
     }
 }

@@ -1,12 +1,11 @@
 //! The runner: reads a stage's events, runs them, and settles each exactly as it ended.
 //!
 //! One background role a file: `reader` reads and recovers, `taker` promotes retries and claims
-//! from the dead, `dispatch` decodes, `worker` and `batcher` run, `finisher` settles in batches.
-//! What they share stands in `line`.
+//! from the dead, `dispatch` decodes, `batcher` fills and runs, `worker` prepares and concludes,
+//! `finisher` settles many in one call. What they share stands in `line`.
 
 mod alone;
 mod batcher;
-mod breaker;
 mod dispatch;
 mod finisher;
 mod line;
@@ -15,18 +14,25 @@ mod taker;
 mod worker;
 
 use std::{
-    future::Future,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicBool, AtomicU32},
+    },
     time::Duration,
 };
 
-use riacho_domain::StageName;
 use riacho_streams::{Beat, Streams, consumer_name};
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 
-use self::line::{Line, Work};
-use crate::{BatchStage, Claims, Error, RunnerConfig, Stage};
+use self::line::Line;
+use crate::{
+    BatchStage, Claims, Error, RunnerConfig, Stage, breaker::Breaker, held::Held, outage::Outage,
+    stage::Single,
+};
 
 /// How long what was cancelled may take to be handed back.
 const HAND_BACK: Duration = Duration::from_secs(5);
@@ -66,9 +72,7 @@ impl Runner {
     /// Runs a stage until `stop`, and returns when it is drained: what runs may finish within the
     /// grace period, what was not started is handed back.
     pub async fn run_stage<S: Stage>(&self, stage: Arc<S>, stop: CancellationToken) -> Result<(), Error> {
-        let room = self.0.config.concurrency;
-        let (name, limit) = (stage.name(), stage.time_limit());
-        self.run(name, limit, room, stop, |line, work| worker::drive(line, stage, work)).await
+        self.run(Arc::new(Single(stage)), self.0.config.concurrency, true, stop).await
     }
 
     /// Runs a stage that works in batches; otherwise as [`Runner::run_stage`].
@@ -79,50 +83,45 @@ impl Runner {
     ) -> Result<(), Error> {
         // One batch more than run, so that the next fills meanwhile.
         let room = (self.0.config.concurrency + 1) * stage.limits().max_events.max(1);
-        let (name, limit) = (stage.name(), stage.time_limit());
-        self.run(name, limit, room, stop, |line, work| batcher::drive(line, stage, work)).await
+        self.run(stage, room, false, stop).await
     }
 
-    async fn run<F>(
+    async fn run<S: BatchStage>(
         &self,
-        stage: StageName,
-        time_limit: Duration,
+        stage: Arc<S>,
         room: usize,
+        emits: bool,
         stop: CancellationToken,
-        driver: impl FnOnce(Arc<Line>, mpsc::UnboundedReceiver<Work>) -> F,
-    ) -> Result<(), Error>
-    where
-        F: Future<Output = ()> + Send + 'static,
-    {
-        if self.0.config.concurrency == 0 || self.0.config.partitions.is_empty() {
+    ) -> Result<(), Error> {
+        let shared = &self.0;
+        if shared.config.concurrency == 0 || shared.config.partitions.is_empty() {
             return Err(Error::Config("concurrency and partitions must not be empty"));
         }
-        let beat = self.beat(time_limit)?;
+        let beat = self.beat(stage.time_limit())?;
         let (work_sender, work) = mpsc::unbounded_channel();
         let (settle_sender, settle) = mpsc::unbounded_channel();
-        let shared = &self.0;
         let line = Arc::new(Line {
-            room: Arc::new(tokio::sync::Semaphore::new(room)),
-            breaker: breaker::Breaker::new(stage, shared.config.pause_after_failures),
-            consumer: Arc::clone(&shared.consumer),
             streams: shared.streams.clone(),
             claims: shared.claims.clone(),
             config: shared.config.clone(),
+            stage: stage.name(),
+            time_limit: stage.time_limit(),
+            consumer: Arc::clone(&shared.consumer),
             beat: Arc::clone(&beat),
-            work: work_sender,
-            settle: settle_sender,
-            stage,
-            time_limit,
             stop,
             cancel: CancellationToken::new(),
             over: CancellationToken::new(),
-            held: line::Held::default(),
-            outage: line::Outage::new(stage),
-            memory_is_tight: Default::default(),
-            newest_version: Default::default(),
+            room: Arc::new(Semaphore::new(room)),
+            held: Held::default(),
+            breaker: Breaker::new(stage.name(), shared.config.pause_after_failures),
+            outage: Outage::new(stage.name()),
+            memory_is_tight: AtomicBool::default(),
+            newest_version: AtomicU32::default(),
+            work: work_sender,
+            settle: settle_sender,
         });
         let mut background = JoinSet::new();
-        background.spawn(driver(Arc::clone(&line), work));
+        background.spawn(batcher::drive(Arc::clone(&line), stage, emits, work));
         background.spawn(finisher::run(Arc::clone(&line), settle));
         background.spawn(tick(beat));
         line.run_until_drained().await;
@@ -159,8 +158,7 @@ impl Line {
         for partition in self.config.partitions.iter().copied() {
             let taking = Arc::new(tokio::sync::Mutex::new(()));
             intake.spawn(reader::run(Arc::clone(self), partition, Arc::clone(&taking)));
-            intake.spawn(taker::promote(Arc::clone(self), partition, Arc::clone(&taking)));
-            intake.spawn(taker::claim(Arc::clone(self), partition, taking));
+            intake.spawn(taker::run(Arc::clone(self), partition, taking));
         }
         tracing::info!(stage = %self.stage, consumer = %self.consumer, "stage runs");
         while let Some(ended) = intake.join_next().await {

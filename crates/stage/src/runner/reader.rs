@@ -6,13 +6,14 @@ use std::{
 };
 
 use riacho_domain::Lane;
-use riacho_streams::{Entry, Error, Reader};
+use riacho_streams::{Error, Reader};
 use tokio::sync::Mutex;
 
 use super::{
     dispatch::{self, Reason},
-    line::{Backoff, Line},
+    line::Line,
 };
+use crate::{outage::Backoff, shares::Shares};
 
 /// How often the own pending list is compared, besides after each reconnection.
 const COMPARE_EVERY: Duration = Duration::from_secs(10);
@@ -27,16 +28,13 @@ pub(super) async fn run(line: Arc<Line>, partition: u16, taking: Arc<Mutex<()>>)
     while !line.stop.is_cancelled() {
         match line.streams.reader(partition, line.stage, &line.consumer).await {
             Ok(reader) => return read(&line, partition, &taking, reader).await,
-            Err(error) => {
-                line.outage.begins(&error);
-                line.pause(backoff.next()).await;
-            }
+            Err(error) => line.back_off(&error, &mut backoff).await,
         }
     }
 }
 
 async fn read(line: &Arc<Line>, partition: u16, taking: &Mutex<()>, mut reader: Reader) {
-    let (mut lanes, mut backoff) = (Shares::new(line.config.weights()), Backoff::new());
+    let (mut shares, mut backoff) = (Shares::new(line.config.weights()), Backoff::new());
     let mut compared = Some(Instant::now());
     let mut is_busy = false;
     while !line.stop.is_cancelled() {
@@ -51,7 +49,7 @@ async fn read(line: &Arc<Line>, partition: u16, taking: &Mutex<()>, mut reader: 
         // These futures are awaited to their end whatever happens: the server would deliver all
         // the same, to nobody. The stop waits for a short block.
         let read = if is_busy {
-            reader.read_lanes(lanes.split(free)).await
+            reader.read_lanes(shares.split(free.min(READ_MAX))).await
         } else {
             reader.read_any((free / Lane::ALL.len()).clamp(1, READ_MAX), line.config.block()).await
         };
@@ -63,14 +61,14 @@ async fn read(line: &Arc<Line>, partition: u16, taking: &Mutex<()>, mut reader: 
                 dispatch::all(line, partition, entries, Reason::First);
             }
             Err(error) => {
-                if matches!(error, Error::NoGroup) && reader.make_groups().await.is_ok() {
-                    tracing::warn!(stage = %line.stage, partition, "the consumer group was gone and is made again");
-                } else {
-                    line.outage.begins(&error);
-                }
                 // Whatever was on the wire stands in the own pending list.
                 compared = None;
-                line.pause(backoff.next()).await;
+                if matches!(error, Error::NoGroup) && reader.make_groups().await.is_ok() {
+                    tracing::warn!(stage = %line.stage, partition, "the consumer group was gone and is made again");
+                    line.pause(backoff.next()).await;
+                } else {
+                    line.back_off(&error, &mut backoff).await;
+                }
             }
         }
     }
@@ -79,10 +77,8 @@ async fn read(line: &Arc<Line>, partition: u16, taking: &Mutex<()>, mut reader: 
 
 /// Waits until there is room; none when the stop comes first.
 async fn free(line: &Line) -> Option<usize> {
-    tokio::select! {
-        () = line.stop.cancelled() => None,
-        permit = line.room.acquire() => permit.ok().map(|_| line.room.available_permits() + 1),
-    }
+    let permit = line.stop.run_until_cancelled(line.room.acquire()).await?;
+    permit.ok().map(|_permit| line.room.available_permits() + 1)
 }
 
 /// Fetches again what this consumer holds by the server's account and not by its own.
@@ -93,56 +89,9 @@ async fn recover(line: &Arc<Line>, partition: u16, taking: &Mutex<()>, reader: &
     for lane in Lane::ALL {
         let lost: Vec<String> = own.iter().filter(|(of, _)| *of == lane).map(|(_, id)| id.clone()).collect();
         for ids in lost.chunks(READ_MAX) {
-            let entries: Vec<Entry> = reader.recover(lane, ids).await?;
+            let entries = reader.recover(lane, ids).await?;
             dispatch::all(line, partition, entries, Reason::LostReply);
         }
     }
     Ok(())
-}
-
-/// Splits reads over the lanes by weight, and remembers what a lane is owed, so that the lowest
-/// gets its share even when there is room for one entry at a time.
-struct Shares {
-    weights: [u32; 3],
-    credit: [i64; 3],
-}
-
-impl Shares {
-    fn new(weights: [u32; 3]) -> Self {
-        Self { weights, credit: [0; 3] }
-    }
-
-    /// How many of `free` entries to ask of each lane.
-    fn split(&mut self, free: usize) -> [usize; 3] {
-        let total: i64 = self.weights.iter().map(|weight| i64::from(*weight)).sum();
-        let free = free.min(READ_MAX);
-        let mut counts = [0; 3];
-        for _ in 0..free {
-            for (credit, weight) in self.credit.iter_mut().zip(self.weights) {
-                *credit += i64::from(weight);
-            }
-            let richest = (0..3).max_by_key(|lane| (self.credit[*lane], 2 - lane)).unwrap_or(0);
-            self.credit[richest] -= total;
-            counts[richest] += 1;
-        }
-        counts
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lanes_get_their_weight_and_the_lowest_its_floor() {
-        let mut shares = Shares::new([8, 3, 1]);
-        assert_eq!(shares.split(12), [8, 3, 1]);
-        let mut sum = [0; 3];
-        for _ in 0..24 {
-            for (total, count) in sum.iter_mut().zip(shares.split(1)) {
-                *total += count;
-            }
-        }
-        assert_eq!(sum, [16, 6, 2], "one at a time, over two rounds");
-    }
 }

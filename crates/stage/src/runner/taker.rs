@@ -10,96 +10,77 @@ use tokio::sync::Mutex;
 
 use super::{
     dispatch::{self, Reason},
-    line::{Backoff, Line},
+    line::Line,
 };
+use crate::outage::Backoff;
 
-/// How often due retries are looked for.
-const PROMOTE_EVERY: Duration = Duration::from_millis(250);
-/// How often the beats of the others are looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How often due retries are looked for. The beats of the others are looked at every other time.
+const EVERY: Duration = Duration::from_millis(250);
 /// At most this many entries are taken over at once.
 const TAKE_MAX: usize = 256;
 /// From this share of the memory limit on nothing is read.
 const TIGHT_PERCENT: u64 = 90;
 
-/// Takes due retries until the stop.
-pub(super) async fn promote(line: Arc<Line>, partition: u16, taking: Arc<Mutex<()>>) {
-    let mut backoff = Backoff::new();
+/// Takes entries over until the stop.
+pub(super) async fn run(line: Arc<Line>, partition: u16, taking: Arc<Mutex<()>>) {
+    let millis = Duration::from_millis;
+    let (dead_after, grace) = (millis(line.config.dead_after_ms), millis(line.config.restart_grace_ms));
+    let (mut observer, mut backoff) = (Observer::new(dead_after, grace), Backoff::new());
+    let mut looks = false;
     while !line.stop.is_cancelled() {
-        let wait = match promote_once(&line, partition, &taking).await {
+        looks = !looks;
+        match take(&line, partition, &taking, looks.then_some(&mut observer)).await {
             Ok(()) => {
                 backoff.reset();
-                PROMOTE_EVERY
+                line.pause(EVERY).await;
             }
             Err(error) => {
-                line.outage.begins(&error);
-                backoff.next()
+                observer.forget();
+                line.back_off(&error, &mut backoff).await;
             }
-        };
-        line.pause(wait).await;
+        }
     }
 }
 
-async fn promote_once(line: &Arc<Line>, partition: u16, taking: &Mutex<()>) -> Result<(), Error> {
+async fn take(
+    line: &Arc<Line>,
+    partition: u16,
+    taking: &Mutex<()>,
+    observer: Option<&mut Observer>,
+) -> Result<(), Error> {
+    let dead = match observer {
+        Some(observer) => look(line, partition, observer).await?,
+        None => vec![],
+    };
     let room = line.room.available_permits().min(TAKE_MAX);
     if room == 0 || line.is_paused() {
         return Ok(());
     }
     let _guard = taking.lock().await;
-    let entries = line.streams.take_due(partition, line.stage, &line.consumer, room).await?;
-    dispatch::all(line, partition, entries, Reason::Retry);
-    Ok(())
-}
-
-/// Watches the others until the stop, and claims from those that are dead. No lock guards it:
-/// a claim is one step of the server, and whoever comes second finds nothing.
-pub(super) async fn claim(line: Arc<Line>, partition: u16, taking: Arc<Mutex<()>>) {
-    let millis = Duration::from_millis;
-    let (dead_after, grace) = (millis(line.config.dead_after_ms), millis(line.config.restart_grace_ms));
-    let mut observer = Observer::new(dead_after, grace);
-    let mut backoff = Backoff::new();
-    while !line.stop.is_cancelled() {
-        let wait = match claim_once(&line, partition, &taking, &mut observer).await {
-            Ok(()) => {
-                backoff.reset();
-                LOOK_EVERY
-            }
-            Err(error) => {
-                observer.forget();
-                line.outage.begins(&error);
-                backoff.next()
-            }
-        };
-        line.pause(wait).await;
-    }
-}
-
-async fn claim_once(
-    line: &Arc<Line>,
-    partition: u16,
-    taking: &Mutex<()>,
-    observer: &mut Observer,
-) -> Result<(), Error> {
-    let streams = &line.streams;
-    observer.note_server(streams.partition_identity(partition).await?);
-    let memory = streams.partition_memory(partition).await?;
-    line.memory_is_tight.store(memory.is_above(TIGHT_PERCENT), Ordering::Relaxed);
-    let mut others = streams.consumers(partition, line.stage).await?;
-    others.retain(|name| *name != *line.consumer);
-    observer.look(streams, &others).await?;
-    line.newest_version.store(observer.newest_version(), Ordering::Relaxed);
-
-    let dead = observer.dead();
+    let (streams, stage, me) = (&line.streams, line.stage, &line.consumer);
+    let due = streams.take_due(partition, stage, me, room).await?;
+    dispatch::all(line, partition, due, Reason::Retry);
+    // Whoever cannot beat looks dead to the others, and judges nobody. No lock guards a claim: it
+    // is one step of the server, and whoever comes second finds nothing.
     let room = line.room.available_permits().min(TAKE_MAX);
-    // Whoever cannot beat looks dead to the others, and judges nobody.
-    if dead.is_empty() || room == 0 || !line.beat.is_accepted() || line.is_paused() {
-        return Ok(());
+    if !dead.is_empty() && room > 0 && line.beat.is_accepted() {
+        let left = streams.take_from(partition, stage, me, room, &dead).await?;
+        if !left.is_empty() {
+            tracing::warn!(%stage, partition, entries = left.len(), "claimed from consumers that are dead");
+        }
+        dispatch::all(line, partition, left, Reason::Claimed);
     }
-    let _guard = taking.lock().await;
-    let entries = streams.take_from(partition, line.stage, &line.consumer, room, &dead).await?;
-    if !entries.is_empty() {
-        tracing::warn!(stage = %line.stage, partition, entries = entries.len(), "claimed from consumers that are dead");
-    }
-    dispatch::all(line, partition, entries, Reason::Claimed);
     Ok(())
+}
+
+/// Looks at the server and at the others; says who of them is dead.
+async fn look(line: &Line, partition: u16, observer: &mut Observer) -> Result<Vec<String>, Error> {
+    observer.note_server(line.streams.partition_identity(partition).await?);
+    let memory = line.streams.partition_memory(partition).await?;
+    line.memory_is_tight.store(memory.is_above(TIGHT_PERCENT), Ordering::Relaxed);
+    let mut others = line.streams.consumers(partition, line.stage).await?;
+    others.retain(|name| **name != *line.consumer);
+    observer.look(&line.streams, &others).await?;
+    line.newest_version.store(observer.newest_version(), Ordering::Relaxed);
+    Ok(observer.dead())
 }

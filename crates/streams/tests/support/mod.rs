@@ -1,7 +1,7 @@
 //! A private server for one test, and a plain connection to look behind the crate's back.
 
 use std::{
-    io::{BufRead, BufReader, Read, Write},
+    io::{BufRead, BufReader, Write},
     os::unix::net::UnixStream,
 };
 
@@ -10,7 +10,7 @@ use riacho_streams::{Config, Streams};
 
 /// A reply of the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Reply {
+pub(crate) enum Reply {
     Nil,
     Int(i64),
     Text(String),
@@ -20,21 +20,21 @@ pub enum Reply {
 
 #[allow(dead_code)] // each test file uses some of these
 impl Reply {
-    pub fn int(&self) -> i64 {
+    pub(crate) fn int(&self) -> i64 {
         match self {
             Reply::Int(number) => *number,
             other => panic!("{other:?} is no number"),
         }
     }
 
-    pub fn text(&self) -> &str {
+    pub(crate) fn text(&self) -> &str {
         match self {
             Reply::Text(text) => text,
             other => panic!("{other:?} is no text"),
         }
     }
 
-    pub fn list(&self) -> &[Reply] {
+    pub(crate) fn list(&self) -> &[Reply] {
         match self {
             Reply::List(list) => list,
             Reply::Nil => &[],
@@ -44,18 +44,18 @@ impl Reply {
 }
 
 /// A server, the streams on it, and a connection of its own.
-pub struct Server {
-    pub redis: TestRedis,
-    pub streams: Streams,
+pub(crate) struct Server {
+    pub(crate) redis: TestRedis,
+    pub(crate) streams: Streams,
 }
 
 #[allow(dead_code)] // each test file uses some of these
 impl Server {
-    pub async fn start() -> Server {
+    pub(crate) async fn start() -> Server {
         Server::with(testing::redis(), |_| {}).await
     }
 
-    pub async fn with(redis: TestRedis, change: impl FnOnce(&mut Config)) -> Server {
+    pub(crate) async fn with(redis: TestRedis, change: impl FnOnce(&mut Config)) -> Server {
         let mut config = Config::for_url(&redis.url());
         change(&mut config);
         let streams = Streams::connect(&config).await.unwrap();
@@ -63,7 +63,7 @@ impl Server {
     }
 
     /// Sends a command over a connection of its own.
-    pub fn raw<A: AsRef<[u8]>>(&self, args: &[A]) -> Reply {
+    pub(crate) fn raw<A: AsRef<[u8]>>(&self, args: &[A]) -> Reply {
         let stream = UnixStream::connect(self.redis.socket()).unwrap();
         let mut request = format!("*{}\r\n", args.len()).into_bytes();
         for arg in args {
@@ -75,7 +75,7 @@ impl Server {
         read(&mut BufReader::new(&stream))
     }
 
-    pub fn len(&self, key: &str) -> i64 {
+    pub(crate) fn len(&self, key: &str) -> i64 {
         self.raw(&["XLEN", key]).int()
     }
 }

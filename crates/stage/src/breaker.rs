@@ -13,7 +13,7 @@ use crate::metrics::names;
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-pub(super) struct Breaker {
+pub(crate) struct Breaker {
     stage: StageName,
     /// 0 turns it off.
     limit: u32,
@@ -29,12 +29,12 @@ struct State {
 }
 
 impl Breaker {
-    pub(super) fn new(stage: StageName, limit: u32) -> Self {
+    pub(crate) fn new(stage: StageName, limit: u32) -> Self {
         Self { stage, limit, state: Mutex::default() }
     }
 
     /// A run ended well.
-    pub(super) fn succeeded(&self) {
+    pub(crate) fn succeeded(&self) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.until.is_some() {
             tracing::info!(stage = %self.stage, "the stage goes on");
@@ -44,7 +44,7 @@ impl Breaker {
     }
 
     /// A run failed for good. Whether its event is spared, because the fault is the stage's.
-    pub(super) fn failed(&self, reason: ReasonCode) -> bool {
+    pub(crate) fn failed(&self, reason: ReasonCode) -> bool {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.reason != Some(reason) {
             *state = State { reason: Some(reason), ..State::default() };
@@ -66,7 +66,7 @@ impl Breaker {
     }
 
     /// Whether reading pauses now.
-    pub(super) fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.until.is_some_and(|until| Instant::now() < until)
     }
