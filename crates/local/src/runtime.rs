@@ -64,6 +64,8 @@ impl Runtime {
         }
         self.file("postgres/share/extension/vector.control", "PostgreSQL 18 with pgvector")?;
         let server = self.file("postgres/bin/postgres", "PostgreSQL 18 with pgvector")?;
+        // The account that root steps down to may reach the real place, but not the link that leads there.
+        let server = server.canonicalize().map_err(Error::io("find", &server))?;
         Ok(parent(&server))
     }
 

@@ -147,7 +147,8 @@ async fn a_server_that_dies_is_reported() {
 #[tokio::test]
 async fn a_directory_with_a_long_odd_name_below_a_closed_one_will_do() {
     let dir = empty_dir();
-    // tempdir makes directories of mode 0700: as root, the account of PostgreSQL cannot walk through them.
+    // As root, the account of PostgreSQL cannot walk through it.
+    close(dir.path());
     let long = dir.path().join("meus documentos à mão").join("x".repeat(120)).join("data");
     let servers = Servers::start(&long, &options()).await.unwrap();
     let status = servers.status();
@@ -157,6 +158,20 @@ async fn a_directory_with_a_long_odd_name_below_a_closed_one_will_do() {
     assert_eq!(sql(&servers.database_url().unwrap(), "SELECT 1").unwrap(), "1");
     servers.stop().await;
     assert!(!socket.parent().unwrap().exists(), "the short link is gone");
+}
+
+#[tokio::test]
+async fn a_runtime_behind_a_link_in_a_closed_directory_will_do() {
+    let real = Runtime::find().postgres_bin().unwrap().canonicalize().unwrap();
+    let root = real.ancestors().find(|dir| dir.join("manifest.json").exists()).unwrap();
+    let (dir, closed) = (data_dir(), empty_dir());
+    close(closed.path());
+    let link = closed.path().join("runtime");
+    std::os::unix::fs::symlink(root, &link).unwrap();
+    let wanted = Options { runtime: Runtime::at(link), redis: false, ..options() };
+    let servers = Servers::start(dir.path(), &wanted).await.unwrap();
+    assert_eq!(sql(&servers.database_url().unwrap(), "SELECT 1").unwrap(), "1");
+    servers.stop().await;
 }
 
 #[tokio::test]
@@ -184,6 +199,10 @@ fn as_root_postgres_runs_under_another_account() {
     } else {
         assert!(uid.iter().all(|id| *id == nix::unistd::geteuid().as_raw()));
     }
+}
+
+fn close(dir: &Path) {
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).unwrap();
 }
 
 /// The numbers of one line of a process's status.

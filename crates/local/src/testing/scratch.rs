@@ -1,5 +1,7 @@
 //! The directory of a test process's servers, which goes away when the process does, however it ends.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command, Stdio};
@@ -45,7 +47,10 @@ fn parent() -> PathBuf {
 
 fn make() -> Result<Scratch> {
     let parent = parent();
-    let made = tempfile::Builder::new().prefix("riacho-test-").tempdir_in(&parent);
+    let made = tempfile::Builder::new()
+        .prefix("riacho-test-")
+        .permissions(fs::Permissions::from_mode(0o700))
+        .tempdir_in(&parent);
     let dir = made.map_err(Error::io("make a directory in", &parent))?.keep();
     let mut remover = Command::new("/bin/sh");
     remover.args(["-c", REMOVER, "remover"]).arg(&dir).process_group(0);
