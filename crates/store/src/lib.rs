@@ -12,6 +12,7 @@ mod config;
 mod cursor;
 mod dead_letters;
 mod documents;
+mod due;
 mod error;
 mod indexing;
 mod intake;
@@ -47,6 +48,7 @@ pub use self::{
     cursor::Page,
     dead_letters::{DeadLetter, NewDeadLetter, Resolution},
     documents::{Document, ListDocuments, MAX_PAGE, Original, TextRef},
+    due::DueFigures,
     error::{Conflict, Error},
     indexing::{IndexAnswer, IndexItem},
     intake::{AcceptedEvent, EventAnswer, EventKey},

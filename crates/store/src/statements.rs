@@ -4,7 +4,7 @@
 use riacho_domain::SpaceId;
 
 use crate::{
-    accept, chunks, collections, commands, dead_letters, documents, indexing, intake, janitor, keys, leases,
+    accept, chunks, collections, commands, dead_letters, documents, due, indexing, intake, janitor, keys, leases,
     migrate, pool, purge, release, search, spaces, stages, start, status, tenants, topology, uploads,
 };
 
@@ -36,6 +36,7 @@ fn all(space: SpaceId) -> Vec<String> {
         commands::STATEMENTS,
         dead_letters::STATEMENTS,
         documents::STATEMENTS,
+        due::STATEMENTS,
         intake::STATEMENTS,
         janitor::STATEMENTS,
         keys::STATEMENTS,
