@@ -1,1 +1,94 @@
 //! Chunks to vectors.
+//!
+//! The stage is in [`stage`](self), what a model's failure means for an event in `verdict`, and the
+//! pause while a model refuses everybody in `gate`. Models themselves live in `riacho-models`.
+
+mod config;
+mod gate;
+mod stage;
+mod verdict;
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::{Context as _, bail};
+use riacho_models::Model;
+use riacho_service::{CoreConfig, Resources, health::Need};
+use riacho_stage::Runner;
+use riacho_store::Store;
+use tokio_util::sync::CancellationToken;
+
+pub use config::Config;
+pub use stage::Embedder;
+
+/// The longest pause between two tries to reach the model at the start.
+const MAX_PAUSE: Duration = Duration::from_secs(10);
+
+/// Embeds until `stop`; returns when what was begun is finished.
+///
+/// # Errors
+/// When the model cannot be used, or makes vectors for none of the embedding spaces.
+pub async fn run(
+    config: Config,
+    core: &CoreConfig,
+    resources: Resources,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let models = core.models.clone();
+    // Reading the local model's files blocks.
+    let model = tokio::task::spawn_blocking(move || riacho_models::load(&models)).await??;
+    if !verified(&*model, &stop).await? {
+        return Ok(());
+    }
+    check_space(&resources.store, &*model).await?;
+    let runner_config = core.stage.clone().with_concurrency(config.concurrency.max(1));
+    let stage = Arc::new(Embedder::new(config, model, resources.store.clone(), stop.clone()));
+    let watched = Arc::clone(&stage);
+    resources.health.add("model", Need::Optional, move || {
+        let trouble = watched.trouble();
+        Box::pin(async move { trouble.map_or(Ok(()), Err) })
+    });
+    let runner = Runner::new(resources.streams, resources.objects, runner_config);
+    runner.run_batch_stage(stage, stop).await.context("the embedder's runner")
+}
+
+/// Asks the model to embed known texts until it answers; false when stopped before. Each answer is
+/// also a check of dimensions and order.
+async fn verified(model: &dyn Model, stop: &CancellationToken) -> anyhow::Result<bool> {
+    let mut pause = Duration::from_millis(200);
+    loop {
+        let answer = tokio::select! {
+            () = stop.cancelled() => return Ok(false),
+            answer = model.verify() => answer,
+        };
+        match answer {
+            Ok(()) => return Ok(true),
+            Err(error) if !error.is_retryable() => {
+                return Err(error).with_context(|| format!("model {}", model.id()));
+            }
+            Err(error) => {
+                tracing::warn!(model = model.id(), %error, "the model does not answer; waiting for it")
+            }
+        }
+        tokio::select! {
+            () = stop.cancelled() => return Ok(false),
+            () = tokio::time::sleep(pause) => {}
+        }
+        pause = (pause * 2).min(MAX_PAUSE);
+    }
+}
+
+/// An embedder whose vectors fit into no space would fail all its work; better not to start.
+async fn check_space(store: &Store, model: &dyn Model) -> anyhow::Result<()> {
+    let spaces = store.spaces().await?;
+    if spaces.is_empty() || spaces.iter().any(|space| stage::fits(space, model)) {
+        return Ok(());
+    }
+    let known: Vec<_> =
+        spaces.iter().map(|s| format!("{} with {} dimensions", s.model, s.dimensions)).collect();
+    bail!(
+        "the configured model {} has {} dimensions, but the embedding spaces are for {}",
+        model.id(),
+        model.dimensions(),
+        known.join(", ")
+    )
+}

@@ -1,1 +1,86 @@
 //! Release, dead letters, expiry, orphans, purge and their schedules.
+//!
+//! Each task is a file below `tasks`. Any number of janitors run; `leader` lets one of them work on a
+//! schedule. A task does not rely on that: each of its steps is a compare-and-set in the store, so
+//! two leaders, or a person with the command line beside a leader, do no harm.
+
+mod config;
+mod job;
+mod leader;
+pub mod metrics;
+mod schedule;
+mod task;
+mod tasks;
+
+use anyhow::Context as _;
+use riacho_service::{CoreConfig, Resources};
+use tokio_util::sync::CancellationToken;
+
+pub use config::{Config, Schedules};
+pub use job::{Janitor, Summary};
+pub use task::TaskName;
+
+/// Leads when no other janitor does, until `stop`; returns when the tasks have ended.
+///
+/// # Errors
+/// When a schedule cannot be read.
+pub async fn run(
+    config: Config,
+    core: &CoreConfig,
+    resources: Resources,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    metrics::describe();
+    let timetable = schedule::Timetable::new(&config.schedules).context("section janitor.schedules")?;
+    let janitor = Janitor::new(config, core, &resources);
+    leader::run(janitor, timetable, stop).await;
+    Ok(())
+}
+
+/// Why a task could not be finished. What it did until then stays done.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// PostgreSQL failed.
+    #[error(transparent)]
+    Store(#[from] riacho_store::Error),
+    /// Redis failed.
+    #[error(transparent)]
+    Streams(#[from] riacho_streams::Error),
+    /// The object store failed.
+    #[error(transparent)]
+    Objects(#[from] riacho_objects::Error),
+    /// A release could not be sent.
+    #[error(transparent)]
+    Release(#[from] riacho_service::release::Error),
+    /// A cron expression cannot be read.
+    #[error("{task}: {reason}")]
+    Schedule {
+        /// The task it is for.
+        task: TaskName,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Some things were done, and some could not be.
+    #[error("{failed} failed, the first with: {first}")]
+    Partial {
+        /// How many.
+        failed: u64,
+        /// What the first one said.
+        first: String,
+    },
+}
+
+impl Error {
+    /// Whether a later run may go well.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Error::Store(error) => error.is_retryable(),
+            Error::Streams(error) => error.is_retryable(),
+            Error::Objects(error) => error.is_retryable(),
+            Error::Release(error) => error.is_retryable(),
+            Error::Schedule { .. } => false,
+            Error::Partial { .. } => true,
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! The pause of the whole stage while the model refuses everybody.
+//!
+//! Without it, a bad key or a provider's limit would send every event of the backlog through one
+//! failure each.
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// The longest pause, so that a provider that is back, or a stop, is noticed.
+pub(crate) const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// Open, or closed until an instant.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    closed: Mutex<Option<Closed>>,
+    stop: CancellationToken,
+}
+
+#[derive(Debug, Clone)]
+struct Closed {
+    until: Instant,
+    why: String,
+}
+
+impl Gate {
+    pub(crate) fn new(stop: CancellationToken) -> Self {
+        Self { closed: Mutex::new(None), stop }
+    }
+
+    /// Closes the gate for `pause`, if it is not closed for longer.
+    pub(crate) fn close(&self, pause: Duration, why: &str) {
+        let until = Instant::now() + pause.min(LONGEST_PAUSE);
+        let mut closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
+        if closed.as_ref().is_none_or(|closed| closed.until < until) {
+            if closed.is_none() {
+                tracing::warn!(reason = why, "embedding pauses");
+            }
+            *closed = Some(Closed { until, why: why.to_owned() });
+        }
+    }
+
+    /// Opens the gate: the model answered.
+    pub(crate) fn open(&self) {
+        if self.closed.lock().unwrap_or_else(PoisonError::into_inner).take().is_some() {
+            tracing::info!("embedding goes on");
+        }
+    }
+
+    /// Why the model does not work; none while it does.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        self.closed.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|closed| closed.why.clone())
+    }
+
+    /// Waits until the pause is over; false when the process stops before.
+    pub(crate) async fn pass(&self) -> bool {
+        loop {
+            let closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let Some(until) = closed.map(|closed| closed.until).filter(|until| *until > Instant::now())
+            else {
+                return !self.stop.is_cancelled();
+            };
+            tokio::select! {
+                () = self.stop.cancelled() => return false,
+                () = tokio::time::sleep_until(until) => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_closed_gate_opens_by_itself_and_the_longest_pause_counts() {
+        let gate = Gate::new(CancellationToken::new());
+        let start = Instant::now();
+        gate.close(Duration::from_secs(5), "limited");
+        gate.close(Duration::from_secs(1), "away");
+        assert_eq!(gate.trouble().as_deref(), Some("limited"));
+        assert!(gate.pass().await);
+        assert_eq!(start.elapsed().as_secs(), 5);
+        gate.open();
+        assert_eq!(gate.trouble(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stop_does_not_wait_for_the_pause() {
+        let stop = CancellationToken::new();
+        let gate = Gate::new(stop.clone());
+        gate.close(Duration::from_secs(3600), "limited");
+        stop.cancel();
+        assert!(!gate.pass().await);
+    }
+}

@@ -1,0 +1,39 @@
+//! What a failure of the model means for an event, and for the stage.
+
+use std::time::Duration;
+
+use riacho_domain::ReasonCode;
+use riacho_models::{Error, Model};
+use riacho_stage::Failure;
+
+use crate::gate::Gate;
+
+/// The pause where a provider says no other, and while it is away.
+const AWAY: Duration = Duration::from_secs(1);
+
+/// Judges a call that failed as a whole, and closes the gate where all calls would fail.
+///
+/// A transient failure of a model that still embeds known texts has to do with the texts, so it
+/// counts as an attempt; that of a model that does not is nobody's fault. `pause` is for what only a
+/// person can mend: nothing counts, and nothing is tried while it lasts.
+pub(crate) async fn judge(error: &Error, model: &dyn Model, gate: &Gate, pause: Duration) -> Failure {
+    let message = error.to_string();
+    let mut retry_after = None;
+    let pause = match error {
+        Error::RateLimited { retry_after: told } => {
+            retry_after = *told;
+            told.unwrap_or(AWAY)
+        }
+        Error::Transient { .. } if model.verify().await.is_ok() => return Failure::transient(message),
+        Error::Transient { .. } => AWAY,
+        Error::Rejected { .. } => return refused(error),
+        Error::Misconfigured { .. } | Error::Protocol { .. } | Error::Files { .. } => pause,
+    };
+    gate.close(pause, &message);
+    Failure::Transient { message, retry_after, counts: false }
+}
+
+/// A text that the model refuses for good.
+pub(crate) fn refused(error: &Error) -> Failure {
+    Failure::permanent(ReasonCode::ProviderRefused, error.to_string())
+}

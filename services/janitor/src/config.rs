@@ -1,0 +1,125 @@
+//! The janitor's settings.
+
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::TaskName;
+
+/// What the janitor does when. Section `janitor` of the configuration.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// When each task runs.
+    pub schedules: Schedules,
+    /// How long a janitor leads without saying that it is still there.
+    pub lease_seconds: u64,
+    /// The most documents that are put onto the streams at once.
+    pub release_batch: u32,
+    /// The most documents on the streams before others wait in PostgreSQL. No limit when it is not set.
+    pub in_flight: Option<u32>,
+    /// The same for each tenant.
+    pub in_flight_per_tenant: Option<u32>,
+    /// A release that is not known to stand on its stream after this long is sent again.
+    pub stale_releasing_seconds: u64,
+    /// Originals of finished documents are removed after this long; texts and chunks stay. Never
+    /// when it is not set.
+    pub original_retention_seconds: Option<u64>,
+    /// Dead versions and deleted documents are purged this long after the commit that allows it.
+    pub purge_grace_seconds: u64,
+    /// Objects without a row are removed at this age. It must be longer than any upload takes.
+    pub orphan_age_seconds: u64,
+    /// The most rows or objects of one step of a task.
+    pub batch: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            schedules: Schedules::default(),
+            lease_seconds: 15,
+            release_batch: 200,
+            in_flight: Some(20_000),
+            in_flight_per_tenant: None,
+            stale_releasing_seconds: 10,
+            original_retention_seconds: Some(7 * 24 * 3600),
+            purge_grace_seconds: 3600,
+            orphan_age_seconds: 24 * 3600,
+            batch: 500,
+        }
+    }
+}
+
+impl Config {
+    pub(crate) fn lease(&self) -> Duration {
+        Duration::from_secs(self.lease_seconds.max(3))
+    }
+}
+
+/// When each task runs: cron expressions in UTC, with an optional first field for seconds. A task
+/// with an empty one runs by hand only.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Schedules {
+    /// Puts waiting documents onto the streams. It also runs when a document begins to wait.
+    pub release: String,
+    /// Moves dead letters to PostgreSQL.
+    pub dead_letters: String,
+    /// Ends presigned uploads that never came, and removes originals past their retention.
+    pub expire_uploads: String,
+    /// Ends documents past their time to live.
+    pub expire_documents: String,
+    /// Removes objects that no row knows.
+    pub orphans: String,
+    /// Removes what dead versions and deleted documents left.
+    pub purge: String,
+    /// Deletes consumers that are gone.
+    pub consumers: String,
+    /// Fails documents whose deadline passed.
+    pub deadline: String,
+    /// Builds the vector index.
+    pub index: String,
+    /// Forgets what was kept for a while only.
+    pub housekeep: String,
+    /// Measures. Every janitor does, not only the one that leads.
+    pub health: String,
+}
+
+impl Default for Schedules {
+    fn default() -> Self {
+        Self {
+            release: "* * * * * *".into(),
+            dead_letters: "* * * * * *".into(),
+            expire_uploads: "*/5 * * * *".into(),
+            expire_documents: "* * * * *".into(),
+            orphans: "23 3 * * *".into(),
+            purge: "*/5 * * * *".into(),
+            consumers: "*/2 * * * *".into(),
+            deadline: "* * * * *".into(),
+            index: "*/10 * * * *".into(),
+            housekeep: "41 * * * *".into(),
+            health: "*/5 * * * * *".into(),
+        }
+    }
+}
+
+impl Schedules {
+    /// The expression of a task.
+    #[must_use]
+    pub fn of(&self, task: TaskName) -> &str {
+        match task {
+            TaskName::Release => &self.release,
+            TaskName::DeadLetters => &self.dead_letters,
+            TaskName::ExpireUploads => &self.expire_uploads,
+            TaskName::ExpireDocuments => &self.expire_documents,
+            TaskName::Orphans => &self.orphans,
+            TaskName::Purge => &self.purge,
+            TaskName::Consumers => &self.consumers,
+            TaskName::Deadline => &self.deadline,
+            TaskName::Index => &self.index,
+            TaskName::Housekeep => &self.housekeep,
+            TaskName::Health => &self.health,
+        }
+    }
+}

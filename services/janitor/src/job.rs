@@ -1,0 +1,152 @@
+//! A janitor, and one run of a task.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Mutex, PoisonError},
+    time::Instant,
+};
+
+use riacho_objects::Objects;
+use riacho_service::{CoreConfig, Resources};
+use riacho_store::Store;
+use riacho_streams::Streams;
+use serde::Serialize;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use crate::{Config, Error, TaskName, metrics::names, tasks};
+
+/// What tasks work with. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Janitor {
+    pub(crate) config: Config,
+    pub(crate) database: riacho_store::Config,
+    pub(crate) store: Store,
+    pub(crate) streams: Streams,
+    pub(crate) objects: Objects,
+}
+
+/// What a run of a task did, or would do.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Summary {
+    /// The task.
+    pub task: TaskName,
+    /// Whether it only looked.
+    pub dry_run: bool,
+    /// How much of what.
+    pub counts: BTreeMap<&'static str, u64>,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}:", self.task, if self.dry_run { " (dry run)" } else { "" })?;
+        let mut separator = " ";
+        for (what, count) in self.counts.iter().filter(|(_, count)| **count > 0) {
+            write!(f, "{separator}{what} {count}")?;
+            separator = ", ";
+        }
+        if separator == " " { f.write_str(" nothing to do") } else { Ok(()) }
+    }
+}
+
+impl Janitor {
+    /// A janitor on connections of the janitor's role.
+    #[must_use]
+    pub fn new(config: Config, core: &CoreConfig, resources: &Resources) -> Self {
+        Self {
+            config,
+            database: core.database.clone(),
+            store: resources.store.clone(),
+            streams: resources.streams.clone(),
+            objects: resources.objects.clone(),
+        }
+    }
+
+    /// Runs a task once, to its end; with `dry_run` it only counts. Being the leader is not needed.
+    ///
+    /// # Errors
+    /// When it could not be finished. What it did until then stays done.
+    pub async fn run_task(&self, task: TaskName, dry_run: bool) -> Result<Summary, Error> {
+        self.run_until(task, dry_run, CancellationToken::new()).await
+    }
+
+    /// [`Janitor::run_task`] that ends between two steps after `stop`.
+    pub(crate) async fn run_until(
+        &self,
+        task: TaskName,
+        dry_run: bool,
+        stop: CancellationToken,
+    ) -> Result<Summary, Error> {
+        let start = Instant::now();
+        let job = Job { janitor: self, dry_run, stop, counts: Mutex::default() };
+        let result = tasks::run(task, &job).await;
+        let counts = job.counts.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let seconds = start.elapsed().as_secs_f64();
+        let outcome = if result.is_ok() { "ok" } else { "failed" };
+        ::metrics::histogram!(names::TASK_SECONDS, "task" => task.as_str(), "outcome" => outcome)
+            .record(seconds);
+        let summary = Summary { task, dry_run, counts, seconds };
+        if !dry_run {
+            self.write_down(&summary, &result).await;
+        }
+        result.map(|()| summary)
+    }
+
+    /// The schedule's row is for people: a task that went well is not undone because it cannot be written.
+    async fn write_down(&self, summary: &Summary, result: &Result<(), Error>) {
+        let idle = result.is_ok() && summary.counts.values().all(|count| *count == 0);
+        if idle && summary.task.is_frequent() {
+            return;
+        }
+        let report = match result {
+            Ok(()) => json!(summary.counts),
+            Err(error) => json!({ "error": error.to_string(), "counts": summary.counts }),
+        };
+        if let Err(error) = self.store.task_finished(summary.task.as_str(), result.is_ok(), &report).await {
+            tracing::debug!(task = summary.task.as_str(), %error, "the schedule's row was not written");
+        }
+    }
+}
+
+/// One run of a task.
+#[derive(Debug)]
+pub(crate) struct Job<'a> {
+    pub(crate) janitor: &'a Janitor,
+    pub(crate) dry_run: bool,
+    stop: CancellationToken,
+    counts: Mutex<BTreeMap<&'static str, u64>>,
+}
+
+impl Job<'_> {
+    /// Counts what was done, or would be.
+    pub(crate) fn add(&self, what: &'static str, count: u64) {
+        *self.counts.lock().unwrap_or_else(PoisonError::into_inner).entry(what).or_default() += count;
+    }
+
+    /// Whether another step may begin.
+    pub(crate) fn goes_on(&self) -> bool {
+        !self.stop.is_cancelled()
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        &self.janitor.config
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_summary_is_one_line() {
+        let counts = BTreeMap::from([("chunks", 120), ("documents", 3), ("objects", 0)]);
+        let mut summary = Summary { task: TaskName::Purge, dry_run: false, counts, seconds: 0.5 };
+        assert_eq!(summary.to_string(), "purge: chunks 120, documents 3");
+        summary.counts.clear();
+        summary.dry_run = true;
+        assert_eq!(summary.to_string(), "purge (dry run): nothing to do");
+    }
+}

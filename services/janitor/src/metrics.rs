@@ -1,0 +1,64 @@
+//! The metrics of this crate.
+
+/// Names, with their descriptions in [`describe`].
+pub mod names {
+    /// Entries that stand on a stage's streams; for the first stage also the documents that wait.
+    pub const STAGE_BACKLOG: &str = "riacho_stage_backlog";
+    /// Entries of a stage that were never delivered.
+    pub const STAGE_LAG: &str = "riacho_stage_lag";
+    /// Whether the server knows a stage's lag.
+    pub const STAGE_LAG_KNOWN: &str = "riacho_stage_lag_known";
+    /// Entries of a stage that were delivered and not settled.
+    pub const STAGE_PENDING: &str = "riacho_stage_pending";
+    /// Entries of a stage that wait for a retry.
+    pub const STAGE_RETRYING: &str = "riacho_stage_retrying";
+    /// Age of a stage's oldest entry.
+    pub const STAGE_OLDEST_AGE: &str = "riacho_stage_oldest_age_seconds";
+    /// Consumers of a stage, by state.
+    pub const STAGE_CONSUMERS: &str = "riacho_stage_consumers";
+    /// XLEN less lag and pending.
+    pub const STAGE_CONSERVATION_ERROR: &str = "riacho_stage_conservation_error";
+    /// Bytes on a stage's streams.
+    pub const STAGE_BYTES: &str = "riacho_stage_bytes";
+    /// Dead letters on their way to PostgreSQL.
+    pub const DEAD_LETTER_ENTRIES: &str = "riacho_dead_letter_entries";
+    /// Documents that wait in PostgreSQL for their release.
+    pub const DOCUMENTS_WAITING: &str = "riacho_documents_waiting";
+    /// Age of the document that waits longest.
+    pub const WAITING_OLDEST_AGE: &str = "riacho_documents_waiting_oldest_age_seconds";
+    /// Documents on the streams, by state.
+    pub const DOCUMENTS_IN_FLIGHT: &str = "riacho_documents_in_flight";
+    /// Bytes that Redis uses.
+    pub const REDIS_MEMORY: &str = "riacho_redis_memory_bytes";
+    /// Releases sent, by reason.
+    pub const RELEASES: &str = "riacho_releases_total";
+    /// Duration of the janitor's tasks.
+    pub const TASK_SECONDS: &str = "riacho_janitor_task_seconds";
+    /// 1 where this process leads.
+    pub const LEADER: &str = "riacho_janitor_leader";
+}
+
+/// Describes the metrics to the recorder. Call once, after it is installed.
+pub fn describe() {
+    use metrics::{describe_counter, describe_gauge, describe_histogram};
+    describe_gauge!(
+        names::STAGE_BACKLOG,
+        "Entries that stand on the stage's streams; for the first stage also waiting documents."
+    );
+    describe_gauge!(names::STAGE_LAG, "Entries that were never delivered.");
+    describe_gauge!(names::STAGE_LAG_KNOWN, "1 while the server knows the lag.");
+    describe_gauge!(names::STAGE_PENDING, "Entries that were delivered and not settled.");
+    describe_gauge!(names::STAGE_RETRYING, "Entries that wait for a retry.");
+    describe_gauge!(names::STAGE_OLDEST_AGE, "Age of the oldest entry.");
+    describe_gauge!(names::STAGE_CONSUMERS, "Consumers, alive or dead.");
+    describe_gauge!(names::STAGE_CONSERVATION_ERROR, "XLEN less lag and pending; 0 at rest.");
+    describe_gauge!(names::STAGE_BYTES, "Bytes of envelopes on the stage's streams.");
+    describe_gauge!(names::DEAD_LETTER_ENTRIES, "Dead letters on their way to PostgreSQL.");
+    describe_gauge!(names::DOCUMENTS_WAITING, "Documents that wait in PostgreSQL for their release.");
+    describe_gauge!(names::WAITING_OLDEST_AGE, "Age of the document that waits longest.");
+    describe_gauge!(names::DOCUMENTS_IN_FLIGHT, "Document versions on the streams, by state.");
+    describe_gauge!(names::REDIS_MEMORY, "Bytes that Redis uses.");
+    describe_counter!(names::RELEASES, "Releases put onto the streams, by reason.");
+    describe_histogram!(names::TASK_SECONDS, "Duration of the janitor's tasks.");
+    describe_gauge!(names::LEADER, "1 while this process leads the janitors.");
+}

@@ -1,0 +1,23 @@
+//! Deletes consumers that are gone and hold nothing: every process has a new name, so names pile up.
+
+use futures::future::try_join_all;
+use riacho_domain::StageName;
+
+use crate::{Error, job::Job};
+
+pub(crate) async fn run(job: &Job<'_>) -> Result<(), Error> {
+    let streams = &job.janitor.streams;
+    let partitions: Vec<u16> = job.janitor.store.partitions().await?.iter().map(|p| p.partition).collect();
+    if job.dry_run {
+        for stage in StageName::ALL {
+            job.add("without_beat", streams.figures(stage, &partitions).await?.consumers_dead);
+        }
+        return Ok(());
+    }
+    // Each takes seconds, because a consumer is gone only when its beat stays the same for a while.
+    let all = partitions.iter().flat_map(|partition| StageName::ALL.map(|stage| (*partition, stage)));
+    let deleted =
+        try_join_all(all.map(|(partition, stage)| streams.delete_gone_consumers(partition, stage))).await?;
+    job.add("consumers", deleted.iter().sum());
+    Ok(())
+}

@@ -1,0 +1,55 @@
+//! Ends presigned uploads that never came, and removes originals past their retention.
+//!
+//! Texts and chunks stay, so a document without its original is searched as before; a retry that
+//! needs the original says that it is gone.
+
+use std::time::Duration;
+
+use riacho_objects::Key;
+
+use super::step_by_step;
+use crate::{Error, job::Job};
+
+pub(crate) async fn run(job: &Job<'_>) -> Result<(), Error> {
+    let store = &job.janitor.store;
+    if job.dry_run {
+        job.add("uploads", store.due_figures().await?.uploads);
+    } else {
+        step_by_step(job, "uploads", |limit| store.expire_uploads(limit)).await?;
+    }
+    match job.config().original_retention_seconds {
+        Some(seconds) => remove_originals(job, Duration::from_secs(seconds)).await,
+        None => Ok(()),
+    }
+}
+
+async fn remove_originals(job: &Job<'_>, retention: Duration) -> Result<(), Error> {
+    let (store, objects) = (&job.janitor.store, &job.janitor.objects);
+    let batch = job.config().batch.max(1);
+    while job.goes_on() {
+        let originals = store.originals_past(retention, batch).await?;
+        let found = originals.len();
+        if job.dry_run {
+            job.add("originals", found as u64);
+            return Ok(());
+        }
+        for original in originals {
+            // The row first: a reader that still sees the key finds the object, or a row that says
+            // why there is none. A crash in between leaves an orphan, which has its own task.
+            if !store.original_purged(&original).await? {
+                continue;
+            }
+            match Key::parse(&original.object_key) {
+                Ok(key) => objects.delete(&key).await?,
+                Err(error) => {
+                    tracing::warn!(key = original.object_key, %error, "an original's key cannot be read")
+                }
+            }
+            job.add("originals", 1);
+        }
+        if found < batch as usize {
+            break;
+        }
+    }
+    Ok(())
+}

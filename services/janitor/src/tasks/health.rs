@@ -1,0 +1,61 @@
+//! Measures backlogs, lag, dead letters and waiting documents.
+
+use metrics::gauge;
+use riacho_domain::StageName;
+use riacho_store::QueueFigures;
+use riacho_streams::StageFigures;
+
+use crate::{Error, job::Job, metrics::names};
+
+pub(crate) async fn run(job: &Job<'_>) -> Result<(), Error> {
+    let (store, streams) = (&job.janitor.store, &job.janitor.streams);
+    let queue = store.queue_figures().await?;
+    report_queue(&queue);
+    job.add("waiting", queue.waiting);
+    let partitions: Vec<u16> = store.partitions().await?.iter().map(|p| p.partition).collect();
+    for stage in StageName::ALL {
+        let figures = streams.figures(stage, &partitions).await?;
+        // The backlog is what scales a stage, and the first one's begins in PostgreSQL.
+        let before = if stage == StageName::Extract { queue.waiting } else { 0 };
+        report_stage(stage.as_str(), &figures, before);
+        job.add(stage.as_str(), figures.backlog);
+    }
+    let mut dead = 0;
+    for partition in partitions {
+        dead += streams.dead_letter_count(partition).await?;
+    }
+    gauge!(names::DEAD_LETTER_ENTRIES).set(number(dead));
+    job.add("dead_letters", dead);
+    gauge!(names::REDIS_MEMORY).set(number(streams.memory().await?.used));
+    Ok(())
+}
+
+fn report_queue(queue: &QueueFigures) {
+    gauge!(names::DOCUMENTS_WAITING).set(number(queue.waiting));
+    gauge!(names::WAITING_OLDEST_AGE).set(queue.oldest_waiting.unwrap_or_default().as_secs_f64());
+    for (state, count) in queue.unfinished.iter().filter(|(state, _)| state.is_in_flight()) {
+        gauge!(names::DOCUMENTS_IN_FLIGHT, "state" => state.as_str()).set(number(*count));
+    }
+}
+
+fn report_stage(stage: &'static str, figures: &StageFigures, before: u64) {
+    let set = |name: &'static str, value: f64| gauge!(name, "stage" => stage).set(value);
+    set(names::STAGE_BACKLOG, number(figures.backlog + before));
+    set(names::STAGE_LAG_KNOWN, if figures.lag.is_some() { 1.0 } else { 0.0 });
+    set(names::STAGE_LAG, number(figures.lag.unwrap_or(figures.backlog.saturating_sub(figures.pending))));
+    set(names::STAGE_PENDING, number(figures.pending));
+    set(names::STAGE_RETRYING, number(figures.retrying));
+    set(names::STAGE_OLDEST_AGE, figures.oldest_age.as_secs_f64());
+    set(names::STAGE_BYTES, number(figures.bytes));
+    let error = figures.conservation_error;
+    set(names::STAGE_CONSERVATION_ERROR, number(error.unsigned_abs()) * if error < 0 { -1.0 } else { 1.0 });
+    for (state, count) in [("alive", figures.consumers_alive), ("dead", figures.consumers_dead)] {
+        gauge!(names::STAGE_CONSUMERS, "stage" => stage, "state" => state).set(number(count));
+    }
+}
+
+/// Counts are far below 2^53, up to which this is exact.
+#[allow(clippy::cast_precision_loss)]
+fn number(count: u64) -> f64 {
+    count as f64
+}

@@ -1,0 +1,51 @@
+//! The tasks, a file each. A task counts what it does, takes one bounded step after another, and
+//! looks between two steps whether it should go on.
+
+mod consumers;
+mod dead_letters;
+mod deadline;
+mod expire_documents;
+mod expire_uploads;
+mod health;
+mod housekeep;
+mod index;
+mod orphans;
+mod purge;
+mod release;
+
+use std::future::Future;
+
+use crate::{Error, TaskName, job::Job};
+
+pub(crate) async fn run(task: TaskName, job: &Job<'_>) -> Result<(), Error> {
+    match task {
+        TaskName::Release => release::run(job).await,
+        TaskName::DeadLetters => dead_letters::run(job).await,
+        TaskName::ExpireUploads => expire_uploads::run(job).await,
+        TaskName::ExpireDocuments => expire_documents::run(job).await,
+        TaskName::Orphans => orphans::run(job).await,
+        TaskName::Purge => purge::run(job).await,
+        TaskName::Consumers => consumers::run(job).await,
+        TaskName::Deadline => deadline::run(job).await,
+        TaskName::Index => index::run(job).await,
+        TaskName::Housekeep => housekeep::run(job).await,
+        TaskName::Health => health::run(job).await,
+    }
+}
+
+/// Takes steps of at most `batch` until one finds less than that.
+async fn step_by_step<F, Fut>(job: &Job<'_>, what: &'static str, mut step: F) -> Result<(), Error>
+where
+    F: FnMut(u32) -> Fut,
+    Fut: Future<Output = Result<u64, riacho_store::Error>>,
+{
+    let batch = job.config().batch.max(1);
+    while job.goes_on() {
+        let done = step(batch).await?;
+        job.add(what, done);
+        if done < u64::from(batch) {
+            break;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,100 @@
+//! Removes objects that no row knows: of uploads whose transaction failed, of stages that crashed.
+//!
+//! Only what is older than any upload takes is looked at, so an object whose row is about to be
+//! written is left alone. Producers' objects are the producers' own.
+
+use std::{collections::HashSet, time::Duration};
+
+use chrono::{DateTime, Utc};
+use futures::StreamExt;
+use riacho_objects::{Entry, Key, KeyKind};
+
+use crate::{Error, job::Job};
+
+pub(crate) async fn run(job: &Job<'_>) -> Result<(), Error> {
+    let age = Duration::from_secs(job.config().orphan_age_seconds);
+    let older_than = Utc::now() - age;
+    let mut objects = job.janitor.objects.list_all();
+    let mut group = Vec::new();
+    while let Some(entry) = objects.next().await {
+        let entry = entry?;
+        if entry.last_modified < older_than {
+            group.push(entry);
+        }
+        if group.len() >= job.config().batch.max(1) as usize {
+            look_at(job, std::mem::take(&mut group), older_than).await?;
+            if !job.goes_on() {
+                return Ok(());
+            }
+        }
+    }
+    look_at(job, group, older_than).await?;
+    if !job.dry_run {
+        job.add("abandoned_uploads", job.janitor.objects.remove_abandoned(age).await?);
+    }
+    Ok(())
+}
+
+async fn look_at(job: &Job<'_>, group: Vec<Entry>, older_than: DateTime<Utc>) -> Result<(), Error> {
+    let objects = &job.janitor.objects;
+    let known = Known::ask(job, &group).await?;
+    for entry in group.iter().filter(|entry| !known.has(&entry.key)) {
+        job.add("bytes", entry.size);
+        job.add(counted_as(&entry.key), 1);
+        if job.dry_run {
+            continue;
+        }
+        // The same key can have been written again since it was listed.
+        match objects.head(&entry.key).await {
+            Ok(now) if now.last_modified < older_than => objects.delete(&entry.key).await?,
+            Ok(_) | Err(riacho_objects::Error::NotFound { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// What the rows know of a group of objects.
+struct Known {
+    originals: HashSet<String>,
+    versions: HashSet<(riacho_domain::DocumentId, riacho_domain::Version)>,
+}
+
+impl Known {
+    async fn ask(job: &Job<'_>, group: &[Entry]) -> Result<Known, Error> {
+        let store = &job.janitor.store;
+        let (mut originals, mut versions) = (Vec::new(), Vec::new());
+        for entry in group {
+            match entry.key.kind() {
+                KeyKind::Original(_) => originals.push(entry.key.to_string()),
+                KeyKind::Text(document, version, _) | KeyKind::Claim(document, version, _) => {
+                    versions.push((document, version));
+                }
+                KeyKind::Producer => {}
+            }
+        }
+        Ok(Known {
+            originals: store.known_objects(&originals).await?,
+            versions: store.known_versions(&versions).await?,
+        })
+    }
+
+    fn has(&self, key: &Key) -> bool {
+        match key.kind() {
+            KeyKind::Original(_) => self.originals.contains(key.as_str()),
+            KeyKind::Text(document, version, _) | KeyKind::Claim(document, version, _) => {
+                self.versions.contains(&(document, version))
+            }
+            KeyKind::Producer => true,
+        }
+    }
+}
+
+fn counted_as(key: &Key) -> &'static str {
+    match key.kind() {
+        KeyKind::Original(_) => "originals",
+        KeyKind::Text(..) => "texts",
+        KeyKind::Claim(..) => "claims",
+        KeyKind::Producer => "producers",
+    }
+}

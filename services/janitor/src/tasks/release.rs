@@ -1,0 +1,74 @@
+//! Puts waiting documents onto the streams, and sends again what may not have arrived.
+
+use std::time::Duration;
+
+use futures::{StreamExt, stream};
+use riacho_service::release::{Sent, send};
+use riacho_store::{ReleaseCaps, ReleasePlan};
+
+use crate::{Error, job::Job, metrics::names};
+
+/// How many releases are on their way at once.
+const AT_ONCE: usize = 16;
+
+pub(crate) async fn run(job: &Job<'_>) -> Result<(), Error> {
+    let janitor = job.janitor;
+    let config = job.config();
+    let limit = config.release_batch.max(1);
+    let stale_after = Duration::from_secs(config.stale_releasing_seconds);
+    let stale = janitor.store.stale_releasing(stale_after, limit).await?;
+    if job.dry_run {
+        job.add("stale", stale.len() as u64);
+        job.add("waiting", janitor.store.queue_figures().await?.waiting);
+        return Ok(());
+    }
+    if !stale.is_empty() {
+        send_all(job, stale, "stale").await?;
+    }
+    let caps = ReleaseCaps { per_tenant: config.in_flight_per_tenant, total: config.in_flight };
+    let mut redis_answered = false;
+    while job.goes_on() {
+        let plans = match redis_answered || janitor.store.queue_figures().await?.waiting > 0 {
+            true => {
+                // What is taken while Redis is away would only become stale.
+                janitor.streams.ping().await?;
+                redis_answered = true;
+                janitor.store.release_waiting(limit, caps).await?
+            }
+            false => Vec::new(),
+        };
+        let taken = plans.len();
+        let all_fitted = taken == 0 || send_all(job, plans, "waiting").await?;
+        if taken < limit as usize || !all_fitted {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Sends releases; false when a stream was full.
+async fn send_all(job: &Job<'_>, plans: Vec<ReleasePlan>, reason: &'static str) -> Result<bool, Error> {
+    let janitor = job.janitor;
+    let send_one = |plan: ReleasePlan| async move { send(&janitor.store, &janitor.streams, &plan).await };
+    let mut sending = stream::iter(plans).map(send_one).buffer_unordered(AT_ONCE);
+    let mut all_fitted = true;
+    let mut failed = None;
+    while let Some(sent) = sending.next().await {
+        match sent {
+            Ok(Sent::Released) => {
+                metrics::counter!(names::RELEASES, "reason" => reason).increment(1);
+                job.add(if reason == "stale" { "sent_again" } else { "released" }, 1);
+            }
+            Ok(Sent::Superseded) => job.add("superseded", 1),
+            Ok(Sent::Full) => {
+                job.add("put_back", 1);
+                all_fitted = false;
+            }
+            Err(error) => {
+                job.add("unsent", 1);
+                failed.get_or_insert(error);
+            }
+        }
+    }
+    failed.map_or(Ok(all_fitted), |error| Err(error.into()))
+}
