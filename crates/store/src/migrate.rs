@@ -94,10 +94,8 @@ fn migrations() -> Result<Vec<Migration>, Error> {
 }
 
 fn expected() -> Result<Vec<(i32, String)>, Error> {
-    let mut versions: Vec<_> = migrations()?
-        .iter()
-        .map(|m| (m.version(), m.checksum().to_string()))
-        .collect();
+    let mut versions: Vec<_> =
+        migrations()?.iter().map(|m| (m.version(), m.checksum().to_string())).collect();
     versions.sort();
     Ok(versions)
 }

@@ -4,8 +4,8 @@
 use riacho_domain::SpaceId;
 
 use crate::{
-    accept, chunks, collections, commands, dead_letters, documents, due, indexing, intake, janitor, keys, leases,
-    migrate, pool, purge, release, search, spaces, stages, start, status, tenants, topology, uploads,
+    accept, chunks, collections, commands, dead_letters, documents, due, indexing, intake, janitor, keys,
+    leases, migrate, pool, purge, release, search, spaces, stages, start, status, tenants, topology, uploads,
 };
 
 impl crate::Store {

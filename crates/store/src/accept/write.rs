@@ -15,8 +15,10 @@ use crate::{
     transaction::{Param, Tx},
 };
 
-/// The release of a new version, or none of it when the version waits.
+/// A new version with its release, or without one when it waits.
 struct Start {
+    document: DocumentId,
+    version: Version,
     state: State,
     release: Option<ReleaseId>,
     partition: Option<i16>,
@@ -24,8 +26,10 @@ struct Start {
 }
 
 impl Start {
-    fn of(accept: &Accept, document: DocumentId, found: &Found) -> Result<Self, Error> {
-        let nothing = |state| Self { state, release: None, partition: None, space: None };
+    fn of(accept: &Accept, found: &Found) -> Result<Self, Error> {
+        let document = found.existing.as_ref().map_or_else(DocumentId::new, |existing| existing.id);
+        let version = found.existing.as_ref().map_or(1, |existing| existing.latest + 1);
+        let nothing = |state| Self { document, version, state, release: None, partition: None, space: None };
         if matches!(accept.body, Body::Awaited { .. }) {
             return Ok(nothing(State::AwaitingUpload));
         }
@@ -34,6 +38,8 @@ impl Start {
             return Ok(nothing(State::Waiting));
         }
         Ok(Self {
+            document,
+            version,
             state: State::Releasing,
             release: Some(ReleaseId::new()),
             partition: Some(partition_of(&accept.tenant, document, &found.partitions)),
@@ -51,16 +57,15 @@ impl Store {
         found: &Found,
         fingerprint: &[u8; 32],
     ) -> Result<Accepted, Error> {
-        let document = found.existing.as_ref().map_or_else(DocumentId::new, |existing| existing.id);
-        let version = found.existing.as_ref().map_or(1, |existing| existing.latest + 1);
-        let start = Start::of(accept, document, found)?;
+        let start = Start::of(accept, found)?;
+        let (document, version) = (start.document, start.version);
         let collection = collection(tx, accept, found).await?;
         tx.prepare(&[ADD_DOCUMENT, NEW_VERSION, SUPERSEDE, ADD_VERSION, WAKE, REMEMBER, intake::REMEMBER])
             .await?;
         // In the order of the locks: the document, its older versions, the new one.
         let (documented, added, remembered, woken, committed) = futures::join!(
             write_document(tx, accept, found.existing.as_ref(), document, collection),
-            self.add_version(tx, accept, document, version, &start, fingerprint),
+            self.add_version(tx, accept, &start, fingerprint),
             remember(tx, accept, event, document, version),
             wake(tx, start.state),
             tx.commit(),
@@ -70,7 +75,7 @@ impl Store {
         remembered?;
         woken?;
         committed?;
-        let release = start.plan(accept, document, version)?;
+        let release = start.plan(accept)?;
         Ok(Accepted {
             document,
             version,
@@ -86,8 +91,6 @@ impl Store {
         &self,
         tx: &Tx,
         accept: &Accept,
-        document: DocumentId,
-        version: Version,
         start: &Start,
         fingerprint: &[u8; 32],
     ) -> Result<DateTime<Utc>, Error> {
@@ -100,8 +103,8 @@ impl Store {
         let release = start.release.map(|release| release.0);
         let params: [Param<'_>; 18] = [
             &accept.tenant.as_str(),
-            &document.0,
-            &read::signed(version),
+            &start.document.0,
+            &read::signed(start.version),
             &start.state.as_str(),
             &accept.lane.as_str(),
             &accept.object_key,
@@ -123,12 +126,7 @@ impl Store {
 }
 
 impl Start {
-    fn plan(
-        &self,
-        accept: &Accept,
-        document: DocumentId,
-        version: Version,
-    ) -> Result<Option<ReleasePlan>, Error> {
+    fn plan(&self, accept: &Accept) -> Result<Option<ReleasePlan>, Error> {
         let (Some(release), Some(partition), Some(space), Body::Stored { size, sha256 }) =
             (self.release, self.partition, self.space, &accept.body)
         else {
@@ -136,8 +134,8 @@ impl Start {
         };
         Ok(Some(ReleasePlan {
             tenant: accept.tenant.clone(),
-            document,
-            version,
+            document: self.document,
+            version: self.version,
             release,
             partition: u16::try_from(partition).map_err(|_| Error::Row("a negative partition".into()))?,
             lane: accept.lane,

@@ -1,0 +1,14 @@
+//! The store on a real PostgreSQL: one private server for the process, a database for each test.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+mod accept;
+mod commands;
+mod database;
+mod indexing;
+mod janitor;
+mod schema;
+mod search;
+mod security;
+mod stages;
+mod tenants;
