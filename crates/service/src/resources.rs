@@ -45,7 +45,7 @@ impl Resources {
     ) -> Result<Resources, Error> {
         let store = patiently("postgres", stop, riacho_store::Error::is_retryable, || async {
             let store = Store::connect(&config.database, role).await?;
-            riacho_store::migrate::check_version(&store).await?;
+            store.check_version().await?;
             Ok(store)
         })
         .await?;
