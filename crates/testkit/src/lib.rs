@@ -1,8 +1,12 @@
 //! Fixtures, fault proxies and the process harness of the tests.
 
+mod deployment;
 mod eventually;
+mod line_extractor;
 pub mod openai;
 pub mod process;
 pub mod s3;
 
+pub use deployment::{Deployment, LOCAL_MODEL, local_model_directory};
 pub use eventually::{PATIENCE, Seen, eventually, within};
+pub use line_extractor::{LineExtractor, cut, release_of};
