@@ -1,0 +1,213 @@
+//! Documents through the real runner on real servers: a small extractor, the real embedder and
+//! indexer, and the real janitor.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::{sync::Arc, time::Duration};
+
+use riacho_domain::{DocumentId, StageName, State};
+use riacho_embedder::Config as EmbedderConfig;
+use riacho_models::Provider;
+use riacho_service::CoreConfig;
+use riacho_stage::Runner;
+use riacho_store::{Mode, Role, SearchRequest};
+use riacho_testkit::{
+    Deployment, LineExtractor, eventually,
+    openai::{Answer, OpenAi},
+};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// All stages and the janitor, until it is stopped.
+struct Pipeline {
+    stop: CancellationToken,
+    tasks: JoinSet<anyhow::Result<()>>,
+}
+
+impl Pipeline {
+    fn start(deployment: &Deployment, core: &CoreConfig) -> Pipeline {
+        let stop = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        let resources = deployment.resources(Role::Service).unwrap();
+        let runner = Runner::new(deployment.streams.clone(), deployment.objects.clone(), core.stage.clone());
+        let extractor = Arc::new(LineExtractor {
+            store: deployment.store.clone(),
+            objects: deployment.objects.clone(),
+            lines_per_batch: 8,
+        });
+        let stopped = stop.clone();
+        tasks.spawn(async move { Ok(runner.run_stage(extractor, stopped).await?) });
+        let embedder = EmbedderConfig { pause_seconds: 1, ..EmbedderConfig::default() };
+        let (used, of, stopped) = (core.clone(), resources.clone(), stop.clone());
+        tasks.spawn(async move { riacho_embedder::run(embedder, &used, of, stopped).await });
+        let (used, stopped) = (core.clone(), stop.clone());
+        tasks.spawn(async move { riacho_indexer::run(Default::default(), &used, resources, stopped).await });
+        let (used, stopped) = (core.clone(), stop.clone());
+        let resources = deployment.resources(Role::Janitor).unwrap();
+        tasks.spawn(async move { riacho_janitor::run(Default::default(), &used, resources, stopped).await });
+        Pipeline { stop, tasks }
+    }
+
+    /// Stops everything, and fails when a service ended badly.
+    async fn stop(mut self) {
+        self.stop.cancel();
+        while let Some(ended) = self.tasks.join_next().await {
+            ended.unwrap().unwrap();
+        }
+    }
+}
+
+fn lines(count: usize, mark: &str) -> String {
+    (0..count).map(|n| format!("Line {n} of {mark} tells how high the river stood.\n")).collect()
+}
+
+/// Nothing stands on any stream, and nothing became a dead letter.
+async fn all_streams_are_empty(deployment: &Deployment) {
+    for stage in StageName::ALL {
+        eventually(|| async {
+            let figures = deployment.streams.figures(stage, &[0]).await.map_err(|error| error.to_string())?;
+            let is_empty = figures.backlog == 0 && figures.pending == 0 && figures.conservation_error == 0;
+            if is_empty { Ok(()) } else { Err(format!("{stage}: {figures:?}")) }
+        })
+        .await;
+    }
+    assert_eq!(deployment.streams.dead_letter_count(0).await.unwrap(), 0);
+}
+
+/// Every ordinal once, as many as the version has.
+async fn has_all_chunks(deployment: &Deployment, document: DocumentId, expected: usize) {
+    let page = deployment.store.chunks(&deployment.tenant, document, None, 1000).await.unwrap().unwrap();
+    let ordinals: Vec<usize> = page.chunks.iter().map(|chunk| chunk.ordinal as usize).collect();
+    assert_eq!(ordinals, (0..expected).collect::<Vec<_>>());
+}
+
+/// Tells the deployment's embedder to use a provider, and starts the deployment with its space.
+async fn with_provider(provider: &OpenAi) -> (Deployment, CoreConfig) {
+    let deployment = Deployment::with_space("openai/test-embedding@16", 16).await.unwrap();
+    let mut core = deployment.core().unwrap();
+    core.models.provider = Provider::Openai;
+    core.models.model = "test-embedding".to_owned();
+    core.models.dimensions = Some(16);
+    core.models.base_url = Some(provider.base_url());
+    core.models.api_key = Some(provider.api_key().into());
+    (deployment, core)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn documents_become_ready_with_every_chunk_once() {
+    let deployment = Deployment::start().await.unwrap();
+    let pipeline = Pipeline::start(&deployment, &deployment.core().unwrap());
+    let mut documents = Vec::new();
+    for n in 1..=12 {
+        let accepted =
+            deployment.submit(&format!("{n}.txt"), lines(n * 7, &format!("gauge{n}"))).await.unwrap();
+        documents.push((accepted.document, n * 7));
+    }
+    for (document, expected) in documents {
+        let status = deployment.reaches(document, State::Ready).await;
+        assert_eq!(status.live_version, Some(1));
+        assert_eq!(
+            status.progress.chunks_total,
+            status.progress.chunks_total.filter(|n| *n as usize == expected)
+        );
+        has_all_chunks(&deployment, document, expected).await;
+    }
+    let request = SearchRequest {
+        mode: Mode::Keyword,
+        top_k: 5,
+        ..SearchRequest::new(deployment.tenant.clone(), "gauge7".to_owned())
+    };
+    let hits = deployment.store.search(&request).await.unwrap();
+    assert!(!hits.is_empty() && hits.iter().all(|hit| hit.filename == "7.txt"), "{hits:?}");
+    all_streams_are_empty(&deployment).await;
+    pipeline.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn work_of_a_cancelled_document_is_dropped() {
+    let deployment = Deployment::start().await.unwrap();
+    let accepted = deployment.submit("cancelled.txt", lines(30, "nothing")).await.unwrap();
+    deployment.store.cancel(&deployment.tenant, accepted.document).await.unwrap();
+    let other = deployment.submit("other.txt", lines(30, "something")).await.unwrap();
+    let pipeline = Pipeline::start(&deployment, &deployment.core().unwrap());
+    deployment.reaches(other.document, State::Ready).await;
+    all_streams_are_empty(&deployment).await;
+    deployment.reaches(accepted.document, State::Cancelled).await;
+    pipeline.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_empty_document_ends_as_failed() {
+    let deployment = Deployment::start().await.unwrap();
+    let pipeline = Pipeline::start(&deployment, &deployment.core().unwrap());
+    let accepted = deployment.submit("blank.txt", "\n \n").await.unwrap();
+    let status = deployment.reaches(accepted.document, State::Failed).await;
+    assert_eq!(status.error.unwrap().code, "empty");
+    all_streams_are_empty(&deployment).await;
+    pipeline.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_text_that_the_provider_refuses_fails_its_own_document_only() {
+    let provider = OpenAi::start(16).await.unwrap();
+    provider.refuse_texts_with("forbidden");
+    let (deployment, core) = with_provider(&provider).await;
+    let bad = deployment.submit("bad.txt", format!("{}forbidden words\n", lines(5, "bad"))).await.unwrap();
+    let good = deployment.submit("good.txt", lines(5, "good")).await.unwrap();
+    let pipeline = Pipeline::start(&deployment, &core);
+    deployment.reaches(good.document, State::Ready).await;
+    let status = deployment.reaches(bad.document, State::Failed).await;
+    assert_eq!(status.error.unwrap().code, "provider_refused");
+    all_streams_are_empty(&deployment).await;
+    pipeline.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_limited_or_failing_provider_costs_time_and_no_document() {
+    let provider = OpenAi::start(16).await.unwrap();
+    let (deployment, core) = with_provider(&provider).await;
+    let pipeline = Pipeline::start(&deployment, &core);
+    provider.wait_for_requests(1).await;
+    let limited = Answer::RateLimited { retry_after_seconds: 1 };
+    provider.script([limited.clone(), Answer::Status(500), Answer::Status(500), limited]);
+    let accepted = deployment.submit("patient.txt", lines(40, "patience")).await.unwrap();
+    deployment.reaches(accepted.document, State::Ready).await;
+    has_all_chunks(&deployment, accepted.document, 40).await;
+    all_streams_are_empty(&deployment).await;
+    pipeline.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_stops_working_condemns_nothing() {
+    let provider = OpenAi::start(16).await.unwrap();
+    let (deployment, core) = with_provider(&provider).await;
+    let pipeline = Pipeline::start(&deployment, &core);
+    provider.wait_for_requests(1).await;
+    provider.always(Answer::Status(401));
+    let before = provider.requests();
+    let mut documents = Vec::new();
+    for n in 0..10 {
+        let accepted = deployment.submit(&format!("{n}.txt"), lines(20, &format!("key{n}"))).await.unwrap();
+        documents.push(accepted.document);
+    }
+    provider.wait_for_requests(before + 3).await;
+    provider.normal();
+    for document in documents {
+        deployment.reaches(document, State::Ready).await;
+    }
+    all_streams_are_empty(&deployment).await;
+    pipeline.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_embedder_whose_model_fits_no_space_does_not_start() {
+    let deployment = Deployment::with_space("another-model", 8).await.unwrap();
+    let stop = CancellationToken::new();
+    let resources = deployment.resources(Role::Service).unwrap();
+    let core = deployment.core().unwrap();
+    let error = tokio::time::timeout(
+        Duration::from_secs(30),
+        riacho_embedder::run(EmbedderConfig::default(), &core, resources, stop),
+    );
+    let error = error.await.unwrap().unwrap_err().to_string();
+    assert!(error.contains("another-model with 8 dimensions") && error.contains("wordllama"), "{error}");
+}
