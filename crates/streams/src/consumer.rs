@@ -61,6 +61,8 @@ impl Reader {
 
     /// Waits up to `block` for entries of any lane; at most `count` of each.
     pub async fn read_any(&self, count: usize, block: Duration) -> Result<Vec<Entry>, Error> {
+        // A longer block would look like a connection that does not answer.
+        let block = block.min(self.streams.config().command_timeout());
         let millis = i64::try_from(block.as_millis().max(1)).unwrap_or(i64::MAX);
         let mut args = self.read_args(count);
         args.extend(["BLOCK".into(), millis.into(), "STREAMS".into()]);

@@ -50,7 +50,8 @@ fn one(line: &Arc<Line>, mut holding: Holding) {
         return wait(line, holding, "waits_for_itself");
     }
     match codec::decode(holding.partition, &holding.entry) {
-        Ok((meta, payload)) => {
+        Ok((mut meta, payload)) => {
+            meta.attempt = meta.attempt.min(line.config.max_attempts.max(1));
             holding.envelope_id.clone_from(&meta.id);
             if holding.entry.deliveries > LAST_RUN {
                 let message = "the event ended its process each time it ran, the last time alone";
