@@ -226,7 +226,8 @@ async fn clone_of_template() -> Result<TestDatabase> {
             anyhow::Ok(template)
         })
         .await?;
-    Ok(postgres().create_database_from(template))
+    // Copying waits for the end of the session that migrated, which this thread may have to drive.
+    Ok(tokio::task::spawn_blocking(|| postgres().create_database_from(template)).await?)
 }
 
 fn database_config(database: &TestDatabase) -> riacho_store::Config {

@@ -53,6 +53,9 @@ pub async fn serve(
     stop: CancellationToken,
 ) {
     metrics::describe();
+    if let Ok(address) = listener.local_addr() {
+        tracing::info!(%address, "the gateway listens");
+    }
     let operations = Ops {
         health: resources.health.clone(),
         metrics: resources.metrics.clone(),

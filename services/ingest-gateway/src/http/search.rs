@@ -25,7 +25,7 @@ use crate::metrics::names;
 const MAX_TOP_K: u32 = riacho_store::MAX_TOP_K;
 const DEFAULT_TOP_K: u32 = 10;
 /// The longest query, in characters.
-const MAX_QUERY: usize = 8_192;
+const MAX_QUERY: usize = riacho_store::MAX_QUERY;
 /// The most documents that a search can be narrowed to by id.
 const MAX_DOCUMENTS: usize = 1_000;
 
@@ -71,7 +71,7 @@ struct SearchBody {
     /// Words or a question.
     #[schema(example = "how often is the gauge calibrated")]
     query: String,
-    /// How many hits, from 1; 10 when not given.
+    /// How many hits, 1 to 100; 10 when not given.
     top_k: Option<u64>,
     /// `hybrid` when not given.
     mode: Option<SearchMode>,

@@ -83,6 +83,7 @@ struct UploadBody {
     post, path = "/api/v1/documents/upload/presigned", tag = "uploads", request_body = SettingsBody,
     responses(
         (status = 201, description = "Send the file to the URL.", body = PresignedBody),
+        (status = 202, description = "The same `Idempotency-Key` was answered before, and its file was sent.", body = AcceptedBody),
         (status = 400, description = "A field is wrong.", body = ProblemBody, content_type = "application/problem+json"),
     ),
 )]
@@ -114,13 +115,12 @@ async fn presign(
     accept.idempotency =
         idempotency_key(&headers)?.map(|key| Idempotency { key, request_hash: request_hash(&accept) });
     let row = app.store().accept(&accept).await?;
-    // An earlier answer to the same key has its own file.
-    let key = match app.store().awaited_upload(&caller.tenant, row.document).await? {
-        Some(awaited) => {
-            Key::parse_for_tenant(&caller.tenant, &awaited.object_key).map_err(|e| Problem::internal(&e))?
-        }
-        None => key,
+    // An earlier answer to the same Idempotency-Key has its own file, which may have been sent since.
+    let Some(awaited) = app.store().awaited_upload(&caller.tenant, row.document).await? else {
+        return Ok(accepted(&row));
     };
+    let key =
+        Key::parse_for_tenant(&caller.tenant, &awaited.object_key).map_err(|e| Problem::internal(&e))?;
     let options =
         PresignPut { content_type: signed_type, expires_in: valid, max_bytes: config.max_upload_bytes };
     let presigned = app.objects().presign_put(&key, &options).await?;

@@ -202,7 +202,8 @@ async fn a_search_field_that_is_wrong_is_named() {
     for (field, value) in [
         ("topk", json!(3)),
         ("mode", json!("psychic")),
-        ("filter", json!({"and": 3})),
+        ("filter", json!({"year": {"above": 3}})),
+        ("filter", json!("year = 3")),
         ("language", json!("Portuguese")),
         ("documents", json!(["x"])),
     ] {

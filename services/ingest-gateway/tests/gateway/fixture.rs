@@ -129,7 +129,7 @@ impl Gateway {
         };
         store.seal(&release, &seal).await.expect("seal");
         let item = IndexItem { release, run, space: self.deployment.space.id, language: "en".into(), chunks };
-        let answers = store.index(vec![item]).await.expect("index");
+        let answers = store.index(&[item]).await.expect("index");
         assert!(matches!(answers[0], riacho_store::IndexAnswer::Written { ready: true }), "{answers:?}");
     }
 }

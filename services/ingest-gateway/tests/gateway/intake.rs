@@ -1,7 +1,7 @@
 //! Producers' events are answered, whatever they are.
 
 use std::{
-    io::{BufRead, BufReader, Read, Write},
+    io::{BufRead, BufReader, Write},
     os::unix::net::UnixStream,
 };
 
