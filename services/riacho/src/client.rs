@@ -1,0 +1,284 @@
+//! The client of the HTTP interface, for `ingest`, `search` and `status`.
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::Context;
+use bytes::Bytes;
+use reqwest::{Method, RequestBuilder, Response, StatusCode, header};
+use riacho_domain::{DocumentId, State};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
+
+use crate::{
+    cli::Server,
+    data_dir::DataDir,
+    exit::{Failure, Kind},
+};
+
+/// The address of a deployment that nobody names.
+const DEFAULT_URL: &str = "http://127.0.0.1:8000";
+/// How long connecting may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a server may stay silent.
+const READ_TIMEOUT: Duration = Duration::from_secs(60);
+/// Larger files are read while they are sent.
+const IN_MEMORY: u64 = 1 << 20;
+/// How often a request is sent again that the server asked to send later.
+const MAX_PUT_OFF: u32 = 30;
+/// The longest pause that a server's Retry-After is obeyed for.
+const MAX_PAUSE: Duration = Duration::from_secs(10);
+
+/// A deployment and a key for it.
+#[derive(Debug, Clone)]
+pub(crate) struct Client {
+    http: reqwest::Client,
+    url: String,
+    key: String,
+}
+
+/// The bytes of an upload.
+#[derive(Debug, Clone)]
+pub(crate) enum Content {
+    Bytes(Bytes),
+    File(PathBuf),
+}
+
+/// One upload.
+#[derive(Debug, Clone)]
+pub(crate) struct Upload {
+    pub(crate) filename: String,
+    pub(crate) content: Content,
+    pub(crate) external_id: Option<String>,
+}
+
+/// Where uploads go.
+#[derive(Debug, Clone)]
+pub(crate) struct Target {
+    pub(crate) collection: Option<String>,
+    pub(crate) lane: riacho_domain::Lane,
+}
+
+/// The answer to an upload.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Accepted {
+    pub(crate) id: DocumentId,
+    pub(crate) version: u32,
+    pub(crate) state: State,
+    #[serde(default)]
+    pub(crate) duplicate: bool,
+}
+
+/// A document's state.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct DocumentStatus {
+    pub(crate) version: u32,
+    pub(crate) state: State,
+    pub(crate) error: Option<Reason>,
+}
+
+/// Why a document failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Reason {
+    pub(crate) code: String,
+    pub(crate) message: String,
+}
+
+/// Why a request was not answered as hoped.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// No answer.
+    #[error("cannot reach {url}: {reason}; is `riacho up` running?")]
+    Unreachable { url: String, reason: String },
+    /// A refusal, with its problem.
+    #[error("{problem}")]
+    Refused { status: StatusCode, problem: Problem },
+    /// The file to upload cannot be read.
+    #[error("cannot read: {0}")]
+    File(#[from] std::io::Error),
+    /// An answer that is not what was asked for.
+    #[error("unexpected answer: {0}")]
+    Answer(String),
+}
+
+/// An `application/problem+json`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Problem {
+    #[serde(rename = "type")]
+    kind: String,
+    title: String,
+    detail: Option<String>,
+}
+
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.detail.as_deref().filter(|detail| !detail.is_empty()) {
+            Some(detail) => write!(f, "{}: {detail}", self.title),
+            None => f.write_str(&self.title),
+        }
+    }
+}
+
+impl Problem {
+    /// The last part of the type, as a code.
+    pub(crate) fn code(&self) -> &str {
+        self.kind.rsplit(['/', ':']).next().filter(|code| !code.is_empty()).unwrap_or("refused")
+    }
+}
+
+impl Error {
+    /// The error as the end of a command.
+    pub(crate) fn into_failure(self) -> anyhow::Error {
+        let kind = if matches!(self, Error::Unreachable { .. }) { Kind::Unreachable } else { Kind::Failed };
+        Failure::new(kind, self.to_string())
+    }
+}
+
+type Result<T> = std::result::Result<T, Error>;
+
+impl Client {
+    /// The deployment that the flags name, or the one whose data directory it is.
+    pub(crate) fn new(server: &Server, data_dir: &DataDir) -> anyhow::Result<Client> {
+        let running = data_dir.running();
+        let url =
+            server.url.clone().or_else(|| running.map(|r| r.url)).unwrap_or_else(|| DEFAULT_URL.to_owned());
+        let key = server.api_key.clone().or_else(|| DataDir::read(&data_dir.api_key()));
+        let key = key.ok_or_else(|| {
+            let file = data_dir.api_key();
+            let text = format!(
+                "no API key: give --api-key or RIACHO_API_KEY, or --data-dir ({} is not there)",
+                file.display()
+            );
+            Failure::new(Kind::Usage, text)
+        })?;
+        Client::at(&url, &key)
+    }
+
+    pub(crate) fn at(url: &str, key: &str) -> anyhow::Result<Client> {
+        let parsed = url::Url::parse(url).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+        if parsed.is_none() {
+            return Err(Failure::new(Kind::Usage, format!("{url} is not an http or https address")));
+        }
+        let http = reqwest::Client::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .read_timeout(READ_TIMEOUT)
+            .user_agent(concat!("riacho/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .context("cannot make an HTTP client")?;
+        Ok(Client { http, url: url.trim_end_matches('/').to_owned(), key: key.to_owned() })
+    }
+
+    /// `POST /api/v1/documents`, put off as long as the server asks for it.
+    pub(crate) async fn upload(&self, upload: &Upload, target: &Target) -> Result<Accepted> {
+        let mut query = vec![("filename", upload.filename.clone()), ("lane", target.lane.to_string())];
+        query.extend(target.collection.clone().map(|name| ("collection", name)));
+        query.extend(upload.external_id.clone().map(|id| ("external_id", id)));
+        let mut put_off = 0;
+        loop {
+            let request = self.request(Method::POST, "/api/v1/documents", &query)?;
+            let request = with_content(request, &upload.content).await?;
+            let response = self.send(request).await?;
+            match retry_after(&response) {
+                Some(pause) if is_put_off(response.status()) && put_off < MAX_PUT_OFF => {
+                    put_off += 1;
+                    tokio::time::sleep(pause).await;
+                }
+                _ => return self.answer(response).await,
+            }
+        }
+    }
+
+    /// `GET /api/v1/documents/{id}/status`
+    pub(crate) async fn status(&self, id: DocumentId) -> Result<DocumentStatus> {
+        self.get(&format!("/api/v1/documents/{id}/status")).await
+    }
+
+    /// `POST /api/v1/search`
+    pub(crate) async fn search(&self, body: &Value) -> Result<Value> {
+        let request = self.request(Method::POST, "/api/v1/search", &[])?.json(body);
+        let response = self.send(request).await?;
+        self.answer(response).await
+    }
+
+    /// Any GET.
+    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+        let response = self.send(self.request(Method::GET, path, &[])?).await?;
+        self.answer(response).await
+    }
+
+    /// The body of a GET whatever its status, such as that of `/health`.
+    pub(crate) async fn get_any_status(&self, path: &str) -> Result<Value> {
+        let response = self.send(self.request(Method::GET, path, &[])?).await?;
+        response.json().await.map_err(|error| Error::Answer(error.to_string()))
+    }
+
+    /// Whether `/readyz` answers 200.
+    pub(crate) async fn is_ready(&self) -> bool {
+        let Ok(request) = self.request(Method::GET, "/readyz", &[]) else { return false };
+        self.send(request).await.is_ok_and(|response| response.status().is_success())
+    }
+
+    fn request(&self, method: Method, path: &str, query: &[(&str, String)]) -> Result<RequestBuilder> {
+        let mut url =
+            url::Url::parse(&format!("{}{path}", self.url)).map_err(|e| Error::Answer(e.to_string()))?;
+        if !query.is_empty() {
+            url.query_pairs_mut().extend_pairs(query);
+        }
+        Ok(self.http.request(method, url).bearer_auth(&self.key))
+    }
+
+    async fn send(&self, request: RequestBuilder) -> Result<Response> {
+        request
+            .send()
+            .await
+            .map_err(|error| Error::Unreachable { url: self.url.clone(), reason: root_cause(&error) })
+    }
+
+    async fn answer<T: DeserializeOwned>(&self, response: Response) -> Result<T> {
+        let status = response.status();
+        let body = response
+            .bytes()
+            .await
+            .map_err(|error| Error::Unreachable { url: self.url.clone(), reason: root_cause(&error) })?;
+        if !status.is_success() {
+            let mut problem: Problem = serde_json::from_slice(&body).unwrap_or_default();
+            if problem.title.is_empty() {
+                problem.title = status.to_string();
+            }
+            return Err(Error::Refused { status, problem });
+        }
+        serde_json::from_slice(&body).map_err(|error| Error::Answer(error.to_string()))
+    }
+}
+
+async fn with_content(request: RequestBuilder, content: &Content) -> Result<RequestBuilder> {
+    let request = request.header(header::CONTENT_TYPE, "application/octet-stream");
+    let path = match content {
+        Content::Bytes(bytes) => return Ok(request.body(bytes.clone())),
+        Content::File(path) => path,
+    };
+    let file = tokio::fs::File::open(path).await?;
+    let size = file.metadata().await?.len();
+    if size <= IN_MEMORY {
+        return Ok(request.body(tokio::fs::read(path).await?));
+    }
+    Ok(request.header(header::CONTENT_LENGTH, size).body(file))
+}
+
+const fn is_put_off(status: StatusCode) -> bool {
+    matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE)
+}
+
+fn retry_after(response: &Response) -> Option<Duration> {
+    let seconds = response.headers().get(header::RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
+    Some(Duration::from_secs(seconds).clamp(Duration::from_millis(100), MAX_PAUSE))
+}
+
+/// The innermost reason; the outer ones repeat the address.
+fn root_cause(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
+}

@@ -1,0 +1,94 @@
+//! A file for each command.
+
+mod completions;
+mod config;
+mod ingest;
+mod janitor;
+mod key;
+mod migrate;
+mod openapi;
+pub(crate) mod search;
+mod serve;
+mod status;
+mod tenant;
+mod up;
+
+use riacho_service::config::ConfigError;
+use riacho_store::{Role, Store};
+
+use crate::{
+    cli::{Cli, Command, Global},
+    config::{Config, Settings},
+    data_dir::DataDir,
+    exit::{Failure, Kind},
+    output::Output,
+};
+
+/// How long an operator's command waits for servers.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// What every command starts from.
+#[derive(Debug)]
+struct Context {
+    global: Global,
+    output: Output,
+}
+
+impl Context {
+    fn data_dir(&self) -> DataDir {
+        DataDir::new(self.global.data_dir.as_deref())
+    }
+
+    /// The configuration; servers that nobody names are those of the running `up`.
+    fn config(&self) -> Result<Config, ConfigError> {
+        Settings::new(&self.global).with_running(&self.data_dir())?.load()
+    }
+
+    /// A connection for an operator's command. It does not wait for a database that is away.
+    async fn store(&self, role: Role) -> anyhow::Result<Store> {
+        let mut database = self.config()?.database;
+        database.pool_size = 1;
+        let store = Store::connect(&database, role).await.map_err(store_failure)?;
+        store.check_version().await.map_err(store_failure)?;
+        Ok(store)
+    }
+}
+
+/// An error of the database as the end of a command.
+fn store_failure(error: riacho_store::Error) -> anyhow::Error {
+    let kind = if error.is_retryable() { Kind::Unreachable } else { Kind::Failed };
+    Failure::new(kind, error.to_string())
+}
+
+/// A time as a table shows it.
+fn time(time: Option<chrono::DateTime<chrono::Utc>>) -> String {
+    time.map_or_else(|| "-".to_owned(), |time| time.format("%Y-%m-%d %H:%M:%SZ").to_string())
+}
+
+/// Runs the command of a command line.
+pub(crate) async fn run(cli: Cli) -> anyhow::Result<()> {
+    let output = Output::new(cli.global.json, cli.global.quiet);
+    let context = Context { global: cli.global, output };
+    match cli.command {
+        Command::Up(arguments) => up::run(&context, arguments).await,
+        Command::IngestGateway(listen) => serve::gateway(&context, listen).await,
+        Command::Extractor => serve::worker(&context, crate::cli::Worker::Extractor).await,
+        Command::Embedder => serve::worker(&context, crate::cli::Worker::Embedder).await,
+        Command::Indexer => serve::worker(&context, crate::cli::Worker::Indexer).await,
+        Command::Janitor(arguments) => janitor::run(&context, arguments).await,
+        Command::Work(work) => serve::workers(&context, work).await,
+        Command::Migrate => migrate::run(&context).await,
+        Command::Ingest(arguments) => ingest::run(&context, arguments).await,
+        Command::Search(arguments) => search::run(&context, arguments).await,
+        Command::Status(arguments) => status::run(&context, arguments).await,
+        Command::Config(command) => config::run(&context, &command),
+        Command::Key(command) => key::run(&context, command).await,
+        Command::Tenant(command) => tenant::run(&context, command).await,
+        Command::Completions { shell } => completions::run(shell),
+        Command::Openapi => openapi::run(&context),
+        // Dispatched by `main` before anything else; here it stands behind a flag, which is no way to start it.
+        Command::ParseChild => {
+            Err(Failure::new(Kind::Usage, "a parser's process is started by the extractor alone"))
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! What a data directory has once: the schema, the default tenant, the development key, the secret
+//! that signs uploads.
+
+use anyhow::Context;
+use rand::RngCore;
+use riacho_store::{KeyScope, NewKey, Role, Store, migrate};
+
+use crate::{
+    DEFAULT_TENANT,
+    config::{Config, Settings},
+    data_dir::{DataDir, write_private},
+};
+
+/// Brings the database up to date and makes what is not there yet; gives the configuration in force
+/// and the development key.
+pub(super) async fn prepare(mut settings: Settings, data_dir: &DataDir) -> anyhow::Result<(Config, String)> {
+    settings.set_default("objects.signing_secret", &signing_secret(data_dir)?)?;
+    let config = settings.load()?;
+    migrate::migrate(&config.database).await.context("cannot bring the schema up to date")?;
+    let model = riacho_models::load(&config.models).context("embedding model")?;
+    let dimensions = u32::try_from(model.dimensions())?;
+    riacho_store::ensure_space(&config.database, model.id(), dimensions).await.context("embedding space")?;
+    let api_key = development_key(&config, data_dir).await?;
+    Ok((config, api_key))
+}
+
+/// The key of the file, if the database knows it; else a new one, with all scopes.
+async fn development_key(config: &Config, data_dir: &DataDir) -> anyhow::Result<String> {
+    let mut database = config.database.clone();
+    database.pool_size = 1;
+    let store = Store::connect(&database, Role::Janitor).await?;
+    let tenant = DEFAULT_TENANT.parse()?;
+    store.ensure_tenant(&tenant, "Default").await?;
+    if let Some(key) = DataDir::read(&data_dir.api_key())
+        && store.authenticate(&key).await?.is_some()
+    {
+        return Ok(key);
+    }
+    let new = NewKey { tenant, name: "development".into(), scopes: vec![KeyScope::Admin], expires_at: None };
+    let created = store.create_key(&new).await?;
+    write_private(&data_dir.api_key(), created.secret.expose())?;
+    Ok(created.secret.expose().to_owned())
+}
+
+fn signing_secret(data_dir: &DataDir) -> anyhow::Result<String> {
+    let file = data_dir.signing_secret();
+    if let Some(secret) = DataDir::read(&file) {
+        return Ok(secret);
+    }
+    let mut random = [0u8; 32];
+    rand::rng().fill_bytes(&mut random);
+    let secret = random.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    write_private(&file, &secret)?;
+    Ok(secret)
+}

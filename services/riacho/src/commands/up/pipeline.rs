@@ -1,0 +1,114 @@
+//! The workers of `riacho up`, beside the gateway in one process.
+//!
+//! They have threads of their own, of lower priority: parsing and embedding take every core there is,
+//! and a request must not wait for them.
+
+use std::{thread, time::Duration};
+
+use anyhow::{Context, anyhow};
+use riacho_service::{Health, Metrics, health::Need};
+use tokio::sync::{oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    cli::Worker,
+    config::Config,
+    services::{Group, Service},
+};
+
+/// How much the pipeline's threads yield to the gateway's (0 not at all, 19 always). At 10 a thread of
+/// the gateway weighs nine times as much.
+const NICENESS: i32 = 10;
+/// How long tasks that do not listen may hold up the end.
+const LEFTOVERS: Duration = Duration::from_secs(1);
+
+const WORKERS: [Service; 4] = [
+    Service::Worker(Worker::Extractor),
+    Service::Worker(Worker::Embedder),
+    Service::Worker(Worker::Indexer),
+    Service::Worker(Worker::Janitor),
+];
+
+/// The running workers.
+#[derive(Debug)]
+pub(super) struct Pipeline {
+    connected: watch::Receiver<bool>,
+    result: Option<oneshot::Receiver<anyhow::Result<()>>>,
+}
+
+impl Pipeline {
+    /// Starts the workers' threads; they connect by themselves.
+    pub(super) fn spawn(
+        config: Config,
+        metrics: Metrics,
+        stop: CancellationToken,
+    ) -> anyhow::Result<Pipeline> {
+        let (connected_sender, connected) = watch::channel(false);
+        let (result_sender, result) = oneshot::channel();
+        let body = move || {
+            yield_to_others();
+            // The receiver is gone only when the process ends.
+            let _ = result_sender.send(run(config, &metrics, &stop, &connected_sender));
+        };
+        thread::Builder::new().name("pipeline".into()).spawn(body).context("cannot start threads")?;
+        Ok(Pipeline { connected, result: Some(result) })
+    }
+
+    /// Makes the process ready only once the workers are connected.
+    pub(super) fn watch(&self, health: &Health) {
+        let connected = self.connected.clone();
+        health.add("pipeline", Need::Required, move || {
+            let connected = *connected.borrow();
+            Box::pin(async move { if connected { Ok(()) } else { Err("not connected yet".to_owned()) } })
+        });
+    }
+
+    /// Waits for the workers' end. Cancel safe.
+    pub(super) async fn ended(&mut self) -> anyhow::Result<()> {
+        let Some(result) = &mut self.result else { return std::future::pending().await };
+        let ended = result.await.unwrap_or_else(|_| Err(anyhow!("the pipeline panicked")));
+        self.result = None;
+        ended
+    }
+
+    /// Waits until the workers have stopped, and logs what went wrong with that.
+    pub(super) async fn join(&mut self) {
+        if self.result.is_some()
+            && let Err(error) = self.ended().await
+        {
+            tracing::warn!(error = format!("{error:#}"), "the pipeline did not stop cleanly");
+        }
+    }
+}
+
+fn run(
+    config: Config,
+    metrics: &Metrics,
+    stop: &CancellationToken,
+    connected: &watch::Sender<bool>,
+) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .thread_name("pipeline")
+        .on_thread_start(yield_to_others)
+        .enable_all()
+        .build()
+        .context("cannot start threads")?;
+    let result = runtime.block_on(async {
+        let group = match Group::connect(&WORKERS, &config, metrics, stop).await {
+            Err(_) if stop.is_cancelled() => return Ok(()),
+            group => group?,
+        };
+        connected.send_replace(true);
+        group.run(&config, stop.clone()).await
+    });
+    runtime.shutdown_timeout(LEFTOVERS);
+    result
+}
+
+/// Lowers the priority of the calling thread, and so of the threads and children it starts. Where that
+/// is not allowed, everything works and requests wait longer.
+fn yield_to_others() {
+    if let Err(error) = rustix::process::setpriority_process(None, NICENESS) {
+        tracing::debug!(%error, "cannot lower the priority of the pipeline's threads");
+    }
+}

@@ -1,0 +1,136 @@
+//! The configuration of the one binary: the sections of all services in one file.
+
+use std::path::Path;
+
+use riacho_service::{
+    CoreConfig,
+    config::{ConfigError, HttpConfig, LogConfig, LogFormat, Sources, is_set, load},
+};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    cli::{self, Global},
+    data_dir::DataDir,
+};
+
+/// Where uploads to the local store stand when nothing else is said.
+const OBJECTS: &str = ".riacho/data/objects";
+
+/// All sections. Each is also its service's own type; unknown keys are errors.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Config {
+    /// Redis: the road between the stages.
+    pub(crate) redis: riacho_streams::Config,
+    /// PostgreSQL: the truth.
+    pub(crate) database: riacho_store::Config,
+    /// The store of originals and texts.
+    pub(crate) objects: riacho_objects::Config,
+    /// The embedding model.
+    pub(crate) models: riacho_models::Config,
+    /// How stages read, retry and stop.
+    pub(crate) stage: riacho_stage::RunnerConfig,
+    /// Logs.
+    pub(crate) log: LogConfig,
+    /// Where the services listen.
+    pub(crate) http: HttpConfig,
+    /// The HTTP interface and the intake of producers' events.
+    pub(crate) gateway: riacho_ingest_gateway::Config,
+    /// Originals to text and chunks.
+    pub(crate) extractor: riacho_extractor::Config,
+    /// Chunks to vectors.
+    pub(crate) embedder: riacho_embedder::Config,
+    /// Vectors to rows.
+    pub(crate) indexer: riacho_indexer::Config,
+    /// The scheduled tasks.
+    pub(crate) janitor: riacho_janitor::Config,
+}
+
+impl Config {
+    /// The sections that every service needs.
+    pub(crate) fn core(&self) -> CoreConfig {
+        CoreConfig {
+            redis: self.redis.clone(),
+            database: self.database.clone(),
+            objects: self.objects.clone(),
+            models: self.models.clone(),
+            stage: self.stage.clone(),
+            log: self.log.clone(),
+            http: self.http.clone(),
+        }
+    }
+}
+
+/// The sources of a configuration, with what is known only here filled in where nothing sets it.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    sources: Sources,
+}
+
+impl Settings {
+    /// The file, the environment and the flags of this process.
+    pub(crate) fn new(global: &Global) -> Settings {
+        let mut sources = Sources::from_process(global.config.clone());
+        sources.overrides.clone_from(&global.set);
+        if let Some(format) = global.log_format {
+            let format = if format == cli::LogFormat::Json { LogFormat::Json } else { LogFormat::Text };
+            sources.overrides.push(("log.format".into(), name_of(format).into()));
+        }
+        if global.quiet {
+            sources.overrides.push(("log.filter".into(), "warn".into()));
+        }
+        Settings { sources }
+    }
+
+    /// Adds what the running `up` of a data directory has chosen, so that a command finds its servers.
+    pub(crate) fn with_running(mut self, data_dir: &DataDir) -> Result<Settings, ConfigError> {
+        for (key, value) in data_dir.running().map(|running| running.settings).unwrap_or_default() {
+            self.set_default(&key, &value)?;
+        }
+        Ok(self)
+    }
+
+    /// Whether the file, the environment or a flag sets a key.
+    pub(crate) fn has(&self, key: &str) -> Result<bool, ConfigError> {
+        is_set::<Config>(&self.sources, key)
+    }
+
+    /// Sets a key, whatever the other sources say.
+    pub(crate) fn set(&mut self, key: &str, value: &str) {
+        self.sources.overrides.push((key.to_owned(), value.to_owned()));
+    }
+
+    /// Sets a key that no source sets; says whether it did.
+    pub(crate) fn set_default(&mut self, key: &str, value: &str) -> Result<bool, ConfigError> {
+        let free = !self.has(key)?;
+        if free {
+            self.set(key, value);
+        }
+        Ok(free)
+    }
+
+    /// The configuration, with the programs and models of the runtime directory where nothing names others.
+    pub(crate) fn load(mut self) -> Result<Config, ConfigError> {
+        self.set_default("objects.directory", OBJECTS)?;
+        let runtime = riacho_local::Runtime::find();
+        if let Ok(path) = runtime.wordllama_dir() {
+            self.set_default_path("models.local.directory", &path)?;
+        }
+        if let Ok(path) = runtime.pdfium_path() {
+            self.set_default_path("extractor.pdfium", &path)?;
+        }
+        load(&self.sources)
+    }
+
+    fn set_default_path(&mut self, key: &str, path: &Path) -> Result<bool, ConfigError> {
+        self.set_default(key, &path.to_string_lossy())
+    }
+}
+
+const fn name_of(format: LogFormat) -> &'static str {
+    match format {
+        LogFormat::Json => "json",
+        LogFormat::Text => "text",
+    }
+}
