@@ -220,6 +220,9 @@ pub fn text_type(decoded: &Decoded, filename: &str) -> TextType {
     if text.starts_with("<?xml") {
         return TextType::Xml;
     }
+    if named(&["html", "htm", "xhtml"]) && text.starts_with('<') {
+        return TextType::Html;
+    }
     if named(&["eml"]) && first_header(text).is_some() {
         return TextType::Eml;
     }
@@ -232,7 +235,7 @@ pub fn text_type(decoded: &Decoded, filename: &str) -> TextType {
     if let Some(delimiter) = delimiter(text, named(&["csv", "tsv", "tab"])) {
         return TextType::Csv(delimiter);
     }
-    if named(&["xml", "xhtml", "svg"]) && text.starts_with('<') {
+    if named(&["xml", "svg"]) && text.starts_with('<') {
         return TextType::Xml;
     }
     let prose_name = extension.is_none() || named(&["txt", "text", "bin", "dat"]);
@@ -266,8 +269,9 @@ fn looks_like_mail(text: &str) -> bool {
     ];
     let mut known = 0;
     let mut certain = false;
-    for line in text.lines().take(200) {
-        if line.starts_with([' ', '\t']) {
+    for (i, line) in text.lines().take(200).enumerate() {
+        // The first line of a mailbox is the envelope's.
+        if line.starts_with([' ', '\t']) || i == 0 && line.starts_with("From ") {
             continue;
         }
         let Some(name) = first_header(line) else { break };
@@ -353,4 +357,58 @@ fn looks_like_markdown(text: &str) -> bool {
     });
     let fences = lines().filter(|line| line.starts_with("```")).count();
     headings.count() >= 2 || fences >= 2
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+
+    fn kind(text: &str, filename: &str) -> TextType {
+        text_type(&Decoded { text: text.to_owned(), encoding: "UTF-8" }, filename)
+    }
+
+    #[test]
+    fn files_are_told_by_their_bytes() {
+        let cases: [(&[u8], FileType); 7] = [
+            (b"", FileType::Empty),
+            (b"%PDF-1.7\n", FileType::Pdf),
+            (b"junk before\n%PDF-1.4\n", FileType::Pdf),
+            (b"{\\rtf1\\ansi a}", FileType::Rtf),
+            (b"\x89PNG\r\n\x1a\n", FileType::Image),
+            (b"Just words.", FileType::Text),
+            (b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0", FileType::Other("a program")),
+        ];
+        for (bytes, expected) in cases {
+            assert_eq!(file_type(bytes).0, expected, "{:?}", String::from_utf8_lossy(bytes));
+        }
+    }
+
+    #[test]
+    fn kinds_of_text_are_told_by_their_shape() {
+        let cases = [
+            ("From: a@b\nSubject: x\n\nbody", "a.txt", TextType::Eml),
+            ("From a@b Mon Jan 1\nFrom: a@b\nTo: c@d\n\nbody", "inbox", TextType::Eml),
+            ("Subject: a letter\nDear all", "a.txt", TextType::Plain),
+            ("<!-- x --><!DOCTYPE html><p>a", "a.txt", TextType::Html),
+            ("<?xml version='1.0'?><note/>", "a.txt", TextType::Xml),
+            ("<?xml version='1.0'?><html/>", "a.txt", TextType::Html),
+            ("a,b,c\n1,2,3\n4,5,6\n", "a.txt", TextType::Csv(',')),
+            ("a;b\n1;2\n", "a.csv", TextType::Csv(';')),
+            ("a;b\n1;2\n", "a.txt", TextType::Plain),
+            ("Rain, snow.\nWind, sun.\nIce, fog.", "a.txt", TextType::Plain),
+            ("## One\ntext\n## Two\n", "a", TextType::Markdown),
+            ("# a comment\nx = 1\n", "a.py", TextType::Plain),
+            ("{\"a\": 1}", "a.json", TextType::Json),
+        ];
+        for (text, filename, expected) in cases {
+            assert_eq!(kind(text, filename), expected, "{filename}: {text}");
+        }
+    }
+
+    #[test]
+    fn the_name_does_not_overrule_the_text() {
+        assert_eq!(kind("<html><body>x", "a.csv"), TextType::Html);
+        assert_eq!(kind("From: a@b\nTo: c@d\nDate: x\n\ny", "a.md"), TextType::Eml);
+    }
 }

@@ -91,8 +91,8 @@ fn small_sections_share_a_chunk_under_their_common_heading() {
 #[test]
 fn sentences_and_tables_stay_whole() {
     let text = "The first sentence is about rain and rivers. The second one is about wind and waves. \
-                The third is about ice.\n\n| station | level |\n|---|---|\n| North | 3 |\n| South | 4 |\n";
-    let pieces = pieces(text, 20, 0);
+                The third is about ice, frost and snow.\n\n| station | level |\n|---|---|\n| North | 3 |\n| South | 4 |\n";
+    let pieces = pieces(text, 26, 0);
     assert_eq!(
         pieces[0],
         "The first sentence is about rain and rivers. The second one is about wind and waves."

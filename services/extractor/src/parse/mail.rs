@@ -4,15 +4,64 @@ use mail_parser::{Address, Message, MessageParser, MimeHeaders, PartType};
 use riacho_domain::ReasonCode;
 
 use super::{Limits, Parsed, html, markdown};
-use crate::{encoding, extracted::Failure};
+use crate::{
+    encoding,
+    extracted::{Failure, Heading},
+};
 
 /// Messages inside messages are followed so far.
 const DEPTH: usize = 4;
 /// The most parts and attachments that are looked at.
 const MOST_PARTS: usize = 200;
 
-/// Reads a message.
+/// Reads a message, or a mailbox with several.
 pub(super) fn parse(bytes: &[u8], limits: &Limits) -> Result<Parsed, Failure> {
+    let messages = mailbox(bytes);
+    if let [only] = messages.as_slice() {
+        return parse_one(only, limits);
+    }
+    let mut all = Parsed::default();
+    for message in messages {
+        // A message that cannot be read is a hole in the mailbox, not the end of it.
+        let Ok(one) = parse_one(message, limits) else { continue };
+        if !all.text.is_empty() {
+            all.text.push_str("\n\n");
+        }
+        let shift = all.text.len();
+        all.text.push_str(&one.text);
+        all.outline.headings.extend(one.outline.headings.into_iter().map(|heading| Heading {
+            byte_start: heading.byte_start + shift,
+            byte_end: heading.byte_end + shift,
+            ..heading
+        }));
+        if all.text.len() as u64 > limits.max_text_bytes {
+            return Err(super::text_too_large(limits));
+        }
+    }
+    Ok(all)
+}
+
+/// The messages of a mailbox: each stands behind a line that begins with `From ` after a blank one.
+fn mailbox(bytes: &[u8]) -> Vec<&[u8]> {
+    const MARK: &[u8] = b"From ";
+    let mut messages = Vec::new();
+    let mut rest = bytes;
+    while rest.starts_with(MARK) {
+        let start = rest.iter().position(|b| *b == b'\n').map_or(rest.len(), |end| end + 1);
+        let message = &rest[start..];
+        let next = message.windows(6).enumerate().position(|(at, window)| {
+            window[0] == b'\n'
+                && &window[1..] == MARK
+                && matches!(&message[..at], [.., b'\n'] | [.., b'\n', b'\r'])
+        });
+        let end = next.map_or(message.len(), |at| at + 1);
+        messages.push(&message[..end]);
+        rest = &message[end..];
+    }
+    if messages.is_empty() { vec![bytes] } else { messages }
+}
+
+fn parse_one(bytes: &[u8], limits: &Limits) -> Result<Parsed, Failure> {
     let message = MessageParser::default()
         .parse(bytes)
         .ok_or_else(|| Failure::new(ReasonCode::Corrupt, "the message has no readable headers"))?;
@@ -33,7 +82,7 @@ pub(super) fn parse(bytes: &[u8], limits: &Limits) -> Result<Parsed, Failure> {
     Ok(parsed)
 }
 
-fn subjects(text: &str, message: &Message<'_>) -> Vec<crate::extracted::Heading> {
+fn subjects(text: &str, message: &Message<'_>) -> Vec<Heading> {
     let has_subject = message.subject().is_some_and(|subject| !one_line(subject).is_empty());
     markdown::headings(text).into_iter().take(usize::from(has_subject)).collect()
 }
@@ -147,6 +196,16 @@ mod tests {
             assert!(parsed.text.contains(part), "{part}: {}", parsed.text);
         }
         assert_eq!(parsed.outline.title.as_deref(), Some("Nível do rio"));
+    }
+
+    #[test]
+    fn a_mailbox_gives_all_its_messages() {
+        let mailbox = b"From a@b Mon Jan 1\nFrom: a@b\nSubject: One\n\nFirst.\n\nFrom c@d Tue Jan 2\nFrom: c@d\nSubject: Two\n\nSecond.\n";
+        let parsed = parse(mailbox, &Limits::default()).unwrap();
+        let found: Vec<_> =
+            parsed.outline.headings.iter().map(|h| &parsed.text[h.byte_start..h.byte_end]).collect();
+        assert_eq!(found, ["# One", "# Two"]);
+        assert!(parsed.text.contains("First.") && parsed.text.ends_with("Second."));
     }
 
     #[test]

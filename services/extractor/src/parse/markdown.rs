@@ -67,16 +67,30 @@ fn plain(line: &str) -> String {
 }
 
 /// Tidies what converters write: no spaces at line ends, no backslashes before punctuation (the
-/// text is read by people and models, not rendered), one blank line at most; code is left as it is.
+/// text is read by people and models, not rendered), one blank line at most, no empty rows and
+/// columns of tables; code is left as it is.
 pub(crate) fn tidy(text: &str) -> String {
     let mut tidy = String::with_capacity(text.len());
     let mut in_code = false;
     let mut blank = true;
+    let mut rows: Vec<&str> = Vec::new();
     for line in text.lines() {
         let fence = line.trim_start().starts_with("```");
-        let line = if in_code || fence { line } else { line.trim_end() };
-        in_code ^= fence;
-        if line.is_empty() && !in_code {
+        if !in_code && !fence && line.starts_with('|') {
+            rows.push(line.trim_end());
+            blank = false;
+            continue;
+        }
+        push_table(&mut tidy, &std::mem::take(&mut rows));
+        if in_code || fence {
+            in_code ^= fence;
+            blank = false;
+            tidy.push_str(line);
+            tidy.push('\n');
+            continue;
+        }
+        let line = line.trim_end();
+        if line.is_empty() {
             if !blank {
                 tidy.push('\n');
             }
@@ -84,19 +98,76 @@ pub(crate) fn tidy(text: &str) -> String {
             continue;
         }
         blank = false;
-        if in_code || fence {
-            tidy.push_str(line)
-        } else {
-            push_unescaped(&mut tidy, line)
-        }
+        // One space is what is left of a line break; lists are indented by more.
+        let line = line.strip_prefix(' ').filter(|rest| !rest.starts_with(' ')).unwrap_or(line);
+        push_unescaped(&mut tidy, line);
         tidy.push('\n');
     }
+    push_table(&mut tidy, &rows);
     tidy.truncate(tidy.trim_end().len());
     tidy
 }
 
+/// Writes the rows of a table without those rows and columns that are empty.
+fn push_table(out: &mut String, rows: &[&str]) {
+    let is_rule =
+        |row: &&&str| row.bytes().all(|b| matches!(b, b'|' | b'-' | b':' | b' ')) && row.contains('-');
+    let cells: Vec<Vec<&str>> = rows.iter().filter(|row| !is_rule(row)).map(|row| split_row(row)).collect();
+    let columns = cells.iter().map(Vec::len).max().unwrap_or(0);
+    // Rows of different lengths hold unescaped bars; what is a column then, nobody knows.
+    if columns == 0 || cells.iter().any(|row| row.len() != columns) || !rows.iter().any(|row| is_rule(&row)) {
+        for row in rows {
+            push_unescaped(out, row);
+            out.push('\n');
+        }
+        return;
+    }
+    let used: Vec<usize> = (0..columns).filter(|at| cells.iter().any(|row| !row[*at].is_empty())).collect();
+    let full = cells.iter().filter(|row| row.iter().any(|cell| !cell.is_empty()));
+    for (i, row) in full.enumerate() {
+        for at in &used {
+            out.push_str("| ");
+            push_unescaped_cell(out, row[*at]);
+            out.push(' ');
+        }
+        out.push_str("|\n");
+        if i == 0 {
+            push_rule(out, used.len());
+        }
+    }
+}
+
+/// The cells of a row, split at bars that are not escaped.
+fn split_row(row: &str) -> Vec<&str> {
+    let row = row.strip_prefix('|').unwrap_or(row);
+    let mut cells = Vec::new();
+    let mut start = 0;
+    let mut escaped = false;
+    for (at, byte) in row.bytes().enumerate() {
+        match byte {
+            b'\\' => escaped = !escaped,
+            b'|' if !escaped => {
+                cells.push(row[start..at].trim());
+                start = at + 1;
+            }
+            _ => escaped = false,
+        }
+    }
+    if !row[start..].trim().is_empty() {
+        cells.push(row[start..].trim());
+    }
+    cells
+}
+
 fn push_unescaped(out: &mut String, line: &str) {
-    let in_table = line.starts_with('|');
+    unescape(out, line, line.starts_with('|'));
+}
+
+fn push_unescaped_cell(out: &mut String, cell: &str) {
+    unescape(out, cell, true);
+}
+
+fn unescape(out: &mut String, line: &str, in_table: bool) {
     let mut chars = line.char_indices().peekable();
     while let Some((at, c)) = chars.next() {
         // A mark that would make a heading or a cell of what is none stays escaped.
@@ -174,5 +245,12 @@ mod tests {
     fn tidying_keeps_what_would_change_the_structure() {
         let text = "a\\_b 1\\. \n\n\n\\# no heading\n| x \\| y |\n```\na\\_b  \n```\n";
         assert_eq!(tidy(text), "a_b 1.\n\n\\# no heading\n| x \\| y |\n```\na\\_b  \n```");
+    }
+
+    #[test]
+    fn tables_lose_their_empty_rows_and_columns() {
+        let text =
+            "|  |  |  |\n| --- | --- | --- |\n|  |  |  |\n|  | Topic | Page |\n|  | Rain\\_1 | a\\|b |\n";
+        assert_eq!(tidy(text), "| Topic | Page |\n|---|---|\n| Rain_1 | a\\|b |");
     }
 }

@@ -29,10 +29,14 @@ pub(super) fn parse(bytes: &[u8], limits: &Limits) -> Result<Parsed, Failure> {
         }
     }
     text.push('\n');
-    match property(&mut file, "1000") {
-        Some(body) => text.push_str(&body),
-        None => text.push_str(&html_body(&mut file)?.unwrap_or_default()),
+    let body = match property(&mut file, "1000") {
+        Some(body) => Some(body),
+        None => html_body(&mut file)?,
+    };
+    if subject.is_none() && body.is_none() {
+        return Err(Failure::new(ReasonCode::Empty, "the message has neither a subject nor a body"));
     }
+    text.push_str(&body.unwrap_or_default());
     if text.len() as u64 > limits.max_text_bytes {
         return Err(super::text_too_large(limits));
     }

@@ -102,9 +102,14 @@ fn page_lines(text: &pdfium::PdfPageText<'_>) -> Vec<Line> {
         let Ok(c) = chars.get(index) else { continue };
         match c.unicode_char() {
             Some('\n') => end_line(&chars, &mut line, &mut visible, &mut lines),
+            // A hyphen that breaks a word stands for the line's end too.
+            Some(hyphen @ '\u{2}') => {
+                line.push(hyphen);
+                end_line(&chars, &mut line, &mut visible, &mut lines);
+            }
             Some('\r' | '\0' | '\u{fffe}' | '\u{ffff}') | None => {}
             Some(c) => {
-                if !c.is_whitespace() && c != '\u{2}' {
+                if !c.is_whitespace() {
                     visible.push(index);
                 }
                 line.push(c);
@@ -140,5 +145,8 @@ fn end_line(
         );
         (c.scaled_font_size().value, bold)
     });
-    lines.push(Line::new(&text, start.left().value, end.right().value, start.bottom().value, size, bold));
+    // The box of a character depends on its font; the base line does not.
+    let base =
+        chars.get(*first).ok().and_then(|c| c.origin_y().ok()).map_or(start.bottom().value, |y| y.value);
+    lines.push(Line::new(&text, start.left().value, end.right().value, base, size, bold));
 }

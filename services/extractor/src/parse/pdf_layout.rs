@@ -22,7 +22,7 @@ pub(super) struct Line {
     pub(super) text: String,
     left: f32,
     right: f32,
-    bottom: f32,
+    base: f32,
     size: f32,
     bold: bool,
     /// It ends in a hyphen that only breaks a word.
@@ -31,24 +31,30 @@ pub(super) struct Line {
 
 impl Line {
     /// PDFium marks a hyphen that breaks a word with U+0002.
-    pub(super) fn new(text: &str, left: f32, right: f32, bottom: f32, size: f32, bold: bool) -> Self {
+    pub(super) fn new(text: &str, left: f32, right: f32, base: f32, size: f32, bold: bool) -> Self {
         let broken_word = text.trim_end().ends_with('\u{2}');
         let text = encoding::clean(text.to_owned());
         let words: Vec<&str> = text.split_whitespace().collect();
         // Sizes that differ by less than half a point are one size, printed differently.
         let size = (size * 2.0).round() / 2.0;
-        Self { text: words.join(" "), left, right, bottom, size, bold, broken_word }
+        Self { text: words.join(" "), left, right, base, size, bold, broken_word }
     }
 
     fn chars(&self) -> usize {
         self.text.chars().count()
     }
 
+    /// Whether the other stands beside this one, or is raised or lowered as a mark is.
+    fn shares_row(&self, other: &Line) -> bool {
+        (self.base - other.base).abs() < 0.55 * self.size.max(other.size)
+    }
+
     /// Whether the next line's first word would have had no room here, in a column that ends at `right`.
     fn is_full(&self, next: &Line, right: f32) -> bool {
         let char_width = (self.right - self.left) / self.chars().max(1) as f32;
         let word = next.text.split(' ').next().unwrap_or_default().chars().count();
-        self.right + char_width * (word + 1) as f32 > right
+        let slack = 0.04 * (right - self.left);
+        self.right + char_width * (word + 1) as f32 > right - slack
     }
 }
 
@@ -99,6 +105,7 @@ impl Scale {
                 && paragraph.iter().all(|line| line.bold)
                 && first.size >= self.body * 0.95
                 && ends_open
+                && !first.text.starts_with(char::is_lowercase)
                 && chars <= 100 =>
             {
                 deepest + 1
@@ -175,7 +182,7 @@ fn line_pitch(lines: &[Line]) -> f32 {
     let mut steps: Vec<f32> = lines
         .windows(2)
         .filter(|pair| pair[0].size > 0.0 && (pair[0].size - pair[1].size).abs() < 0.6)
-        .map(|pair| (pair[0].bottom - pair[1].bottom) / pair[0].size)
+        .map(|pair| (pair[0].base - pair[1].base) / pair[0].size)
         .filter(|step| (0.8..3.0).contains(step))
         .collect();
     if steps.len() < 3 {
@@ -188,14 +195,14 @@ fn line_pitch(lines: &[Line]) -> f32 {
 
 fn ends_paragraph(line: &Line, next: &Line, pitch: f32) -> bool {
     let size = line.size.max(next.size).max(1.0);
-    let step = line.bottom - next.bottom;
+    let step = line.base - next.base;
+    if line.broken_word || line.shares_row(next) {
+        return false;
+    }
     if (line.size - next.size).abs() > size * 0.08
         || line.bold != next.bold && line.chars().min(next.chars()) < 100 && step > 0.5 * size
     {
         return true;
-    }
-    if step.abs() < 0.4 * size {
-        return false;
     }
     if step < 0.0 {
         // A new column. A sentence may go on in it.
@@ -211,13 +218,14 @@ fn joined(paragraph: &[Line], right: f32) -> String {
     let mut previous: Option<&Line> = None;
     for line in paragraph {
         if let Some(previous) = previous {
-            let same_row = (previous.bottom - line.bottom).abs() < 0.4 * line.size;
+            let same_row = previous.shares_row(line);
+            let goes_on = previous.is_full(line, right) || line.text.starts_with(char::is_lowercase);
             let separator = if previous.broken_word {
-                text.truncate(text.trim_end_matches('-').len());
-                ""
+                // A name keeps its hyphen: Rio-Niterói.
+                if line.text.starts_with(char::is_lowercase) { "" } else { "-" }
             } else if begins_item(&line.text) && !same_row {
                 "\n"
-            } else if same_row || previous.is_full(line, right) {
+            } else if same_row || goes_on {
                 if is_ideographic(&text, &line.text) { "" } else { " " }
             } else {
                 "\n"

@@ -11,6 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use riacho_domain::ReasonCode;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
@@ -39,11 +40,12 @@ pub struct Config {
     /// The most memory a parser process may map, in bytes.
     pub memory_bytes: u64,
     /// The PDFium library. Without one, PDF files fail as `unsupported`.
+    #[serde(skip)]
     pub pdfium_library: Option<PathBuf>,
     /// What a document may cost.
     pub limits: Limits,
     /// The command that is run as a parser process; the running program when empty.
-    #[schemars(skip)]
+    #[serde(skip)]
     pub command: Vec<PathBuf>,
 }
 
@@ -105,7 +107,7 @@ impl Pool {
     /// When the running program has no path, or the thread that starts processes cannot be started.
     pub fn new(config: Config) -> Result<Self, Error> {
         let command = match config.command.as_slice() {
-            [] => vec![std::env::current_exe().map_err(Error::Spawn)?],
+            [] => vec![own_program().map_err(Error::Spawn)?],
             command => command.to_vec(),
         };
         let settings =
@@ -153,7 +155,12 @@ impl Pool {
             let result = process.parse(filename, &bytes, &self.inner.config, &mut on_page).await;
             match result {
                 Ok(answer) => {
-                    if process.served() < self.inner.config.documents_per_process && process.is_alive() {
+                    // After a crash inside, the process is about to leave.
+                    let crashed = answer.as_ref().is_err_and(|f| f.reason == ReasonCode::ParserCrashed);
+                    if !crashed
+                        && process.served() < self.inner.config.documents_per_process
+                        && process.is_alive()
+                    {
                         self.idle().push(process);
                     }
                     return answer.map_err(Error::Document);
@@ -176,4 +183,15 @@ impl Pool {
 fn time_limit(config: &Config, pages: u32) -> Duration {
     Duration::from_secs(config.timeout_seconds)
         + Duration::from_millis(config.page_timeout_ms.saturating_mul(u64::from(pages)))
+}
+
+/// The running program itself, even where its file was replaced by another version meanwhile.
+#[cfg(target_os = "linux")]
+fn own_program() -> std::io::Result<PathBuf> {
+    Ok(PathBuf::from("/proc/self/exe"))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn own_program() -> std::io::Result<PathBuf> {
+    std::env::current_exe()
 }

@@ -72,6 +72,7 @@ impl From<io::Error> for Broken {
 impl Process {
     pub(super) async fn start(spawner: &Spawner) -> Result<Self, Error> {
         let mut child = spawner.spawn().await.map_err(Error::Spawn)?;
+        crate::metrics::parser_started();
         let streams = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let (Some(input), Some(output), Some(errors)) = streams else {
             return Err(Error::Spawn(io::ErrorKind::BrokenPipe.into()));

@@ -43,6 +43,7 @@ impl Spawner {
 fn spawn(command: &[PathBuf], arguments: &[String]) -> io::Result<Child> {
     let [program, first @ ..] = command else { return Err(io::ErrorKind::InvalidInput.into()) };
     Command::new(program)
+        .arg0(std::env::args_os().next().unwrap_or_else(|| program.into()))
         .args(first)
         .args(arguments)
         // No secret of the parent's, and one arena: limits are on address space.

@@ -1,0 +1,60 @@
+//! The extractor's metrics: names, descriptions and where they are counted.
+
+use std::time::Duration;
+
+use riacho_domain::ReasonCode;
+
+/// The names.
+pub mod names {
+    /// Seconds from the original's bytes to its text, by media type.
+    pub const PARSE_SECONDS: &str = "riacho_parse_seconds";
+    /// Documents that ended without text, by reason.
+    pub const FAILURES: &str = "riacho_extraction_failures_total";
+    /// Chunks that were cut.
+    pub const CHUNKS: &str = "riacho_chunks_cut_total";
+    /// Sealed runs that were handed on again instead of being cut anew.
+    pub const REPLAYS: &str = "riacho_extraction_replays_total";
+    /// Parser processes that were started.
+    pub const PARSERS_STARTED: &str = "riacho_parsers_started_total";
+}
+
+/// Gives the metrics their descriptions.
+pub fn describe() {
+    metrics::describe_histogram!(
+        names::PARSE_SECONDS,
+        metrics::Unit::Seconds,
+        "Time from an original's bytes to its text, by media type"
+    );
+    metrics::describe_counter!(names::FAILURES, "Documents that ended without text, by reason");
+    metrics::describe_counter!(names::CHUNKS, "Chunks that were cut");
+    metrics::describe_counter!(
+        names::REPLAYS,
+        "Sealed runs that were handed on again instead of being cut anew"
+    );
+    metrics::describe_counter!(names::PARSERS_STARTED, "Parser processes that were started");
+}
+
+/// A document was parsed. The media type comes from the types that have a parser, a fixed set.
+pub(crate) fn parsed(media_type: &str, took: Duration) {
+    metrics::histogram!(names::PARSE_SECONDS, "type" => media_type.to_owned()).record(took.as_secs_f64());
+}
+
+/// A document has no text.
+pub(crate) fn failed(reason: ReasonCode) {
+    metrics::counter!(names::FAILURES, "reason" => reason.as_str()).increment(1);
+}
+
+/// Chunks were cut.
+pub(crate) fn cut(chunks: usize) {
+    metrics::counter!(names::CHUNKS).increment(chunks as u64);
+}
+
+/// A sealed run is handed on again.
+pub(crate) fn replayed() {
+    metrics::counter!(names::REPLAYS).increment(1);
+}
+
+/// A parser process was started.
+pub(crate) fn parser_started() {
+    metrics::counter!(names::PARSERS_STARTED).increment(1);
+}
