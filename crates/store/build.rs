@@ -2,21 +2,25 @@
 
 use std::{env, error::Error, fmt::Write as _, fs, path::Path};
 
+const FOLDER: &str = "../../schemas/postgres";
+
 fn main() -> Result<(), Box<dyn Error>> {
-    let manifest = env::var("CARGO_MANIFEST_DIR")?;
-    let folder = Path::new(&manifest).join("../../schemas/postgres").canonicalize()?;
-    println!("cargo::rerun-if-changed={}", folder.display());
-    let mut files: Vec<_> =
-        fs::read_dir(&folder)?.collect::<Result<Vec<_>, _>>()?.iter().map(fs::DirEntry::path).collect();
-    files.retain(|path| path.extension().is_some_and(|extension| extension == "sql"));
-    files.sort();
+    println!("cargo::rerun-if-changed={FOLDER}");
+    let mut names = Vec::new();
+    for entry in fs::read_dir(FOLDER)? {
+        let name = entry?.file_name().into_string().map_err(|_| "a file name that is not UTF-8")?;
+        names.extend(name.strip_suffix(".sql").map(str::to_owned));
+    }
+    names.sort();
     let mut list = String::from("&[\n");
-    for path in files {
-        let name = path.file_stem().and_then(|stem| stem.to_str()).ok_or("a file name that is not UTF-8")?;
+    for name in names {
         let (number, title) = name.split_once('_').ok_or("a migration is called NNNN_name.sql")?;
         let number: i32 = number.parse()?;
-        println!("cargo::rerun-if-changed={}", path.display());
-        writeln!(list, "    (\"V{number}__{title}\", include_str!({:?})),", path.display().to_string())?;
+        // Relative to the package: checkouts that share a target directory share this list.
+        writeln!(
+            list,
+            "(\"V{number}__{title}\", include_str!(concat!(env!(\"CARGO_MANIFEST_DIR\"), \"/{FOLDER}/{name}.sql\"))),"
+        )?;
     }
     list.push(']');
     fs::write(Path::new(&env::var("OUT_DIR")?).join("migrations.rs"), list)?;

@@ -346,19 +346,26 @@ CREATE TABLE schedules (
     failures      bigint NOT NULL DEFAULT 0
 );
 
--- Text search. Stemmers need accents (canção and canções share a stem only with them), people leave
--- them out. So a text is indexed under the stems of its unaccented words, with positions, and under
--- the unaccented stems of its words; a query looks for either.
+-- Text search. People leave accents out, stemmers need them (informação and informar share a stem only
+-- with them). So a text is indexed under the stems of its unaccented words, with positions, and under
+-- the unaccented stems of its words; a query looks for either. The Portuguese stemmer keeps many
+-- plurals of words in -ão apart; without accents they all end in -oes.
+CREATE FUNCTION folded(config regconfig, body text) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN CASE WHEN config = 'pg_catalog.portuguese'::regconfig
+        THEN regexp_replace(public.unaccent('public.unaccent'::regdictionary, body), 'oes\M', 'ao', 'gi')
+        ELSE public.unaccent('public.unaccent'::regdictionary, body)
+        END;
 CREATE FUNCTION searchable(config regconfig, body text) RETURNS tsvector
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN CASE WHEN public.unaccent('public.unaccent'::regdictionary, body) = body
-        THEN to_tsvector(config, body)
-        ELSE to_tsvector(config, public.unaccent('public.unaccent'::regdictionary, body))
+        THEN to_tsvector(config, folded(config, body))
+        ELSE to_tsvector(config, folded(config, body))
             || array_to_tsvector(ARRAY(
-                SELECT folded
-                FROM (SELECT DISTINCT public.unaccent('public.unaccent'::regdictionary, lexeme) AS folded
+                SELECT stem
+                FROM (SELECT DISTINCT public.unaccent('public.unaccent'::regdictionary, lexeme) AS stem
                       FROM unnest(tsvector_to_array(to_tsvector(config, body))) AS lexeme) AS stems
-                WHERE folded <> ''))
+                WHERE stem <> ''))
         END;
 
 -- Stop words that a stemmer knows only with their accents, without them. A query leaves them out.

@@ -261,7 +261,8 @@ CROSS JOIN LATERAL (
 LEFT JOIN flying AS f ON f.tenant_id = t.id
 WHERE t.state = 'active' AND ($2::bigint IS NULL OR coalesce(f.releases, 0) + w.place <= $2)
 ORDER BY w.place, w.created_at
-LIMIT least($1, greatest(0, $3::bigint - (SELECT coalesce(sum(releases), 0)::bigint FROM flying)))";
+LIMIT CASE WHEN $3::bigint IS NULL THEN $1
+           ELSE least($1, greatest(0, $3 - (SELECT coalesce(sum(releases), 0)::bigint FROM flying))) END";
 
 const LOCK_CHOSEN: &str = "-- store::janitor::release_waiting
 SELECT v.tenant_id, v.document_id, v.version FROM document_versions AS v

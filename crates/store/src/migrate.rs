@@ -2,6 +2,7 @@
 //! `riacho up` run them; a service merely checks the version.
 
 use refinery::{Migration, Runner};
+use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 
 use crate::{Config, Error, Store, error::chain, tls};
@@ -25,33 +26,49 @@ pub struct Report {
 
 /// Brings the schema to the version of this build. Run again it does nothing.
 pub async fn migrate(config: &Config) -> Result<Report, Error> {
-    let mut client = connect_owner(config).await?;
-    lock(&client).await?;
+    let mut owner = Owner::connect(config).await?;
+    let result = run(&mut owner.client).await;
+    owner.close().await;
+    result
+}
+
+async fn run(client: &mut Client) -> Result<Report, Error> {
     let mut runner = Runner::new(&migrations()?).set_abort_divergent(true).set_abort_missing(true);
     runner.set_migration_table_name(HISTORY);
-    let report = runner.run_async(&mut client).await.map_err(failed)?;
+    let report = runner.run_async(client).await.map_err(failed)?;
     client.batch_execute(GRANT_HISTORY).await?;
     let applied = report.applied_migrations().iter().map(ToString::to_string).collect();
     Ok(Report { applied, at: newest() })
 }
 
 /// A connection of the login that owns the tables.
-pub(crate) async fn connect_owner(config: &Config) -> Result<Client, Error> {
-    let parsed = tls::parse_url(config.owner_url().expose(), config)?;
-    let connector = tls::connector(config.tls_ca_file.as_deref())?;
-    let (client, connection) = parsed.connect(connector).await?;
-    tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            tracing::warn!(error = chain(&error), "the connection of the schema's owner broke");
-        }
-    });
-    Ok(client)
+pub(crate) struct Owner {
+    pub(crate) client: Client,
+    connection: JoinHandle<()>,
 }
 
-/// Takes the lock of schema changes until the connection ends.
-pub(crate) async fn lock(client: &Client) -> Result<(), Error> {
-    client.execute(TAKE_LOCK, &[&LOCK]).await?;
-    Ok(())
+impl Owner {
+    pub(crate) async fn connect(config: &Config) -> Result<Self, Error> {
+        let parsed = tls::parse_url(config.owner_url().expose(), config)?;
+        let connector = tls::connector(config.tls_ca_file.as_deref())?;
+        let (client, connection) = parsed.connect(connector).await?;
+        let connection = tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::warn!(error = chain(&error), "the connection of the schema's owner broke");
+            }
+        });
+        // One process at a time; the lock goes with the connection.
+        client.execute(TAKE_LOCK, &[&LOCK]).await?;
+        Ok(Self { client, connection })
+    }
+
+    /// Ends the connection and waits until it has ended: a database that is connected to cannot be
+    /// copied or dropped.
+    pub(crate) async fn close(self) {
+        drop(self.client);
+        // It ends because its client is gone; a panic in it has nothing to tell any more.
+        let _ = self.connection.await;
+    }
 }
 
 impl Store {
@@ -115,7 +132,7 @@ fn failed(error: refinery::Error) -> Error {
     }
 }
 
-const TAKE_LOCK: &str = "-- store::migrate::lock
+const TAKE_LOCK: &str = "-- store::migrate::connect
 SELECT pg_advisory_lock($1)";
 
 const GRANT_HISTORY: &str = "-- store::migrate::migrate

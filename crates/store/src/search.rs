@@ -281,7 +281,8 @@ fn hit(row: &Row, found: &Found) -> Result<Hit, Error> {
     let Place { document, version, run, ordinal } = found.place;
     let text: String = row.try_get("text")?;
     let (marked, folded): (Option<&str>, Option<&str>) = (row.try_get("marked")?, row.try_get("folded")?);
-    let highlights = marked.map(|marked| highlights(&text, marked, folded)).unwrap_or_default();
+    let copies: Vec<&str> = marked.into_iter().chain(folded).collect();
+    let highlights = highlights(&text, &copies);
     let Value::Object(metadata) = row.try_get("metadata")? else {
         return Err(Error::Row("metadata that is no object".into()));
     };

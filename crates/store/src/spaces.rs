@@ -5,11 +5,7 @@ use std::time::{Duration, Instant};
 use riacho_domain::SpaceId;
 use tokio_postgres::{Client, Row};
 
-use crate::{
-    Config, Error, Store,
-    migrate::{connect_owner, lock},
-    transaction::Scope,
-};
+use crate::{Config, Error, Store, migrate::Owner, transaction::Scope};
 
 /// Vectors that an index is never built for: searching them all takes milliseconds.
 const SMALL: i64 = 50_000;
@@ -87,8 +83,13 @@ pub async fn ensure_space(config: &Config, model: &str, dimensions: u32) -> Resu
             "a space of {dimensions} dimensions cannot be stored, 1 to 4000 can"
         )));
     }
-    let mut client = connect_owner(config).await?;
-    lock(&client).await?;
+    let mut owner = Owner::connect(config).await?;
+    let result = ensure(&mut owner.client, model, dimensions).await;
+    owner.close().await;
+    result
+}
+
+async fn ensure(client: &mut Client, model: &str, dimensions: u32) -> Result<Space, Error> {
     let wanted = i32::try_from(dimensions).unwrap_or(i32::MAX);
     let tx = client.transaction().await?;
     let space = match tx.query_opt(FIND, &[&model, &wanted]).await? {
@@ -106,8 +107,13 @@ pub async fn ensure_space(config: &Config, model: &str, dimensions: u32) -> Resu
 /// Builds a larger HNSW index when more than a quarter of the vectors, and more than 50,000, are
 /// newer than the present one; until it is ready, those are searched exactly. Nothing waits for it.
 pub async fn build_index(config: &Config, space: SpaceId) -> Result<Option<IndexBuilt>, Error> {
-    let client = connect_owner(config).await?;
-    lock(&client).await?;
+    let owner = Owner::connect(config).await?;
+    let result = build_if_needed(&owner.client, space).await;
+    owner.close().await;
+    result
+}
+
+async fn build_if_needed(client: &Client, space: SpaceId) -> Result<Option<IndexBuilt>, Error> {
     let id = i32::try_from(space).unwrap_or(0);
     let indexed: i64 = match client.query_opt(INDEXED, &[&id]).await? {
         Some(row) => row.try_get(0)?,
@@ -119,9 +125,9 @@ pub async fn build_index(config: &Config, space: SpaceId) -> Result<Option<Index
         return Ok(None);
     }
     let start = Instant::now();
-    build(&client, space, newest).await?;
+    build(client, space, newest).await?;
     client.execute(SET_INDEXED, &[&id, &newest]).await?;
-    drop_others(&client, space, newest).await?;
+    drop_others(client, space, newest).await?;
     Ok(Some(IndexBuilt { up_to: newest, took: start.elapsed() }))
 }
 

@@ -1,5 +1,11 @@
-//! Where the query's words stand in a text: from PostgreSQL's marked copies of it to ranges, so that
-//! nobody has to trust marks inside of foreign text.
+//! Where the query's words stand in a text. PostgreSQL marks copies of the text, and knows which forms
+//! of a word match; the copies themselves are not usable, because they lack markup that the text has.
+//! So the marked forms are looked up in the text, and the answer is ranges: nobody has to trust marks
+//! inside of foreign text.
+
+use std::collections::BTreeSet;
+
+use unicode_normalization::char::{decompose_canonical, is_combining_mark};
 
 /// Marks of a copy. A text that has them itself is not highlighted.
 pub(crate) const START: char = '\u{2}';
@@ -14,110 +20,103 @@ pub struct Highlight {
     pub end: u32,
 }
 
-/// The marked parts of `text`. `marked` is the text with marks; `folded` is a copy without accents,
-/// with marks: its words are the text's words in the same order, though not always as long.
-pub(crate) fn highlights(text: &str, marked: &str, folded: Option<&str>) -> Vec<Highlight> {
+/// The places of all forms that are marked in the copies, whatever their case and accents.
+pub(crate) fn highlights(text: &str, copies: &[&str]) -> Vec<Highlight> {
     if text.contains([START, STOP]) {
         return Vec::new();
     }
-    let mut ranges = exact(text, marked).unwrap_or_default();
-    if let Some(folded) = folded {
-        ranges.extend(by_word(text, folded).unwrap_or_default());
-    }
+    let forms: BTreeSet<Vec<char>> = copies.iter().flat_map(|copy| marked_forms(copy)).collect();
+    let text = Folded::of(text);
+    let mut ranges: Vec<Highlight> = forms.iter().flat_map(|form| text.places_of(form)).collect();
     ranges.sort_unstable();
     let mut merged: Vec<Highlight> = Vec::with_capacity(ranges.len());
     for range in ranges {
         match merged.last_mut() {
-            Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
+            Some(last) if range.start < last.end => last.end = last.end.max(range.end),
             _ => merged.push(range),
         }
     }
     merged
 }
 
-/// Ranges of a copy that differs by its marks alone.
-fn exact(text: &str, marked: &str) -> Option<Vec<Highlight>> {
-    let mut originals = text.chars();
-    let (mut ranges, mut place, mut open) = (Vec::new(), 0_u32, None);
-    for c in marked.chars() {
-        match c {
-            START => open = Some(place),
-            STOP => ranges.push(Highlight { start: open.take()?, end: place }),
-            _ if originals.next() == Some(c) => place += 1,
-            _ => return None,
-        }
-    }
-    (originals.next().is_none() && open.is_none()).then_some(ranges)
+fn marked_forms(copy: &str) -> impl Iterator<Item = Vec<char>> {
+    let parts = copy.split(START).skip(1).filter_map(|part| part.split_once(STOP));
+    parts.map(|(form, _)| Folded::of(form).chars).filter(|form| !form.is_empty())
 }
 
-/// Ranges of the words whose counterparts are marked.
-fn by_word(text: &str, folded: &str) -> Option<Vec<Highlight>> {
-    let words = words(text);
-    let marked: Vec<&str> = folded.split_whitespace().collect();
-    if words.len() != marked.len() {
-        return None;
-    }
-    Some(
-        words
-            .into_iter()
-            .zip(marked)
-            .filter(|(_, marked)| marked.contains(START))
-            .filter_map(|(word, _)| word)
-            .collect(),
-    )
+/// A text without case and accents, each character with the place of the one it came from.
+struct Folded {
+    chars: Vec<char>,
+    places: Vec<u32>,
 }
 
-/// The words between white space, each without the punctuation around it.
-fn words(text: &str) -> Vec<Option<Highlight>> {
-    let (mut words, mut current, mut inside): (Vec<Option<Highlight>>, Option<Highlight>, bool) =
-        (Vec::new(), None, false);
-    for (place, c) in (0_u32..).zip(text.chars()) {
-        if c.is_whitespace() {
-            if inside {
-                words.push(current.take());
-            }
-            inside = false;
-            continue;
+impl Folded {
+    fn of(text: &str) -> Self {
+        let mut folded =
+            Self { chars: Vec::with_capacity(text.len()), places: Vec::with_capacity(text.len()) };
+        for (place, original) in (0_u32..).zip(text.chars()) {
+            decompose_canonical(original, |part| {
+                if !is_combining_mark(part) {
+                    for lower in part.to_lowercase() {
+                        folded.chars.push(lower);
+                        folded.places.push(place);
+                    }
+                }
+            });
         }
-        inside = true;
-        if c.is_alphanumeric() {
-            let start = current.map_or(place, |range| range.start);
-            current = Some(Highlight { start, end: place + 1 });
-        }
+        folded
     }
-    if inside {
-        words.push(current);
+
+    /// Where the form stands as a word of its own.
+    fn places_of(&self, form: &[char]) -> Vec<Highlight> {
+        let letter =
+            |place: Option<usize>| place.and_then(|p| self.chars.get(p)).is_some_and(|c| c.is_alphanumeric());
+        let is_word = |start: usize| !letter(start.checked_sub(1)) && !letter(Some(start + form.len()));
+        let windows = self.chars.windows(form.len()).enumerate();
+        windows
+            .filter(|(start, window)| *window == form && is_word(*start))
+            .map(|(start, _)| Highlight {
+                start: self.places[start],
+                end: self.places[start + form.len() - 1] + 1,
+            })
+            .collect()
     }
-    words
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn slices(text: &str, ranges: &[Highlight]) -> Vec<String> {
+    fn slices(text: &str, copies: &[&str]) -> Vec<String> {
         let cut =
             |r: &Highlight| text.chars().skip(r.start as usize).take((r.end - r.start) as usize).collect();
-        ranges.iter().map(cut).collect()
+        highlights(text, copies).iter().map(cut).collect()
     }
 
     #[test]
     fn ranges_are_code_points_of_the_text() {
         let text = "Die größte Brücke, über die Brücke.";
-        let marked = "Die größte \u{2}Brücke\u{3}, über die \u{2}Brücke\u{3}.";
-        assert_eq!(slices(text, &highlights(text, marked, None)), ["Brücke", "Brücke"]);
+        assert_eq!(slices(text, &["Die größte \u{2}Brücke\u{3}, über"]), ["Brücke", "Brücke"]);
     }
 
     #[test]
     fn words_found_without_their_accents_are_marked_with_them() {
-        let text = "A inflação (inflação!) œuvre sobe";
-        let folded = "A \u{2}inflacao\u{3} (\u{2}inflacao\u{3}!) oeuvre sobe";
-        assert_eq!(slices(text, &highlights(text, text, Some(folded))), ["inflação", "inflação"]);
+        let text = "A inflação (Inflação!), não a inflaçãozinha";
+        assert_eq!(slices(text, &["A \u{2}inflacao\u{3} (\u{2}Inflacao\u{3}!)"]), ["inflação", "Inflação"]);
+        // The same in decomposed form.
+        let text = "A inflac\u{327}a\u{303}o";
+        assert_eq!(slices(text, &["\u{2}inflacao\u{3}"]).len(), 1);
     }
 
     #[test]
-    fn a_copy_that_does_not_fit_marks_nothing() {
-        assert!(highlights("abc", "ab\u{2}d\u{3}", Some("a b")).is_empty());
-        assert!(highlights("a\u{2}b", "a\u{2}b\u{3}", None).is_empty());
+    fn a_copy_without_the_texts_markup_still_tells_the_words() {
+        assert_eq!(slices("<b>Pumps</b> and pumps", &[" \u{2}Pumps\u{3} and"]), ["Pumps", "pumps"]);
+        assert_eq!(slices("write to a@b.example", &["to \u{2}a@b.example\u{3}"]), ["a@b.example"]);
+    }
+
+    #[test]
+    fn a_text_with_marks_of_its_own_is_left_alone() {
+        assert!(highlights("a\u{2}b\u{3}", &["a\u{2}b\u{3}"]).is_empty());
+        assert!(highlights("ab", &["ab", "a\u{2}", "\u{2}\u{3}"]).is_empty());
     }
 }

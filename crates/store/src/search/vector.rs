@@ -152,7 +152,7 @@ ORDER BY v.embedding <=> $2 LIMIT $4"
 fn count(space: SpaceId) -> String {
     format!(
         "-- store::search::vector::vectors_of
-SELECT count(*) FROM (SELECT FROM vectors_{space} WHERE tenant_id = $1 LIMIT $2) AS some"
+SELECT count(*) FROM (SELECT FROM vectors_{space} WHERE tenant_id = $1 LIMIT $2) AS rows_found"
     )
 }
 
