@@ -132,7 +132,7 @@ async fn a_large_file_is_streamed_and_hashed() {
     assert!(response.bytes().await.unwrap() == content);
 }
 
-pub fn sha256(bytes: &[u8]) -> String {
+pub(crate) fn sha256(bytes: &[u8]) -> String {
     use sha2::Digest;
     hex::encode(sha2::Sha256::digest(bytes))
 }

@@ -16,10 +16,10 @@ use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// A running gateway. It stops when it is dropped.
-pub struct Gateway {
-    pub deployment: Deployment,
-    pub objects: Objects,
-    pub base: String,
+pub(crate) struct Gateway {
+    pub(crate) deployment: Deployment,
+    pub(crate) objects: Objects,
+    pub(crate) base: String,
     http: reqwest::Client,
     stop: Option<DropGuard>,
     task: JoinHandle<()>,
@@ -27,22 +27,22 @@ pub struct Gateway {
 
 /// What a test changes before the gateway starts.
 #[derive(Default)]
-pub struct Change {
-    pub config: Config,
-    pub objects: Option<Objects>,
-    pub model: Option<Arc<dyn Model>>,
+pub(crate) struct Change {
+    pub(crate) config: Config,
+    pub(crate) objects: Option<Objects>,
+    pub(crate) model: Option<Arc<dyn Model>>,
 }
 
 impl Gateway {
-    pub async fn start() -> Gateway {
+    pub(crate) async fn start() -> Gateway {
         Self::with(Change::default()).await
     }
 
-    pub async fn with_config(config: Config) -> Gateway {
+    pub(crate) async fn with_config(config: Config) -> Gateway {
         Self::with(Change { config, ..Change::default() }).await
     }
 
-    pub async fn with(change: Change) -> Gateway {
+    pub(crate) async fn with(change: Change) -> Gateway {
         let deployment = Deployment::start().await.expect("deployment");
         let core = deployment.core().expect("runtime");
         let mut resources = deployment.resources(Role::Service).expect("resources");
@@ -65,43 +65,43 @@ impl Gateway {
     }
 
     /// Asks it to stop, and waits until it has.
-    pub async fn stop(&mut self) {
+    pub(crate) async fn stop(&mut self) {
         self.stop.take();
         (&mut self.task).await.expect("the gateway ends well");
     }
 
     /// A request with the deployment's key.
-    pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
+    pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
         self.anonymous(method, path).bearer_auth(&self.deployment.key)
     }
 
     /// A request without a key.
-    pub fn anonymous(&self, method: Method, path: &str) -> RequestBuilder {
+    pub(crate) fn anonymous(&self, method: Method, path: &str) -> RequestBuilder {
         let url = if path.starts_with("http") { path.to_owned() } else { format!("{}{path}", self.base) };
         self.http.request(method, url)
     }
 
-    pub fn get(&self, path: &str) -> RequestBuilder {
+    pub(crate) fn get(&self, path: &str) -> RequestBuilder {
         self.request(Method::GET, path)
     }
 
-    pub fn post(&self, path: &str) -> RequestBuilder {
+    pub(crate) fn post(&self, path: &str) -> RequestBuilder {
         self.request(Method::POST, path)
     }
 
     /// A form with a file.
-    pub fn form(filename: &str, content: impl Into<Vec<u8>>) -> multipart::Form {
+    pub(crate) fn form(filename: &str, content: impl Into<Vec<u8>>) -> multipart::Form {
         let part = multipart::Part::bytes(content.into()).file_name(filename.to_owned());
         multipart::Form::new().part("file", part)
     }
 
     /// Sends a form and expects 202.
-    pub async fn upload(&self, form: multipart::Form) -> Value {
+    pub(crate) async fn upload(&self, form: multipart::Form) -> Value {
         accepted(self.post("/api/v1/documents").multipart(form)).await
     }
 
     /// Does the pipeline's work on a document: its text, cut at blank lines into chunks on pages 1, 2, ..
-    pub async fn publish(&self, id: &str, text: &str) {
+    pub(crate) async fn publish(&self, id: &str, text: &str) {
         let store = &self.deployment.store;
         let tenant = &self.deployment.tenant;
         let document: DocumentId = id.parse().expect("id");
@@ -135,7 +135,7 @@ impl Gateway {
 }
 
 /// The local model, loaded once for all tests.
-pub fn model() -> Arc<dyn Model> {
+pub(crate) fn model() -> Arc<dyn Model> {
     static MODEL: OnceLock<Arc<dyn Model>> = OnceLock::new();
     let load = || {
         let mut config = riacho_models::Config::default();
@@ -175,7 +175,7 @@ async fn chunks(text: &str) -> Vec<v1::EmbeddedChunk> {
 }
 
 /// Sends a request that is expected to be accepted.
-pub async fn accepted(request: RequestBuilder) -> Value {
+pub(crate) async fn accepted(request: RequestBuilder) -> Value {
     let response = request.send().await.expect("an answer");
     let status = response.status();
     let body: Value = response.json().await.expect("JSON");
@@ -184,7 +184,7 @@ pub async fn accepted(request: RequestBuilder) -> Value {
 }
 
 /// Sends a request and expects JSON with a status.
-pub async fn json(request: RequestBuilder, expected: u16) -> Value {
+pub(crate) async fn json(request: RequestBuilder, expected: u16) -> Value {
     let response = request.send().await.expect("an answer");
     let status = response.status().as_u16();
     let text = response.text().await.expect("a body");
@@ -193,12 +193,12 @@ pub async fn json(request: RequestBuilder, expected: u16) -> Value {
 }
 
 /// Sends a request and expects a problem with a status and a code.
-pub async fn problem(request: RequestBuilder, status: u16, code: &str) -> Value {
+pub(crate) async fn problem(request: RequestBuilder, status: u16, code: &str) -> Value {
     is_problem(request.send().await.expect("an answer"), status, code).await
 }
 
 /// Checks that an answer is a problem with a status and a code.
-pub async fn is_problem(response: Response, status: u16, code: &str) -> Value {
+pub(crate) async fn is_problem(response: Response, status: u16, code: &str) -> Value {
     let actual = response.status().as_u16();
     let kind = response.headers().get("content-type").map(|v| v.to_str().unwrap_or_default().to_owned());
     let text = response.text().await.expect("a body");
@@ -213,6 +213,6 @@ pub async fn is_problem(response: Response, status: u16, code: &str) -> Value {
     body
 }
 
-pub fn id(body: &Value) -> String {
+pub(crate) fn id(body: &Value) -> String {
     body["id"].as_str().unwrap_or_else(|| panic!("no id in {body}")).to_owned()
 }
