@@ -43,11 +43,12 @@ async fn run(arguments: &[String]) -> anyhow::Result<()> {
         let ending = match &result {
             Ok(extracted) => {
                 let outline = &extracted.outline;
-                let chunks = chunk::cut(extracted, &name, &Settings::default())?.len();
+                let chunks = chunk::cut(extracted, &name, &Settings::default())?;
                 println!(
-                    "{name}\t{}\t{ms:.1} ms\t{} bytes\t{chunks} chunks\t{} pages\t{} headings\t{}\t{}",
+                    "{name}\t{}\t{ms:.1} ms\t{} bytes\t{} chunks\t{} pages\t{} headings\t{}\t{}",
                     outline.detected_type,
                     extracted.text.len(),
+                    chunks.len(),
                     outline.pages.len(),
                     outline.headings.len(),
                     outline.language.as_deref().unwrap_or("-"),
@@ -55,7 +56,16 @@ async fn run(arguments: &[String]) -> anyhow::Result<()> {
                 );
                 if let Some(output) = &output {
                     std::fs::create_dir_all(output)?;
-                    std::fs::write(output.join(name.replace('/', "_") + ".out"), &extracted.text)?;
+                    let file = output.join(name.replace('/', "_"));
+                    std::fs::write(file.with_added_extension("text"), &extracted.text)?;
+                    let listed: Vec<String> = chunks
+                        .iter()
+                        .map(|chunk| {
+                            let text = &extracted.text[chunk.bytes.clone()];
+                            format!("{chunk:?}\n{text}\n=====\n")
+                        })
+                        .collect();
+                    std::fs::write(file.with_added_extension("chunks"), listed.concat())?;
                 }
                 "ok".to_owned()
             }

@@ -92,10 +92,12 @@ impl Extracted {
             headings_end = heading.byte_end;
             ordered && heading.level > 0 && at(heading.byte_start) && at(heading.byte_end)
         });
+        let titles = self.outline.headings.iter().map(|heading| &heading.title).chain(&self.outline.title);
+        let storable = !self.text.contains('\0') && titles.into_iter().all(|title| !title.contains('\0'));
         let tag = |tag: &Option<String>| tag.as_ref().is_none_or(|t| t.len() <= 64 && !t.contains('\0'));
         pages
             && headings
-            && !self.text.contains('\0')
+            && storable
             && self.outline.detected_type.len() <= 200
             && tag(&self.outline.language)
             && tag(&self.outline.encoding)

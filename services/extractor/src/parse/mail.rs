@@ -3,7 +3,7 @@
 use mail_parser::{Address, Message, MessageParser, MimeHeaders, PartType};
 use riacho_domain::ReasonCode;
 
-use super::{Limits, Parsed, html, markdown};
+use super::{Limits, Parsed, html, markdown, one_line};
 use crate::{
     encoding,
     extracted::{Failure, Heading},
@@ -96,10 +96,6 @@ fn is_encrypted(message: &Message<'_>) -> bool {
                     .attribute("smime-type")
                     .is_none_or(|kind| kind.eq_ignore_ascii_case("enveloped-data")))
     })
-}
-
-fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(300).collect()
 }
 
 fn write_message(

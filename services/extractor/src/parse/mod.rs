@@ -170,10 +170,18 @@ fn finish(mut parsed: Parsed, limits: &Limits) -> Result<Extracted, Failure> {
     if !parsed.text.contains(|c: char| !c.is_whitespace()) {
         return Err(Failure::new(ReasonCode::Empty, "the file has no text"));
     }
+    let title = parsed.outline.title.take().map(|title| one_line(&title));
+    parsed.outline.title = title.filter(|title| !title.is_empty());
     if parsed.outline.language.is_none() {
         parsed.outline.language = language::detect(&parsed.text);
     }
     Ok(Extracted { text: parsed.text, outline: parsed.outline })
+}
+
+/// A title or a name: words with one space between them, and not without end.
+fn one_line(text: &str) -> String {
+    let clean = encoding::clean(text.to_owned());
+    clean.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(300).collect()
 }
 
 fn text_too_large(limits: &Limits) -> Failure {

@@ -30,9 +30,9 @@ pub(super) fn parse(bytes: Vec<u8>, file_type: FileType, limits: &Limits) -> Res
         Document::from_reader_with(Cursor::new(bytes), format, &options).map_err(|e| failure(&e))?;
     let slides = matches!(format, DocumentFormat::Pptx | DocumentFormat::Ppt);
     let ir = document.to_ir();
-    let title = ir.metadata.title.clone().filter(|title| !title.trim().is_empty());
+    let title = ir.metadata.title.clone();
     let mut parsed = if slides { by_slide(ir) } else { Parsed::markdown(markdown(&document.to_markdown())) };
-    parsed.outline.title = title.map(|title| title.chars().filter(|c| !c.is_control()).take(300).collect());
+    parsed.outline.title = title;
     Ok(parsed)
 }
 

@@ -6,22 +6,23 @@ use encoding_rs::UTF_16LE;
 use office_oxide::cfb::CfbReader;
 use riacho_domain::ReasonCode;
 
-use super::{Limits, Parsed, html};
+use super::{Limits, Parsed, html, one_line};
 use crate::{encoding, extracted::Failure};
 
 /// Reads a message. The streams are named after the properties of the message (MS-OXMSG).
 pub(super) fn parse(bytes: &[u8], limits: &Limits) -> Result<Parsed, Failure> {
     let mut file = CfbReader::new(Cursor::new(bytes))
         .map_err(|error| Failure::new(ReasonCode::Corrupt, format!("the message is damaged: {error}")))?;
-    let class = property(&mut file, "001A").unwrap_or_default();
-    if class.to_ascii_lowercase().contains("smime") && !class.to_ascii_lowercase().contains("multipartsigned")
-    {
+    let lower = |id: &str, file: &mut _| property(file, id).unwrap_or_default().to_ascii_lowercase();
+    let (class, headers) = (lower("001A", &mut file), lower("007D", &mut file));
+    let sealed = class.contains("smime") && !class.contains("multipartsigned");
+    if sealed || headers.contains("multipart/encrypted") {
         return Err(Failure::new(ReasonCode::Encrypted, "the message is encrypted"));
     }
     let mut text = String::new();
     let subject = property(&mut file, "0037");
     if let Some(subject) = &subject {
-        text.push_str(&format!("# {}\n\n", subject.split_whitespace().collect::<Vec<_>>().join(" ")));
+        text.push_str(&format!("# {}\n\n", one_line(subject)));
     }
     for (name, id) in [("From", "0C1A"), ("To", "0E04"), ("Cc", "0E03")] {
         if let Some(value) = property(&mut file, id) {
@@ -44,7 +45,7 @@ pub(super) fn parse(bytes: &[u8], limits: &Limits) -> Result<Parsed, Failure> {
     let mut parsed = Parsed::plain(text.trim_end().to_owned());
     parsed.outline.headings =
         super::markdown::headings(&parsed.text).into_iter().take(usize::from(subject.is_some())).collect();
-    parsed.outline.title = subject.map(|subject| subject.trim().chars().take(300).collect());
+    parsed.outline.title = subject;
     Ok(parsed)
 }
 
