@@ -84,7 +84,8 @@ struct SearchBody {
     /// Only in these documents.
     #[serde(default)]
     documents: Vec<Uuid>,
-    /// Language of the query, ISO 639-1, for the stems of its words. Detected when not given.
+    /// Language of the query, ISO 639-1, for the stems of its words. All languages of the tenant's
+    /// documents when not given.
     language: Option<String>,
 }
 
@@ -128,6 +129,8 @@ struct HitBody {
     byte_end: u64,
     /// The headings above it, outermost first.
     heading_path: Vec<String>,
+    /// Language of the document's text, ISO 639-1.
+    language: Option<String>,
     /// The words of the query in the text.
     highlights: Vec<Highlight>,
     /// File name of the document.
@@ -195,6 +198,7 @@ fn hit_body(hit: Hit) -> HitBody {
         byte_start: hit.byte_start,
         byte_end: hit.byte_end,
         heading_path: hit.heading_path,
+        language: Some(hit.language).filter(|language| !language.is_empty()),
         filename: hit.filename,
         external_id: hit.external_id,
         collection: hit.collection,

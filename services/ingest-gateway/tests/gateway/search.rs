@@ -37,7 +37,7 @@ async fn a_hit_can_be_cited() {
         (&hit["metadata"], &hit["external_id"], &hit["collection"]),
         (&json!({"year": 2024}), &json!("h-1"), &json!("default"))
     );
-    assert_eq!(hit["chunk_id"], format!("{id}.1.0"));
+    assert_eq!((&hit["chunk_id"], &hit["language"]), (&json!(format!("{id}.1.0")), &json!("en")));
     assert!(hit["score"].as_f64().unwrap() > 0.0 && hit["score_parts"]["vector_rank"] == 1, "{hit}");
     assert_eq!((&found["mode"], &found["warnings"]), (&json!("hybrid"), &json!([])));
     assert!(found["hits"].as_array().unwrap().len() <= 2);
@@ -64,6 +64,8 @@ async fn each_mode_finds_and_a_filter_narrows() {
         (json!({"filter": {"year": {"gt": 2024}}}), false),
         (json!({"filter": null}), true),
         (json!({"collection": "default"}), true),
+        (json!({"collection": "nowhere"}), false),
+        (json!({"language": "en"}), true),
         (json!({"documents": [id]}), true),
         (json!({"documents": ["01890000-0000-7000-8000-000000000000"]}), false),
     ] {
