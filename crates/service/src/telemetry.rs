@@ -41,6 +41,9 @@ impl Metrics {
     /// When another recorder is installed already.
     pub fn install() -> Result<Metrics, Error> {
         static INSTALLED: OnceLock<PrometheusHandle> = OnceLock::new();
+        static INSTALLING: Mutex<()> = Mutex::new(());
+        // Of two that come at once, the second waits for the first one's recorder.
+        let _guard = INSTALLING.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(handle) = INSTALLED.get() {
             return Ok(Metrics(handle.clone()));
         }
@@ -61,10 +64,20 @@ impl Metrics {
                 }
             })
             .map_err(|e| telemetry(e.to_string()))?;
+        describe();
         metrics::describe_gauge!("riacho_build_info", "1, with the version of the running binary.");
         metrics::gauge!("riacho_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
         Ok(Metrics(INSTALLED.get_or_init(|| handle).clone()))
     }
+}
+
+/// Describes the metrics of the libraries; each service describes its own.
+fn describe() {
+    riacho_streams::metrics::describe();
+    riacho_store::metrics::describe();
+    riacho_objects::metrics::describe();
+    riacho_models::metrics::describe();
+    riacho_stage::metrics::describe();
 }
 
 /// Sets up logs (to standard error) and metrics. Call it once, at the start of a process.

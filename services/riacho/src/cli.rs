@@ -101,9 +101,6 @@ pub(crate) enum Command {
     /// Prints the description of the HTTP interface
     #[command(hide = true)]
     Openapi,
-    /// A parser's process; started by the extractor alone
-    #[command(hide = true, name = crate::PARSE_CHILD)]
-    ParseChild,
 }
 
 /// Where the gateway listens.

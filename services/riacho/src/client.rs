@@ -130,7 +130,7 @@ impl Error {
     /// The error as the end of a command.
     pub(crate) fn into_failure(self) -> anyhow::Error {
         let kind = if matches!(self, Error::Unreachable { .. }) { Kind::Unreachable } else { Kind::Failed };
-        Failure::new(kind, self.to_string())
+        Failure::error(kind, self.to_string())
     }
 }
 
@@ -149,7 +149,7 @@ impl Client {
                 "no API key: give --api-key or RIACHO_API_KEY, or --data-dir ({} is not there)",
                 file.display()
             );
-            Failure::new(Kind::Usage, text)
+            Failure::error(Kind::Usage, text)
         })?;
         Client::at(&url, &key)
     }
@@ -157,7 +157,7 @@ impl Client {
     pub(crate) fn at(url: &str, key: &str) -> anyhow::Result<Client> {
         let parsed = url::Url::parse(url).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
         if parsed.is_none() {
-            return Err(Failure::new(Kind::Usage, format!("{url} is not an http or https address")));
+            return Err(Failure::error(Kind::Usage, format!("{url} is not an http or https address")));
         }
         let http = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)

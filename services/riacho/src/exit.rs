@@ -24,7 +24,7 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
-    pub(crate) fn new(kind: Kind, message: impl Into<String>) -> anyhow::Error {
+    pub(crate) fn error(kind: Kind, message: impl Into<String>) -> anyhow::Error {
         anyhow::Error::new(Failure { kind, message: Some(message.into()) })
     }
 

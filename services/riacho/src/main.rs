@@ -20,14 +20,12 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Parser;
 
-/// The hidden subcommand that a parser's process is.
-const PARSE_CHILD: &str = "parse-child";
 /// The tenant that `up` makes, and that commands mean when none is named.
 const DEFAULT_TENANT: &str = "default";
 
 fn main() -> ExitCode {
     // A parser's process limits itself before anything else runs: no threads, no configuration, no secrets.
-    if std::env::args_os().nth(1).is_some_and(|command| command == PARSE_CHILD) {
+    if std::env::args_os().nth(1).is_some_and(|command| command == riacho_extractor::wire::SUBCOMMAND) {
         return riacho_extractor::child::main();
     }
     let cli = cli::Cli::parse();

@@ -126,6 +126,6 @@ async fn what_is_missing_is_said_in_one_line() {
 async fn shells_get_completions() {
     for shell in ["bash", "zsh", "fish"] {
         let script = text_of(&riacho(&["completions", shell]).await);
-        assert!(script.contains("ingest-gateway") && !script.contains("parse-child "), "{shell}");
+        assert!(script.contains("ingest-gateway") && !script.contains("parse-child"), "{shell}");
     }
 }

@@ -57,10 +57,6 @@ impl<'s> Known<'s> {
             .collect()
     }
 
-    pub(super) fn is_section(&self) -> bool {
-        self.has_type("object")
-    }
-
     pub(super) fn is_secret(&self) -> bool {
         self.alternatives().iter().any(|node| node.get("format").is_some_and(|format| format == "password"))
     }

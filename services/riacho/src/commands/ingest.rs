@@ -18,7 +18,7 @@ pub(super) async fn run(context: &Context, arguments: cli::Ingest) -> anyhow::Re
     let client = Client::new(&arguments.server, &context.data_dir())?;
     let files = files_of(&arguments.paths)?;
     if files.is_empty() {
-        return Err(Failure::new(Kind::Usage, "there are no files in what was named"));
+        return Err(Failure::error(Kind::Usage, "there are no files in what was named"));
     }
     let uploads = files.into_iter().map(|file| upload_of(file, arguments.by_path)).collect::<Vec<_>>();
     let options = Options {
@@ -45,7 +45,7 @@ fn files_of(paths: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for path in paths {
         let unreadable = |error: std::io::Error| {
-            Failure::new(Kind::Usage, format!("cannot read {}: {error}", path.display()))
+            Failure::error(Kind::Usage, format!("cannot read {}: {error}", path.display()))
         };
         if fs::metadata(path).map_err(unreadable)?.is_dir() {
             walk(path, &mut files).map_err(unreadable)?;

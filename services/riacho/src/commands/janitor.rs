@@ -18,7 +18,7 @@ pub(super) async fn run(context: &Context, arguments: Janitor) -> anyhow::Result
         None => serve::worker(context, Worker::Janitor).await,
         Some(JanitorCommand::List) => list(context).await,
         Some(JanitorCommand::Run { task, dry_run }) => {
-            let task = task.parse().map_err(|text| Failure::new(Kind::Usage, text))?;
+            let task = task.parse().map_err(|text| Failure::error(Kind::Usage, text))?;
             one(context, task, dry_run).await
         }
     }
@@ -52,7 +52,7 @@ async fn one(context: &Context, task: TaskName, dry_run: bool) -> anyhow::Result
     // A person waits: a server that is away is said, not waited for.
     let resources = tokio::time::timeout(super::PATIENCE, connecting)
         .await
-        .map_err(|_| Failure::new(Kind::Unreachable, "a server is away; see riacho status"))??;
+        .map_err(|_| Failure::error(Kind::Unreachable, "a server is away; see riacho status"))??;
     let janitor = riacho_janitor::Janitor::new(config.janitor, &core, &resources);
     let summary = janitor.run_task(task, dry_run).await.with_context(|| format!("task {task}"))?;
     context.output.result(&summary, || summary.to_string());

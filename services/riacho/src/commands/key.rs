@@ -54,7 +54,7 @@ pub(super) async fn run(context: &Context, command: KeyCommand) -> anyhow::Resul
 
 fn scope_of(text: &str) -> anyhow::Result<KeyScope> {
     text.trim().parse().map_err(|_| {
-        Failure::new(
+        Failure::error(
             Kind::Usage,
             format!("scope {text:?} is none of documents:read, documents:write, search, admin"),
         )

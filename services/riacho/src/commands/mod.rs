@@ -57,7 +57,7 @@ impl Context {
 /// An error of the database as the end of a command.
 fn store_failure(error: riacho_store::Error) -> anyhow::Error {
     let kind = if error.is_retryable() { Kind::Unreachable } else { Kind::Failed };
-    Failure::new(kind, error.to_string())
+    Failure::error(kind, error.to_string())
 }
 
 /// A time as a table shows it.
@@ -86,9 +86,5 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Tenant(command) => tenant::run(&context, command).await,
         Command::Completions { shell } => completions::run(shell),
         Command::Openapi => openapi::run(&context),
-        // Dispatched by `main` before anything else; here it stands behind a flag, which is no way to start it.
-        Command::ParseChild => {
-            Err(Failure::new(Kind::Usage, "a parser's process is started by the extractor alone"))
-        }
     }
 }

@@ -3,6 +3,7 @@
 
 use anyhow::Context;
 use rand::RngCore;
+use riacho_models::Model;
 use riacho_store::{KeyScope, NewKey, Role, Store, migrate};
 
 use crate::{
@@ -11,17 +12,23 @@ use crate::{
     data_dir::{DataDir, write_private},
 };
 
-/// Brings the database up to date and makes what is not there yet; gives the configuration in force
-/// and the development key.
-pub(super) async fn prepare(mut settings: Settings, data_dir: &DataDir) -> anyhow::Result<(Config, String)> {
+/// The configuration in force, with the secret that signs uploads.
+pub(super) fn settle(mut settings: Settings, data_dir: &DataDir) -> anyhow::Result<Config> {
     settings.set_default("objects.signing_secret", &signing_secret(data_dir)?)?;
-    let config = settings.load()?;
+    Ok(settings.load()?)
+}
+
+/// Brings the schema up to date.
+pub(super) async fn migrate(config: &Config) -> anyhow::Result<()> {
     migrate::migrate(&config.database).await.context("cannot bring the schema up to date")?;
-    let model = riacho_models::load(&config.models).context("embedding model")?;
+    Ok(())
+}
+
+/// Makes what is not there yet: the model's space, the tenant, and the development key, which is given.
+pub(super) async fn ensure(config: &Config, model: &dyn Model, data_dir: &DataDir) -> anyhow::Result<String> {
     let dimensions = u32::try_from(model.dimensions())?;
     riacho_store::ensure_space(&config.database, model.id(), dimensions).await.context("embedding space")?;
-    let api_key = development_key(&config, data_dir).await?;
-    Ok((config, api_key))
+    development_key(config, data_dir).await
 }
 
 /// The key of the file, if the database knows it; else a new one, with all scopes.

@@ -11,12 +11,17 @@ mod private;
 
 use std::{
     io::ErrorKind,
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, anyhow};
-use riacho_service::Metrics;
+use riacho_local::Servers;
+use riacho_models::Model;
+use riacho_service::{Metrics, Resources, health::Need};
+use riacho_store::Role;
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use super::Context;
@@ -26,7 +31,6 @@ use crate::{
     config::{Config, Settings},
     data_dir::{DataDir, Running},
     exit::{Failure, Kind},
-    services::{Group, Service},
 };
 
 /// How long the services may take to say that they are ready.
@@ -36,13 +40,31 @@ const STOP_LIMIT: Duration = Duration::from_secs(8);
 /// How long running events may finish after Ctrl-C: somebody waits at the terminal.
 const GRACE_SECONDS: &str = "4";
 
-/// What a start has found out so far.
-struct Deployment {
+/// What a start has found out.
+struct Deployment<'s> {
     data_dir: DataDir,
     config: Config,
     address: SocketAddr,
-    servers: riacho_local::Servers,
+    servers: &'s Servers,
     api_key: String,
+}
+
+impl Deployment<'_> {
+    /// Lets other commands find this deployment.
+    fn tell_others(&self) -> anyhow::Result<()> {
+        let settings = private::settings_for_others(self.servers, &self.data_dir);
+        let url = page::url_of(self.address);
+        self.data_dir.write_running(&Running { pid: std::process::id(), url, settings })
+    }
+}
+
+/// What the services start from.
+struct Plan {
+    listener: TcpListener,
+    model: Arc<dyn Model>,
+    metrics: Metrics,
+    started: Instant,
+    demo: bool,
 }
 
 pub(super) async fn run(context: &Context, arguments: cli::Up) -> anyhow::Result<()> {
@@ -59,61 +81,61 @@ pub(super) async fn run(context: &Context, arguments: cli::Up) -> anyhow::Result
     }
     // A wrong configuration or a taken port shall not start a database first.
     let config = settings.clone().load()?;
-    let address = free_address(&config.http.listen)?;
+    let listener = listen(&config.http.listen).await?;
+    let address = listener.local_addr().context("cannot listen")?;
     settings.set("http.listen", &address.to_string());
     let metrics = riacho_service::telemetry::init(&config.log)?;
 
     let data_dir = context.data_dir().create()?;
+    // Reading the model's files takes as long as starting the servers, and blocks.
+    let models = config.models.clone();
+    let model = tokio::task::spawn_blocking(move || riacho_models::load(&models));
     let servers = tokio::select! {
         () = stop.cancelled() => return Ok(()),
         servers = private::start(&data_dir, &mut settings) => servers?,
     };
-    let running = Running {
-        pid: std::process::id(),
-        url: page::url_of(address),
-        settings: private::settings_for_others(&servers, &data_dir),
-    };
     let prepared = tokio::select! {
-        () = stop.cancelled() => None,
-        prepared = identity::prepare(settings, &data_dir) => Some(prepared),
+        () = stop.cancelled() => Ok(None),
+        prepared = prepare(settings, &data_dir, model) => prepared.map(Some),
     };
     let result = match prepared {
-        None => Ok(servers),
-        Some(Err(error)) => {
-            servers.stop().await;
-            return Err(error);
+        Ok(Some((config, model, api_key))) => {
+            let deployment = Deployment { data_dir, config, address, servers: &servers, api_key };
+            let plan = Plan { listener, model, metrics, started, demo: arguments.demo };
+            serve(context, &deployment, plan, &stop).await
         }
-        Some(Ok((config, api_key))) => {
-            data_dir.write_running(&running)?;
-            let deployment = Deployment { data_dir: data_dir.clone(), config, address, servers, api_key };
-            let result = serve(context, &deployment, metrics, &stop, started, arguments.demo).await;
-            data_dir.clear_running();
-            result.map(|()| deployment.servers)
-        }
+        Ok(None) => Ok(()),
+        Err(error) => Err(error),
     };
-    // Dropping the servers stops them too; this says when they have stopped.
-    result?.stop().await;
+    servers.stop().await;
     context.output.note("stopped");
-    Ok(())
+    result
+}
+
+async fn prepare(
+    settings: Settings,
+    data_dir: &DataDir,
+    model: JoinHandle<Result<Arc<dyn Model>, riacho_models::Error>>,
+) -> anyhow::Result<(Config, Arc<dyn Model>, String)> {
+    let config = identity::settle(settings, data_dir)?;
+    identity::migrate(&config).await?;
+    let model = model.await?.context("embedding model")?;
+    let api_key = identity::ensure(&config, &*model, data_dir).await?;
+    Ok((config, model, api_key))
 }
 
 /// Runs the services until `stop`, or until one of them or a server ends.
 async fn serve(
     context: &Context,
-    deployment: &Deployment,
-    metrics: Metrics,
+    deployment: &Deployment<'_>,
+    plan: Plan,
     stop: &CancellationToken,
-    started: Instant,
-    demo: bool,
 ) -> anyhow::Result<()> {
+    deployment.tell_others()?;
     let config = &deployment.config;
-    let mut pipeline = pipeline::Pipeline::spawn(config.clone(), metrics.clone(), stop.clone())?;
-    let gateway = Group::connect(&[Service::Gateway], config, &metrics, stop).await?;
-    if let Some(health) = gateway.health() {
-        pipeline.watch(health);
-    }
-    let (gateway_config, gateway_stop) = (config.clone(), stop.clone());
-    let mut gateway = tokio::spawn(async move { gateway.run(&gateway_config, gateway_stop).await });
+    let mut pipeline = pipeline::Pipeline::spawn(config.clone(), plan.metrics.clone(), stop.clone())?;
+    let (started, demo) = (plan.started, plan.demo);
+    let mut gateway = tokio::spawn(gateway(config.clone(), plan, pipeline.connected(), stop.clone()));
 
     let result = tokio::select! {
         ended = &mut gateway => Err(unexpected("the gateway", ended.map_err(Into::into).flatten())),
@@ -130,17 +152,37 @@ async fn serve(
         pipeline.join().await;
     };
     if tokio::time::timeout(STOP_LIMIT, drained).await.is_err() {
-        tracing::warn!(
-            "services did not stop in time; what they had in hand is redelivered after the next start"
-        );
+        tracing::warn!("services did not stop in time; what they had in hand is redelivered");
     }
+    deployment.data_dir.clear_running();
     if asked { Ok(()) } else { result }
+}
+
+/// The gateway, on the listener that was taken first and with the model that was loaded for the space.
+async fn gateway(
+    config: Config,
+    plan: Plan,
+    pipeline: watch::Receiver<bool>,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let core = config.core();
+    let resources = match Resources::connect(&core, Role::Service, plan.metrics, &stop).await {
+        Err(_) if stop.is_cancelled() => return Ok(()),
+        resources => resources?,
+    };
+    // The process is ready once its workers are connected too.
+    resources.health.add("pipeline", Need::Required, move || {
+        let connected = *pipeline.borrow();
+        Box::pin(async move { if connected { Ok(()) } else { Err("not connected yet".to_owned()) } })
+    });
+    riacho_ingest_gateway::serve(config.gateway, &core, resources, plan.model, plan.listener, stop).await;
+    Ok(())
 }
 
 /// Waits until everything is ready, shows it, and then waits for the stop.
 async fn show(
     context: &Context,
-    deployment: &Deployment,
+    deployment: &Deployment<'_>,
     stop: &CancellationToken,
     started: Instant,
     demo: bool,
@@ -175,19 +217,17 @@ fn unexpected(what: &str, ended: anyhow::Result<()>) -> anyhow::Error {
     ended.err().unwrap_or_else(|| anyhow!("{what} ended by itself"))
 }
 
-/// The address that the gateway will listen on: checked before anything is started, with a free port
-/// in place of port 0.
-fn free_address(listen: &str) -> anyhow::Result<SocketAddr> {
-    let listener = TcpListener::bind(listen).map_err(|error| {
+/// Takes the gateway's address. A client that comes before everything runs waits, and is not refused.
+async fn listen(address: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|error| {
         let text = match error.kind() {
             ErrorKind::AddrInUse => {
-                format!("address {listen} is taken; choose another with --listen HOST:PORT")
+                format!("address {address} is taken; choose another with --listen HOST:PORT")
             }
-            _ => format!("cannot listen on {listen}: {error}"),
+            _ => format!("cannot listen on {address}: {error}"),
         };
-        Failure::new(Kind::Failed, text)
-    })?;
-    listener.local_addr().context("cannot listen")
+        Failure::error(Kind::Failed, text)
+    })
 }
 
 #[cfg(test)]
@@ -195,11 +235,10 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    #[test]
-    fn a_taken_port_is_said_before_anything_starts() {
-        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-        let error = free_address(&taken.local_addr().unwrap().to_string()).unwrap_err().to_string();
+    #[tokio::test]
+    async fn a_taken_port_is_said_with_the_flag_that_helps() {
+        let taken = listen("127.0.0.1:0").await.unwrap();
+        let error = listen(&taken.local_addr().unwrap().to_string()).await.unwrap_err().to_string();
         assert!(error.contains("is taken") && error.contains("--listen"), "{error}");
-        assert_ne!(free_address("127.0.0.1:0").unwrap().port(), 0);
     }
 }

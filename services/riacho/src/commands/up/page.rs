@@ -22,7 +22,7 @@ pub(super) fn url_of(address: SocketAddr) -> String {
 }
 
 /// Prints the page, or the same as an object with `--json`.
-pub(super) fn print(output: Output, deployment: &Deployment, took: Duration) {
+pub(super) fn print(output: Output, deployment: &Deployment<'_>, took: Duration) {
     let url = url_of(deployment.address);
     let key_file = deployment.data_dir.api_key();
     let status = deployment.servers.status();
@@ -34,7 +34,7 @@ pub(super) fn print(output: Output, deployment: &Deployment, took: Duration) {
     output.result(&value, || text(deployment, &url, took));
 }
 
-fn text(deployment: &Deployment, url: &str, took: Duration) -> String {
+fn text(deployment: &Deployment<'_>, url: &str, took: Duration) -> String {
     let dir = deployment.data_dir.path().display();
     let key_file = deployment.data_dir.api_key();
     let key_file = key_file.display();

@@ -6,7 +6,7 @@
 use std::{thread, time::Duration};
 
 use anyhow::{Context, anyhow};
-use riacho_service::{Health, Metrics, health::Need};
+use riacho_service::Metrics;
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -54,13 +54,9 @@ impl Pipeline {
         Ok(Pipeline { connected, result: Some(result) })
     }
 
-    /// Makes the process ready only once the workers are connected.
-    pub(super) fn watch(&self, health: &Health) {
-        let connected = self.connected.clone();
-        health.add("pipeline", Need::Required, move || {
-            let connected = *connected.borrow();
-            Box::pin(async move { if connected { Ok(()) } else { Err("not connected yet".to_owned()) } })
-        });
+    /// Whether the workers are connected.
+    pub(super) fn connected(&self) -> watch::Receiver<bool> {
+        self.connected.clone()
     }
 
     /// Waits for the workers' end. Cancel safe.

@@ -15,7 +15,7 @@ pub(super) async fn start(data_dir: &DataDir, settings: &mut Settings) -> anyhow
     let options = Options { redis, postgres, ..Options::default() };
     let servers = Servers::start(data_dir.path(), &options)
         .await
-        .map_err(|error| Failure::new(Kind::Failed, error.to_string()))?;
+        .map_err(|error| Failure::error(Kind::Failed, error.to_string()))?;
     if let Some(url) = servers.redis_url() {
         settings.set("redis.url", &url);
     }
