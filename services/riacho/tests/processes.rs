@@ -1,0 +1,100 @@
+//! Each service as a process of its own, on servers that somebody else runs.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod support;
+
+use std::path::Path;
+
+use reqwest::Client;
+use riacho_local::testing::{self, TestDatabase, TestRedis};
+use riacho_testkit::{
+    eventually,
+    process::{self, Process, command, free_port},
+};
+use serde_json::Value;
+use support::RIACHO;
+use tempfile::TempDir;
+
+/// Servers, and the environment that names them.
+struct Cluster {
+    _redis: TestRedis,
+    _database: TestDatabase,
+    dir: TempDir,
+    env: Vec<(String, String)>,
+}
+
+impl Cluster {
+    fn new() -> Cluster {
+        let (redis, database) = (testing::redis(), testing::postgres().create_database());
+        let dir = TempDir::new().unwrap();
+        let objects = dir.path().join("objects").to_str().unwrap().to_owned();
+        let env = vec![
+            ("REDIS_URL".to_owned(), redis.url()),
+            ("DATABASE_URL".to_owned(), database.owner_url()),
+            ("RIACHO__OBJECTS__DIRECTORY".to_owned(), objects),
+            ("RIACHO_DATA_DIR".to_owned(), dir.path().join("none").to_str().unwrap().to_owned()),
+            ("RIACHO__LOG__FORMAT".to_owned(), "text".to_owned()),
+        ];
+        Cluster { _redis: redis, _database: database, dir, env }
+    }
+
+    fn spawn(&self, args: &[&str]) -> Process {
+        let env = self.env.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect::<Vec<_>>();
+        Process::spawn(RIACHO, args, &env).unwrap()
+    }
+
+    /// Runs a command to its end and gives the JSON it prints.
+    fn json(&self, args: &[&str]) -> Value {
+        let output = command(Path::new(RIACHO)).args(args).arg("--json").envs(self.env.clone()).output().unwrap();
+        assert!(output.status.success(), "{args:?}: {}", support::errors_of(&output));
+        support::json_lines(&output).remove(0)
+    }
+}
+
+async fn state_of(client: &Client, url: &str, id: &str) -> Value {
+    let answer = client.get(format!("{url}/api/v1/documents/{id}/status")).send().await.unwrap();
+    answer.json().await.unwrap()
+}
+
+#[tokio::test]
+async fn services_run_as_processes_and_a_killed_worker_is_replaced() {
+    let cluster = Cluster::new();
+    let refused = cluster.spawn(&["indexer"]).wait().await.unwrap();
+    assert_eq!(refused.code(), Some(1), "no service runs on a schema that is not there");
+    assert!(cluster.json(&["migrate"])["at"].as_u64().unwrap() >= 1);
+    assert_eq!(cluster.json(&["migrate"])["applied"], serde_json::json!([]));
+    cluster.json(&["tenant", "create", "default"]);
+    let key = cluster.json(&["key", "create"])["secret"].as_str().unwrap().to_owned();
+
+    let listen = format!("127.0.0.1:{}", free_port().unwrap());
+    let url = format!("http://{listen}");
+    let mut gateway = cluster.spawn(&["ingest-gateway", "--listen", &listen]);
+    let mut victim = cluster.spawn(&["work", "--stages", "extractor,embedder,indexer"]);
+    let client = process::client(&key).unwrap();
+    eventually(|| async { client.get(format!("{url}/readyz")).send().await.is_ok_and(|a| a.status().is_success()) }).await;
+
+    let mut ids = Vec::new();
+    for number in 0..20 {
+        let text = format!("# Log {number}\n\nThe barge number {number} passed the lock.\n").repeat(20);
+        let request = client.post(format!("{url}/api/v1/documents?filename=log-{number}.md")).body(text);
+        let answer: Value = request.header("content-type", "text/markdown").send().await.unwrap().json().await.unwrap();
+        ids.push(answer["id"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned());
+        if number == 10 {
+            eventually(|| async { state_of(&client, &url, &ids[0]).await["state"] == "ready" }).await;
+            victim.kill9().unwrap();
+        }
+    }
+    let mut workers = [&["extractor"][..], &["embedder"], &["indexer"], &["janitor"]].map(|args| cluster.spawn(args));
+    for id in &ids {
+        eventually(|| async {
+            let status = state_of(&client, &url, id).await;
+            if status["state"] == "ready" { Ok(()) } else { Err(status) }
+        })
+        .await;
+    }
+    for worker in workers.iter_mut().chain([&mut gateway]) {
+        let status = worker.stop().await.unwrap();
+        assert!(status.success(), "{status}: {}", worker.log());
+    }
+    assert!(cluster.dir.path().join("objects").is_dir());
+}
