@@ -178,6 +178,25 @@ async fn a_child_killed_from_outside_costs_the_document_nothing() {
 }
 
 #[tokio::test]
+async fn a_child_is_confined_before_its_first_document() {
+    let (config, marker) = marked(500_000_004);
+    let pool = Pool::new(config).unwrap();
+    parse(&pool, "a.txt", "text").await.unwrap();
+    let child = children(&marker)[0];
+    let status = std::fs::read_to_string(format!("/proc/{child}/status")).unwrap();
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim();
+    assert_eq!((field("Seccomp:"), field("NoNewPrivs:")), ("2", "1"));
+    let limits = std::fs::read_to_string(format!("/proc/{child}/limits")).unwrap();
+    let limit = |name: &str| {
+        let line = limits.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.split_whitespace().next().unwrap().to_owned()
+    };
+    assert_eq!(limit("Max address space"), (1u64 << 30).to_string());
+    assert_eq!((limit("Max file size").as_str(), limit("Max core file size").as_str()), ("0", "0"));
+    assert!(limit("Max cpu time").parse::<u64>().is_ok_and(|seconds| seconds <= 70));
+}
+
+#[tokio::test]
 async fn children_are_recycled_and_end_with_the_pool() {
     let (config, marker) = marked(500_000_002);
     let pool = Pool::new(Config { documents_per_process: 2, ..config }).unwrap();

@@ -232,4 +232,68 @@ mod filter {
     fn give(answer: u32) -> Instruction {
         Instruction { code: RETURN, jt: 0, jf: 0, k: answer }
     }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        /// What the filter answers to a call, by the rules of classic BPF.
+        fn answer(number: c_long, arguments: [u32; 3]) -> u32 {
+            let program = program();
+            let (mut at, mut loaded) = (0, 0);
+            loop {
+                let instruction = program[at];
+                at += 1;
+                let holds = match instruction.code {
+                    LOAD => {
+                        loaded = match instruction.k {
+                            NUMBER => call(number),
+                            ARCH => ARCHITECTURE,
+                            k => arguments[(k as usize - 16) / 8],
+                        };
+                        continue;
+                    }
+                    RETURN => return instruction.k,
+                    JUMP_IF_EQUAL => loaded == instruction.k,
+                    _ => loaded & instruction.k != 0,
+                };
+                at += usize::from(if holds { instruction.jt } else { instruction.jf });
+            }
+        }
+
+        #[test]
+        fn a_child_can_compute_and_nothing_else() {
+            let refused = refuse(libc::EPERM);
+            for number in [
+                libc::SYS_openat,
+                libc::SYS_socket,
+                libc::SYS_connect,
+                libc::SYS_execve,
+                libc::SYS_execveat,
+                libc::SYS_ptrace,
+                libc::SYS_kill,
+                libc::SYS_unlinkat,
+                libc::SYS_io_uring_setup,
+                libc::SYS_prctl,
+                libc::SYS_memfd_create,
+                libc::SYS_bpf,
+                libc::SYS_setrlimit,
+                libc::SYS_pidfd_open,
+            ] {
+                assert_eq!(answer(number, [0; 3]), refused, "{number}");
+            }
+            for number in PLAIN {
+                assert_eq!(answer(number, [0; 3]), ALLOW, "{number}");
+            }
+            let (thread, exec) = (libc::CLONE_THREAD as u32, libc::PROT_EXEC as u32);
+            assert_eq!(answer(libc::SYS_clone, [thread, 0, 0]), ALLOW);
+            assert_eq!(answer(libc::SYS_clone, [libc::SIGCHLD as u32, 0, 0]), refused);
+            assert_eq!(answer(libc::SYS_clone3, [0; 3]), refuse(libc::ENOSYS));
+            assert_eq!(answer(libc::SYS_mmap, [0, 0, 3]), ALLOW);
+            assert_eq!(answer(libc::SYS_mprotect, [0, 0, 1 | exec]), refused);
+            assert_eq!(answer(libc::SYS_tgkill, [std::process::id(), 0, 0]), ALLOW);
+            assert_eq!(answer(libc::SYS_tgkill, [1, 0, 0]), refused);
+            assert_eq!(answer(libc::SYS_prlimit64, [1, 0, 0]), refused);
+        }
+    }
 }
