@@ -244,7 +244,9 @@ CREATE TABLE chunks (
     config        text COLLATE "C" NOT NULL,
     tsv           tsvector NOT NULL,
     PRIMARY KEY (tenant_id, document_id, version, run_id, ordinal)
-);
+)
+-- A chunk fits its page as it is. Compressed, it would cost as much to write as its index entries.
+WITH (toast_tuple_target = 8160);
 -- With the tenant in the index, a word that is frequent elsewhere costs a small tenant nothing.
 CREATE INDEX chunks_tsv ON chunks USING gin (tenant_id, tsv);
 

@@ -30,6 +30,8 @@ pub struct Config {
     pub acquire_timeout_ms: u64,
     /// PEM file with the authorities that may sign the server's certificate, instead of the public ones.
     pub tls_ca_file: Option<PathBuf>,
+    /// Up to this many vectors a tenant's search compares all of them; with more, an index is built and used.
+    pub exact_search_rows: u32,
     /// Hours after its release at which a document that is still not ready fails.
     pub deadline_hours: u32,
 }
@@ -46,6 +48,7 @@ impl Default for Config {
             connect_timeout_ms: 5_000,
             acquire_timeout_ms: 10_000,
             tls_ca_file: None,
+            exact_search_rows: 50_000,
             deadline_hours: 72,
         }
     }

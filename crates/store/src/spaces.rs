@@ -7,9 +7,6 @@ use tokio_postgres::{Client, Row};
 
 use crate::{Config, Error, Store, migrate::Owner, transaction::Scope};
 
-/// Vectors that an index is never built for: searching them all takes milliseconds.
-const SMALL: i64 = 50_000;
-
 /// What a space is used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SpaceState {
@@ -104,16 +101,16 @@ async fn ensure(client: &mut Client, model: &str, dimensions: u32) -> Result<Spa
     Ok(space)
 }
 
-/// Builds a larger HNSW index when more than a quarter of the vectors, and more than 50,000, are
-/// newer than the present one; until it is ready, those are searched exactly. Nothing waits for it.
+/// Builds a larger HNSW index when more than a quarter of the vectors, and more than
+/// `exact_search_rows`, are newer than the present one; until it is ready, those are searched exactly. Nothing waits for it.
 pub async fn build_index(config: &Config, space: SpaceId) -> Result<Option<IndexBuilt>, Error> {
     let owner = Owner::connect(config).await?;
-    let result = build_if_needed(&owner.client, space).await;
+    let result = build_if_needed(&owner.client, space, i64::from(config.exact_search_rows)).await;
     owner.close().await;
     result
 }
 
-async fn build_if_needed(client: &Client, space: SpaceId) -> Result<Option<IndexBuilt>, Error> {
+async fn build_if_needed(client: &Client, space: SpaceId, few: i64) -> Result<Option<IndexBuilt>, Error> {
     let id = i32::try_from(space).unwrap_or(0);
     let indexed: i64 = match client.query_opt(INDEXED, &[&id]).await? {
         Some(row) => row.try_get(0)?,
@@ -121,7 +118,7 @@ async fn build_if_needed(client: &Client, space: SpaceId) -> Result<Option<Index
     };
     let newest: i64 = client.query_one(&newest_seq(space), &[]).await?.try_get(0)?;
     let fresh = newest - indexed;
-    if fresh <= SMALL || fresh * 4 <= newest {
+    if fresh <= few || fresh * 4 <= newest {
         return Ok(None);
     }
     let start = Instant::now();

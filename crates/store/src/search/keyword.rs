@@ -20,7 +20,7 @@ use crate::{
 const MAX_WORDS: usize = 24;
 
 /// A word that is in more chunks than this brings only so many of them. See `matching_chunks`.
-const BOUND: i32 = 2_000;
+const BOUND: i32 = 1_000;
 
 /// The words of a query that count, each as a text search query of the forms it may be indexed under.
 #[derive(Debug, Default)]

@@ -20,9 +20,6 @@ use crate::{
     transaction::{Param, Tx},
 };
 
-/// Up to this many vectors a tenant's search is exact: some 20 ms at 256 dimensions.
-const EXACT: i64 = 50_000;
-
 /// Up to this many documents a narrowed search is exact: their vectors are read by the primary key.
 const NARROW: usize = 500;
 
@@ -65,7 +62,7 @@ impl Store {
         let limit = i64::from(top);
         let tenant = request.tenant.as_str();
         let few = allowed.is_some_and(|documents| documents.len() <= NARROW);
-        if space.indexed_seq == 0 || few || self.vectors_of(tx, &request.tenant, space.id).await? <= EXACT {
+        if space.indexed_seq == 0 || few || !self.has_many(tx, &request.tenant, space.id).await? {
             let params: [Param<'_>; 4] = [&tenant, &vector, &allowed, &limit];
             return leg(&tx.query(&exact(space.id, 0), &params).await?);
         }
@@ -80,15 +77,17 @@ impl Store {
         Ok(near)
     }
 
-    /// The tenant's vectors in the space, counted up to what matters.
-    async fn vectors_of(&self, tx: &Tx, tenant: &TenantId, space: SpaceId) -> Result<i64, Error> {
+    /// Whether the tenant has more vectors in the space than are compared one by one.
+    async fn has_many(&self, tx: &Tx, tenant: &TenantId, space: SpaceId) -> Result<bool, Error> {
+        let few = i64::from(self.inner.config.exact_search_rows);
         if let Some(count) = self.inner.figures.get(tenant, space) {
-            return Ok(count);
+            return Ok(count > few);
         }
-        let row = tx.query_one(&count(space), &[&tenant.as_str(), &(EXACT + 1)]).await?;
+        // Counted up to what matters.
+        let row = tx.query_one(&count(space), &[&tenant.as_str(), &(few + 1)]).await?;
         let count = row.try_get(0)?;
         self.inner.figures.set(tenant, space, count);
-        Ok(count)
+        Ok(count > few)
     }
 }
 
@@ -151,7 +150,7 @@ ORDER BY v.embedding <=> $2 LIMIT $4"
 
 fn count(space: SpaceId) -> String {
     format!(
-        "-- store::search::vector::vectors_of
+        "-- store::search::vector::has_many
 SELECT count(*) FROM (SELECT FROM vectors_{space} WHERE tenant_id = $1 LIMIT $2) AS rows_found"
     )
 }

@@ -22,7 +22,7 @@ async fn accepting_writes_the_version_with_its_release_at_once() {
     assert_eq!(plan.sha256, sha256("hello"));
     // What the janitor would send again is the same release.
     let stale = db.janitor.stale_releasing(Duration::ZERO, 10).await.unwrap();
-    assert_eq!(stale, [plan.clone()]);
+    assert_eq!(stale, std::slice::from_ref(&plan));
     assert!(db.store.released(&plan.release()).await.unwrap());
     assert!(!db.store.released(&plan.release()).await.unwrap(), "only once");
     assert_eq!(db.state(accepted.document).await, State::Extracting);

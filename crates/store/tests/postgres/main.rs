@@ -12,3 +12,4 @@ mod search;
 mod security;
 mod stages;
 mod tenants;
+mod vectors;
