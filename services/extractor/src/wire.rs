@@ -44,9 +44,19 @@ pub struct Request {
     pub size: u64,
 }
 
+/// What a child says when it is confined and ready.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Ready {
+    /// Why the PDFium library that was named could not be loaded.
+    pub pdfium_error: Option<String>,
+}
+
 /// The kinds of frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tag {
+    /// [`Ready`] in JSON: the first frame of a child.
+    Ready,
     /// Two 32-bit numbers: pages done, pages in all.
     Progress,
     /// The text; the outline follows.
@@ -62,6 +72,7 @@ impl Tag {
     #[must_use]
     pub const fn byte(self) -> u8 {
         match self {
+            Tag::Ready => b'R',
             Tag::Progress => b'P',
             Tag::Text => b'T',
             Tag::Outline => b'O',
@@ -73,6 +84,7 @@ impl Tag {
     #[must_use]
     pub const fn of(byte: u8) -> Option<Tag> {
         match byte {
+            b'R' => Some(Tag::Ready),
             b'P' => Some(Tag::Progress),
             b'T' => Some(Tag::Text),
             b'O' => Some(Tag::Outline),

@@ -138,7 +138,8 @@ async fn a_parser_that_grows_runs_out_of_memory_alone() {
 
 /// A pool whose children do what a line of shell says.
 fn impostors(line: &str) -> Pool {
-    let command = ["/bin/sh", "-c", line].map(PathBuf::from).to_vec();
+    let line = format!(r"printf 'R\002\000\000\000{{}}'; {line}");
+    let command = ["/bin/sh", "-c", &line].map(PathBuf::from).to_vec();
     Pool::new(Config { processes: 1, command, timeout_seconds: 5, ..Config::default() }).unwrap()
 }
 
@@ -148,6 +149,25 @@ async fn a_parser_that_crashes_fails_its_document_only() {
     assert_eq!(reason(parse(&pool, "a.txt", "text").await), ReasonCode::ParserCrashed);
     // The next document gets a process of its own, and not a process that is gone.
     assert_eq!(reason(parse(&pool, "b.txt", "text").await), ReasonCode::ParserCrashed);
+}
+
+#[tokio::test]
+async fn a_parser_that_cannot_start_is_no_fault_of_the_document() {
+    let command = ["/bin/sh", "-c", "echo no sandbox here >&2"].map(PathBuf::from).to_vec();
+    let pool = Pool::new(Config { command, ..config() }).unwrap();
+    let error = parse(&pool, "a.txt", "text").await.unwrap_err();
+    assert!(error.is_retryable() && error.to_string().contains("no sandbox here"), "{error}");
+    assert!(pool.warm().await.is_err());
+    let missing = Pool::new(Config { command: vec!["/nowhere/riacho".into()], ..config() }).unwrap();
+    assert!(parse(&missing, "a.txt", "text").await.unwrap_err().is_retryable());
+}
+
+#[tokio::test]
+async fn without_pdfium_only_pdf_files_fail() {
+    let pool =
+        Pool::new(Config { pdfium_library: Some("/nowhere/libpdfium.so".into()), ..config() }).unwrap();
+    assert_eq!(reason(parse(&pool, "a.pdf", "%PDF-1.7\n").await), ReasonCode::Unsupported);
+    assert_eq!(parse(&pool, "a.txt", "text").await.unwrap().text, "text");
 }
 
 #[tokio::test]

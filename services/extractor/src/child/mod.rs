@@ -17,7 +17,7 @@ use riacho_domain::ReasonCode;
 use crate::{
     extracted::{Extracted, Failure},
     parse::{self, Pdfium},
-    wire::{MAX_JSON_BYTES, Request, Settings, Tag},
+    wire::{MAX_JSON_BYTES, Ready, Request, Settings, Tag},
 };
 
 /// Foreign documents nest deeply, and the parsers of some formats recurse.
@@ -28,31 +28,39 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 /// The whole life of a child. Call it first thing in `main`, before any thread is started.
 #[must_use]
 pub fn main() -> ExitCode {
-    let settings =
-        std::env::args().next_back().and_then(|argument| serde_json::from_str::<Settings>(&argument).ok());
-    let Some(settings) = settings else { return ExitCode::from(2) };
-    if confine::limit(&settings).is_err() {
-        return ExitCode::from(3);
-    }
-    // Loading a library needs files, so it comes before the last door closes.
-    let pdfium = settings.pdfium_library.as_deref().and_then(|path| Pdfium::load(path).ok());
-    if confine::close_doors().is_err() {
-        return ExitCode::from(4);
-    }
-    // The panic's words may quote the document; the parent learns of it by the answer.
-    std::panic::set_hook(Box::new(|_| {}));
-    let serve = move || serve(&settings, pdfium.as_ref());
-    let served =
-        std::thread::Builder::new().stack_size(STACK_BYTES).spawn(serve).map(std::thread::JoinHandle::join);
-    match served {
-        Ok(Ok(Ok(()))) => ExitCode::SUCCESS,
-        _ => ExitCode::FAILURE,
+    match start() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // The parent reads the last words of a child that does not become ready.
+            let _ = writeln!(io::stderr(), "{error}");
+            ExitCode::FAILURE
+        }
     }
 }
 
-fn serve(settings: &Settings, pdfium: Option<&Pdfium>) -> io::Result<()> {
+fn start() -> io::Result<()> {
+    let argument = std::env::args().next_back().unwrap_or_default();
+    let settings: Settings = serde_json::from_str(&argument)?;
+    confine::limit(&settings).map_err(|error| io::Error::other(format!("limits cannot be set: {error}")))?;
+    // Loading a library needs files, so it comes before the last door closes.
+    let (pdfium, pdfium_error) = match settings.pdfium_library.as_deref().map(Pdfium::load) {
+        Some(Ok(pdfium)) => (Some(pdfium), None),
+        Some(Err(error)) => (None, Some(error)),
+        None => (None, None),
+    };
+    confine::close_doors()
+        .map_err(|error| io::Error::other(format!("the filter of system calls cannot be set: {error}")))?;
+    // A panic's words may quote the document; the parent learns of it by the answer.
+    std::panic::set_hook(Box::new(|_| {}));
+    let work = move || serve(&settings, pdfium.as_ref(), &Ready { pdfium_error });
+    let worker = std::thread::Builder::new().stack_size(STACK_BYTES).spawn(work)?;
+    worker.join().map_err(|_| io::Error::other("the parser panicked"))?
+}
+
+fn serve(settings: &Settings, pdfium: Option<&Pdfium>, ready: &Ready) -> io::Result<()> {
     let mut input = io::stdin().lock();
     let mut answers = Answers { out: BufWriter::with_capacity(64 << 10, io::stdout().lock()) };
+    answers.ready(ready)?;
     while let Some((request, bytes)) = read_request(&mut input, settings)? {
         let cpu_start = confine::cpu_used();
         confine::allow_cpu(cpu_start + Duration::from_secs(settings.cpu_seconds));
@@ -114,6 +122,11 @@ impl<W: Write> Answers<W> {
         self.out.write_all(&[tag.byte()])?;
         self.out.write_all(&length.to_le_bytes())?;
         self.out.write_all(payload)
+    }
+
+    fn ready(&mut self, ready: &Ready) -> io::Result<()> {
+        self.frame(Tag::Ready, &serde_json::to_vec(ready)?)?;
+        self.out.flush()
     }
 
     fn progress(&mut self, done: u32, total: u32) -> io::Result<()> {

@@ -125,8 +125,12 @@ impl Pool {
     pub async fn warm(&self) -> Result<(), Error> {
         let running = self.idle().len();
         for _ in running..self.inner.config.process_count() {
-            let process = Process::start(&self.inner.spawner).await?;
-            self.idle().push(process);
+            let process = Process::start(&self.inner.spawner, &self.inner.config).await?;
+            let mut idle = self.idle();
+            if let Some(error) = process.pdfium_error().filter(|_| idle.is_empty()) {
+                tracing::warn!(error, "PDFium cannot be loaded: PDF files will fail as unsupported");
+            }
+            idle.push(process);
         }
         Ok(())
     }
@@ -150,7 +154,7 @@ impl Pool {
             let idle = self.idle().pop();
             let mut process = match idle {
                 Some(process) => process,
-                None => Process::start(&self.inner.spawner).await?,
+                None => Process::start(&self.inner.spawner, &self.inner.config).await?,
             };
             let result = process.parse(filename, &bytes, &self.inner.config, &mut on_page).await;
             match result {

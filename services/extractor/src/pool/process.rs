@@ -21,11 +21,13 @@ use super::{Config, Spawner, time_limit};
 use crate::{
     error::Error,
     extracted::{Extracted, Failure, Outline},
-    wire::{MAX_JSON_BYTES, OUT_OF_MEMORY_STATUS, Request, Tag},
+    wire::{MAX_JSON_BYTES, OUT_OF_MEMORY_STATUS, Ready, Request, Tag},
 };
 
 /// How much of the process's last words is kept.
 const LAST_WORDS_BYTES: usize = 4096;
+/// How long a process may take to become ready: a busy machine loads libraries slowly.
+const START: Duration = Duration::from_secs(30);
 /// How long a process that closed its streams has to be gone.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -45,6 +47,7 @@ pub(super) struct Process {
     last_words: Arc<Mutex<Vec<u8>>>,
     listener: JoinHandle<()>,
     served: u32,
+    ready: Ready,
 }
 
 impl Drop for Process {
@@ -70,7 +73,8 @@ impl From<io::Error> for Broken {
 }
 
 impl Process {
-    pub(super) async fn start(spawner: &Spawner) -> Result<Self, Error> {
+    /// Starts a process and waits until it is confined and ready.
+    pub(super) async fn start(spawner: &Spawner, config: &Config) -> Result<Self, Error> {
         let mut child = spawner.spawn().await.map_err(Error::Spawn)?;
         crate::metrics::parser_started();
         let streams = (child.stdin.take(), child.stdout.take(), child.stderr.take());
@@ -80,7 +84,29 @@ impl Process {
         let last_words = Arc::new(Mutex::new(Vec::new()));
         let listener = tokio::spawn(listen(errors, Arc::clone(&last_words)));
         let output = BufReader::with_capacity(64 << 10, output);
-        Ok(Self { child, input, output, last_words, listener, served: 0 })
+        let ready = Ready::default();
+        let mut process = Self { child, input, output, last_words, listener, served: 0, ready };
+        match timeout(START, process.frame(config)).await {
+            Ok(Ok((Tag::Ready, payload))) => {
+                process.ready =
+                    serde_json::from_slice(&payload).map_err(|error| Error::Spawn(error.into()))?;
+                Ok(process)
+            }
+            _ => Err(Error::Spawn(process.refusal().await)),
+        }
+    }
+
+    /// Why the process did not become ready, in its own words.
+    async fn refusal(&mut self) -> io::Error {
+        let _ = timeout(GRACE, &mut self.listener).await;
+        let words = self.last_words.lock().unwrap_or_else(PoisonError::into_inner);
+        let words = String::from_utf8_lossy(&words).trim().to_owned();
+        io::Error::other(if words.is_empty() { "it did not become ready".to_owned() } else { words })
+    }
+
+    /// Why it cannot read PDF files, although a library was named.
+    pub(super) fn pdfium_error(&self) -> Option<&str> {
+        self.ready.pdfium_error.as_deref()
     }
 
     pub(super) fn served(&self) -> u32 {
@@ -137,6 +163,7 @@ impl Process {
                     deadline = start + time_limit(config, total);
                     on_page(done, total);
                 }
+                (Tag::Ready, _) => return Err(Broken::Rules),
                 (Tag::Text, payload) => text = Some(String::from_utf8(payload).map_err(|_| Broken::Rules)?),
                 (Tag::Outline, payload) => {
                     let outline: Outline = serde_json::from_slice(&payload).map_err(|_| Broken::Rules)?;
@@ -172,7 +199,7 @@ impl Process {
         let most = match tag {
             Tag::Progress => 8,
             Tag::Text => config.limits.max_text_bytes,
-            Tag::Outline | Tag::Failure => u64::from(MAX_JSON_BYTES),
+            Tag::Ready | Tag::Outline | Tag::Failure => u64::from(MAX_JSON_BYTES),
         };
         if u64::from(length) > most {
             return Err(Broken::Rules);
