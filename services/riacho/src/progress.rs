@@ -51,7 +51,7 @@ impl Progress {
     pub(crate) fn new(output: Output, total: u64) -> Progress {
         let wants_bar = !output.is_json() && !output.is_quiet() && std::io::stderr().is_terminal();
         let bar = wants_bar.then(|| {
-            let style = ProgressStyle::with_template("{bar:40} {pos}/{len} searchable  {msg}  {elapsed}");
+            let style = ProgressStyle::with_template("{bar:40} {pos}/{len} done  {msg}  {elapsed}");
             let bar =
                 ProgressBar::new(total).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
             bar.enable_steady_tick(TICK);
@@ -98,7 +98,7 @@ impl Progress {
             bar.set_message(text);
         } else if counts.last_line.elapsed() >= LINE_EVERY || counts.ended == counts.total {
             counts.last_line = Instant::now();
-            self.output.note(&format!("{}/{} ended, {text}", counts.ended, counts.total));
+            self.output.note(&format!("{}/{} done, {text}", counts.ended, counts.total));
         }
     }
 

@@ -45,7 +45,8 @@ impl Cluster {
 
     /// Runs a command to its end and gives the JSON it prints.
     fn json(&self, args: &[&str]) -> Value {
-        let output = command(Path::new(RIACHO)).args(args).arg("--json").envs(self.env.clone()).output().unwrap();
+        let output =
+            command(Path::new(RIACHO)).args(args).arg("--json").envs(self.env.clone()).output().unwrap();
         assert!(output.status.success(), "{args:?}: {}", support::errors_of(&output));
         support::json_lines(&output).remove(0)
     }
@@ -71,20 +72,25 @@ async fn services_run_as_processes_and_a_killed_worker_is_replaced() {
     let mut gateway = cluster.spawn(&["ingest-gateway", "--listen", &listen]);
     let mut victim = cluster.spawn(&["work", "--stages", "extractor,embedder,indexer"]);
     let client = process::client(&key).unwrap();
-    eventually(|| async { client.get(format!("{url}/readyz")).send().await.is_ok_and(|a| a.status().is_success()) }).await;
+    eventually(|| async {
+        client.get(format!("{url}/readyz")).send().await.is_ok_and(|a| a.status().is_success())
+    })
+    .await;
 
     let mut ids = Vec::new();
     for number in 0..20 {
         let text = format!("# Log {number}\n\nThe barge number {number} passed the lock.\n").repeat(20);
         let request = client.post(format!("{url}/api/v1/documents?filename=log-{number}.md")).body(text);
-        let answer: Value = request.header("content-type", "text/markdown").send().await.unwrap().json().await.unwrap();
+        let answer: Value =
+            request.header("content-type", "text/markdown").send().await.unwrap().json().await.unwrap();
         ids.push(answer["id"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned());
         if number == 10 {
             eventually(|| async { state_of(&client, &url, &ids[0]).await["state"] == "ready" }).await;
             victim.kill9().unwrap();
         }
     }
-    let mut workers = [&["extractor"][..], &["embedder"], &["indexer"], &["janitor"]].map(|args| cluster.spawn(args));
+    let mut workers =
+        [&["extractor"][..], &["embedder"], &["indexer"], &["janitor"]].map(|args| cluster.spawn(args));
     for id in &ids {
         eventually(|| async {
             let status = state_of(&client, &url, id).await;

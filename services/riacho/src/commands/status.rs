@@ -23,7 +23,7 @@ async fn deployment(context: &Context, client: &Client) -> anyhow::Result<()> {
     let health = client.get_any_status("/health").await.map_err(crate::client::Error::into_failure)?;
     let queue: Value = client.get("/api/v1/queue/info").await.map_err(crate::client::Error::into_failure)?;
     context.output.result(&json!({ "health": health, "queue": queue }), || {
-        format!("{}\n\n{}", health_text(&health), fields_text(&queue))
+        format!("{}\n\n{}\n\n{}", health_text(&health), stages_text(&queue), counts_text(&queue))
     });
     Ok(())
 }
@@ -39,10 +39,35 @@ fn health_text(health: &Value) -> String {
     format!("{status}\n\n{}", table(&["server", "status", "latency", "error"], rows))
 }
 
+const STAGE_COLUMNS: [&str; 7] =
+    ["stage", "backlog", "lag", "pending", "retrying", "consumers", "oldest_age_seconds"];
+
+fn stages_text(queue: &Value) -> String {
+    let rows = queue["stages"].as_array().into_iter().flatten();
+    table(&STAGE_COLUMNS, rows.map(|stage| STAGE_COLUMNS.map(|column| cell(&stage[column])).to_vec()))
+}
+
+fn counts_text(queue: &Value) -> String {
+    let counts = queue["documents"].as_object().into_iter().flatten();
+    let rows = counts.map(|(state, count)| vec![state.clone(), cell(count)]);
+    let dead = vec!["dead letters".to_owned(), cell(&queue["dead_letters"])];
+    table(&["documents", ""], rows.chain([dead]))
+}
+
+/// A value without quotes, and a hyphen where there is none.
+fn cell(value: &Value) -> String {
+    match value {
+        Value::Null => "-".to_owned(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
 fn document_text(status: &Value) -> String {
-    let text = |key: &str| status[key].as_str().unwrap_or_default().to_owned();
-    let mut lines = vec![format!("{}  version {}  {}", text("id"), status["version"], text("state"))];
-    lines.push(fields_text(&status["progress"]));
+    let mut lines =
+        vec![format!("{}  version {}  {}", cell(&status["id"]), status["version"], cell(&status["state"]))];
+    let progress = status["progress"].as_object().into_iter().flatten().filter(|(_, value)| !value.is_null());
+    lines.extend(progress.map(|(name, value)| format!("{name}  {}", cell(value))));
     if let (Some(code), Some(message)) =
         (status["error"]["code"].as_str(), status["error"]["message"].as_str())
     {
@@ -51,40 +76,30 @@ fn document_text(status: &Value) -> String {
     lines.join("\n")
 }
 
-/// The fields of an object, one a line; objects in it by their path.
-fn fields_text(value: &Value) -> String {
-    let mut rows = Vec::new();
-    collect(String::new(), value, &mut rows);
-    table(&[], rows).trim_start_matches('\n').to_owned()
-}
-
-fn collect(path: String, value: &Value, rows: &mut Vec<Vec<String>>) {
-    let below = |key: &str| if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
-    match value {
-        Value::Object(fields) => fields.iter().for_each(|(key, value)| collect(below(key), value, rows)),
-        Value::Array(items) if items.iter().any(Value::is_object) => {
-            items.iter().enumerate().for_each(|(index, item)| {
-                let name = ["name", "stage", "state"].iter().find_map(|key| item[key].as_str());
-                collect(below(&name.map_or_else(|| index.to_string(), str::to_owned)), item, rows);
-            });
-        }
-        Value::Null => {}
-        Value::String(text) => rows.push(vec![path, text.clone()]),
-        other => rows.push(vec![path, other.to_string()]),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_failed_document_says_why() {
-        let status = json!({ "id": "i", "version": 1, "state": "failed", "progress": { "pages_done": 2 },
+        let status = json!({ "id": "i", "version": 1, "state": "failed",
+                             "progress": { "pages_done": 2, "pages_total": null },
                              "error": { "code": "encrypted", "message": "a password is needed" } });
         assert_eq!(
             document_text(&status),
             "i  version 1  failed\npages_done  2\nencrypted: a password is needed"
         );
+    }
+
+    #[test]
+    fn stages_and_counts_are_tables() {
+        let queue = json!({ "dead_letters": 1, "documents": { "ready": 20 },
+                            "stages": [{ "stage": "embed", "backlog": 7, "lag": null }] });
+        assert!(
+            stages_text(&queue).ends_with("embed  7        -    -        -         -          -"),
+            "{}",
+            stages_text(&queue)
+        );
+        assert_eq!(counts_text(&queue), "documents\nready         20\ndead letters  1");
     }
 }

@@ -35,6 +35,8 @@ use crate::{
 
 /// How long the services may take to say that they are ready.
 const READY_LIMIT: Duration = Duration::from_secs(60);
+/// How long a probe waits for the workers; less than a probe may take.
+const PIPELINE_PROBE: Duration = Duration::from_secs(2);
 /// How long they may take to stop. What was in hand is redelivered after the next start.
 const STOP_LIMIT: Duration = Duration::from_secs(8);
 /// How long running events may finish after Ctrl-C: somebody waits at the terminal.
@@ -172,8 +174,15 @@ async fn gateway(
     };
     // The process is ready once its workers are connected too.
     resources.health.add("pipeline", Need::Required, move || {
-        let connected = *pipeline.borrow();
-        Box::pin(async move { if connected { Ok(()) } else { Err("not connected yet".to_owned()) } })
+        let mut pipeline = pipeline.clone();
+        Box::pin(async move {
+            // Waiting within the probe makes the process ready at the moment, not at the next probe.
+            let connected = pipeline.wait_for(|connected| *connected);
+            match tokio::time::timeout(PIPELINE_PROBE, connected).await {
+                Ok(Ok(_)) => Ok(()),
+                _ => Err("not connected".to_owned()),
+            }
+        })
     });
     riacho_ingest_gateway::serve(config.gateway, &core, resources, plan.model, plan.listener, stop).await;
     Ok(())
