@@ -111,7 +111,17 @@ async fn find(tx: &Tx, accept: &Accept, event: Option<&EventKey>) -> Result<Foun
     let locks = advisory_keys(accept, event);
     let early = matches!(accept.target, Target::New) && accept.external_id.is_none();
     let early_fingerprint = fingerprint(accept, None);
-    tx.prepare(&[LOCKS, CONTEXT, BY_ID, BY_EXTERNAL_ID, SAME_BYTES, intake::KNOWN]).await?;
+    tx.prepare(&[
+        LOCKS,
+        CONTEXT,
+        LOCK_BY_ID,
+        LOCK_BY_EXTERNAL_ID,
+        BY_ID,
+        BY_EXTERNAL_ID,
+        SAME_BYTES,
+        intake::KNOWN,
+    ])
+    .await?;
     let context_params: [Param<'_>; 3] = [&tenant, &collection, &idempotency_key];
     let locks_params: [Param<'_>; 1] = [&locks];
     let (locked, context, existing, duplicate, event) = futures::join!(
@@ -165,11 +175,15 @@ fn replay(context: &Row) -> Result<Option<(DocumentId, Version, Vec<u8>)>, Error
 
 async fn existing(tx: &Tx, accept: &Accept) -> Result<Option<Existing>, Error> {
     let tenant = accept.tenant.as_str();
-    let row = match (&accept.target, &accept.external_id) {
-        (Target::NewVersionOf(id), _) => tx.query_opt(BY_ID, &[&tenant, &id.0]).await?,
-        (Target::New, Some(external_id)) => tx.query_opt(BY_EXTERNAL_ID, &[&tenant, external_id]).await?,
-        (Target::New, None) => None,
+    let (lock, read, key): (_, _, Param<'_>) = match (&accept.target, &accept.external_id) {
+        (Target::NewVersionOf(id), _) => (LOCK_BY_ID, BY_ID, &id.0),
+        (Target::New, Some(external_id)) => (LOCK_BY_EXTERNAL_ID, BY_EXTERNAL_ID, external_id),
+        (Target::New, None) => return Ok(None),
     };
+    let params: [Param<'_>; 2] = [&tenant, key];
+    let (locked, row) = futures::join!(tx.query(lock, &params), tx.query_opt(read, &params));
+    locked?;
+    let row = row?;
     let Some(row) = row else { return Ok(None) };
     let Value::Object(metadata) = row.try_get("metadata")? else {
         return Err(Error::Row("metadata that is no object".into()));
@@ -240,17 +254,23 @@ LEFT JOIN tenants AS t ON t.id = $1
 LEFT JOIN collections AS c ON c.tenant_id = $1 AND c.name = $2
 LEFT JOIN idempotency_keys AS k ON k.tenant_id = $1 AND k.key = $3";
 
+// The row is locked by one statement and read by the next: a statement that waited for a lock sees what
+// it joins as it was before.
+pub(crate) const LOCK_BY_ID: &str = "-- store::accept::existing
+SELECT id FROM documents WHERE tenant_id = $1 AND id = $2 AND deleted_at IS NULL FOR NO KEY UPDATE";
+
+const LOCK_BY_EXTERNAL_ID: &str = "-- store::accept::existing
+SELECT id FROM documents WHERE tenant_id = $1 AND external_id = $2 AND deleted_at IS NULL FOR NO KEY UPDATE";
+
 const BY_ID: &str = "-- store::accept::existing
 SELECT d.id, d.collection_id, c.name AS collection_name, d.external_id, d.metadata, d.latest_version
 FROM documents AS d JOIN collections AS c ON c.id = d.collection_id
-WHERE d.tenant_id = $1 AND d.id = $2 AND d.deleted_at IS NULL
-FOR NO KEY UPDATE OF d";
+WHERE d.tenant_id = $1 AND d.id = $2 AND d.deleted_at IS NULL";
 
 const BY_EXTERNAL_ID: &str = "-- store::accept::existing
 SELECT d.id, d.collection_id, c.name AS collection_name, d.external_id, d.metadata, d.latest_version
 FROM documents AS d JOIN collections AS c ON c.id = d.collection_id
-WHERE d.tenant_id = $1 AND d.external_id = $2 AND d.deleted_at IS NULL
-FOR NO KEY UPDATE OF d";
+WHERE d.tenant_id = $1 AND d.external_id = $2 AND d.deleted_at IS NULL";
 
 // Both rows are locked: a version that is failing just now is waited for, and then is no match.
 const SAME_BYTES: &str = "-- store::accept::find
@@ -272,5 +292,14 @@ const VERSION_NOW: &str = "-- store::accept::version_now
 SELECT state, created_at FROM document_versions WHERE document_id = $1 AND version = $2";
 
 /// The statements of this file.
-pub(crate) const STATEMENTS: &[&str] =
-    &[LOCKS, CONTEXT, BY_ID, BY_EXTERNAL_ID, SAME_BYTES, SAME_AS_LATEST, VERSION_NOW];
+pub(crate) const STATEMENTS: &[&str] = &[
+    LOCKS,
+    CONTEXT,
+    LOCK_BY_ID,
+    LOCK_BY_EXTERNAL_ID,
+    BY_ID,
+    BY_EXTERNAL_ID,
+    SAME_BYTES,
+    SAME_AS_LATEST,
+    VERSION_NOW,
+];

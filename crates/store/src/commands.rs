@@ -5,7 +5,7 @@ use riacho_domain::{DocumentId, Lane, State, TenantId, Version};
 
 use crate::{
     Accepted, Conflict, Error, Status, Store,
-    accept::version_now,
+    accept::{LOCK_BY_ID, version_now},
     read, status,
     transaction::{Param, Scope, Tx},
 };
@@ -73,7 +73,10 @@ impl Store {
 
 async fn lock(tx: &Tx, tenant: &TenantId, document: DocumentId) -> Result<Locked, Error> {
     let params: [Param<'_>; 2] = [&tenant.as_str(), &document.0];
-    let row = tx.query_opt(LOCK, &params).await?.ok_or(Error::NotFound("document"))?;
+    tx.prepare(&[LOCK_BY_ID, LOCK_LATEST]).await?;
+    let (document, row) = futures::join!(tx.query(LOCK_BY_ID, &params), tx.query_opt(LOCK_LATEST, &params));
+    document?;
+    let row = row?.ok_or(Error::NotFound("document"))?;
     Ok(Locked {
         version: read::version(&row, "version")?,
         state: read::state(&row, "state")?,
@@ -81,11 +84,11 @@ async fn lock(tx: &Tx, tenant: &TenantId, document: DocumentId) -> Result<Locked
     })
 }
 
-const LOCK: &str = "-- store::commands::lock
+const LOCK_LATEST: &str = "-- store::commands::lock
 SELECT v.version, v.state, (v.original_purged_at IS NOT NULL OR v.sha256 IS NULL) AS original_gone
 FROM documents AS d JOIN document_versions AS v ON v.document_id = d.id AND v.version = d.latest_version
 WHERE d.tenant_id = $1 AND d.id = $2 AND d.deleted_at IS NULL
-FOR NO KEY UPDATE OF d, v";
+FOR NO KEY UPDATE OF v";
 
 const CANCEL: &str = "-- store::commands::cancel
 UPDATE document_versions SET state = 'cancelled', ended_by = 'command', finished_at = now()
@@ -103,4 +106,4 @@ WHERE tenant_id = $1 AND document_id = $2
   AND state IN ('awaiting_upload', 'waiting', 'releasing', 'extracting', 'embedding', 'indexing')";
 
 /// The statements of this file.
-pub(crate) const STATEMENTS: &[&str] = &[LOCK, CANCEL, FRESH, DELETE, CANCEL_ALL];
+pub(crate) const STATEMENTS: &[&str] = &[LOCK_LATEST, CANCEL, FRESH, DELETE, CANCEL_ALL];

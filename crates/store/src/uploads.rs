@@ -5,7 +5,7 @@ use riacho_domain::{DocumentId, State, TenantId, Version};
 
 use crate::{
     Accepted, Conflict, Error, Store,
-    accept::version_now,
+    accept::{LOCK_BY_ID, version_now},
     read,
     start::SUPERSEDE_OLDER,
     transaction::{Param, Scope, Tx},
@@ -88,10 +88,11 @@ struct Latest {
 
 /// The document's latest version, both rows locked.
 async fn latest(tx: &Tx, tenant: &TenantId, document: DocumentId) -> Result<Latest, Error> {
-    let row = tx
-        .query_opt(LOCK_LATEST, &[&tenant.as_str(), &document.0])
-        .await?
-        .ok_or(Error::NotFound("document"))?;
+    let params: [Param<'_>; 2] = [&tenant.as_str(), &document.0];
+    tx.prepare(&[LOCK_BY_ID, LOCK_LATEST]).await?;
+    let (document, row) = futures::join!(tx.query(LOCK_BY_ID, &params), tx.query_opt(LOCK_LATEST, &params));
+    document?;
+    let row = row?.ok_or(Error::NotFound("document"))?;
     Ok(Latest {
         version: read::version(&row, "version")?,
         state: read::state(&row, "state")?,
@@ -108,7 +109,7 @@ const LOCK_LATEST: &str = "-- store::uploads::latest
 SELECT v.version, v.state, v.upload_expires_at IS NOT NULL AS had_upload
 FROM documents AS d JOIN document_versions AS v ON v.document_id = d.id AND v.version = d.latest_version
 WHERE d.tenant_id = $1 AND d.id = $2 AND d.deleted_at IS NULL
-FOR NO KEY UPDATE OF d, v";
+FOR NO KEY UPDATE OF v";
 
 const COMPLETE: &str = "-- store::uploads::complete_upload
 UPDATE document_versions SET size = $3, sha256 = $4, traceparent = $5 WHERE document_id = $1 AND version = $2";

@@ -12,4 +12,5 @@ mod search;
 mod security;
 mod stages;
 mod tenants;
+mod transactions;
 mod vectors;
