@@ -73,6 +73,12 @@ async fn all_streams_are_empty(deployment: &Deployment) {
     assert_eq!(deployment.streams.dead_letter_count(0).await.unwrap(), 0);
 }
 
+/// The pipeline has started, and its model was verified.
+async fn is_working(deployment: &Deployment) {
+    let accepted = deployment.submit("first.txt", lines(1, "the first one")).await.unwrap();
+    deployment.reaches(accepted.document, State::Ready).await;
+}
+
 /// Every ordinal once, as many as the version has.
 async fn has_all_chunks(deployment: &Deployment, document: DocumentId, expected: usize) {
     let page = deployment.store.chunks(&deployment.tenant, document, None, 1000).await.unwrap().unwrap();
@@ -89,6 +95,8 @@ async fn with_provider(provider: &OpenAi) -> (Deployment, CoreConfig) {
     core.models.dimensions = Some(16);
     core.models.base_url = Some(provider.base_url());
     core.models.api_key = Some(provider.api_key().into());
+    // Two failures that count condemn.
+    core.stage.max_attempts = 2;
     (deployment, core)
 }
 
@@ -166,7 +174,7 @@ async fn a_limited_or_failing_provider_costs_time_and_no_document() {
     let provider = OpenAi::start(16).await.unwrap();
     let (deployment, core) = with_provider(&provider).await;
     let pipeline = Pipeline::start(&deployment, &core);
-    provider.wait_for_requests(1).await;
+    is_working(&deployment).await;
     let limited = Answer::RateLimited { retry_after_seconds: 1 };
     provider.script([limited.clone(), Answer::Status(500), Answer::Status(500), limited]);
     let accepted = deployment.submit("patient.txt", lines(40, "patience")).await.unwrap();
@@ -181,7 +189,7 @@ async fn a_key_that_stops_working_condemns_nothing() {
     let provider = OpenAi::start(16).await.unwrap();
     let (deployment, core) = with_provider(&provider).await;
     let pipeline = Pipeline::start(&deployment, &core);
-    provider.wait_for_requests(1).await;
+    is_working(&deployment).await;
     provider.always(Answer::Status(401));
     let before = provider.requests();
     let mut documents = Vec::new();
@@ -189,7 +197,7 @@ async fn a_key_that_stops_working_condemns_nothing() {
         let accepted = deployment.submit(&format!("{n}.txt"), lines(20, &format!("key{n}"))).await.unwrap();
         documents.push(accepted.document);
     }
-    provider.wait_for_requests(before + 3).await;
+    eventually(|| async { provider.requests() >= before + 4 }).await;
     provider.normal();
     for document in documents {
         deployment.reaches(document, State::Ready).await;

@@ -53,9 +53,7 @@ impl Embedder {
     }
 
     async fn embed(&self, events: Vec<Event>) -> Result<Vec<Result<Outcome, Failure>>, Failure> {
-        if !self.gate.pass().await {
-            return Err(Failure::unavailable("the embedder stops"));
-        }
+        self.wait_for_the_model(&events).await?;
         let releases: Vec<Release> = events.iter().map(|event| release_of(&event.envelope)).collect();
         let current = self.store.current_releases(&releases).await.map_err(|error| store_failure(&error))?;
         let mut texts = Vec::new();
@@ -87,6 +85,18 @@ impl Embedder {
             .into_iter()
             .map(|planned| planned.map_or_else(|answer| answer, |work| finish(work, &each)))
             .collect())
+    }
+
+    /// Waits while the model refuses everybody. An event that runs alone because it failed before is
+    /// put off instead: while it runs, nothing else in the process does.
+    async fn wait_for_the_model(&self, events: &[Event]) -> Result<(), Failure> {
+        if let ([only], Some(left)) = (events, self.gate.closed_for())
+            && only.envelope.attempt > 1
+        {
+            let message = "the model refuses everybody at the moment".to_owned();
+            return Err(Failure::Transient { message, retry_after: Some(left), counts: false });
+        }
+        if self.gate.pass().await { Ok(()) } else { Err(Failure::unavailable("the embedder stops")) }
     }
 
     /// Adds an event's texts to those of the batch.
