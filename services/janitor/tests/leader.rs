@@ -1,0 +1,75 @@
+//! Leadership: one janitor works on a schedule, and another takes over.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use riacho_domain::State;
+use riacho_janitor::Config;
+use riacho_store::Role;
+use riacho_testkit::{Deployment, eventually};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+fn start(deployment: &Deployment, config: Config) -> (CancellationToken, JoinHandle<anyhow::Result<()>>) {
+    let stop = CancellationToken::new();
+    let core = deployment.core().unwrap();
+    let resources = deployment.resources(Role::Janitor).unwrap();
+    let stopped = stop.clone();
+    (stop, tokio::spawn(async move { riacho_janitor::run(config, &core, resources, stopped).await }))
+}
+
+async fn holder(deployment: &Deployment) -> Option<(String, String)> {
+    let rows =
+        deployment.sql("SELECT holder, token FROM leases WHERE name = 'janitor' AND expires_at > now()");
+    rows.into_iter().next().and_then(|row| Some((row[0].clone()?, row[1].clone()?)))
+}
+
+async fn hold(deployment: &Deployment, filename: &str) -> riacho_domain::DocumentId {
+    let mut accept = deployment.stored(filename, &filename.to_owned().into()).await.unwrap();
+    accept.hold = true;
+    deployment.store.accept(&accept).await.unwrap().document
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_janitor_takes_over_where_the_first_stops() {
+    let deployment = Deployment::start().await.unwrap();
+    let config = Config { lease_seconds: 3, ..Config::default() };
+    let (first_stop, first) = start(&deployment, config.clone());
+    let (leader, _) = eventually(|| holder(&deployment)).await;
+    let (second_stop, second) = start(&deployment, config);
+    let document = hold(&deployment, "one.txt").await;
+    deployment.reaches(document, State::Extracting).await;
+    assert_eq!(holder(&deployment).await.unwrap().0, leader, "one leads while it is there");
+    first_stop.cancel();
+    first.await.unwrap().unwrap();
+    eventually(|| async { holder(&deployment).await.filter(|(now, _)| *now != leader) }).await;
+    let document = hold(&deployment, "two.txt").await;
+    deployment.reaches(document, State::Extracting).await;
+    second_stop.cancel();
+    second.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_lost_its_lease_leads_again_only_with_a_new_token() {
+    let deployment = Deployment::start().await.unwrap();
+    let (stop, janitor) = start(&deployment, Config { lease_seconds: 3, ..Config::default() });
+    let (_, token) = eventually(|| holder(&deployment)).await;
+    // Another one holds it for a moment, as after a stop of the whole machine.
+    deployment.sql(
+        "UPDATE leases SET holder = 'other', token = token + 1, expires_at = now() + interval '1 second'",
+    );
+    let again = eventually(|| async { holder(&deployment).await.filter(|(name, _)| name != "other") }).await;
+    assert!(again.1.parse::<i64>().unwrap() >= token.parse::<i64>().unwrap() + 2);
+    let document = hold(&deployment, "again.txt").await;
+    deployment.reaches(document, State::Extracting).await;
+    stop.cancel();
+    janitor.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_schedule_that_cannot_be_read_is_an_error_at_the_start() {
+    let deployment = Deployment::start().await.unwrap();
+    let mut config = Config::default();
+    config.schedules.purge = "whenever".to_owned();
+    let (_, janitor) = start(&deployment, config);
+    let error = format!("{:#}", janitor.await.unwrap().unwrap_err());
+    assert!(error.contains("purge") && error.contains("whenever"), "{error}");
+}
