@@ -38,7 +38,8 @@ impl Deployment {
         if let Some(deployment) = shared.upgrade() {
             return deployment;
         }
-        let deployment = Arc::new(Deployment::start(&[], &[]).await);
+        // Revoked keys and suspended tenants are refused once the gateway has forgotten what it knew.
+        let deployment = Arc::new(Deployment::start(&["--set", "gateway.key_cache_seconds=1"], &[]).await);
         *shared = Arc::downgrade(&deployment);
         deployment
     }
