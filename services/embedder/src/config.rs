@@ -21,7 +21,7 @@ pub struct Config {
     /// How long the first event of a batch waits for more.
     pub linger_ms: u64,
     /// How long all embedding pauses after a failure that only a person can mend, such as a wrong key.
-    pub pause_seconds: u64,
+    pub pause_ms: u64,
     /// How long a batch may take.
     pub time_limit_seconds: u64,
 }
@@ -33,7 +33,7 @@ impl Default for Config {
             batch_events: 64,
             batch_tokens: 65_536,
             linger_ms: 2,
-            pause_seconds: 10,
+            pause_ms: 10_000,
             time_limit_seconds: 600,
         }
     }
@@ -49,7 +49,7 @@ impl Config {
     }
 
     pub(crate) fn pause(&self) -> Duration {
-        Duration::from_secs(self.pause_seconds.max(1))
+        Duration::from_millis(self.pause_ms.max(10))
     }
 
     pub(crate) fn time_limit(&self) -> Duration {
