@@ -30,7 +30,7 @@ pub mod names {
     pub const DOCUMENTS_IN_FLIGHT: &str = "riacho_documents_in_flight";
     /// Bytes that Redis uses.
     pub const REDIS_MEMORY: &str = "riacho_redis_memory_bytes";
-    /// Releases sent, by reason.
+    /// Releases sent, by reason and outcome.
     pub const RELEASES: &str = "riacho_releases_total";
     /// Duration of the janitor's tasks.
     pub const TASK_SECONDS: &str = "riacho_janitor_task_seconds";
@@ -58,7 +58,7 @@ pub fn describe() {
     describe_gauge!(names::WAITING_OLDEST_AGE, "Age of the document that waits longest.");
     describe_gauge!(names::DOCUMENTS_IN_FLIGHT, "Document versions on the streams, by state.");
     describe_gauge!(names::REDIS_MEMORY, "Bytes that Redis uses.");
-    describe_counter!(names::RELEASES, "Releases put onto the streams, by reason.");
+    describe_counter!(names::RELEASES, "Releases put onto the streams, by reason and outcome.");
     describe_histogram!(names::TASK_SECONDS, "Duration of the janitor's tasks.");
     describe_gauge!(names::LEADER, "1 while this process leads the janitors.");
 }

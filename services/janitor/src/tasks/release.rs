@@ -54,21 +54,21 @@ async fn send_all(job: &Job<'_>, plans: Vec<ReleasePlan>, reason: &'static str) 
     let mut all_fitted = true;
     let mut failed = None;
     while let Some(sent) = sending.next().await {
-        match sent {
-            Ok(Sent::Released) => {
-                metrics::counter!(names::RELEASES, "reason" => reason).increment(1);
-                job.add(if reason == "stale" { "sent_again" } else { "released" }, 1);
-            }
-            Ok(Sent::Superseded) => job.add("superseded", 1),
+        let (outcome, counted_as) = match sent {
+            Ok(Sent::Released) if reason == "stale" => ("released", "sent_again"),
+            Ok(Sent::Released) => ("released", "released"),
+            Ok(Sent::Superseded) => ("superseded", "superseded"),
             Ok(Sent::Full) => {
-                job.add("put_back", 1);
                 all_fitted = false;
+                ("full", "put_back")
             }
             Err(error) => {
-                job.add("unsent", 1);
                 failed.get_or_insert(error);
+                ("left", "unsent")
             }
-        }
+        };
+        metrics::counter!(names::RELEASES, "reason" => reason, "outcome" => outcome).increment(1);
+        job.add(counted_as, 1);
     }
     failed.map_or(Ok(all_fitted), |error| Err(error.into()))
 }
