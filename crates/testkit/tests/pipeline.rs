@@ -6,10 +6,12 @@ use std::{sync::Arc, time::Duration};
 
 use riacho_domain::{DocumentId, StageName, State};
 use riacho_embedder::Config as EmbedderConfig;
+use riacho_janitor::{Janitor, TaskName};
 use riacho_models::Provider;
-use riacho_service::CoreConfig;
+use riacho_objects::Key;
+use riacho_service::{CoreConfig, release};
 use riacho_stage::Runner;
-use riacho_store::{Mode, Role, SearchRequest};
+use riacho_store::{Mode, Role, SearchRequest, Target};
 use riacho_testkit::{
     Deployment, LineExtractor, eventually,
     openai::{Answer, OpenAi},
@@ -128,6 +130,35 @@ async fn documents_become_ready_with_every_chunk_once() {
     assert!(!hits.is_empty() && hits.iter().all(|hit| hit.filename == "7.txt"), "{hits:?}");
     all_streams_are_empty(&deployment).await;
     pipeline.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replaced_version_is_purged_and_the_live_one_stays() {
+    let deployment = Deployment::start().await.unwrap();
+    let core = deployment.core().unwrap();
+    let pipeline = Pipeline::start(&deployment, &core);
+    let first = deployment.submit("notes.txt", lines(20, "the old gauge")).await.unwrap();
+    let document = first.document;
+    deployment.reaches(document, State::Ready).await;
+    let old = deployment.store.text_of(&deployment.tenant, document, None).await.unwrap().unwrap();
+    let mut accept = deployment.stored("notes.txt", &lines(30, "the new gauge").into()).await.unwrap();
+    accept.target = Target::NewVersionOf(document);
+    let second = deployment.store.accept(&accept).await.unwrap();
+    release::send(&deployment.store, &deployment.streams, &second.release.unwrap()).await.unwrap();
+    eventually(|| async {
+        let status = deployment.store.status(&deployment.tenant, document).await.unwrap().unwrap();
+        status.live_version == Some(2)
+    })
+    .await;
+    pipeline.stop().await;
+    let config = riacho_janitor::Config { purge_grace_seconds: 0, batch: 7, ..Default::default() };
+    let janitor = Janitor::new(config, &core, &deployment.resources(Role::Janitor).unwrap());
+    let purged = janitor.run_task(TaskName::Purge, false).await.unwrap().counts;
+    assert_eq!((purged["chunks"], purged["vectors"], purged["versions"], purged["objects"]), (20, 20, 1, 1));
+    let text = Key::text(&deployment.tenant, document, 1, old.run);
+    assert!(!deployment.objects.exists(&text).await.unwrap());
+    has_all_chunks(&deployment, document, 30).await;
+    assert!(janitor.run_task(TaskName::Purge, false).await.unwrap().counts.values().all(|count| *count == 0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
