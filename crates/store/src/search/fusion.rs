@@ -26,14 +26,16 @@ pub struct ScoreParts {
     pub keyword_score: Option<f64>,
 }
 
-/// The damping of ranks: Cormack, Clarke and Büttcher, "Reciprocal rank fusion outperforms Condorcet
-/// and individual rank learning methods", SIGIR 2009.
-const DAMPING: f64 = 60.0;
-
-/// Words that match are stronger evidence than a near vector of a static model: measured on the sets
-/// in reference/peers.md, the keyword leg is the better one, and equal weights lose to it on some.
-const KEYWORD_WEIGHT: f64 = 1.0;
-const VECTOR_WEIGHT: f64 = 0.6;
+/// How much a similarity that stands out weighs against the best match of the words.
+///
+/// Ranks alone lose to the better leg wherever the other one is weak: a static English model on
+/// Spanish or Portuguese still ranks everything. So scores are fused, and a similarity counts only as
+/// far as it stands above the median of its leg: a model that sees no difference says nothing.
+/// Chosen on four public sets; nDCG@10 by words, by WordLlama vectors, and of the two together:
+/// Cranfield 0.456, 0.439, 0.502; XQuAD English 0.967, 0.910, 0.973; XQuAD Spanish 0.960, 0.663,
+/// 0.965; FaQuAD (Portuguese) 0.902, 0.623, 0.903. Reciprocal ranks with equal weights: 0.498, 0.958,
+/// 0.846, 0.796.
+const VECTOR_WEIGHT: f64 = 1.5;
 
 /// The hits of one leg with their scores, the best first.
 pub(crate) type Leg = Vec<(Place, f64)>;
@@ -46,37 +48,40 @@ pub(crate) struct Found {
     pub(crate) parts: ScoreParts,
 }
 
-/// Ranks what the legs found. With one leg its own score is the score; with two it is the weighted
-/// sum of reciprocal ranks, 1 for a chunk that leads both.
+/// Ranks what the legs found. With one leg its own score is the score; with two it is their sum, in
+/// which the best match of the words has 1.
 pub(crate) fn fuse(vector: Option<Leg>, keyword: Option<Leg>, top: usize) -> Vec<Found> {
     let both = vector.is_some() && keyword.is_some();
+    let (vector, keyword) = (vector.unwrap_or_default(), keyword.unwrap_or_default());
+    let median = vector.get(vector.len() / 2).map_or(0.0, |(_, similarity)| *similarity);
+    let best = keyword.first().map_or(1.0, |(_, score)| score.max(f64::MIN_POSITIVE));
     let mut parts: HashMap<Place, ScoreParts> = HashMap::new();
-    for (rank, (place, similarity)) in (1..).zip(vector.unwrap_or_default()) {
+    for (rank, (place, similarity)) in (1..).zip(vector) {
         let entry = parts.entry(place).or_default();
         (entry.vector_rank, entry.similarity) = (Some(rank), Some(similarity));
     }
-    for (rank, (place, score)) in (1..).zip(keyword.unwrap_or_default()) {
+    for (rank, (place, score)) in (1..).zip(keyword) {
         let entry = parts.entry(place).or_default();
         (entry.keyword_rank, entry.keyword_score) = (Some(rank), Some(score));
     }
-    let mut found: Vec<Found> = parts
-        .into_iter()
-        .map(|(place, parts)| Found {
-            place,
-            score: if both { fused(&parts) } else { single(&parts) },
-            parts,
-        })
-        .collect();
-    found.sort_by(|a, b| b.score.total_cmp(&a.score).then_with(|| a.place.cmp(&b.place)));
+    let score = |parts: &ScoreParts| if both { fused(parts, median, best) } else { single(parts) };
+    let mut found: Vec<Found> =
+        parts.into_iter().map(|(place, parts)| Found { place, score: score(&parts), parts }).collect();
+    found.sort_by(|a, b| b.score.total_cmp(&a.score).then_with(|| order(a).cmp(&order(b))));
     found.truncate(top);
     found
 }
 
-fn fused(parts: &ScoreParts) -> f64 {
-    let share =
-        |rank: Option<u32>, weight: f64| rank.map_or(0.0, |rank| weight / (DAMPING + f64::from(rank)));
-    let best = (KEYWORD_WEIGHT + VECTOR_WEIGHT) / (DAMPING + 1.0);
-    (share(parts.keyword_rank, KEYWORD_WEIGHT) + share(parts.vector_rank, VECTOR_WEIGHT)) / best
+/// The order of equal scores.
+fn order(found: &Found) -> (u32, u32, Place) {
+    let rank = |rank: Option<u32>| rank.unwrap_or(u32::MAX);
+    (rank(found.parts.keyword_rank), rank(found.parts.vector_rank), found.place)
+}
+
+fn fused(parts: &ScoreParts, median: f64, best: f64) -> f64 {
+    let words = parts.keyword_score.map_or(0.0, |score| (score.max(0.0) / best).sqrt());
+    let nearness = parts.similarity.map_or(0.0, |similarity| (similarity - median).max(0.0));
+    words + VECTOR_WEIGHT * nearness
 }
 
 fn single(parts: &ScoreParts) -> f64 {
@@ -93,15 +98,24 @@ mod tests {
     }
 
     #[test]
-    fn a_chunk_that_leads_both_legs_leads_and_the_keyword_leg_weighs_more() {
-        let p = places(3);
-        let vector = vec![(p[0], 0.9), (p[1], 0.8)];
+    fn a_chunk_that_leads_both_legs_leads_and_a_similarity_counts_as_far_as_it_stands_out() {
+        let p = places(4);
+        let vector = vec![(p[0], 0.6), (p[1], 0.5), (p[3], 0.4)];
         let keyword = vec![(p[0], 5.0), (p[2], 4.0)];
         let found = fuse(Some(vector), Some(keyword), 10);
-        assert_eq!(found.iter().map(|f| f.place.ordinal).collect::<Vec<_>>(), [0, 2, 1]);
-        assert!((found[0].score - 1.0).abs() < 1e-9);
+        assert_eq!(found.iter().map(|f| f.place.ordinal).collect::<Vec<_>>(), [0, 2, 1, 3]);
+        assert!((found[0].score - 1.15).abs() < 1e-9);
         assert_eq!(found[0].parts.vector_rank, Some(1));
         assert_eq!(found[1].parts.vector_rank, None);
+    }
+
+    #[test]
+    fn a_model_that_sees_no_difference_changes_nothing() {
+        let p = places(5);
+        let vector = p.iter().map(|place| (*place, 0.9)).collect();
+        let keyword = vec![(p[4], 2.0), (p[1], 1.0)];
+        let found = fuse(Some(vector), Some(keyword), 2);
+        assert_eq!(found.iter().map(|f| f.place.ordinal).collect::<Vec<_>>(), [4, 1]);
     }
 
     #[test]

@@ -108,7 +108,10 @@ async fn the_nearest_vectors_come_first_and_hybrid_has_both_legs() {
     let hits = db.store.search(&near).await.unwrap();
     assert_eq!((hits.len(), hits[0].text.as_str(), hits[0].ordinal), (3, "beta", 1));
     assert!((hits[0].score - 1.0).abs() < 1e-3 && hits[1].score.abs() < 1e-3);
-    let both = SearchRequest { mode: Mode::Hybrid, query: "gamma".into(), top_k: 2, ..near };
+    let mut between = axis(1);
+    between[2] = 0.8;
+    let vector = Some(between.to_vec());
+    let both = SearchRequest { mode: Mode::Hybrid, query: "gamma".into(), top_k: 2, vector, ..near };
     let hits = db.store.search(&both).await.unwrap();
     assert_eq!(hits.len(), 2);
     assert_eq!(hits[0].text, "gamma");
