@@ -80,11 +80,15 @@ impl Health {
     where
         F: Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync + 'static,
     {
-        metrics::describe_gauge!("riacho_dependency_up", "1 while the last probe of the dependency went well.");
+        metrics::describe_gauge!(
+            "riacho_dependency_up",
+            "1 while the last probe of the dependency went well."
+        );
         let mut probes = self.probes.lock().unwrap_or_else(PoisonError::into_inner);
         probes.retain(|(known, _)| *known != name);
         probes.push((name, Arc::new(probe)));
-        let unknown = Dependency { status: "unknown", latency_ms: None, error: None, need: need == Need::Required };
+        let unknown =
+            Dependency { status: "unknown", latency_ms: None, error: None, need: need == Need::Required };
         self.latest.lock().unwrap_or_else(PoisonError::into_inner).insert(name, unknown);
     }
 
@@ -108,7 +112,11 @@ impl Health {
                     Err(error) => tracing::warn!(dependency = name, error, "dependency is down"),
                 }
             }
-            metrics::gauge!("riacho_dependency_up", "name" => name).set(if answer.is_ok() { 1.0 } else { 0.0 });
+            metrics::gauge!("riacho_dependency_up", "name" => name).set(if answer.is_ok() {
+                1.0
+            } else {
+                0.0
+            });
             entry.status = status;
             entry.latency_ms = Some(start.elapsed().as_secs_f64() * 1e3);
             entry.error = answer.err();

@@ -40,7 +40,8 @@ pub fn router(ops: Ops) -> Router {
 ///
 /// When the address cannot be listened on.
 pub async fn serve(address: &str, ops: Ops, stop: CancellationToken) -> Result<(), Error> {
-    let failed = |e: std::io::Error| Error::Dependency { name: "http.ops_listen", reason: format!("{address}: {e}") };
+    let failed =
+        |e: std::io::Error| Error::Dependency { name: "http.ops_listen", reason: format!("{address}: {e}") };
     let listener = TcpListener::bind(address).await.map_err(failed)?;
     axum::serve(listener, router(ops)).with_graceful_shutdown(stop.cancelled_owned()).await.map_err(failed)
 }
@@ -59,11 +60,15 @@ async fn health(State(ops): State<Ops>) -> Response {
 }
 
 async fn metrics(State(ops): State<Ops>, headers: HeaderMap) -> Response {
-    let presented = headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok()).and_then(|v| v.strip_prefix("Bearer "));
+    let presented = headers
+        .get(header::AUTHORIZATION)
+        .and_then(|v| v.to_str().ok())
+        .and_then(|v| v.strip_prefix("Bearer "));
     if ops.metrics_token.as_ref().is_some_and(|token| !same(token.expose(), presented.unwrap_or_default())) {
         return StatusCode::UNAUTHORIZED.into_response();
     }
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], ops.metrics.render()).into_response()
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], ops.metrics.render())
+        .into_response()
 }
 
 /// Compares without leaking by time how much is right.

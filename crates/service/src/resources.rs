@@ -7,10 +7,7 @@ use riacho_store::{Role, Store};
 use riacho_streams::Streams;
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    CoreConfig, Error, Health, Metrics,
-    health::Need,
-};
+use crate::{CoreConfig, Error, Health, Metrics, health::Need};
 
 /// The longest pause between two tries.
 const MAX_PAUSE: Duration = Duration::from_secs(1);
@@ -50,9 +47,12 @@ impl Resources {
         })
         .await?;
         let streams =
-            patiently("redis", stop, riacho_streams::Error::is_retryable, || Streams::connect(&config.redis)).await?;
-        let objects =
-            patiently("objects", stop, riacho_objects::Error::is_retryable, || Objects::connect(&config.objects)).await?;
+            patiently("redis", stop, riacho_streams::Error::is_retryable, || Streams::connect(&config.redis))
+                .await?;
+        let objects = patiently("objects", stop, riacho_objects::Error::is_retryable, || {
+            Objects::connect(&config.objects)
+        })
+        .await?;
         let resources = Resources { store, streams, objects, health: Health::new(), metrics };
         resources.watch();
         Ok(resources)

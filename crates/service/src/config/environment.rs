@@ -34,12 +34,20 @@ pub(super) fn settings(env: &[(String, String)]) -> Vec<Setting> {
         .iter()
         .filter_map(|(variable, path)| {
             let value = value_of(variable)?;
-            Some(Setting { variable: (*variable).into(), path: path.iter().map(ToString::to_string).collect(), value })
+            Some(Setting {
+                variable: (*variable).into(),
+                path: path.iter().map(ToString::to_string).collect(),
+                value,
+            })
         })
         .collect();
     // A bucket without a word about the store means: that bucket is the store.
     if let Some(bucket) = value_of("S3_BUCKET").map(|_| "s3".to_owned()) {
-        found.push(Setting { variable: "S3_BUCKET".into(), path: vec!["objects".into(), "store".into()], value: bucket });
+        found.push(Setting {
+            variable: "S3_BUCKET".into(),
+            path: vec!["objects".into(), "store".into()],
+            value: bucket,
+        });
     }
     let mut own: Vec<Setting> = env
         .iter()

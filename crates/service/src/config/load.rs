@@ -115,8 +115,8 @@ struct Merged<'s> {
 
 impl Merged<'_> {
     fn add_file(&mut self, path: &PathBuf) -> Result<(), ConfigError> {
-        let text =
-            fs::read_to_string(path).map_err(|source| ConfigError::Unreadable { path: path.clone(), source })?;
+        let text = fs::read_to_string(path)
+            .map_err(|source| ConfigError::Unreadable { path: path.clone(), source })?;
         let table: Map<String, Value> = toml::from_str(&text)
             .map_err(|e| ConfigError::Syntax { path: path.clone(), message: e.message().to_owned() })?;
         let mut leaves = Vec::new();
@@ -157,7 +157,8 @@ impl Merged<'_> {
                 at = child;
                 continue;
             }
-            let is_file = key.strip_suffix("_file").and_then(|base| at.child(base)).is_some_and(|k| k.is_secret());
+            let is_file =
+                key.strip_suffix("_file").and_then(|base| at.child(base)).is_some_and(|k| k.is_secret());
             if is_file && depth + 1 == path.len() {
                 return Ok(None);
             }
@@ -166,11 +167,21 @@ impl Merged<'_> {
         Ok(Some(at))
     }
 
-    fn secret_from_file(&self, origin: &str, mut path: Vec<String>, value: &Value) -> Result<(Vec<String>, Value), ConfigError> {
+    fn secret_from_file(
+        &self,
+        origin: &str,
+        mut path: Vec<String>,
+        value: &Value,
+    ) -> Result<(Vec<String>, Value), ConfigError> {
         let key = path.join(".");
-        let invalid = |message: &str| ConfigError::Invalid { origin: origin.into(), key: key.clone(), message: message.into() };
+        let invalid = |message: &str| ConfigError::Invalid {
+            origin: origin.into(),
+            key: key.clone(),
+            message: message.into(),
+        };
         let file = PathBuf::from(value.as_str().ok_or_else(|| invalid("expected the path of a file"))?);
-        let text = fs::read_to_string(&file).map_err(|source| ConfigError::Unreadable { path: file, source })?;
+        let text =
+            fs::read_to_string(&file).map_err(|source| ConfigError::Unreadable { path: file, source })?;
         if let Some(last) = path.last_mut() {
             *last = last.trim_end_matches("_file").to_owned();
         }
@@ -180,7 +191,8 @@ impl Merged<'_> {
     fn finish<C: DeserializeOwned>(self) -> Result<C, ConfigError> {
         serde_path_to_error::deserialize(Value::Object(self.tree)).map_err(|error| {
             let key = error.path().to_string();
-            let origin = self.origins.iter().rev().find(|(k, _)| *k == key || key.starts_with(&format!("{k}.")));
+            let origin =
+                self.origins.iter().rev().find(|(k, _)| *k == key || key.starts_with(&format!("{k}.")));
             ConfigError::Invalid {
                 origin: origin.map_or_else(|| "configuration".to_owned(), |(_, origin)| origin.clone()),
                 message: without_value(&error.into_inner().to_string()),
@@ -229,7 +241,10 @@ fn insert(tree: &mut Map<String, Value>, path: &[String], value: Value) -> Resul
         }
         [first, rest @ ..] => {
             let section = tree.entry(first.clone()).or_insert_with(|| Value::Object(Map::new()));
-            section.as_object_mut().ok_or_else(|| format!("`{first}` is not a section")).and_then(|map| insert(map, rest, value))
+            section
+                .as_object_mut()
+                .ok_or_else(|| format!("`{first}` is not a section"))
+                .and_then(|map| insert(map, rest, value))
         }
     }
 }
@@ -279,13 +294,19 @@ mod tests {
     #[test]
     fn an_unknown_key_names_the_nearest_known_one() {
         let error = with_env(&[("RIACHO__MODELS__DIMENSION", "1")]).unwrap_err().to_string();
-        assert_eq!(error, "RIACHO__MODELS__DIMENSION: unknown key `models.dimension`; did you mean `models.dimensions`?");
+        assert_eq!(
+            error,
+            "RIACHO__MODELS__DIMENSION: unknown key `models.dimension`; did you mean `models.dimensions`?"
+        );
     }
 
     #[test]
     fn a_value_that_does_not_fit_is_named_but_not_shown() {
         let error = with_env(&[("RIACHO__MODELS__DIMENSIONS", "hush")]).unwrap_err().to_string();
-        assert!(error.contains("models.dimensions") && error.contains("RIACHO__MODELS__DIMENSIONS"), "{error}");
+        assert!(
+            error.contains("models.dimensions") && error.contains("RIACHO__MODELS__DIMENSIONS"),
+            "{error}"
+        );
         assert!(!error.contains("hush"), "{error}");
     }
 
@@ -305,7 +326,10 @@ mod tests {
         writeln!(file, "[models]\nmodel = 'file'\ndimensions = 1").unwrap();
         let sources = Sources {
             file: Some(file.path().to_owned()),
-            env: vec![("RIACHO__MODELS__DIMENSIONS".into(), "2".into()), ("RIACHO__MODELS__MODEL".into(), "env".into())],
+            env: vec![
+                ("RIACHO__MODELS__DIMENSIONS".into(), "2".into()),
+                ("RIACHO__MODELS__MODEL".into(), "env".into()),
+            ],
             overrides: vec![("models.dimensions".into(), "3".into())],
         };
         let config: Config = load(&sources).unwrap();

@@ -63,7 +63,8 @@ impl<'s> Known<'s> {
 
     /// Whether a text from the environment stays a text.
     pub(super) fn takes_text(&self) -> bool {
-        self.has_type("string") || self.alternatives().iter().any(|n| n.get("enum").is_some() || n.get("const").is_some())
+        self.has_type("string")
+            || self.alternatives().iter().any(|n| n.get("enum").is_some() || n.get("const").is_some())
     }
 
     fn has_type(&self, name: &str) -> bool {
