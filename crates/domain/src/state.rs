@@ -86,7 +86,8 @@ impl State {
     #[must_use]
     pub fn may_become(self, next: State) -> bool {
         use State::{
-            AwaitingUpload, Cancelled, Embedding, Expired, Extracting, Failed, Indexing, Ready, Releasing, Waiting,
+            AwaitingUpload, Cancelled, Embedding, Expired, Extracting, Failed, Indexing, Ready, Releasing,
+            Waiting,
         };
         match self {
             AwaitingUpload => matches!(next, Waiting | Releasing | Cancelled | Expired | Failed),
