@@ -18,9 +18,12 @@ pub struct Config {
     pub pdfium: Option<PathBuf>,
     /// The parser processes and their limits.
     pub parser: pool::Config,
-    /// How many documents are worked on at once, each in memory with its original and text; 0 is two
-    /// for each parser process, so that one is read or stored while another is parsed.
+    /// How many documents are worked on at once; 0 is eight for each parser process, because a small
+    /// document waits far longer for disks (its text, its seal) than it is parsed.
     pub concurrency: usize,
+    /// The most bytes of originals in memory at once. Documents that would exceed it wait, so that
+    /// large ones are worked on one after the other; one that is larger by itself is worked on alone.
+    pub originals_bytes: u64,
     /// The most chunks of an event for the embedder.
     pub batch_chunks: usize,
     /// The most text of an event for the embedder, in bytes.
@@ -36,6 +39,7 @@ impl Default for Config {
             pdfium: None,
             parser: pool::Config::default(),
             concurrency: 0,
+            originals_bytes: 256 << 20,
             batch_chunks: 64,
             batch_bytes: 128 << 10,
             urgent_batches: 4,
@@ -48,7 +52,7 @@ impl Config {
     #[must_use]
     pub fn concurrency(&self) -> usize {
         match self.concurrency {
-            0 => 2 * self.parser.process_count(),
+            0 => 8 * self.parser.process_count(),
             count => count,
         }
     }

@@ -12,7 +12,10 @@ use riacho_proto::v1::{ChunksCut, ExtractRequested, envelope::Payload};
 use riacho_stage::{Context, EmitError, Event, Failure as StageFailure, Outcome, Output, Stage};
 use riacho_store::{Release, Seal, Sealed, SealedRun, Store};
 use sha2::{Digest, Sha256};
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::{Semaphore, SemaphorePermit, watch},
+    time::Instant,
+};
 
 use crate::{
     Config, Error,
@@ -32,7 +35,13 @@ pub struct Extractor {
     pool: Pool,
     store: Store,
     objects: Objects,
+    /// What is left for originals in memory, in units of [`UNIT`].
+    memory: Semaphore,
+    memory_units: u32,
 }
+
+/// The unit in which memory for originals is given out, in bytes; a semaphore counts in 32 bits.
+const UNIT: u64 = 1024;
 
 /// Why a run ends without chunks.
 enum Exit {
@@ -62,7 +71,14 @@ impl Extractor {
     /// The stage on its pool and stores.
     #[must_use]
     pub fn new(config: Config, pool: Pool, store: Store, objects: Objects) -> Self {
-        Self { config, pool, store, objects }
+        let memory_units = units(config.originals_bytes);
+        Self { config, pool, store, objects, memory: Semaphore::new(memory_units as usize), memory_units }
+    }
+
+    /// Waits until the original fits into memory beside the others.
+    async fn room_for(&self, size: u64) -> Result<SemaphorePermit<'_>, Exit> {
+        let wanted = units(size).min(self.memory_units);
+        self.memory.acquire_many(wanted).await.map_err(|error| broken(&error))
     }
 
     async fn extract(&self, job: &Job, context: &Context) -> Result<Outcome, Exit> {
@@ -76,6 +92,7 @@ impl Extractor {
 
     /// Parses, stores, cuts and seals; or takes the run that another delivery sealed meanwhile.
     async fn run(&self, job: &Job) -> Result<Run, Exit> {
+        let _room = self.room_for(job.request.size).await?;
         let original = self.original(job).await?;
         let extracted = Arc::new(self.parse(job, original).await?);
         let id = RunId::new();
@@ -240,6 +257,11 @@ impl Stage for Extractor {
             Err(error) => Err(store_failure(&error)),
         }
     }
+}
+
+/// Bytes in units of memory, rounded up.
+fn units(bytes: u64) -> u32 {
+    u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).max(1)
 }
 
 /// Cuts the text as the version's settings say.
