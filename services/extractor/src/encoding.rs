@@ -3,6 +3,9 @@
 use chardetng::{EncodingDetector, Iso2022JpDetection, Utf8Detection};
 use encoding_rs::{Encoding, UTF_8, UTF_16BE, UTF_16LE};
 
+/// How much of a file is looked at to tell UTF-16.
+const UTF16_SAMPLE_BYTES: usize = 8192;
+
 /// A decoded text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decoded {
@@ -27,12 +30,18 @@ pub fn decode(bytes: &[u8], declared: Option<&str>) -> Option<Decoded> {
     if let Some(encoding) = utf16_without_mark(bytes) {
         return decode_as(encoding, bytes);
     }
-    if bytes.contains(&0) || is_binary(bytes) {
+    if is_binary(bytes) {
         return None;
     }
     // ISO-2022-JP is ASCII with escapes, so valid UTF-8 with an escape in it proves nothing.
-    if !bytes.contains(&0x1b) && std::str::from_utf8(bytes).is_ok() {
-        return decode_as(UTF_8, bytes);
+    if !bytes.contains(&0x1b)
+        && let Ok(text) = std::str::from_utf8(bytes)
+    {
+        // A NUL that strayed into a text is no part of it.
+        return Some(Decoded { text: text.replace('\0', ""), encoding: UTF_8.name() });
+    }
+    if bytes.contains(&0) {
+        return None;
     }
     let declared = declared.and_then(|label| Encoding::for_label(label.trim().as_bytes()));
     if let Some(encoding) = declared.filter(|encoding| *encoding != UTF_8 && encoding.is_ascii_compatible()) {
@@ -69,25 +78,49 @@ fn decode_utf32(bytes: &[u8]) -> Option<Decoded> {
     Some(Decoded { text, encoding: if little { "UTF-32LE" } else { "UTF-32BE" } })
 }
 
-/// UTF-16 shows itself by zero bytes that stand at even or at odd places only.
+/// UTF-16 shows itself by units with an empty high half, of which a text has some in any script: its
+/// spaces, its line ends, its digits. Where both byte orders give a text, the one with more is right.
 fn utf16_without_mark(bytes: &[u8]) -> Option<&'static Encoding> {
-    if bytes.len() < 4 || !bytes.len().is_multiple_of(2) {
+    let is_utf8 = || !bytes.is_ascii() && std::str::from_utf8(bytes).is_ok();
+    if bytes.len() < 4 || !bytes.len().is_multiple_of(2) || !bytes.contains(&0) || is_utf8() {
         return None;
     }
-    let sample = &bytes[..bytes.len().min(8192)];
-    let (even, odd) = sample
-        .as_chunks::<2>()
-        .0
-        .iter()
-        .fold((0, 0), |(even, odd), [a, b]| (even + usize::from(*a == 0), odd + usize::from(*b == 0)));
-    let encoding = match (even, odd) {
-        (0, 1..) => UTF_16LE,
-        (1.., 0) => UTF_16BE,
-        _ => return None,
+    let pairs = bytes[..bytes.len().min(UTF16_SAMPLE_BYTES)].as_chunks::<2>().0;
+    let orders = [(UTF_16BE, u16::from_be_bytes as fn([u8; 2]) -> u16), (UTF_16LE, u16::from_le_bytes)];
+    orders
+        .into_iter()
+        .map(|(encoding, unit)| (utf16_evidence(pairs.iter().map(|pair| unit(*pair)).collect()), encoding))
+        .filter(|(evidence, _)| *evidence > 0)
+        .max_by_key(|(evidence, _)| *evidence)
+        .map(|(_, encoding)| encoding)
+}
+
+/// How many units have an empty high half; 0 where the units make no text.
+///
+/// Single bytes with a stray NUL among them have such units too, and two letters of them make a
+/// Chinese character. But they are all letters, which half of a Chinese text's bytes are not, and
+/// three quarters of the bytes of a text in hiragana are not both of a unit.
+fn utf16_evidence(mut units: Vec<u16>) -> usize {
+    // The sample may end in the middle of a character.
+    units.pop_if(|last| (0xd800..0xdc00).contains(last));
+    let mut private = 0;
+    for character in char::decode_utf16(units.iter().copied()) {
+        match character {
+            Err(_) | Ok('\u{fff0}'..='\u{fff8}' | '\u{fffe}' | '\u{ffff}') => return 0,
+            Ok(c) if c.is_control() && !c.is_whitespace() => return 0,
+            Ok(c) => private += usize::from(matches!(c, '\u{e000}'..='\u{f8ff}')),
+        }
+    }
+    let letter = |byte: u8| matches!(byte, b' '..=b'~');
+    let count = |test: fn(&&u16) -> bool| units.iter().filter(test).count();
+    let narrow = count(|unit| **unit < 0x100);
+    let two_letters = units.iter().filter(|unit| unit.to_be_bytes().into_iter().all(letter)).count();
+    let all_ascii = units.iter().all(|unit| unit & 0x8080 == 0);
+    let plausible = match all_ascii {
+        true => two_letters * 4 <= units.len(),
+        false => two_letters * 8 <= (units.len() - narrow) * 7,
     };
-    let (text, had_errors) = encoding.decode_without_bom_handling(sample);
-    let readable = !text.chars().any(|c| c.is_control() && !c.is_whitespace());
-    (readable && !had_errors).then_some(encoding)
+    if plausible && private * 50 <= units.len() { narrow } else { 0 }
 }
 
 /// More than one control character in 50 is no text in any encoding that ends lines with one.
@@ -154,6 +187,68 @@ mod tests {
         for encoding in [encoding_rs::SHIFT_JIS, encoding_rs::EUC_JP, encoding_rs::ISO_2022_JP] {
             let bytes = encoding.encode(japanese).0;
             assert_eq!(decode(&bytes, None).unwrap().text, japanese, "{}", encoding.name());
+        }
+    }
+
+    #[test]
+    fn utf16_without_a_mark_is_read_in_any_script() {
+        for text in [
+            "The gauge at the mill.\n",
+            "Anything… • “quoted”, — and more\r\n",
+            "Нивелир — уровень воды №7\n",
+            "Η στάθμη του ποταμού\n",
+            "河川の水位は観測所で一時間ごとに記録される。\n一方、二号機は止まった。\n",
+            "これはひらがなだけのぶんしょうです。\nかわのみずはつめたくてきれいでした。\n",
+            "水位在夜间上升；一号站在凌晨三点没有应答。\r\n第 2 号站正常。",
+            "강의 수위는 밤에 올라갔다.\n",
+            "ओडिशा नदी का जल स्तर\n",
+            "a 🌊 b",
+        ] {
+            for (big, name) in [(false, "UTF-16LE"), (true, "UTF-16BE")] {
+                // Longer than what is looked at, too, whose end then falls anywhere.
+                for text in [text.to_owned(), text.repeat(700), format!("x{}", text.repeat(700))] {
+                    let bytes =
+                        text.encode_utf16().flat_map(|u| if big { u.to_be_bytes() } else { u.to_le_bytes() });
+                    let decoded = decode(&bytes.collect::<Vec<_>>(), None).unwrap();
+                    assert!(
+                        (decoded.text == text) && decoded.encoding == name,
+                        "{name} {}: {text:.40}",
+                        decoded.encoding
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_nul_in_a_text_of_bytes_does_not_make_it_utf16() {
+        // Valid UTF-8 stays what it is, without the NUL; in others the NUL may be anything.
+        let long = "The gauge at the mill is read at noon, and the weir is closed at night.";
+        for at in [20, 21, 40, 41] {
+            for text in [
+                long,
+                "A régua do moinho é lida ao meio-dia, e a comporta fecha à noite.\n",
+                "水位在夜间上升；一号站在凌晨三点没有应答。水位在夜间上升；一号站",
+            ] {
+                for tail in ["", "."] {
+                    let at = text.floor_char_boundary(at);
+                    let with_nul = format!("{}\0{}{tail}", &text[..at], &text[at..]);
+                    let decoded = decode(with_nul.as_bytes(), None).unwrap();
+                    assert_eq!((decoded.text, decoded.encoding), (format!("{text}{tail}"), "UTF-8"));
+                }
+            }
+        }
+        let latin = encoding_rs::WINDOWS_1252
+            .encode("A régua é lida às três, e não à noite: há água até à ponte.\n")
+            .0;
+        for at in 1..latin.len() {
+            let with_nul = [&latin[..at], &[0], &latin[at..]].concat();
+            assert_eq!(decode(&with_nul, None), None, "a NUL at {at}");
+        }
+        for records in
+            [&b"abc\0def\0 hello world"[..], b"abc\0def\0 hello world ", b"abc\0def\0ghi\0jkl\0", b"a\0bc"]
+        {
+            assert_eq!(decode(records, None), None);
         }
     }
 
