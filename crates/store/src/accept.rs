@@ -9,8 +9,9 @@ use serde_json::{Map, Value};
 use tokio_postgres::Row;
 use uuid::Uuid;
 
+pub(crate) use self::request::Fingerprint;
+use self::request::advisory_keys;
 pub use self::request::{Accept, Body, Idempotency, Target};
-use self::request::{Fingerprint, advisory_keys};
 pub(crate) use self::write::{STATEMENTS as WRITE_STATEMENTS, wake};
 use crate::{
     Accepted, Conflict, Error, Store,

@@ -5,7 +5,10 @@ use riacho_domain::TenantId;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
-use crate::{Conflict, Error, Store, transaction::Scope};
+use crate::{
+    Conflict, Error, Store,
+    transaction::{Param, Scope},
+};
 
 /// The collection of documents that name none.
 pub const DEFAULT_COLLECTION: &str = "default";
@@ -67,12 +70,22 @@ impl Store {
         rows.first().map(Collection::read).transpose()
     }
 
-    /// Deletes a collection without documents. Deleted documents count until they are purged.
+    /// Deletes a collection without documents, to which no version is on its way. Deleted documents count
+    /// until they are purged.
     pub async fn delete_collection(&self, tenant: &TenantId, id: Uuid) -> Result<(), Error> {
-        let deleted =
-            self.single(Scope::tenant("delete_collection", tenant), DELETE, &[&tenant.as_str(), &id]).await;
+        let scope = Scope::tenant("delete_collection", tenant);
+        let deleted = self
+            .transaction(scope, |tx| async move {
+                let params: [Param<'_>; 2] = [&tenant.as_str(), &id];
+                // Its lock keeps new versions out until the answer is committed.
+                tx.query_opt(LOCK, &params).await?.ok_or(Error::NotFound("collection"))?;
+                if tx.query_opt(ON_ITS_WAY, &params).await?.is_some() {
+                    return Err(Conflict::NotEmpty.into());
+                }
+                tx.execute(DELETE, &params).await
+            })
+            .await;
         match deleted {
-            Ok(rows) if rows.is_empty() => Err(Error::NotFound("collection")),
             Ok(_) => Ok(()),
             Err(error) if error.constraint() == Some("documents_collection_id_fkey") => {
                 Err(Conflict::NotEmpty.into())
@@ -98,8 +111,15 @@ SELECT c.id, c.name, c.created_at,
         WHERE d.tenant_id = $1 AND d.collection_id = c.id AND d.deleted_at IS NULL) AS documents
 FROM collections AS c WHERE c.tenant_id = $1 AND c.id = $2";
 
+const LOCK: &str = "-- store::collections::delete_collection
+SELECT id FROM collections WHERE tenant_id = $1 AND id = $2 FOR UPDATE";
+
+const ON_ITS_WAY: &str = "-- store::collections::delete_collection
+SELECT version FROM document_versions
+WHERE tenant_id = $1 AND collection_id = $2 AND finished_at IS NULL LIMIT 1";
+
 const DELETE: &str = "-- store::collections::delete_collection
-DELETE FROM collections WHERE tenant_id = $1 AND id = $2 RETURNING id";
+DELETE FROM collections WHERE tenant_id = $1 AND id = $2";
 
 /// The statements of this file.
-pub(crate) const STATEMENTS: &[&str] = &[CREATE, LIST, GET, DELETE];
+pub(crate) const STATEMENTS: &[&str] = &[CREATE, LIST, GET, LOCK, ON_ITS_WAY, DELETE];

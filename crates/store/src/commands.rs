@@ -13,6 +13,7 @@ use crate::{
 struct Locked {
     version: Version,
     state: State,
+    /// Whether its original is needed, because nothing is sealed, and is not there.
     original_gone: bool,
 }
 
@@ -85,7 +86,8 @@ async fn lock(tx: &Tx, tenant: &TenantId, document: DocumentId) -> Result<Locked
 }
 
 const LOCK_LATEST: &str = "-- store::commands::lock
-SELECT v.version, v.state, (v.original_purged_at IS NOT NULL OR v.sha256 IS NULL) AS original_gone
+SELECT v.version, v.state,
+       v.manifest IS NULL AND (v.original_purged_at IS NOT NULL OR v.sha256 IS NULL) AS original_gone
 FROM documents AS d JOIN document_versions AS v ON v.document_id = d.id AND v.version = d.latest_version
 WHERE d.tenant_id = $1 AND d.id = $2 AND d.deleted_at IS NULL
 FOR NO KEY UPDATE OF v";

@@ -14,7 +14,8 @@ use crate::{
 /// The longest page of a list.
 pub const MAX_PAGE: u32 = 1_000;
 
-/// A document with its latest version.
+/// A document: how its latest version is, and what the live version says of it. Before one is live, the
+/// latest one says that too.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Document {
     /// Its id.
@@ -49,7 +50,7 @@ pub struct Document {
     pub detected_type: Option<String>,
     /// Pages, where the format has pages.
     pub pages: Option<u32>,
-    /// Chunks of the latest version, once it is cut.
+    /// Its chunks, once it is cut.
     pub chunk_total: Option<u32>,
     /// When it was first accepted.
     pub created_at: DateTime<Utc>,
@@ -179,7 +180,8 @@ impl Store {
         }))
     }
 
-    /// The original of a version, the latest one when none is named; none while an upload is awaited.
+    /// The original of a version, when none is named the live one, else the latest; none while an upload is
+    /// awaited.
     pub async fn original(
         &self,
         tenant: &TenantId,
@@ -213,11 +215,12 @@ pub(crate) fn page_limit(asked: u32) -> u32 {
 
 macro_rules! document_columns {
     () => {
-        "d.id, d.external_id, d.collection_id, c.name AS collection_name, v.filename, v.content_type, v.size, v.sha256,
-       d.metadata, v.version, d.live_version, v.state, v.error_code, v.error_message, v.language, v.detected_type,
-       v.pages_total, v.chunk_total, d.created_at, d.updated_at, d.expires_at
+        "d.id, d.external_id, d.collection_id, c.name AS collection_name, s.filename, s.content_type, s.size, s.sha256,
+       d.metadata, v.version, d.live_version, v.state, v.error_code, v.error_message, s.language, s.detected_type,
+       s.pages_total, s.chunk_total, d.created_at, d.updated_at, d.expires_at
 FROM documents AS d
 JOIN document_versions AS v ON v.document_id = d.id AND v.version = d.latest_version
+JOIN document_versions AS s ON s.document_id = d.id AND s.version = coalesce(d.live_version, d.latest_version)
 JOIN collections AS c ON c.id = d.collection_id
 "
     };
@@ -250,7 +253,8 @@ WHERE d.tenant_id = $1 AND d.id = $2 AND d.deleted_at IS NULL AND v.purged_at IS
 const ORIGINAL: &str = "-- store::documents::original
 SELECT v.version, v.object_key, v.filename, coalesce(nullif(v.detected_type, ''), v.content_type) AS content_type,
        v.size, v.sha256, v.original_purged_at
-FROM documents AS d JOIN document_versions AS v ON v.document_id = d.id AND v.version = coalesce($3, d.latest_version)
+FROM documents AS d
+JOIN document_versions AS v ON v.document_id = d.id AND v.version = coalesce($3, d.live_version, d.latest_version)
 WHERE d.tenant_id = $1 AND d.id = $2 AND d.deleted_at IS NULL";
 
 /// The statements of this file.

@@ -300,10 +300,14 @@ FROM (SELECT document_id, version FROM document_versions
 WHERE v.document_id = late.document_id AND v.version = late.version
 RETURNING v.version";
 
+// A version that is on its way and lives longer prolongs the document when it goes live.
 const EXPIRE_DOCUMENTS: &str = "-- store::janitor::expire_documents
 UPDATE documents AS d SET deleted_at = now(), updated_at = now()
-FROM (SELECT id FROM documents WHERE expires_at < now() AND deleted_at IS NULL
-      ORDER BY id LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED) AS late
+FROM (SELECT o.id FROM documents AS o
+      WHERE o.expires_at < now() AND o.deleted_at IS NULL
+        AND NOT EXISTS (SELECT FROM document_versions AS v
+                        WHERE v.document_id = o.id AND v.expires_at > now() AND v.finished_at IS NULL)
+      ORDER BY o.id LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED) AS late
 WHERE d.id = late.id
 RETURNING d.id";
 

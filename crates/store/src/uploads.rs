@@ -2,10 +2,11 @@
 
 use chrono::{DateTime, Utc};
 use riacho_domain::{DocumentId, State, TenantId, Version};
+use serde_json::Value;
 
 use crate::{
-    Accepted, Conflict, Error, Store,
-    accept::{LOCK_BY_ID, version_now},
+    Accepted, Chunking, Conflict, Error, Store,
+    accept::{Fingerprint, LOCK_BY_ID, version_now},
     read,
     start::SUPERSEDE_OLDER,
     transaction::{Param, Scope, Tx},
@@ -69,8 +70,15 @@ impl Store {
             }
             let supersede: [Param<'_>; 3] = [&tenant.as_str(), &document.0, &read::signed(latest.version)];
             tx.execute(SUPERSEDE_OLDER, &supersede).await?;
-            let params: [Param<'_>; 5] =
-                [&document.0, &read::signed(latest.version), &size, &sha256.as_slice(), &traceparent];
+            let fingerprint = settings(&tx, tenant, document, latest.version).await?;
+            let params: [Param<'_>; 6] = [
+                &document.0,
+                &read::signed(latest.version),
+                &size,
+                &sha256.as_slice(),
+                &traceparent,
+                &fingerprint.as_slice(),
+            ];
             tx.execute(COMPLETE, &params).await?;
             let release = self.start_version(&tx, tenant, document, latest.version, hold).await?;
             let now = version_now(&tx, document, latest.version).await?;
@@ -100,6 +108,29 @@ async fn latest(tx: &Tx, tenant: &TenantId, document: DocumentId) -> Result<Late
     })
 }
 
+/// Settles what the upload did not name as the document has it now, and answers the fingerprint.
+async fn settings(
+    tx: &Tx,
+    tenant: &TenantId,
+    document: DocumentId,
+    version: Version,
+) -> Result<[u8; 32], Error> {
+    let params: [Param<'_>; 3] = [&tenant.as_str(), &document.0, &read::signed(version)];
+    let row = tx.query_one(SETTLE, &params).await?;
+    let Value::Object(metadata) = row.try_get("metadata")? else {
+        return Err(Error::Row("metadata that is no object".into()));
+    };
+    let chunking: Chunking =
+        serde_json::from_value(row.try_get("chunking")?).map_err(|error| Error::Row(error.to_string()))?;
+    Ok(Fingerprint {
+        collection: row.try_get("collection_name")?,
+        external_id: row.try_get("external_id")?,
+        metadata: &metadata,
+        chunking: &chunking,
+    }
+    .hash())
+}
+
 const AWAITED: &str = "-- store::uploads::awaited_upload
 SELECT v.version, v.object_key, v.upload_expires_at, v.filename, v.content_type
 FROM documents AS d JOIN document_versions AS v ON v.document_id = d.id AND v.version = d.latest_version
@@ -112,7 +143,16 @@ WHERE d.tenant_id = $1 AND d.id = $2 AND d.deleted_at IS NULL
 FOR NO KEY UPDATE OF v";
 
 const COMPLETE: &str = "-- store::uploads::complete_upload
-UPDATE document_versions SET size = $3, sha256 = $4, traceparent = $5 WHERE document_id = $1 AND version = $2";
+UPDATE document_versions SET size = $3, sha256 = $4, traceparent = $5, fingerprint = $6
+WHERE document_id = $1 AND version = $2";
+
+const SETTLE: &str = "-- store::uploads::settings
+UPDATE document_versions AS v
+SET collection_id = c.id, metadata = coalesce(v.metadata, d.metadata)
+FROM documents AS d, collections AS c
+WHERE d.tenant_id = $1 AND d.id = $2 AND v.document_id = d.id AND v.version = $3
+  AND c.id = coalesce(v.collection_id, d.collection_id)
+RETURNING c.name AS collection_name, d.external_id, v.metadata, v.chunking";
 
 /// The statements of this file.
-pub(crate) const STATEMENTS: &[&str] = &[AWAITED, LOCK_LATEST, COMPLETE];
+pub(crate) const STATEMENTS: &[&str] = &[AWAITED, LOCK_LATEST, SETTLE, COMPLETE];

@@ -150,15 +150,15 @@ fn check_metadata(metadata: &Map<String, Value>) -> Result<(), Error> {
 }
 
 /// What, together with the bytes, makes two uploads the same document.
-pub(super) struct Fingerprint<'a> {
-    pub(super) collection: &'a str,
-    pub(super) external_id: Option<&'a str>,
-    pub(super) metadata: &'a Map<String, Value>,
-    pub(super) chunking: &'a Chunking,
+pub(crate) struct Fingerprint<'a> {
+    pub(crate) collection: &'a str,
+    pub(crate) external_id: Option<&'a str>,
+    pub(crate) metadata: &'a Map<String, Value>,
+    pub(crate) chunking: &'a Chunking,
 }
 
 impl Fingerprint<'_> {
-    pub(super) fn hash(&self) -> [u8; 32] {
+    pub(crate) fn hash(&self) -> [u8; 32] {
         let mut metadata = String::new();
         canonical_object(self.metadata, &mut metadata);
         let chunking = self.chunking;

@@ -60,12 +60,13 @@ impl Store {
         let start = Start::of(accept, found)?;
         let (document, version) = (start.document, start.version);
         let collection = collection(tx, accept, found).await?;
+        let brings = Brings::of(accept, found.existing.as_ref(), collection);
         tx.prepare(&[ADD_DOCUMENT, NEW_VERSION, SUPERSEDE, ADD_VERSION, WAKE, REMEMBER, intake::REMEMBER])
             .await?;
         // In the order of the locks: the document, its older versions, the new one.
         let (documented, added, remembered, woken, committed) = futures::join!(
             write_document(tx, accept, found.existing.as_ref(), document, collection),
-            self.add_version(tx, accept, &start, fingerprint),
+            self.add_version(tx, accept, &start, &brings, fingerprint),
             remember(tx, accept, event, document, version),
             wake(tx, start.state),
             tx.commit(),
@@ -92,6 +93,7 @@ impl Store {
         tx: &Tx,
         accept: &Accept,
         start: &Start,
+        brings: &Brings,
         fingerprint: &[u8; 32],
     ) -> Result<DateTime<Utc>, Error> {
         let (size, sha256, upload_expires_at) = match &accept.body {
@@ -101,7 +103,7 @@ impl Store {
         let chunking =
             serde_json::to_value(&accept.chunking).map_err(|error| Error::Invalid(error.to_string()))?;
         let release = start.release.map(|release| release.0);
-        let params: [Param<'_>; 18] = [
+        let params: [Param<'_>; 21] = [
             &accept.tenant.as_str(),
             &start.document.0,
             &read::signed(start.version),
@@ -120,6 +122,9 @@ impl Store {
             &start.space,
             &self.inner.deadline_hours,
             &accept.traceparent,
+            &brings.collection,
+            &brings.metadata,
+            &ttl_seconds(accept),
         ];
         Ok(tx.query_one(ADD_VERSION, &params).await?.try_get("created_at")?)
     }
@@ -151,6 +156,31 @@ impl Start {
     }
 }
 
+/// What the version makes the document's when it goes live.
+struct Brings {
+    collection: Option<Uuid>,
+    metadata: Option<Value>,
+}
+
+impl Brings {
+    /// What the upload does not name is as the document has it: now, or for a presigned upload, during
+    /// which the document goes on, when its bytes come.
+    fn of(accept: &Accept, existing: Option<&Existing>, collection: Uuid) -> Self {
+        let own = accept.metadata.as_ref();
+        if existing.is_some() && matches!(accept.body, Body::Awaited { .. }) {
+            let named = accept.collection.is_some().then_some(collection);
+            return Self { collection: named, metadata: own.cloned().map(Value::Object) };
+        }
+        let metadata = own.or(existing.map(|existing| &existing.metadata)).cloned().unwrap_or_default();
+        Self { collection: Some(collection), metadata: Some(Value::Object(metadata)) }
+    }
+}
+
+#[allow(clippy::cast_precision_loss)] // a time to live in seconds
+fn ttl_seconds(accept: &Accept) -> Option<f64> {
+    accept.ttl.map(|ttl| ttl.as_secs().min(100 * 366 * 86_400) as f64)
+}
+
 /// The collection's id; it is made when it is not there.
 async fn collection(tx: &Tx, accept: &Accept, found: &Found) -> Result<Uuid, Error> {
     let name = match (&accept.collection, &found.existing) {
@@ -173,25 +203,16 @@ async fn write_document(
     collection: Uuid,
 ) -> Result<(), Error> {
     let tenant = accept.tenant.as_str();
-    #[allow(clippy::cast_precision_loss)] // a time to live in seconds
-    let ttl_seconds = accept.ttl.map(|ttl| ttl.as_secs().min(100 * 366 * 86_400) as f64);
+    let ttl_seconds = ttl_seconds(accept);
     let metadata = accept.metadata.clone().map(Value::Object);
     let Some(_) = existing else {
         let metadata = metadata.unwrap_or_else(|| Value::Object(Map::new()));
-        let params: [Param<'_>; 7] = [
-            &tenant,
-            &document.0,
-            &collection,
-            &accept.external_id,
-            &accept.filename,
-            &metadata,
-            &ttl_seconds,
-        ];
+        let params: [Param<'_>; 6] =
+            [&tenant, &document.0, &collection, &accept.external_id, &metadata, &ttl_seconds];
         tx.execute(ADD_DOCUMENT, &params).await?;
         return Ok(());
     };
-    let params: [Param<'_>; 6] =
-        [&document.0, &collection, &accept.filename, &metadata, &ttl_seconds, &tenant];
+    let params: [Param<'_>; 5] = [&document.0, &collection, &metadata, &ttl_seconds, &tenant];
     let supersede: [Param<'_>; 2] = [&tenant, &document.0];
     // A presigned upload may never come; the version in flight goes on until it does.
     let supersedes = matches!(accept.body, Body::Stored { .. });
@@ -244,14 +265,18 @@ ON CONFLICT (tenant_id, name) DO UPDATE SET name = excluded.name
 RETURNING id";
 
 const ADD_DOCUMENT: &str = "-- store::accept::write_document
-INSERT INTO documents (tenant_id, id, collection_id, external_id, filename, metadata, latest_version, expires_at)
-VALUES ($1, $2, $3, $4, $5, $6, 1, now() + make_interval(secs => $7))";
+INSERT INTO documents (tenant_id, id, collection_id, external_id, metadata, latest_version, expires_at)
+VALUES ($1, $2, $3, $4, $5, 1, now() + make_interval(secs => $6))";
 
+// What is live stays as it is: the flip brings what the version brings.
 const NEW_VERSION: &str = "-- store::accept::write_document
 UPDATE documents
-SET latest_version = latest_version + 1, collection_id = $2, filename = $3, metadata = coalesce($4, metadata),
-    expires_at = coalesce(now() + make_interval(secs => $5), expires_at), updated_at = now()
-WHERE id = $1 AND tenant_id = $6";
+SET latest_version = latest_version + 1, updated_at = now(),
+    collection_id = CASE WHEN live_version IS NULL THEN $2 ELSE collection_id END,
+    metadata = CASE WHEN live_version IS NULL THEN coalesce($3, metadata) ELSE metadata END,
+    expires_at = CASE WHEN live_version IS NULL THEN coalesce(now() + make_interval(secs => $4), expires_at)
+                      ELSE expires_at END
+WHERE id = $1 AND tenant_id = $5";
 
 pub(crate) const SUPERSEDE: &str = "-- store::accept::write_document
 UPDATE document_versions SET state = 'cancelled', ended_by = 'superseded', finished_at = now()
@@ -260,9 +285,11 @@ WHERE tenant_id = $1 AND document_id = $2
 
 const ADD_VERSION: &str = "-- store::accept::add_version
 INSERT INTO document_versions (tenant_id, document_id, version, state, lane, object_key, filename, content_type, size,
-    sha256, upload_expires_at, chunking, fingerprint, release_id, partition, space_id, deadline, traceparent)
+    sha256, upload_expires_at, chunking, fingerprint, release_id, partition, space_id, deadline, traceparent,
+    collection_id, metadata, expires_at)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16,
-    CASE WHEN $14::uuid IS NOT NULL THEN now() + make_interval(hours => $17) END, $18)
+    CASE WHEN $14::uuid IS NOT NULL THEN now() + make_interval(hours => $17) END, $18, $19, $20,
+    now() + make_interval(secs => $21))
 RETURNING created_at";
 
 const REMEMBER: &str = "-- store::accept::remember

@@ -380,8 +380,11 @@ WHERE v.tenant_id = $1 AND v.document_id = new.document AND v.version = new.vers
 
 const FLIP: &str = "-- store::indexing::write_versions
 UPDATE documents AS d
-SET live_version = new.version, live_run = new.run, updated_at = now()
+SET live_version = new.version, live_run = new.run, updated_at = now(),
+    collection_id = coalesce(v.collection_id, d.collection_id), metadata = coalesce(v.metadata, d.metadata),
+    expires_at = coalesce(v.expires_at, d.expires_at)
 FROM unnest($2::uuid[], $3::int[], $4::uuid[]) AS new (document, version, run)
+JOIN document_versions AS v ON v.tenant_id = $1 AND v.document_id = new.document AND v.version = new.version
 WHERE d.tenant_id = $1 AND d.id = new.document AND (d.live_version IS NULL OR d.live_version <= new.version)";
 
 fn insert_vectors(space: SpaceId) -> String {

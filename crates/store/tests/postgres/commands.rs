@@ -112,6 +112,29 @@ async fn a_retry_without_its_original_says_so() {
 }
 
 #[tokio::test]
+async fn a_retry_of_what_was_sealed_needs_no_original() {
+    let db = database().await;
+    let accept = upload(&db.acme, "x");
+    let accepted = db.store.accept(&accept).await.unwrap();
+    let release = Database::release_of(&accepted);
+    let run = RunId::new();
+    db.store.seal(&release, &seal(run, 1)).await.unwrap();
+    db.store.fail(&release, ReasonCode::ProviderRefused, "no").await.unwrap();
+    let original = PurgeOriginal {
+        tenant: db.acme.clone(),
+        document: accepted.document,
+        version: 1,
+        object_key: accept.object_key,
+    };
+    assert!(db.janitor.original_purged(&original).await.unwrap());
+    let retried = db.store.retry(&db.acme, accepted.document, None, false).await.unwrap();
+    let again = Database::release_of(&retried);
+    assert_eq!(db.store.begin_extraction(&again).await.unwrap().unwrap().sealed.unwrap().run, run);
+    let item = batch(&again, run, db.space, "en", &[(0, "x", axis(0))]);
+    assert_eq!(db.store.index(&[item]).await.unwrap(), [IndexAnswer::Written { ready: true }]);
+}
+
+#[tokio::test]
 async fn a_deleted_document_is_gone_at_once() {
     let db = database().await;
     let document = db.ready(&db.acme, "en", &["gone"]).await;

@@ -14,3 +14,4 @@ mod stages;
 mod tenants;
 mod transactions;
 mod vectors;
+mod versions;

@@ -14,8 +14,8 @@ fn fill(db: &Database, tenant: &str, from: u32, documents: u32) {
     let space = db.space;
     let _ = db.raw.run(&format!(
         "INSERT INTO collections (tenant_id, id, name) VALUES ('{tenant}', md5('{tenant}')::uuid, 'default') ON CONFLICT DO NOTHING;
-         INSERT INTO documents (tenant_id, id, collection_id, filename, latest_version, live_version, live_run)
-         SELECT '{tenant}', md5('{tenant}' || d)::uuid, md5('{tenant}')::uuid, 'f', 1, 1, md5('run')::uuid
+         INSERT INTO documents (tenant_id, id, collection_id, latest_version, live_version, live_run)
+         SELECT '{tenant}', md5('{tenant}' || d)::uuid, md5('{tenant}')::uuid, 1, 1, md5('run')::uuid
          FROM generate_series({from}, {from} + {documents} - 1) AS d;
          INSERT INTO document_versions (tenant_id, document_id, version, state, lane, object_key, filename, chunking, fingerprint)
          SELECT tenant_id, id, 1, 'ready', 'bulk', 'o', 'f', '{{}}', sha256('') FROM documents AS d
