@@ -1,22 +1,29 @@
 -- Text search. People leave accents out, stemmers need them (informação and informar share a stem only
 -- with them). So a text is indexed under the stems of its unaccented words, with positions, and under
--- the unaccented stems of its words; a query looks for either. The Portuguese stemmer keeps many
--- plurals of words in -ão apart; without accents they all end in -oes.
+-- the unaccented stems of its words as they are; a query looks for either.
+--
+-- The Portuguese stemmer keeps many plurals of words in -ão apart; without accents they all end in -oes.
 CREATE FUNCTION folded(config regconfig, body text) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    RETURN CASE WHEN config = 'pg_catalog.portuguese'::regconfig
+    RETURN CASE
+        WHEN config = 'pg_catalog.portuguese'::regconfig
         THEN regexp_replace(public.unaccent('public.unaccent'::regdictionary, body), 'oes\M', 'ao', 'gi')
+        WHEN octet_length(body) = length(body) THEN body
         ELSE public.unaccent('public.unaccent'::regdictionary, body)
         END;
+-- Stemming costs most, so the second time is left out for texts without Latin or Greek letters beyond
+-- ASCII; dashes and quotation marks alone do not count.
 CREATE FUNCTION searchable(config regconfig, body text) RETURNS tsvector
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    RETURN CASE WHEN public.unaccent('public.unaccent'::regdictionary, body) = body
+    RETURN CASE
+        WHEN octet_length(body) = length(body) OR body !~ '[\u00C0-\u03FF]'
         THEN to_tsvector(config, folded(config, body))
         ELSE to_tsvector(config, folded(config, body))
             || array_to_tsvector(ARRAY(
                 SELECT stem
-                FROM (SELECT DISTINCT public.unaccent('public.unaccent'::regdictionary, lexeme) AS stem
-                      FROM unnest(tsvector_to_array(to_tsvector(config, body))) AS lexeme) AS stems
+                FROM unnest(tsvector_to_array(to_tsvector(config, body))) AS lexeme,
+                    LATERAL (SELECT CASE WHEN octet_length(lexeme) = length(lexeme) THEN lexeme
+                        ELSE public.unaccent('public.unaccent'::regdictionary, lexeme) END AS stem) AS folded
                 WHERE stem <> ''))
         END;
 
