@@ -47,7 +47,7 @@ pub(super) fn router() -> OpenApiRouter<App> {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct VersionQuery {
-    /// A version; the latest when not given.
+    /// A version; when not given the live one, or the latest where none is live.
     version: Option<u32>,
 }
 

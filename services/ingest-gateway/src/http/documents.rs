@@ -133,7 +133,8 @@ async fn replace(
     Ok(accepted(&take_in(&app, &caller.tenant, Target::NewVersionOf(document), trace, request).await?))
 }
 
-/// A document.
+/// A document. `version`, `state` and `error` are of the latest version; what describes the file and
+/// its text is of the live version, or of the latest where none is live.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct DocumentBody {
     /// Its id.
@@ -144,7 +145,7 @@ pub(super) struct DocumentBody {
     collection: String,
     /// Id of its collection.
     collection_id: Uuid,
-    /// File name of the latest version.
+    /// File name.
     filename: String,
     /// Media type that the uploader claimed.
     content_type: String,

@@ -166,7 +166,7 @@ pub(super) struct RetryQuery {
     responses(
         (status = 202, description = "On its way again.", body = AcceptedBody),
         (status = 404, description = "No such document.", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 409, description = "It did not fail, or the original is gone.", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "It did not fail, or the original is needed and gone.", body = ProblemBody, content_type = "application/problem+json"),
     ),
 )]
 async fn retry(

@@ -4,7 +4,7 @@ use reqwest::StatusCode;
 use riacho_testkit::eventually;
 use serde_json::json;
 
-use crate::fixture::{Gateway, id, json, problem};
+use crate::fixture::{Gateway, accepted, id, json, problem};
 
 const TEXT: &str = "Calibração do manômetro às 9h 😀\n\nZero the gauge first.\n\nThen read it twice.";
 
@@ -61,6 +61,37 @@ async fn the_original_is_sent_whole_and_in_ranges() {
     assert_eq!(known.status(), StatusCode::NOT_MODIFIED);
     let head = gateway.request(reqwest::Method::HEAD, &path).send().await.unwrap();
     assert_eq!(head.headers()["content-length"], "18");
+}
+
+#[tokio::test]
+async fn the_original_is_that_of_the_live_version_unless_another_is_asked_for() {
+    let gateway = Gateway::start().await;
+    let id =
+        id(&gateway.upload(Gateway::form("old.txt", "old bytes").text("metadata", r#"{"k":"old"}"#)).await);
+    gateway.publish(&id, "old bytes").await;
+    let path = format!("/api/v1/documents/{id}");
+    let original = async |query: &str| {
+        let answer = gateway.get(&format!("{path}/content{query}")).send().await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    };
+    let next =
+        Gateway::form("new.txt", "new bytes").text("metadata", r#"{"k":"new"}"#).text("collection", "new");
+    accepted(gateway.request(reqwest::Method::PUT, &format!("{path}/content")).multipart(next)).await;
+    assert_eq!(original("").await, (200, "old bytes".into()));
+    assert_eq!(original("?version=2").await, (200, "new bytes".into()));
+    let shown = json(gateway.get(&path), 200).await;
+    assert_eq!((&shown["version"], &shown["live_version"]), (&json!(2), &json!(1)));
+    assert_eq!(
+        (&shown["filename"], &shown["metadata"], &shown["collection"]),
+        (&json!("old.txt"), &json!({"k": "old"}), &json!("default"))
+    );
+    gateway.publish(&id, "new bytes").await;
+    assert_eq!(original("").await, (200, "new bytes".into()));
+    let shown = json(gateway.get(&path), 200).await;
+    assert_eq!(
+        (&shown["filename"], &shown["metadata"], &shown["collection"]),
+        (&json!("new.txt"), &json!({"k": "new"}), &json!("new"))
+    );
 }
 
 #[tokio::test]

@@ -176,6 +176,28 @@ async fn a_cancelled_upload_is_not_processed() {
 }
 
 #[tokio::test]
+async fn an_upload_that_is_awaited_changes_nothing_of_a_live_document() {
+    let gateway = Gateway::start().await;
+    let form = Gateway::form("old.txt", CONTENT).text("external_id", "e").text("metadata", r#"{"k":"old"}"#);
+    let document = id(&gateway.upload(form).await);
+    gateway.publish(&document, CONTENT).await;
+    let presigned = presign(&gateway, json!({"external_id": "e", "collection": "elsewhere"})).await;
+    assert_eq!((id(&presigned), &presigned["version"]), (document.clone(), &json!(2)));
+    let path = format!("/api/v1/documents/{document}");
+    let shown = json(gateway.get(&path), 200).await;
+    assert_eq!(
+        (&shown["filename"], &shown["metadata"], &shown["collection"]),
+        (&json!("old.txt"), &json!({"k": "old"}), &json!("default"))
+    );
+    let original = gateway.get(&format!("{path}/content")).send().await.unwrap();
+    assert_eq!(original.text().await.unwrap(), CONTENT);
+    let body = json!({"query": "signed upload", "filter": {"k": "old"}, "collection": "default"});
+    let found = json(gateway.post("/api/v1/search").json(&body), 200).await;
+    assert_eq!(found["hits"][0]["filename"], "old.txt", "{found}");
+    problem(gateway.get(&format!("{path}/content?version=2")), 409, "not_uploaded").await;
+}
+
+#[tokio::test]
 async fn the_public_address_stands_in_signed_urls() {
     let config = Config { public_url: Some("https://riacho.example.org/".into()), ..Config::default() };
     let gateway = Gateway::with_config(config).await;
