@@ -6,6 +6,7 @@
 mod chunk;
 mod id;
 mod lane;
+mod limits;
 mod outcome;
 mod retry;
 mod secret;
@@ -13,10 +14,14 @@ mod state;
 mod topology;
 
 pub use chunk::{content_hash, embedding_input};
-pub use id::{DocumentId, InvalidTenantId, ReleaseId, RunId, SpaceId, TenantId, UploadId, Version, chunk_id, derived_event_id};
+pub use id::{
+    DocumentId, InvalidTenantId, ReleaseId, RunId, SpaceId, TenantId, UploadId, Version, chunk_id,
+    derived_event_id,
+};
 pub use lane::Lane;
+pub use limits::DEFAULT_MAX_FILE_BYTES;
 pub use outcome::ReasonCode;
 pub use retry::{DelayClass, RetryPolicy};
-pub use secret::Secret;
+pub use secret::{Secret, SecretUrl};
 pub use state::State;
 pub use topology::StageName;

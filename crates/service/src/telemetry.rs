@@ -18,6 +18,11 @@ use crate::{
 const SECONDS: [f64; 16] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 300.0, 1800.0];
 
+/// What comes before the configured filter, which wins where it says something of the same target. The
+/// Redis client warns of each connection that it closes at a stop; the outages that matter are told by
+/// our own lines, and by health.
+const QUIETED: &str = "fred=error";
+
 /// How often the recorder drains what has not been scraped.
 const UPKEEP: Duration = Duration::from_secs(5);
 
@@ -84,15 +89,20 @@ fn describe() {
     riacho_stage::metrics::describe();
 }
 
+fn filter(configured: &str) -> Result<EnvFilter, Error> {
+    // Apart, so that what is wrong in it is said of it alone.
+    EnvFilter::try_new(configured)
+        .and_then(|_| EnvFilter::try_new(format!("{QUIETED},{configured}")))
+        .map_err(|error| Error::Telemetry(format!("log.filter: {error}")))
+}
+
 /// Sets up logs (to standard error) and metrics. Call it once, at the start of a process.
 ///
 /// # Errors
 ///
 /// When the filter cannot be read, or something else has set up logs or metrics before.
 pub fn init(config: &LogConfig) -> Result<Metrics, Error> {
-    let filter =
-        EnvFilter::try_new(&config.filter).map_err(|e| Error::Telemetry(format!("log.filter: {e}")))?;
-    let registry = tracing_subscriber::registry().with(filter);
+    let registry = tracing_subscriber::registry().with(filter(&config.filter)?);
     let result = match config.format {
         LogFormat::Json => registry
             .with(
@@ -111,4 +121,35 @@ pub fn init(config: &LogConfig) -> Result<Metrics, Error> {
     };
     result.map_err(|e| Error::Telemetry(e.to_string()))?;
     Metrics::install()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use tracing::{Level, level_filters::LevelFilter, subscriber::with_default};
+
+    use super::*;
+
+    /// Whether a warning of the Redis client, and one of another library, are let through.
+    fn warnings(configured: &str) -> (bool, bool) {
+        with_default(tracing_subscriber::registry().with(filter(configured).unwrap()), || {
+            let redis = tracing::enabled!(target: "fred::router", Level::WARN);
+            (redis, tracing::enabled!(target: "other", Level::WARN))
+        })
+    }
+
+    #[test]
+    fn the_redis_client_is_heard_below_an_error_only_when_it_is_asked_for() {
+        assert_eq!(warnings("info"), (false, true));
+        assert_eq!(warnings("warn,riacho_stage=debug"), (false, true));
+        assert_eq!(warnings("info,fred=warn"), (true, true));
+        assert_eq!(warnings(""), (false, false));
+        assert_eq!(filter("error").unwrap().max_level_hint(), Some(LevelFilter::ERROR));
+    }
+
+    #[test]
+    fn a_filter_that_cannot_be_read_is_named() {
+        let error = filter("info,a=loud").unwrap_err().to_string();
+        assert!(error.contains("log.filter") && !error.contains("fred"), "{error}");
+    }
 }

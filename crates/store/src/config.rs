@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use riacho_domain::Secret;
+use riacho_domain::SecretUrl;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -13,13 +13,13 @@ pub struct Config {
     /// URL of PostgreSQL for the services, `postgres://user:password@host:port/database?sslmode=require`.
     /// A Unix socket is given as `postgres:///database?host=/directory`. With `sslmode=require` the
     /// server's certificate is verified.
-    pub url: Secret,
+    pub url: SecretUrl,
     /// URL with the login that owns the tables, for `riacho migrate`; `url` when it is not set.
-    pub migrate_url: Option<Secret>,
+    pub migrate_url: Option<SecretUrl>,
     /// URL with the login of the janitor, which may work as `riacho_janitor`; `url` when it is not set.
-    pub janitor_url: Option<Secret>,
+    pub janitor_url: Option<SecretUrl>,
     /// URL of a read replica that answers searches; they go to `url` when it is not set.
-    pub read_url: Option<Secret>,
+    pub read_url: Option<SecretUrl>,
     /// Connections that one process opens at most to each URL.
     pub pool_size: usize,
     /// A statement that takes longer is cancelled, and counts as an outage of the database.
@@ -39,7 +39,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            url: Secret::from("postgres:///riacho?host=/var/run/postgresql"),
+            url: SecretUrl::from("postgres:///riacho?host=/var/run/postgresql"),
             migrate_url: None,
             janitor_url: None,
             read_url: None,
@@ -58,14 +58,14 @@ impl Config {
     /// A configuration for one URL with defaults for the rest.
     #[must_use]
     pub fn for_url(url: &str) -> Self {
-        Self { url: Secret::from(url), ..Self::default() }
+        Self { url: SecretUrl::from(url), ..Self::default() }
     }
 
-    pub(crate) fn owner_url(&self) -> &Secret {
+    pub(crate) fn owner_url(&self) -> &SecretUrl {
         self.migrate_url.as_ref().unwrap_or(&self.url)
     }
 
-    pub(crate) fn janitor_url(&self) -> &Secret {
+    pub(crate) fn janitor_url(&self) -> &SecretUrl {
         self.janitor_url.as_ref().unwrap_or(&self.url)
     }
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, PoolError, RecyclingMethod, Runtime};
-use riacho_domain::Secret;
+use riacho_domain::SecretUrl;
 
 use crate::{Config, Error, error::chain, known::Known, search::TenantFigures, tls};
 
@@ -41,7 +41,7 @@ pub(crate) struct Inner {
     pub(crate) read: Option<Pool>,
     pub(crate) role: Role,
     pub(crate) deadline_hours: i32,
-    pub(crate) url: Secret,
+    pub(crate) url: SecretUrl,
     pub(crate) config: Config,
     pub(crate) figures: TenantFigures,
     pub(crate) known: Known,
@@ -158,7 +158,7 @@ FROM pg_roles AS r WHERE r.rolname = current_user";
 /// The statements of this file.
 pub(crate) const STATEMENTS: &[&str] = &[CHECK_ROLE];
 
-fn pool(url: &Secret, config: &Config, role: Role) -> Result<Pool, Error> {
+fn pool(url: &SecretUrl, config: &Config, role: Role) -> Result<Pool, Error> {
     let parsed = tls::parse_url(url.expose(), config)?;
     let connector = tls::connector(config.tls_ca_file.as_deref())?;
     let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };

@@ -1,10 +1,10 @@
 //! Where Redis is and how it is used.
 
-use std::{fmt, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
-use schemars::{JsonSchema, Schema, SchemaGenerator};
-use secrecy::{ExposeSecret, SecretString};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use riacho_domain::SecretUrl;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 /// Where Redis is and how it is used. Section `redis` of the configuration.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -13,7 +13,7 @@ pub struct Config {
     /// `redis://` or `rediss://` (TLS) `user:password@host:port/db`, `redis+unix:///path`,
     /// `redis-cluster://host:port?node=host:port`, or
     /// `redis-sentinel://host:port?sentinelServiceName=name`.
-    pub url: RedisUrl,
+    pub url: SecretUrl,
     /// The first part of every key, so that several deployments share a Redis.
     pub key_prefix: String,
     /// Connections for everything but blocking reads.
@@ -35,7 +35,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            url: RedisUrl::from("redis://127.0.0.1:6379"),
+            url: SecretUrl::from("redis://127.0.0.1:6379"),
             key_prefix: "riacho".to_owned(),
             pool_size: 4,
             connect_timeout_ms: 5_000,
@@ -52,7 +52,7 @@ impl Config {
     /// The default settings for a server.
     #[must_use]
     pub fn for_url(url: &str) -> Self {
-        Self { url: RedisUrl::from(url), ..Self::default() }
+        Self { url: SecretUrl::from(url), ..Self::default() }
     }
 
     pub(crate) fn connect_timeout(&self) -> Duration {
@@ -61,78 +61,5 @@ impl Config {
 
     pub(crate) fn command_timeout(&self) -> Duration {
         Duration::from_millis(self.command_timeout_ms.max(1))
-    }
-}
-
-/// A URL whose password is neither shown nor serialized.
-#[derive(Clone)]
-pub struct RedisUrl(SecretString);
-
-impl RedisUrl {
-    pub(crate) fn expose(&self) -> &str {
-        self.0.expose_secret()
-    }
-
-    /// The URL with `***` instead of its passwords.
-    #[must_use]
-    pub fn redacted(&self) -> String {
-        let Ok(mut url) = url::Url::parse(self.expose()) else { return "***".to_owned() };
-        if url.password().is_some() && url.set_password(Some("***")).is_err() {
-            return "***".to_owned();
-        }
-        if url.query().is_some_and(|query| query.contains("assword")) {
-            url.set_query(Some("***"));
-        }
-        url.to_string()
-    }
-}
-
-impl From<&str> for RedisUrl {
-    fn from(url: &str) -> Self {
-        Self(SecretString::from(url.to_owned()))
-    }
-}
-
-impl fmt::Debug for RedisUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.redacted())
-    }
-}
-
-impl Serialize for RedisUrl {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.redacted())
-    }
-}
-
-impl<'de> Deserialize<'de> for RedisUrl {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer).map(|url| Self(SecretString::from(url)))
-    }
-}
-
-impl JsonSchema for RedisUrl {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "RedisUrl".into()
-    }
-
-    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        String::json_schema(generator)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn passwords_are_not_shown() {
-        for url in
-            ["redis://u:hunter2@h:1/0", "redis-sentinel://h:1?sentinelServiceName=x&sentinelPassword=hunter2"]
-        {
-            let shown = format!("{:?}", RedisUrl::from(url));
-            assert!(!shown.contains("hunter2") && shown.contains("***"), "{shown}");
-        }
-        assert_eq!(RedisUrl::from("redis+unix:///run/x.sock").redacted(), "redis+unix:///run/x.sock");
     }
 }

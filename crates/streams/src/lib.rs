@@ -20,7 +20,7 @@ mod release;
 mod script;
 
 pub use client::Streams;
-pub use config::{Config, RedisUrl};
+pub use config::Config;
 pub use consumer::Reader;
 pub use dead::DeadEntry;
 pub use entry::Entry;

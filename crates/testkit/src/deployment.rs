@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use riacho_domain::{Secret, State, TenantId};
+use riacho_domain::{Secret, SecretUrl, State, TenantId};
 use riacho_local::{
     Runtime,
     testing::{TestDatabase, TestRedis, postgres, redis},
@@ -232,7 +232,7 @@ async fn clone_of_template() -> Result<TestDatabase> {
 
 fn database_config(database: &TestDatabase) -> riacho_store::Config {
     riacho_store::Config {
-        url: Secret::from(database.owner_url()),
+        url: SecretUrl::from(database.owner_url()),
         pool_size: 4,
         ..riacho_store::Config::default()
     }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use riacho_domain::DEFAULT_MAX_FILE_BYTES;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -19,7 +20,8 @@ pub struct Config {
     /// sets it.
     pub trust_forwarded_for: bool,
 
-    /// The largest file.
+    /// The largest file; at most `extractor.parser.limits.max_file_bytes`, so that what is too large is
+    /// refused at the door.
     pub max_upload_bytes: u64,
     /// The largest JSON body.
     pub max_json_bytes: usize,
@@ -97,7 +99,7 @@ impl Default for Config {
             public_url: None,
             cors_origins: Vec::new(),
             trust_forwarded_for: false,
-            max_upload_bytes: 256 << 20,
+            max_upload_bytes: DEFAULT_MAX_FILE_BYTES,
             max_json_bytes: 1 << 20,
             max_metadata_bytes: 64 << 10,
             max_text_slice_bytes: 64 << 20,

@@ -107,7 +107,7 @@ pub(crate) enum Command {
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Listen {
     /// Address of the HTTP interface; port 0 takes a free one [default: 127.0.0.1:8000]
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(long, value_name = "HOST:PORT", value_parser = address)]
     pub(crate) listen: Option<String>,
 }
 
@@ -272,7 +272,7 @@ pub(crate) enum KeyCommand {
         )]
         scopes: Vec<String>,
         /// When it ends, for example 2027-01-31T00:00:00Z
-        #[arg(long, value_name = "TIME")]
+        #[arg(long, value_name = "TIME", value_parser = in_future)]
         expires_at: Option<DateTime<Utc>>,
     },
     /// Lists keys, without their secrets
@@ -332,6 +332,15 @@ pub(crate) enum TenantCommand {
 fn key_value(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE")?;
     Ok((key.trim().to_owned(), value.to_owned()))
+}
+
+fn address(text: &str) -> Result<String, String> {
+    crate::config::is_address(text).then(|| text.to_owned()).ok_or_else(|| "expected HOST:PORT".to_owned())
+}
+
+fn in_future(text: &str) -> Result<DateTime<Utc>, String> {
+    let time: DateTime<Utc> = text.parse().map_err(|error| format!("{error}"))?;
+    if time > Utc::now() { Ok(time) } else { Err("it is past".to_owned()) }
 }
 
 fn json(text: &str) -> Result<serde_json::Value, String> {

@@ -62,6 +62,39 @@ impl Config {
     }
 }
 
+impl Config {
+    /// What no section can see alone.
+    fn check(&self) -> Result<(), ConfigError> {
+        let invalid = |key: &str, message: String| ConfigError::Invalid {
+            origin: "configuration".to_owned(),
+            key: key.to_owned(),
+            message,
+        };
+        let (taken, parsed) = (self.gateway.max_upload_bytes, self.extractor.parser.limits.max_file_bytes);
+        if taken > parsed {
+            // Such a file would be accepted, and then fail.
+            let message = format!("{taken} is more than `extractor.parser.limits.max_file_bytes`, {parsed}");
+            return Err(invalid("gateway.max_upload_bytes", message));
+        }
+        let addresses =
+            [("http.listen", Some(&self.http.listen)), ("http.ops_listen", self.http.ops_listen.as_ref())];
+        for (key, address) in addresses {
+            if let Some(address) = address.filter(|address| !is_address(address)) {
+                return Err(invalid(key, format!("`{address}` is no HOST:PORT")));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether a text can be listened on, as far as its form tells.
+pub(crate) fn is_address(text: &str) -> bool {
+    let Some((host, port)) = text.rsplit_once(':') else { return false };
+    let bare = !host.contains(':') || (host.starts_with('[') && host.ends_with(']'));
+    let plain_port = !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
+    !host.is_empty() && bare && plain_port && port.parse::<u16>().is_ok()
+}
+
 /// The sources of a configuration, with what is known only here filled in where nothing sets it.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
@@ -120,7 +153,9 @@ impl Settings {
         if let Ok(path) = runtime.pdfium_path() {
             self.set_default_path("extractor.pdfium", &path)?;
         }
-        load(&self.sources)
+        let config: Config = load(&self.sources)?;
+        config.check()?;
+        Ok(config)
     }
 
     fn set_default_path(&mut self, key: &str, path: &Path) -> Result<bool, ConfigError> {
@@ -132,5 +167,27 @@ const fn name_of(format: LogFormat) -> &'static str {
     match format {
         LogFormat::Json => "json",
         LogFormat::Text => "text",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_fit_each_other() {
+        let config = Config::default();
+        assert!(config.check().is_ok());
+        assert_eq!(config.gateway.max_upload_bytes, config.extractor.parser.limits.max_file_bytes);
+    }
+
+    #[test]
+    fn an_address_is_told_by_its_form() {
+        for good in ["127.0.0.1:0", "[::1]:8000", "localhost:80", "0.0.0.0:65535"] {
+            assert!(is_address(good), "{good}");
+        }
+        for wrong in ["", "foo", ":80", "127.0.0.1:", "127.0.0.1:99999", "::1:80", "h:+80", "http://h:80"] {
+            assert!(!is_address(wrong), "{wrong}");
+        }
     }
 }

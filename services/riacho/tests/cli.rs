@@ -54,7 +54,53 @@ async fn a_wrong_value_and_an_absent_file_are_wrong_usage() {
 
     let output = riacho(&["config", "check", "--config", "/nowhere/riacho.toml"]).await;
     assert_eq!(output.status.code(), Some(2));
-    assert!(errors_of(&output).contains("/nowhere/riacho.toml"));
+    let error = errors_of(&output);
+    assert!(error.contains("/nowhere/riacho.toml"), "{error}");
+    assert_eq!(error.matches("No such file").count(), 1, "the cause is said once: {error}");
+}
+
+#[tokio::test]
+async fn files_that_would_be_accepted_and_then_fail_are_a_wrong_configuration() {
+    for (key, value) in
+        [("gateway.max_upload_bytes", "104857601"), ("extractor.parser.limits.max_file_bytes", "104857599")]
+    {
+        let set = format!("{key}={value}");
+        for command in [&["config", "check"][..], &["ingest-gateway"], &["extractor"], &["up"]] {
+            let output = riacho(&[command, &["--set", &set]].concat()).await;
+            let error = errors_of(&output);
+            assert_eq!(output.status.code(), Some(2), "{command:?}: {error}");
+            assert!(
+                error.contains("gateway.max_upload_bytes") && error.contains("limits.max_file_bytes"),
+                "{error}"
+            );
+        }
+    }
+    let both =
+        ["--set", "gateway.max_upload_bytes=1000", "--set", "extractor.parser.limits.max_file_bytes=1000"];
+    assert!(riacho(&[&["config", "check"], &both[..]].concat()).await.status.success());
+}
+
+#[tokio::test]
+async fn an_address_that_is_none_is_wrong_usage() {
+    for address in ["foo", "127.0.0.1:99999", ":80"] {
+        for command in ["up", "ingest-gateway"] {
+            let output = riacho(&[command, "--listen", address]).await;
+            let error = errors_of(&output);
+            assert_eq!(output.status.code(), Some(2), "{error}");
+            assert!(error.contains(address) && error.contains("HOST:PORT"), "{error}");
+        }
+        let output = riacho(&["config", "check", "--set", &format!("http.listen={address}")]).await;
+        assert_eq!(output.status.code(), Some(2));
+        assert!(errors_of(&output).contains("http.listen"), "{}", errors_of(&output));
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_has_ended_before_it_begins_is_wrong_usage() {
+    let output = riacho(&["key", "create", "--expires-at", "2020-01-01T00:00:00Z"]).await;
+    assert_eq!(output.status.code(), Some(2));
+    let error = errors_of(&output);
+    assert!(error.contains("--expires-at") && error.contains("it is past"), "{error}");
 }
 
 #[tokio::test]
@@ -67,11 +113,22 @@ async fn the_configuration_is_printed_without_its_secrets() {
     )
     .unwrap();
     for format in [&["config", "print"][..], &["config", "print", "--json"]] {
-        let flags = ["--config", file.to_str().unwrap(), "--set", "redis.url=redis://u:hunter4@h:1"];
+        let flags = [
+            "--config",
+            file.to_str().unwrap(),
+            "--set",
+            "redis.url=redis://u:hunter4@h:1",
+            "--set",
+            "database.url=postgres://me:hunter5@db.example/riacho",
+        ];
         let output = riacho(&[format, &flags].concat()).await;
         assert!(output.status.success(), "{}", errors_of(&output));
         let text = text_of(&output);
         assert!(text.contains("***") && text.contains("openai") && !text.contains("hunter"), "{text}");
+        // What is no secret helps to see which servers are meant.
+        for shown in ["redis://u:***@h:1", "postgres://me:***@db.example/riacho"] {
+            assert!(text.contains(shown), "{text}");
+        }
     }
 }
 

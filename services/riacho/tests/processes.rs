@@ -101,6 +101,12 @@ async fn services_run_as_processes_and_a_killed_worker_is_replaced() {
     for worker in workers.iter_mut().chain([&mut gateway]) {
         let status = worker.stop().await.unwrap();
         assert!(status.success(), "{status}: {}", worker.log());
+        let complaint = worker
+            .log()
+            .lines()
+            .find(|line| line.contains("WARN") && line.contains("fred"))
+            .map(str::to_owned);
+        assert_eq!(complaint, None, "a clean stop is no reason to warn");
     }
     assert!(cluster.dir.path().join("objects").is_dir());
 }

@@ -34,12 +34,12 @@ impl Sources {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// A file could not be read.
-    #[error("cannot read {}: {source}", path.display())]
+    #[error("cannot read {}: {reason}", path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// Why.
-        source: std::io::Error,
+        /// Why; not a source, since whoever prints the causes would print it twice.
+        reason: std::io::Error,
     },
     /// The file is not TOML.
     #[error("{}: {message}", path.display())]
@@ -116,7 +116,7 @@ struct Merged<'s> {
 impl Merged<'_> {
     fn add_file(&mut self, path: &PathBuf) -> Result<(), ConfigError> {
         let text = fs::read_to_string(path)
-            .map_err(|source| ConfigError::Unreadable { path: path.clone(), source })?;
+            .map_err(|reason| ConfigError::Unreadable { path: path.clone(), reason })?;
         let table: Map<String, Value> = toml::from_str(&text)
             .map_err(|e| ConfigError::Syntax { path: path.clone(), message: e.message().to_owned() })?;
         let mut leaves = Vec::new();
@@ -181,7 +181,7 @@ impl Merged<'_> {
         };
         let file = PathBuf::from(value.as_str().ok_or_else(|| invalid("expected the path of a file"))?);
         let text =
-            fs::read_to_string(&file).map_err(|source| ConfigError::Unreadable { path: file, source })?;
+            fs::read_to_string(&file).map_err(|reason| ConfigError::Unreadable { path: file, reason })?;
         if let Some(last) = path.last_mut() {
             *last = last.trim_end_matches("_file").to_owned();
         }

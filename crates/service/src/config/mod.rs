@@ -41,7 +41,8 @@ pub struct CoreConfig {
 pub struct LogConfig {
     /// `json`, one object a line, or `text` for people.
     pub format: LogFormat,
-    /// Which events are logged, in the syntax of tracing's EnvFilter, for example `info,riacho_stage=debug`.
+    /// Which events are logged, in the syntax of tracing's EnvFilter, for example
+    /// `info,riacho_stage=debug`. The Redis client's warnings only where the filter names `fred`.
     pub filter: String,
 }
 

@@ -16,7 +16,7 @@ mod pdf;
 mod pdf_layout;
 mod rtf;
 
-use riacho_domain::ReasonCode;
+use riacho_domain::{DEFAULT_MAX_FILE_BYTES, ReasonCode};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -33,7 +33,8 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
-    /// The largest file that is parsed, in bytes.
+    /// The largest file that is parsed, in bytes. The gateway may not take larger ones: see
+    /// `gateway.max_upload_bytes`.
     pub max_file_bytes: u64,
     /// The longest text that is kept, in bytes; a document with more fails as `too_large`.
     pub max_text_bytes: u64,
@@ -51,7 +52,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            max_file_bytes: 100 << 20,
+            max_file_bytes: DEFAULT_MAX_FILE_BYTES,
             max_text_bytes: 64 << 20,
             max_unpacked_bytes: 512 << 20,
             max_unpacked_ratio: 200,

@@ -74,8 +74,7 @@ pub(super) async fn run(context: &Context, arguments: cli::Up) -> anyhow::Result
     let stop = riacho_service::shutdown_signal().context("cannot listen to signals")?;
     let mut settings = Settings::new(&context.global);
     settings.set_default("log.format", "text")?;
-    // The Redis client warns of its closed connections when the server beside it stops, as it should.
-    settings.set_default("log.filter", "warn,fred=error")?;
+    settings.set_default("log.filter", "warn")?;
     settings.set_default("stage.grace_seconds", GRACE_SECONDS)?;
     settings.set_default("gateway.grace_seconds", GRACE_SECONDS)?;
     if let Some(listen) = arguments.listen.listen {
