@@ -59,6 +59,12 @@ fn parse_json<T: DeserializeOwned>(bytes: &Bytes) -> Result<T, Problem> {
     if bytes.is_empty() {
         return Err(Problem::bad_request("the body is empty; it must be a JSON object"));
     }
+    // A list would be taken for an object's fields in their order.
+    if !bytes.trim_ascii_start().starts_with(b"{")
+        && serde_json::from_slice::<serde::de::IgnoredAny>(bytes).is_ok()
+    {
+        return Err(Problem::bad_request("the body must be a JSON object"));
+    }
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
         let path = error.path().to_string();
@@ -73,6 +79,7 @@ fn json_problem(path: &str, error: &serde_json::Error) -> Problem {
     let message = error.to_string();
     match error.classify() {
         Category::Data => {
+            let message = for_clients(&message);
             match quoted(&message, "unknown field").or_else(|| quoted(&message, "missing field")) {
                 Some(field) if path == "." => Problem::field(field, message),
                 Some(field) if path.ends_with(&field) => Problem::field(path, message),
@@ -83,6 +90,16 @@ fn json_problem(path: &str, error: &serde_json::Error) -> Problem {
         Category::Io | Category::Syntax | Category::Eof => {
             Problem::bad_request(format!("the body is not JSON: {message}"))
         }
+    }
+}
+
+/// What was expected of a field, without where the reader stood: the field is named. Names of our
+/// types say nothing to a client.
+fn for_clients(message: &str) -> String {
+    let message = message.rsplit_once(" at line ").map_or(message, |(message, _)| message);
+    match message.split_once("expected struct ") {
+        Some((found, _)) => format!("{found}expected an object"),
+        None => message.to_owned(),
     }
 }
 
@@ -186,8 +203,27 @@ mod tests {
         );
         assert_eq!(refused(r#"{"inner": {}}"#).await["errors"][0]["field"], "inner.size");
         assert_eq!(refused(r#"{"count": "many"}"#).await["errors"][0]["field"], "count");
+        let inner = refused(r#"{"inner": 7}"#).await;
+        assert_eq!(
+            inner["errors"][0],
+            serde_json::json!({"field": "inner", "message": "invalid type: integer `7`, expected an object"})
+        );
         assert_eq!(refused("{").await["code"], "bad_request");
         assert_eq!(refused("{} {}").await["code"], "bad_request");
+    }
+
+    #[tokio::test]
+    async fn a_body_that_is_no_object_is_said_to_be_none() {
+        for body in ["[]", " [null, 1]", "7", "null", "\"text\"", "true"] {
+            let problem = refused(body).await;
+            assert_eq!(
+                (&problem["code"], &problem["detail"]),
+                (&"bad_request".into(), &"the body must be a JSON object".into()),
+                "{body}"
+            );
+        }
+        let problem = refused("[1,").await;
+        assert!(problem["detail"].as_str().unwrap().starts_with("the body is not JSON"), "{problem}");
     }
 
     #[tokio::test]
