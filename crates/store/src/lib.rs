@@ -64,6 +64,6 @@ pub use self::{
     status::{Progress, Reason, Status},
     tenants::{Tenant, TenantState},
     topology::Partition,
-    uploads::AwaitedUpload,
+    uploads::{AwaitedUpload, UploadStage},
     wakeups::Wakeups,
 };

@@ -27,7 +27,35 @@ pub struct AwaitedUpload {
     pub content_type: String,
 }
 
+/// What has become of an upload that was handed out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UploadStage {
+    /// Its bytes may be sent.
+    Awaited,
+    /// Its bytes are those of a version.
+    Taken,
+    /// It ended without bytes, in this state.
+    Over(State),
+}
+
 impl Store {
+    /// What has become of the upload with this object key; nothing where there is none.
+    pub async fn upload_stage(
+        &self,
+        tenant: &TenantId,
+        object_key: &str,
+    ) -> Result<Option<UploadStage>, Error> {
+        let params: [Param<'_>; 2] = [&tenant.as_str(), &object_key];
+        let rows = self.single(Scope::tenant("upload_stage", tenant), STAGE, &params).await?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        let taken: bool = row.try_get("taken")?;
+        Ok(Some(match read::state(row, "state")? {
+            State::AwaitingUpload => UploadStage::Awaited,
+            _ if taken => UploadStage::Taken,
+            state => UploadStage::Over(state),
+        }))
+    }
+
     /// The upload that the document waits for.
     pub async fn awaited_upload(
         &self,
@@ -131,6 +159,9 @@ async fn settings(
     .hash())
 }
 
+const STAGE: &str = "-- store::uploads::upload_stage
+SELECT state, sha256 IS NOT NULL AS taken FROM document_versions WHERE tenant_id = $1 AND object_key = $2";
+
 const AWAITED: &str = "-- store::uploads::awaited_upload
 SELECT v.version, v.object_key, v.upload_expires_at, v.filename, v.content_type
 FROM documents AS d JOIN document_versions AS v ON v.document_id = d.id AND v.version = d.latest_version
@@ -155,4 +186,4 @@ WHERE d.tenant_id = $1 AND d.id = $2 AND v.document_id = d.id AND v.version = $3
 RETURNING c.name AS collection_name, d.external_id, v.metadata, v.chunking";
 
 /// The statements of this file.
-pub(crate) const STATEMENTS: &[&str] = &[AWAITED, LOCK_LATEST, SETTLE, COMPLETE];
+pub(crate) const STATEMENTS: &[&str] = &[STAGE, AWAITED, LOCK_LATEST, SETTLE, COMPLETE];

@@ -12,7 +12,7 @@ use axum::{
 use chrono::{DateTime, Utc};
 use riacho_domain::{DocumentId, State as DocumentStage, TenantId, UploadId};
 use riacho_objects::{Error as ObjectsError, Key, LocalUploadQuery, PresignPut, Presigned};
-use riacho_store::{Accept, Accepted, Body, Idempotency};
+use riacho_store::{Accept, Accepted, Body, Conflict, Idempotency, UploadStage};
 use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -182,7 +182,7 @@ fn public_address(app: &App, headers: &HeaderMap) -> String {
     responses(
         (status = 204, description = "Stored; now call `process`."),
         (status = 403, description = "The URL was changed or has expired.", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 409, description = "The file is there already.", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "The file is there already, or is not waited for any more.", body = ProblemBody, content_type = "application/problem+json"),
         (status = 413, description = "The file is too large.", body = ProblemBody, content_type = "application/problem+json"),
     ),
 )]
@@ -218,11 +218,54 @@ async fn receive(
     if body::declared_length(headers).is_some_and(|length| length > limit) {
         return Err(Problem::too_large("file", limit));
     }
+    still_awaited(app, &grant.key).await?;
     // A second file under the same URL could replace bytes that are being processed.
     if app.objects().exists(&grant.key).await? {
-        return Err(Problem::conflict("already_uploaded", "the file was sent already; call `process`"));
+        return Err(Unwanted::Taken.into());
     }
-    body::store(app.objects(), &grant.key, incoming, limit).await.map(drop)
+    body::store(app.objects(), &grant.key, incoming, limit).await?;
+    let awaited = still_awaited(app, &grant.key).await;
+    if matches!(awaited, Err(Unwanted::Over(_))) {
+        // Cancelled while the bytes came: nobody would remove them.
+        app.objects().delete(&grant.key).await?;
+    }
+    match awaited {
+        // Whoever did not wait for this answer has called `process` already.
+        Err(Unwanted::Taken) => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+/// Why bytes for a signed URL are not wanted.
+enum Unwanted {
+    Taken,
+    Over(Problem),
+    Unknown(Problem),
+}
+
+impl From<Unwanted> for Problem {
+    fn from(unwanted: Unwanted) -> Self {
+        match unwanted {
+            Unwanted::Taken => {
+                Problem::conflict("already_uploaded", "the file was sent already; call `process`")
+            }
+            Unwanted::Over(problem) | Unwanted::Unknown(problem) => problem,
+        }
+    }
+}
+
+async fn still_awaited(app: &App, key: &Key) -> Result<(), Unwanted> {
+    let stage = app.store().upload_stage(key.tenant(), key.as_str()).await;
+    match stage.map_err(|error| Unwanted::Unknown(error.into()))? {
+        Some(UploadStage::Awaited) => Ok(()),
+        Some(UploadStage::Taken) => Err(Unwanted::Taken),
+        Some(UploadStage::Over(state)) => {
+            Err(Unwanted::Over(riacho_store::Error::from(Conflict::NoUploadAwaited(state)).into()))
+        }
+        None => {
+            Err(Unwanted::Over(Problem::conflict("state", "no upload is awaited; the document is deleted")))
+        }
+    }
 }
 
 /// Start the processing of a file that was sent to a signed URL.

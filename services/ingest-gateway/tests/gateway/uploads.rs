@@ -1,5 +1,6 @@
 //! Uploads by signed URL, on the local store and on a real S3 server.
 
+use futures::{SinkExt, StreamExt};
 use reqwest::{Method, RequestBuilder, StatusCode};
 use riacho_ingest_gateway::Config;
 use riacho_objects::Objects;
@@ -173,6 +174,39 @@ async fn a_cancelled_upload_is_not_processed() {
     let presigned = presign(&gateway, json!({})).await;
     json(gateway.post(&format!("/api/v1/documents/{}/cancel", id(&presigned))), 200).await;
     problem(gateway.post(presigned["process"].as_str().unwrap()), 409, "state").await;
+}
+
+#[tokio::test]
+async fn a_file_that_is_not_waited_for_any_more_is_refused_and_not_kept() {
+    let gateway = Gateway::start().await;
+    let objects = async || {
+        let all = gateway.deployment.objects.list_all().map(|entry| entry.unwrap().key.to_string());
+        all.collect::<Vec<_>>().await
+    };
+    let cancelled = presign(&gateway, json!({})).await;
+    json(gateway.post(&format!("/api/v1/documents/{}/cancel", id(&cancelled))), 200).await;
+    problem(send(&gateway, &cancelled, &url(&cancelled)).body(CONTENT), 409, "state").await;
+    assert_eq!(objects().await, Vec::<String>::new());
+
+    let deleted = presign(&gateway, json!({})).await;
+    let document = gateway.request(Method::DELETE, &format!("/api/v1/documents/{}", id(&deleted)));
+    assert!(document.send().await.unwrap().status().is_success());
+    problem(send(&gateway, &deleted, &url(&deleted)).body(CONTENT), 409, "state").await;
+    assert_eq!(objects().await, Vec::<String>::new());
+
+    // Cancelled while the bytes are on their way.
+    let late = presign(&gateway, json!({})).await;
+    let (mut pieces, body) = futures::channel::mpsc::channel::<Result<Vec<u8>, std::io::Error>>(0);
+    let request = send(&gateway, &late, &url(&late)).body(reqwest::Body::wrap_stream(body));
+    let feed = async {
+        // More than the pipes in between hold, so that the gateway has looked before the second piece.
+        pieces.send(Ok(vec![b'x'; 16 << 20])).await.unwrap();
+        pieces.send(Ok(vec![b'x'])).await.unwrap();
+        json(gateway.post(&format!("/api/v1/documents/{}/cancel", id(&late))), 200).await;
+        drop(pieces);
+    };
+    let ((), _) = futures::join!(feed, problem(request, 409, "state"));
+    assert_eq!(objects().await, Vec::<String>::new());
 }
 
 #[tokio::test]
