@@ -60,9 +60,7 @@ fn parse_json<T: DeserializeOwned>(bytes: &Bytes) -> Result<T, Problem> {
         return Err(Problem::bad_request("the body is empty; it must be a JSON object"));
     }
     // A list would be taken for an object's fields in their order.
-    if !bytes.trim_ascii_start().starts_with(b"{")
-        && serde_json::from_slice::<serde::de::IgnoredAny>(bytes).is_ok()
-    {
+    if !bytes.trim_ascii_start().starts_with(b"{") {
         return Err(Problem::bad_request("the body must be a JSON object"));
     }
     let mut reader = serde_json::Deserializer::from_slice(bytes);
@@ -214,7 +212,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_that_is_no_object_is_said_to_be_none() {
-        for body in ["[]", " [null, 1]", "7", "null", "\"text\"", "true"] {
+        for body in ["[]", " [null, 1]", "7", "null", "\"text\"", "true", "[1,", "query=x"] {
             let problem = refused(body).await;
             assert_eq!(
                 (&problem["code"], &problem["detail"]),
@@ -222,8 +220,6 @@ mod tests {
                 "{body}"
             );
         }
-        let problem = refused("[1,").await;
-        assert!(problem["detail"].as_str().unwrap().starts_with("the body is not JSON"), "{problem}");
     }
 
     #[tokio::test]
