@@ -71,7 +71,7 @@ impl Error {
     /// Whether the same call may succeed later without any change.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Error::Unavailable(_))
+        matches!(self, Error::Unavailable(_)) || self.is_collision()
     }
 
     /// The SQL state when PostgreSQL answered with an error.
@@ -86,6 +86,13 @@ impl Error {
     pub(crate) fn is_collision(&self) -> bool {
         matches!(self.code(), Some(code) if *code == SqlState::T_R_DEADLOCK_DETECTED
             || *code == SqlState::T_R_SERIALIZATION_FAILURE)
+    }
+
+    /// Whether the data itself is what PostgreSQL refuses, so that the same data is refused each time.
+    pub(crate) fn is_of_the_data(&self) -> bool {
+        // Class 22: values that are none of their type. Class 23: constraints. Class 54: too large.
+        let refused = |code: &SqlState| ["22", "23", "54"].iter().any(|class| code.code().starts_with(class));
+        matches!(self, Error::Invalid(_)) || self.code().is_some_and(refused)
     }
 
     /// The name of the violated constraint or unique index, if that is what happened.

@@ -47,8 +47,8 @@ pub enum IndexAnswer {
 }
 
 impl Store {
-    /// Writes the items and answers each, in order. An item that spoils the transaction is bisected
-    /// out. On an error all items are to be given again: what was written then is written once.
+    /// Writes the items and answers each, in order. An item whose data spoils the transaction is
+    /// bisected out. On an error all items are to be given again: what was written then is written once.
     pub async fn index(&self, items: &[IndexItem]) -> Result<Vec<IndexAnswer>, Error> {
         let mut answers = self.check_items(items).await?;
         let good: Vec<&IndexItem> =
@@ -90,7 +90,8 @@ impl Store {
                         answers[place] = Some(answer);
                     }
                 }
-                Err(error) if error.is_retryable() => return Err(error),
+                // Anything else is no item's fault: a lost race, a missing right or table.
+                Err(error) if !error.is_of_the_data() => return Err(error),
                 Err(error) if part.len() == 1 => {
                     answers[range.start] = Some(IndexAnswer::Rejected { message: error.to_string() });
                 }

@@ -146,6 +146,51 @@ async fn what_can_never_be_written_is_rejected_without_its_neighbours() {
     assert_eq!(db.value("SELECT count(*) FROM chunks"), "1");
 }
 
+/// Items of three documents, and a trigger that answers each of their chunks with an SQL state.
+async fn refused_with(state: &str) -> (Database, Vec<IndexItem>) {
+    let db = database().await;
+    let mut items = Vec::new();
+    for n in 0..3 {
+        let accepted = db.store.accept(&upload(&db.acme, &format!("{n}"))).await.unwrap();
+        let release = Database::release_of(&accepted);
+        let run = RunId::new();
+        db.store.seal(&release, &seal(run, 1)).await.unwrap();
+        items.push(batch(&release, run, db.space, "en", &[(0, "fine", axis(n))]));
+    }
+    let _ = db.raw.run(&format!(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN RAISE EXCEPTION 'refused' USING ERRCODE = '{state}'; END $$;
+         CREATE TRIGGER refuse BEFORE INSERT ON chunks FOR EACH ROW EXECUTE FUNCTION refuse()"
+    ));
+    (db, items)
+}
+
+#[tokio::test]
+async fn a_lost_race_condemns_no_document() {
+    for state in ["40P01", "40001"] {
+        let (db, items) = refused_with(state).await;
+        let error = db.store.index(&items[..1]).await.unwrap_err();
+        assert!(error.is_retryable(), "{state}: {error:?}");
+        let _ = db.raw.run("DROP TRIGGER refuse ON chunks");
+        assert_eq!(db.store.index(&items[..1]).await.unwrap(), [IndexAnswer::Written { ready: true }]);
+    }
+}
+
+#[tokio::test]
+async fn only_errors_of_the_data_condemn_a_document() {
+    // A missing table and a missing right are an operator's mistakes.
+    for state in ["42P01", "42501", "XX000"] {
+        let (db, items) = refused_with(state).await;
+        let error = db.store.index(&items).await.unwrap_err();
+        assert!(!error.is_retryable(), "{state}: {error:?}");
+    }
+    for state in ["22003", "23514", "54000"] {
+        let (db, items) = refused_with(state).await;
+        let answers = db.store.index(&items).await.unwrap();
+        assert!(answers.iter().all(|a| matches!(a, IndexAnswer::Rejected { .. })), "{state}: {answers:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_batch_of_another_space_is_superseded() {
     let db = database().await;

@@ -225,6 +225,10 @@ impl From<riacho_store::Error> for Problem {
                     | Conflict::NoUploadAwaited(_) => Problem::conflict("state", detail),
                 }
             }
+            error if error.is_retryable() => {
+                tracing::warn!(%error, "a transaction lost every attempt");
+                Problem::unavailable("the database is busy")
+            }
             other => Problem::internal(&other),
         }
     }
