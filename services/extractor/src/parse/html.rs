@@ -1,14 +1,29 @@
 //! Web pages to Markdown, without scripts, styles and navigation.
 
+use std::{cell::Cell, rc::Rc};
+
 use htmd::{
-    Element, HtmlToMarkdown,
+    Element, HtmlToMarkdown, Node,
     element_handler::{HandlerResult, Handlers},
     options::{BrStyle, BulletListMarker, Options},
 };
+use html5ever::{
+    parse_document,
+    tendril::{StrTendril, TendrilSink},
+    tree_builder::Tracer,
+};
+use markup5ever_rcdom::RcDom;
 use riacho_domain::ReasonCode;
 
 use super::{Parsed, markdown};
 use crate::{encoding, extracted::Failure};
+
+/// How many elements may be open at once. Browsers build no deeper trees either, and the time that a
+/// page takes grows with the square of its depth.
+const MAX_OPEN: usize = 512;
+/// After so many bytes the open elements are counted. That many bytes open a few hundred at most, so
+/// no tree is much deeper than the limit.
+const STEP_BYTES: usize = 1024;
 
 /// Converts a page.
 pub(super) fn parse(html: &str) -> Result<Parsed, Failure> {
@@ -35,10 +50,39 @@ pub(super) fn to_markdown(html: &str) -> Result<String, Failure> {
         .add_handler(vec!["a"], link)
         .add_handler(vec!["img"], image)
         .build();
-    let text = converter
-        .convert(html)
-        .map_err(|error| Failure::new(ReasonCode::Corrupt, format!("the page cannot be read: {error}")))?;
+    let text = converter.tree_to_markdown(&tree(html)?);
     Ok(markdown::tidy(&encoding::clean(text)))
+}
+
+/// The tree of a page that is not nested too deeply. The work ends soon after the limit is passed,
+/// however much of the page is left.
+fn tree(html: &str) -> Result<Rc<Node>, Failure> {
+    let mut parser = parse_document(RcDom::default(), Default::default());
+    let mut rest = html;
+    while !rest.is_empty() {
+        let (step, left) = rest.split_at(rest.ceil_char_boundary(STEP_BYTES));
+        rest = left;
+        parser.process(StrTendril::from(step));
+        let open = Open::default();
+        parser.tokenizer.sink.trace_handles(&open);
+        if open.0.get() > MAX_OPEN {
+            return Err(Failure::new(ReasonCode::Corrupt, "the page is nested too deeply"));
+        }
+    }
+    Ok(parser.finish().document)
+}
+
+/// Counts the elements that are open while a tree is built, and the formatting that waits to be opened
+/// again, which costs the same.
+#[derive(Default)]
+struct Open(Cell<usize>);
+
+impl Tracer for Open {
+    type Handle = Rc<Node>;
+
+    fn trace_handle(&self, _: &Self::Handle) {
+        self.0.set(self.0.get() + 1);
+    }
 }
 
 /// The words of a link are text; its address is not.
@@ -104,6 +148,30 @@ mod tests {
         for part in ["menu", "alert", "base64", "http", "p{}"] {
             assert!(!parsed.text.contains(part), "{part}: {}", parsed.text);
         }
+    }
+
+    #[test]
+    fn a_page_that_is_nested_too_deeply_fails_at_once() {
+        assert_eq!(parse(&"<div>".repeat(20_000)).unwrap_err().reason, ReasonCode::Corrupt);
+        // Nearly all of these lies behind the limit: building their trees would take hours.
+        for start in ["<div>", "<ul><li>", "<table><tr><td>", "<blockquote>", "<font size=1>"] {
+            let failure = to_markdown(&start.repeat(1_000_000)).unwrap_err();
+            assert_eq!(failure.reason, ReasonCode::Corrupt, "{start}");
+            assert!(failure.message.contains("nested too deeply"), "{start}: {failure:?}");
+        }
+    }
+
+    #[test]
+    fn a_long_page_without_closing_tags_is_not_deep() {
+        let rows = "<tr><td>cell<td><b>bold</b>\n".repeat(3_000);
+        let items = "<li>item\n<p>more<br><img src=x>\n".repeat(3_000);
+        let page = format!("<table>{rows}</table><ul>{items}</ul>{}the end", "<p>words é ".repeat(3_000));
+        let text = to_markdown(&page).unwrap();
+        assert_eq!(text.matches("words é").count(), 3_000);
+        assert_eq!(text.matches("item").count(), 3_000);
+        assert!(text.contains("bold") && text.ends_with("the end"), "{}", &text[text.len() - 100..]);
+        let nested = format!("{}inner{}", "<div>".repeat(400), "</div>".repeat(400));
+        assert_eq!(to_markdown(&nested).unwrap().trim(), "inner");
     }
 
     #[test]
