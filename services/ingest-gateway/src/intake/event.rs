@@ -13,7 +13,7 @@ use crate::{
 /// The longest id and source of an event, in bytes.
 const MAX_NAME_BYTES: usize = 255;
 
-/// Why an event can never be accepted as it is.
+/// Why an event is not accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Rejection {
     /// For programs.
@@ -25,6 +25,12 @@ pub(super) struct Rejection {
 impl Rejection {
     pub(super) fn new(code: &'static str, message: impl Into<String>) -> Self {
         Self { code, message: message.into() }
+    }
+
+    /// Whether the event would be rejected again whenever it is sent. A newer gateway knows newer
+    /// envelopes, a missing object may be on its way, and our own faults get mended.
+    pub(super) fn is_final(&self) -> bool {
+        !matches!(self.code, "unknown_version" | "object_missing" | "internal")
     }
 }
 

@@ -16,17 +16,21 @@ use crate::{
 
 /// Why an event got no row.
 enum Failed {
-    /// It never will; the producer is told.
+    /// Not as it is; the producer is told.
     Rejected(Rejection),
-    /// A server is away; the event comes again.
+    /// A server is away, or the deployment is not ready for it; the event comes again.
     Later(String),
 }
 
 impl From<riacho_store::Error> for Failed {
     fn from(error: riacho_store::Error) -> Self {
-        match error.is_retryable() {
-            true => Failed::Later(error.to_string()),
-            false => Failed::Rejected(Problem::from(error).into()),
+        use riacho_store::{Conflict, Error};
+        match error {
+            Error::Conflict(Conflict::TenantNotActive | Conflict::NoLiveSpace) => {
+                Failed::Later(error.to_string())
+            }
+            error if error.is_retryable() => Failed::Later(error.to_string()),
+            error => Failed::Rejected(Problem::from(error).into()),
         }
     }
 }
@@ -74,14 +78,15 @@ pub(super) fn panicked(entry: &IntakeEntry) -> IntakeAnswer {
     encode(entry, &Sender::default(), &answer)
 }
 
-/// Writes the rejection down where the event can be named, so that sending again gets the same.
+/// Writes the rejection down where the event can be named, so that sending again gets the same; one
+/// that is not final is only spoken.
 async fn record(app: &App, tenant: &TenantId, sender: &Sender, rejection: Rejection) -> Option<EventAnswer> {
     tracing::warn!(%tenant, source = sender.source, event = sender.id, code = rejection.code, message = rejection.message, "event rejected");
     let spoken =
         || EventAnswer::Rejected { code: rejection.code.to_owned(), message: rejection.message.clone() };
     // An event that is not for this tenant, or has no usable name, leaves no row.
-    if sender.id.is_empty() || sender.source.is_empty() || sender.id.len() > 255 || sender.source.len() > 255
-    {
+    let named = |name: &str| (1..=255).contains(&name.len());
+    if !rejection.is_final() || !named(&sender.id) || !named(&sender.source) {
         return Some(spoken());
     }
     let key = event_key(tenant, sender);
@@ -200,4 +205,22 @@ fn encode(entry: &IntakeEntry, sender: &Sender, answer: &EventAnswer) -> IntakeA
         ..v1::Envelope::default()
     };
     IntakeAnswer { entry_id: entry.entry_id.clone(), envelope: Bytes::from(envelope.encode_to_vec()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use riacho_store::{Conflict, Error};
+
+    use super::*;
+
+    #[test]
+    fn what_the_deployment_lacks_lets_an_event_wait() {
+        for conflict in [Conflict::TenantNotActive, Conflict::NoLiveSpace] {
+            assert!(matches!(Failed::from(Error::from(conflict)), Failed::Later(_)));
+        }
+        assert!(matches!(Failed::from(Error::Unavailable("away".into())), Failed::Later(_)));
+        for error in [Error::from(Conflict::ExternalIdTaken), Error::Invalid("no text".into())] {
+            assert!(matches!(Failed::from(error), Failed::Rejected(rejection) if rejection.is_final()));
+        }
+    }
 }

@@ -200,6 +200,32 @@ async fn an_event_that_is_wrong_is_rejected_the_same_each_time() {
 }
 
 #[tokio::test]
+async fn a_rejection_that_is_not_the_events_fault_does_not_outlive_its_cause() {
+    let gateway = Gateway::start().await;
+    let tenant = gateway.deployment.tenant.clone();
+    let mut newer = event("newer", content("of a newer producer"));
+    newer.envelope_version = 99;
+    let key = Key::producer(&tenant, "late.txt").unwrap();
+    let late = event("late", Body::ObjectKey(key.to_string()));
+    for envelope in [&newer, &late] {
+        send(&gateway, &tenant, "e", &envelope.encode_to_vec());
+    }
+    let answered = answers(&gateway, &tenant, 2).await;
+    let code = |id: &str| answered.iter().find(|a| a.event_id == id).unwrap().error_code.clone();
+    assert_eq!((code("newer").as_str(), code("late").as_str()), ("unknown_version", "object_missing"));
+
+    newer.envelope_version = 1;
+    gateway.objects.put(&key, Bytes::from_static(b"here at last")).await.unwrap();
+    for envelope in [&newer, &late] {
+        send(&gateway, &tenant, "e", &envelope.encode_to_vec());
+    }
+    let answered = answers(&gateway, &tenant, 4).await;
+    for again in &answered[2..] {
+        assert_eq!(again.status(), v1::IntakeStatus::Accepted, "{again:?}");
+    }
+}
+
+#[tokio::test]
 async fn tenants_that_come_later_are_read_and_events_survive_redis() {
     let gateway = Gateway::start().await;
     let (later, key) = gateway.deployment.add_tenant("later").await.unwrap();
