@@ -18,8 +18,8 @@ pub struct Config {
     pub pdfium: Option<PathBuf>,
     /// The parser processes and their limits.
     pub parser: pool::Config,
-    /// How many documents are worked on at once; 0 is eight for each parser process, because a small
-    /// document waits far longer for disks (its text, its seal) than it is parsed.
+    /// How many documents are worked on at once; 0 is two for each parser process, so that one is
+    /// read or stored while another is parsed. More only crowd out the other stages of a small machine.
     pub concurrency: usize,
     /// The most bytes of originals in memory at once. Documents that would exceed it wait, so that
     /// large ones are worked on one after the other; one that is larger by itself is worked on alone.
@@ -52,7 +52,7 @@ impl Config {
     #[must_use]
     pub fn concurrency(&self) -> usize {
         match self.concurrency {
-            0 => 8 * self.parser.process_count(),
+            0 => 2 * self.parser.process_count(),
             count => count,
         }
     }

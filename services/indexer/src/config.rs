@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// How many transactions are written at once.
+    /// How many transactions are written at once. One large transaction after the other is faster than
+    /// several side by side until PostgreSQL has cores to spare.
     pub concurrency: usize,
     /// The most events in a transaction.
     pub batch_events: usize,
@@ -25,7 +26,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            concurrency: 2,
+            concurrency: 1,
             batch_events: 128,
             batch_bytes: 4 << 20,
             linger_ms: 3,
