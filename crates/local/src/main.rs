@@ -41,7 +41,7 @@ async fn run(dir: PathBuf) -> Result<(), Box<dyn std::error::Error>> {
     let failure = tokio::select! {
         _ = interrupt.recv() => None,
         _ = terminate.recv() => None,
-        failure = servers.failure() => Some(failure),
+        failure = servers.supervise() => Some(failure),
     };
     servers.stop().await;
     failure.map_or(Ok(()), |failure| Err(failure.into()))

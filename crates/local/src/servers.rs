@@ -4,9 +4,9 @@ use std::fs::{self, File, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use serde::Serialize;
@@ -20,6 +20,12 @@ use crate::{Error, Result};
 
 const DATABASE: &str = "riacho";
 const WATCH_INTERVAL: Duration = Duration::from_millis(200);
+/// The pause before a server that ended is started again, at first and at most.
+const RESTART_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+/// A server that has run for this long counts as well again.
+const WELL_AFTER: Duration = Duration::from_secs(30);
+/// How often in a row a server is started again before it is given up.
+const RESTARTS: u32 = 6;
 
 /// Which servers to start, and how. The default starts both, on Unix sockets only.
 #[derive(Debug, Clone)]
@@ -86,9 +92,13 @@ pub struct ServerStatus {
     pub log: PathBuf,
 }
 
+/// A server that runs, and what it takes to start it again.
 #[derive(Debug)]
 struct Running<S> {
-    process: Mutex<Process>,
+    /// None once it was stopped on purpose: then nothing starts it again.
+    process: Mutex<Option<Process>>,
+    start: fn(&Runtime, &S) -> Result<Process>,
+    runtime: Runtime,
     spec: S,
     _address: Address,
 }
@@ -98,8 +108,8 @@ struct Running<S> {
 pub struct Servers {
     data_dir: PathBuf,
     // In the order in which they are stopped, the lock last.
-    redis: Option<Running<redis::Spec>>,
-    postgres: Option<Running<postgres::Spec>>,
+    redis: Option<Arc<Running<redis::Spec>>>,
+    postgres: Option<Arc<Running<postgres::Spec>>>,
     postgres_password: Option<String>,
     _lock: File,
 }
@@ -129,6 +139,7 @@ impl Servers {
         });
         let (redis, (postgres, postgres_password)) = (redis?, postgres?.unzip());
         let postgres_password = postgres_password.flatten();
+        let (redis, postgres) = (redis.map(Arc::new), postgres.map(Arc::new));
         Ok(Servers { data_dir, redis, postgres, postgres_password, _lock: lock })
     }
 
@@ -169,14 +180,14 @@ impl Servers {
     #[must_use]
     pub fn status(&self) -> Status {
         let redis = self.redis.as_ref().map(|running| ServerStatus {
-            pid: running.pid(),
+            pid: running.pid().unwrap_or_default(),
             dir: running.spec.dir.clone(),
             socket: redis::socket_in(&running.spec.address),
             port: running.spec.port,
             log: running.spec.log.clone(),
         });
         let postgres = self.postgres.as_ref().map(|running| ServerStatus {
-            pid: running.pid(),
+            pid: running.pid().unwrap_or_default(),
             dir: running.spec.dir.clone(),
             socket: running.spec.socket(),
             port: running.spec.port,
@@ -185,15 +196,14 @@ impl Servers {
         Status { data_dir: self.data_dir.clone(), redis, postgres }
     }
 
-    /// Waits until a server ends that should not have, and answers why. Cancel safe.
-    pub async fn failure(&self) -> Error {
-        loop {
-            let redis = self.redis.as_ref().map_or(Ok(()), Running::check);
-            let postgres = self.postgres.as_ref().map_or(Ok(()), Running::check);
-            if let Err(error) = redis.and(postgres) {
-                return error;
-            }
-            tokio::time::sleep(WATCH_INTERVAL).await;
+    /// Keeps the servers running: one that ends is started again on the same data, after a pause that grows.
+    ///
+    /// Answers only when a server ends again and again, with the reason of its last end. Cancel safe: a start
+    /// that is under way goes on.
+    pub async fn supervise(&self) -> Error {
+        tokio::select! {
+            error = keep(self.redis.clone()) => error,
+            error = keep(self.postgres.clone()) => error,
         }
     }
 
@@ -203,13 +213,80 @@ impl Servers {
     }
 }
 
+impl Drop for Servers {
+    fn drop(&mut self) {
+        if let Some(redis) = &self.redis {
+            redis.stop();
+        }
+        if let Some(postgres) = &self.postgres {
+            postgres.stop();
+        }
+    }
+}
+
 impl<S> Running<S> {
-    fn pid(&self) -> u32 {
-        self.process.lock().unwrap_or_else(PoisonError::into_inner).pid()
+    fn new(
+        start: fn(&Runtime, &S) -> Result<Process>,
+        runtime: &Runtime,
+        spec: S,
+        address: Address,
+    ) -> Result<Running<S>> {
+        let process = Mutex::new(Some(start(runtime, &spec)?));
+        Ok(Running { process, start, runtime: runtime.clone(), spec, _address: address })
+    }
+
+    fn process(&self) -> MutexGuard<'_, Option<Process>> {
+        self.process.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Its process; none once it was stopped.
+    fn pid(&self) -> Option<u32> {
+        self.process().as_ref().map(Process::pid)
     }
 
     fn check(&self) -> Result<()> {
-        self.process.lock().unwrap_or_else(PoisonError::into_inner).check()
+        self.process().as_mut().map_or(Ok(()), Process::check)
+    }
+
+    /// Starts it again, unless it was stopped meanwhile.
+    fn restart(&self) -> Result<()> {
+        let mut process = self.process();
+        if process.is_some() {
+            *process = Some((self.start)(&self.runtime, &self.spec)?);
+        }
+        Ok(())
+    }
+
+    fn stop(&self) {
+        drop(self.process().take());
+    }
+}
+
+/// Starts a server again whenever it ends; answers why when that does not help.
+async fn keep<S: Send + Sync + 'static>(running: Option<Arc<Running<S>>>) -> Error {
+    let Some(running) = running else { return std::future::pending().await };
+    let (mut pause, mut restarts, mut since) = (RESTART_PAUSE.0, 0, Instant::now());
+    loop {
+        tokio::time::sleep(WATCH_INTERVAL).await;
+        let Err(mut error) = running.check() else { continue };
+        if since.elapsed() > WELL_AFTER {
+            (pause, restarts) = (RESTART_PAUSE.0, 0);
+        }
+        loop {
+            if restarts == RESTARTS {
+                return error;
+            }
+            restarts += 1;
+            tracing::warn!(%error, restarts, "a private server ended and is started again");
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(RESTART_PAUSE.1);
+            let again = Arc::clone(&running);
+            match blocking(move || again.restart()).await {
+                Ok(()) => break,
+                Err(failed) => error = failed,
+            }
+        }
+        since = Instant::now();
     }
 }
 
@@ -267,8 +344,7 @@ fn start_redis(data_dir: &Path, options: &Options) -> Result<Running<redis::Spec
         death_signal: Signal::SIGTERM,
         start_limit: options.start_limit,
     };
-    let process = Mutex::new(redis::start(&options.runtime, &spec)?);
-    Ok(Running { process, spec, _address: address })
+    Running::new(redis::start, &options.runtime, spec, address)
 }
 
 fn start_postgres(data_dir: &Path, options: &Options) -> Result<(Running<postgres::Spec>, Option<String>)> {
@@ -286,7 +362,8 @@ fn start_postgres(data_dir: &Path, options: &Options) -> Result<(Running<postgre
         death_signal: Signal::SIGINT,
         start_limit: options.start_limit,
     };
-    let process = Mutex::new(postgres::start(&options.runtime, &spec)?);
+    let running = Running::new(postgres::start, &options.runtime, spec, address)?;
+    let spec = &running.spec;
     let mut session = spec.connect("postgres")?;
     if session.run(&format!("SELECT 1 FROM pg_database WHERE datname = '{DATABASE}'"))?.is_empty() {
         session.run(&format!("CREATE DATABASE {DATABASE}"))?;
@@ -299,7 +376,7 @@ fn start_postgres(data_dir: &Path, options: &Options) -> Result<(Running<postgre
             Some(password)
         }
     };
-    Ok((Running { process, spec, _address: address }, password))
+    Ok((running, password))
 }
 
 /// The password in a file, which is made with a random one if there is none.

@@ -7,7 +7,9 @@ mod support;
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use riacho_local::{Error, Options, Runtime, Servers, Status};
@@ -135,13 +137,48 @@ async fn a_missing_runtime_is_said_with_the_command_that_brings_it() {
 }
 
 #[tokio::test]
-async fn a_server_that_dies_is_reported() {
+async fn a_server_that_dies_is_started_again_on_its_data() {
     let dir = data_dir();
     let servers = Servers::start(dir.path(), &options()).await.unwrap();
-    send(servers.status().redis.unwrap().pid, Signal::SIGKILL);
-    let failure = servers.failure().await;
-    assert!(matches!(failure, Error::Ended { server: "redis-server", .. }), "{failure}");
+    let before = servers.status();
+    let socket = before.redis.as_ref().unwrap().socket.clone();
+    let url = servers.database_url().unwrap();
+    redis(&socket, "SET kept yes");
+    sql(&url, "CREATE TABLE kept AS SELECT 'yes' AS value").unwrap();
+    let killed = async {
+        for pid in [before.redis.unwrap().pid, before.postgres.unwrap().pid] {
+            send(pid, Signal::SIGKILL);
+        }
+        let kept = || UnixStream::connect(&socket).is_ok() && redis(&socket, "GET kept") == "$3 yes";
+        until(kept).await;
+        until(|| sql(&url, "SELECT value FROM kept").is_ok_and(|value| value == "yes")).await;
+    };
+    tokio::select! {
+        () = killed => {}
+        error = servers.supervise() => panic!("{error}"),
+    }
     servers.stop().await;
+}
+
+#[tokio::test]
+async fn a_server_that_cannot_be_kept_running_is_reported() {
+    let dir = data_dir();
+    let servers = Servers::start(dir.path(), &options()).await.unwrap();
+    // Nothing can be started in a directory that is a file.
+    let redis = dir.path().join("redis");
+    fs::rename(&redis, dir.path().join("away")).unwrap();
+    fs::write(&redis, "").unwrap();
+    send(servers.status().redis.unwrap().pid, Signal::SIGKILL);
+    let error = servers.supervise().await;
+    assert!(error.to_string().contains(redis.to_str().unwrap()), "{error}");
+    servers.stop().await;
+}
+
+/// Waits without holding up the runtime's tasks.
+async fn until(mut condition: impl FnMut() -> bool) {
+    while !condition() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 #[tokio::test]

@@ -1,5 +1,5 @@
 //! Dead letters: entries that could not be processed, kept with their bytes. Work of the janitor's
-//! role, except that a tenant reads its own.
+//! role, except that a tenant reads its own, and that the intake keeps what a tenant's producer sent.
 
 use chrono::{DateTime, Utc};
 use riacho_domain::{DocumentId, ReleaseId, TenantId, Version};
@@ -7,7 +7,7 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 
 use crate::{
-    Error, Page, Store, cursor,
+    Error, Page, Role, Store, cursor,
     documents::page_limit,
     read,
     transaction::{Param, Scope},
@@ -140,7 +140,11 @@ impl Store {
         ];
         let fail: [Param<'_>; 5] = [&document, &version, &release, &code, &message];
         let (insert, fail) = (&insert, &fail);
-        self.transaction(Scope::all("add_dead_letter"), |tx| async move {
+        let scope = match (self.role(), &letter.tenant) {
+            (Role::Service, Some(tenant)) => Scope::tenant("add_dead_letter", tenant),
+            _ => Scope::all("add_dead_letter"),
+        };
+        self.transaction(scope, |tx| async move {
             let added = tx.execute(ADD, insert).await? == 1;
             tx.execute(FAIL, fail).await?;
             Ok(added)

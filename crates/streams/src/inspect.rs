@@ -248,12 +248,29 @@ pub(crate) async fn pending_by_consumer(
 
 /// The names of a group's consumers, without those of the delay classes.
 pub(crate) async fn consumer_names(conn: &Conn, key: &str, stage: StageName) -> Result<Vec<String>, Error> {
-    let args = vec!["CONSUMERS".into(), key.into(), stage.as_str().into()];
-    let reply = match conn.call("XINFO", Some(key), args).await {
+    let names = idle_consumers(conn, key, stage.as_str(), Duration::ZERO).await?;
+    Ok(names.into_iter().filter(|name| !name.starts_with("retry:")).collect())
+}
+
+/// The names of a group's consumers that did nothing for `idle`; none where there is no group.
+pub(crate) async fn idle_consumers(
+    conn: &Conn,
+    key: &str,
+    group: &str,
+    idle: Duration,
+) -> Result<Vec<String>, Error> {
+    let reply = match conn.call("XINFO", Some(key), vec!["CONSUMERS".into(), key.into(), group.into()]).await
+    {
         Err(Error::NoGroup) => return Ok(vec![]),
         Err(Error::Refused(text)) if text.contains("no such key") => return Ok(vec![]),
         reply => list(reply?),
     };
-    let name = |consumer: Value| list(consumer).into_iter().nth(1).and_then(Value::into_string);
-    Ok(reply.into_iter().filter_map(name).filter(|name| !name.starts_with("retry:")).collect())
+    // name, its value, pending, its value, idle, its value
+    let name_if_idle = |consumer: Value| {
+        let fields = list(consumer);
+        let idle_ms = fields.get(5).and_then(Value::as_u64).unwrap_or(0);
+        let name = fields.into_iter().nth(1).and_then(Value::into_string)?;
+        (u128::from(idle_ms) >= idle.as_millis()).then_some(name)
+    };
+    Ok(reply.into_iter().filter_map(name_if_idle).collect())
 }

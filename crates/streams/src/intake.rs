@@ -10,7 +10,7 @@ use riacho_domain::TenantId;
 use crate::{
     Error, Streams,
     client::{Conn, Value, list},
-    entry,
+    entry, inspect,
 };
 
 /// The group that reads producers' events.
@@ -99,6 +99,26 @@ impl Streams {
         };
         let entries = list(reply).into_iter().nth(1).ok_or(Error::Reply("claimed events"))?;
         events(tenant, entries)
+    }
+
+    /// Deletes consumers of a tenant's intake that did nothing for `idle` and hold nothing; says how
+    /// many. One that only waited comes back with its next event, so idle time is proof enough here.
+    pub async fn delete_idle_intake_consumers(
+        &self,
+        tenant: &TenantId,
+        idle: Duration,
+    ) -> Result<u64, Error> {
+        let key = self.keys().intake(tenant);
+        let names = inspect::idle_consumers(&self.conn(), &key, GROUP, idle).await?;
+        if names.is_empty() {
+            return Ok(0);
+        }
+        let mut args = vec![GROUP.into()];
+        args.extend(names.iter().map(|name| Value::from(name.as_str())));
+        match self.scripts().delete_consumers.run(&self.conn(), &[key], args).await {
+            Err(Error::NoGroup) => Ok(0),
+            reply => reply?.as_u64().ok_or(Error::Reply("count")),
+        }
     }
 }
 

@@ -132,6 +132,11 @@ async fn producers_events_are_read_over_many_tenants_answered_and_claimed_from_t
     assert!(claim(&tenants[0]).await.unwrap().is_empty());
     assert_eq!(server.len(&server.streams.keys().intake(&tenants[0])), 0);
     assert_eq!(server.len(&server.streams.keys().intake_results(&tenants[0])), 1);
+    let delete = |tenant, idle| server.streams.delete_idle_intake_consumers(tenant, idle);
+    let (now, hour) = (Duration::ZERO, Duration::from_secs(3600));
+    assert_eq!(delete(&tenants[0], hour).await.unwrap(), 0);
+    assert_eq!(delete(&tenants[0], now).await.unwrap(), 2);
+    assert_eq!(delete(&tenants[1], now).await.unwrap(), 0, "it holds an event");
 }
 
 #[tokio::test]

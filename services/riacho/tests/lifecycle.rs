@@ -15,7 +15,7 @@ use riacho_testkit::{
     eventually,
     process::{Process, Up, free_port, processes_of},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use support::{Deployment, RIACHO};
 
 async fn restart(deployment: &mut Deployment, args: &[&str]) -> Duration {
@@ -81,6 +81,31 @@ async fn a_signal_stops_everything_within_seconds_and_leaves_no_process() {
             restart(&mut deployment, &[]).await;
         }
     }
+}
+
+#[tokio::test]
+async fn a_private_server_that_is_killed_is_started_again_and_nothing_is_lost() {
+    let deployment = Deployment::start(&[], &[]).await;
+    let pid_files = ["redis/redis.pid", "postgres/postmaster.pid"];
+    for (number, pid_file) in pid_files.into_iter().enumerate() {
+        let before = deployment.upload(&format!("before-{number}.txt"), format!("Sluice {number}.")).await;
+        let text = fs::read_to_string(deployment.data_dir().join(pid_file)).unwrap();
+        let pid = text.lines().next().unwrap().trim().parse().unwrap();
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+        eventually(|| async {
+            let health = deployment.client().get(deployment.up.url("/health")).send().await;
+            let status: Value = health.map_err(|e| e.to_string())?.json().await.map_err(|e| e.to_string())?;
+            let now = fs::read_to_string(deployment.data_dir().join(pid_file)).unwrap_or_default();
+            let is_new = now.lines().next().is_some_and(|line| line.trim() != pid.to_string());
+            if is_new && status["status"] == "healthy" { Ok(()) } else { Err(status.to_string()) }
+        })
+        .await;
+        let after = deployment.upload(&format!("after-{number}.txt"), format!("Weir {number}.")).await;
+        deployment.ready(&before).await;
+        deployment.ready(&after).await;
+    }
+    let log = deployment.up.log();
+    assert_eq!(log.matches("ended and is started again").count(), pid_files.len(), "{log}");
 }
 
 async fn assert_nothing_runs_in(directory: &Path) {

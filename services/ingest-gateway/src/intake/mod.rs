@@ -105,7 +105,10 @@ impl Intake {
             .map(|entry| async move {
                 let answer = AssertUnwindSafe(process::answer(&self.app, &entry)).catch_unwind().await;
                 // A panic is a bug; without an answer the event would come back for ever.
-                let answer = answer.unwrap_or_else(|_| Some(process::panicked(&entry)));
+                let answer = match answer {
+                    Ok(answer) => answer,
+                    Err(_) => process::panicked(&self.app, &entry).await,
+                };
                 (entry.tenant, answer)
             })
             .buffer_unordered(concurrency);

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use riacho_domain::{TenantId, UploadId, derived_event_id};
 use riacho_objects::{Error as ObjectsError, Key, Stored};
 use riacho_proto::{ENVELOPE_VERSION, Message, v1, v1::envelope::Payload};
-use riacho_store::{Accept, Body, EventAnswer, EventKey};
+use riacho_store::{Accept, Body, EventAnswer, EventKey, NewDeadLetter};
 use riacho_streams::{IntakeAnswer, IntakeEntry};
 
 use super::event::{Content, Rejection, Sender, UploadEvent, read};
@@ -59,7 +59,12 @@ pub(super) async fn answer(app: &App, entry: &IntakeEntry) -> Option<IntakeAnswe
     };
     let answer = match result {
         Ok(answer) => answer,
-        Err(Failed::Rejected(rejection)) => record(app, &entry.tenant, &sender, rejection).await?,
+        Err(Failed::Rejected(rejection)) => {
+            if rejection.code == "undecodable" {
+                keep(app, entry, &rejection).await?;
+            }
+            record(app, &entry.tenant, &sender, rejection).await?
+        }
         Err(Failed::Later(reason)) => {
             tracing::debug!(reason, entry = entry.entry_id, "an event waits");
             return None;
@@ -68,14 +73,41 @@ pub(super) async fn answer(app: &App, entry: &IntakeEntry) -> Option<IntakeAnswe
     Some(encode(entry, &sender, &answer))
 }
 
-/// The answer to an event whose processing panicked.
-pub(super) fn panicked(entry: &IntakeEntry) -> IntakeAnswer {
+/// The answer to an event whose processing panicked; none while a server is away.
+pub(super) async fn panicked(app: &App, entry: &IntakeEntry) -> Option<IntakeAnswer> {
     tracing::error!(entry = entry.entry_id, "an event's processing panicked");
-    let answer = EventAnswer::Rejected {
-        code: "internal".to_owned(),
-        message: "the event could not be processed".to_owned(),
+    let rejection = Rejection::new("internal", "the event could not be processed");
+    keep(app, entry, &rejection).await?;
+    let answer = EventAnswer::Rejected { code: rejection.code.to_owned(), message: rejection.message };
+    Some(encode(entry, &Sender::default(), &answer))
+}
+
+/// Keeps an event as a dead letter with its bytes: its producer may never learn that it was meant.
+/// None while a server is away.
+async fn keep(app: &App, entry: &IntakeEntry, rejection: &Rejection) -> Option<()> {
+    let letter = NewDeadLetter {
+        tenant: Some(entry.tenant.clone()),
+        document: None,
+        version: None,
+        release: None,
+        stage: "intake".to_owned(),
+        stream: app.streams().keys().intake(&entry.tenant),
+        entry_id: entry.entry_id.clone(),
+        reason_code: rejection.code.to_owned(),
+        message: rejection.message.clone(),
+        attempts: 1,
+        trace_id: String::new(),
+        original: entry.body.to_vec(),
+        occurred_at: chrono::Utc::now(),
     };
-    encode(entry, &Sender::default(), &answer)
+    match app.store().add_dead_letter(&letter).await {
+        Err(error) if error.is_retryable() => return None,
+        Err(error) => {
+            tracing::warn!(%error, entry = entry.entry_id, "an event that was rejected was not kept")
+        }
+        Ok(_) => {}
+    }
+    Some(())
 }
 
 /// Writes the rejection down where the event can be named, so that sending again gets the same; one

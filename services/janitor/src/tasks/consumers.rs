@@ -1,9 +1,14 @@
 //! Deletes consumers that are gone and hold nothing: every process has a new name, so names pile up.
 
+use std::time::Duration;
+
 use futures::future::try_join_all;
 use riacho_domain::StageName;
 
 use crate::{Error, job::Job};
+
+/// A gateway that did not look at a tenant's intake for so long is gone, or has nothing to lose.
+const INTAKE_IDLE: Duration = Duration::from_secs(24 * 3600);
 
 pub(crate) async fn run(job: &Job<'_>) -> Result<(), Error> {
     let streams = &job.janitor.streams;
@@ -19,5 +24,8 @@ pub(crate) async fn run(job: &Job<'_>) -> Result<(), Error> {
     let deleted =
         try_join_all(all.map(|(partition, stage)| streams.delete_gone_consumers(partition, stage))).await?;
     job.add("consumers", deleted.iter().sum());
+    for tenant in job.janitor.store.active_tenants().await? {
+        job.add("intake_consumers", streams.delete_idle_intake_consumers(&tenant, INTAKE_IDLE).await?);
+    }
     Ok(())
 }

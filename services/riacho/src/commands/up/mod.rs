@@ -125,7 +125,7 @@ async fn prepare(
     Ok((config, model, api_key))
 }
 
-/// Runs the services until `stop`, or until one of them or a server ends.
+/// Runs the services until `stop`, or until one of them ends or a server cannot be kept running.
 async fn serve(
     context: &Context,
     deployment: &Deployment<'_>,
@@ -141,7 +141,7 @@ async fn serve(
     let result = tokio::select! {
         ended = &mut gateway => Err(unexpected("the gateway", ended.map_err(Into::into).flatten())),
         ended = pipeline.ended() => Err(unexpected("the pipeline", ended)),
-        error = deployment.servers.failure() => Err(error.into()),
+        error = deployment.servers.supervise() => Err(error.into()),
         result = show(context, deployment, stop, started, demo) => result,
     };
     let asked = stop.is_cancelled();
