@@ -6,6 +6,8 @@ use riacho_domain::SecretUrl;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::{Error, tls};
+
 /// The section `database` of the configuration.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -59,6 +61,26 @@ impl Config {
     #[must_use]
     pub fn for_url(url: &str) -> Self {
         Self { url: SecretUrl::from(url), ..Self::default() }
+    }
+
+    /// Checks URLs and authorities without connecting; an error comes with the key it is about.
+    ///
+    /// # Errors
+    /// A URL that cannot be read, or a file of authorities that cannot be used.
+    pub fn check(&self) -> Result<(), (&'static str, Error)> {
+        let urls = [
+            ("database.url", Some(&self.url)),
+            ("database.migrate_url", self.migrate_url.as_ref()),
+            ("database.janitor_url", self.janitor_url.as_ref()),
+            ("database.read_url", self.read_url.as_ref()),
+        ];
+        for (key, url) in urls {
+            if let Some(url) = url {
+                tls::parse_url(url.expose(), self).map_err(|error| (key, error))?;
+            }
+        }
+        let authorities = tls::connector(self.tls_ca_file.as_deref());
+        authorities.map(drop).map_err(|error| ("database.tls_ca_file", error))
     }
 
     pub(crate) fn owner_url(&self) -> &SecretUrl {

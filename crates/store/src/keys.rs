@@ -13,7 +13,7 @@ use subtle::ConstantTimeEq;
 use tokio_postgres::Row;
 
 use crate::{
-    Error, Store, read,
+    Conflict, Error, Store, read,
     tenants::TenantState,
     transaction::{Param, Scope},
 };
@@ -183,8 +183,11 @@ impl Store {
         Ok(!rows.is_empty())
     }
 
-    /// Who presents this key; none when it is unknown, wrong, expired, revoked, or its tenant is not
-    /// active. An unknown id takes the same steps as a wrong secret.
+    /// Who presents this key; none when it is unknown, wrong, expired or revoked. An unknown id takes the
+    /// same steps as a wrong secret.
+    ///
+    /// # Errors
+    /// `TenantNotActive` where the key is right and its tenant is suspended or being deleted.
     pub async fn authenticate(&self, presented: &str) -> Result<Option<Principal>, Error> {
         let Some((id, secret)) = split(presented) else {
             return Ok(None);
@@ -211,9 +214,11 @@ impl Store {
             return Ok(None);
         };
         let works: bool = row.try_get("works")?;
-        let active = TenantState::parse(row.try_get("tenant_state")?)? == TenantState::Active;
-        if !works || !active {
+        if !works {
             return Ok(None);
+        }
+        if TenantState::parse(row.try_get("tenant_state")?)? != TenantState::Active {
+            return Err(Conflict::TenantNotActive.into());
         }
         Ok(Some(Principal {
             tenant: read::tenant(&row, "tenant_id")?,

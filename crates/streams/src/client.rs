@@ -201,6 +201,16 @@ pub(crate) fn list(value: Value) -> Vec<Value> {
     }
 }
 
+impl Config {
+    /// Checks the URL and the authorities without connecting.
+    ///
+    /// # Errors
+    /// A URL that cannot be read, or a file of authorities that cannot be used.
+    pub fn check(&self) -> Result<(), Error> {
+        builder(self).map(drop)
+    }
+}
+
 fn builder(config: &Config) -> Result<Builder, Error> {
     let url = config.url.expose();
     if url.starts_with("rediss") || url.starts_with("valkeys") {

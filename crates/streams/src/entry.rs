@@ -36,7 +36,13 @@ impl Entry {
 
 /// The time in an entry id.
 pub(crate) fn id_millis(id: &str) -> u64 {
-    id.split('-').next().and_then(|millis| millis.parse().ok()).unwrap_or(0)
+    id_parts(id).0
+}
+
+/// The time in an entry id, and the number within its millisecond.
+pub(crate) fn id_parts(id: &str) -> (u64, u64) {
+    let (millis, sequence) = id.split_once('-').unwrap_or((id, ""));
+    (millis.parse().unwrap_or(0), sequence.parse().unwrap_or(0))
 }
 
 /// Reads the fields of an entry: the envelope, and whether there was one.

@@ -8,7 +8,7 @@ use riacho_domain::{DelayClass, Lane, StageName};
 use crate::{
     Error, Streams,
     client::{Value, list},
-    entry::Entry,
+    entry::{self, Entry},
 };
 
 /// At most this many outputs go into one call, so that Redis is not held up.
@@ -90,6 +90,13 @@ impl Settlement {
             deliveries: entry.deliveries,
             action,
         }
+    }
+
+    /// Where its entry stands. A handoff in this order costs the server least.
+    #[must_use]
+    pub fn place(&self) -> (Lane, u64, u64) {
+        let (millis, sequence) = entry::id_parts(&self.entry_id);
+        (self.lane, millis, sequence)
     }
 }
 

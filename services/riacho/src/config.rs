@@ -8,6 +8,7 @@ use riacho_service::{
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use url::Url;
 
 use crate::{
     cli::{self, Global},
@@ -82,6 +83,17 @@ impl Config {
             if let Some(address) = address.filter(|address| !is_address(address)) {
                 return Err(invalid(key, format!("`{address}` is no HOST:PORT")));
             }
+        }
+        self.database.check().map_err(|(key, error)| invalid(key, error.to_string()))?;
+        self.redis.check().map_err(|error| invalid("redis.url", error.to_string()))?;
+        let s3 = &self.objects.s3;
+        let endpoints = [
+            ("objects.s3.endpoint", s3.endpoint.as_ref()),
+            ("objects.s3.public_endpoint", s3.public_endpoint.as_ref()),
+        ];
+        for (key, endpoint) in endpoints {
+            let Some(Err(error)) = endpoint.map(|endpoint| Url::parse(endpoint)) else { continue };
+            return Err(invalid(key, error.to_string()));
         }
         Ok(())
     }

@@ -96,6 +96,21 @@ async fn an_address_that_is_none_is_wrong_usage() {
 }
 
 #[tokio::test]
+async fn a_url_that_cannot_be_read_is_a_wrong_configuration_and_is_not_shown() {
+    for (key, value) in [
+        ("database.url", "mysql://me:hunter2@host/db"),
+        ("database.read_url", "postgres://me:hunter2@host:notaport/db"),
+        ("redis.url", "http://me:hunter2@host"),
+        ("objects.s3.endpoint", "not a url"),
+    ] {
+        let output = riacho(&["config", "check", "--set", &format!("{key}={value}")]).await;
+        let error = errors_of(&output);
+        assert_eq!(output.status.code(), Some(2), "{key}: {error}");
+        assert!(error.contains(key) && !error.contains("hunter2"), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn a_key_that_has_ended_before_it_begins_is_wrong_usage() {
     let output = riacho(&["key", "create", "--expires-at", "2020-01-01T00:00:00Z"]).await;
     assert_eq!(output.status.code(), Some(2));

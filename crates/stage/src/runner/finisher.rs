@@ -18,7 +18,7 @@ pub(super) async fn run(line: Arc<Line>, mut queue: mpsc::UnboundedReceiver<Sett
     let calls = Arc::new(Semaphore::new(CALLS));
     let mut waiting = Vec::new();
     while queue.recv_many(&mut waiting, CALLS * ENTRIES_MAX).await > 0 {
-        waiting.sort_by_key(|settling| settling.partition);
+        waiting.sort_by_cached_key(|settling| (settling.partition, settling.settlement.place()));
         for batch in split(waiting.drain(..)) {
             let Ok(call) = Arc::clone(&calls).acquire_owned().await else { return };
             line.spawn(settle(Arc::clone(&line), batch, call));

@@ -25,7 +25,12 @@ async fn a_key_opens_until_it_is_revoked_expires_or_its_tenant_is_suspended() {
         assert!(db.store.authenticate(wrong).await.unwrap().is_none(), "{wrong}");
     }
     db.janitor.suspend_tenant(&db.acme).await.unwrap();
-    assert!(db.store.authenticate(secret).await.unwrap().is_none());
+    let refused = db.store.authenticate(secret).await;
+    assert!(matches!(refused, Err(Error::Conflict(Conflict::TenantNotActive))), "{refused:?}");
+    assert!(
+        db.store.authenticate(&format!("{secret}x")).await.unwrap().is_none(),
+        "who guesses learns nothing"
+    );
     db.janitor.resume_tenant(&db.acme).await.unwrap();
     assert!(db.store.authenticate(secret).await.unwrap().is_some());
     assert!(!db.store.revoke_key(&db.other, &created.key.id).await.unwrap(), "only its tenant revokes it");

@@ -4,7 +4,7 @@
 use anyhow::Context;
 use rand::RngCore;
 use riacho_models::Model;
-use riacho_store::{KeyScope, NewKey, Role, Store, migrate};
+use riacho_store::{Conflict, Error, KeyScope, NewKey, Role, Store, migrate};
 
 use crate::{
     DEFAULT_TENANT,
@@ -38,10 +38,13 @@ async fn development_key(config: &Config, data_dir: &DataDir) -> anyhow::Result<
     let store = Store::connect(&database, Role::Janitor).await?;
     let tenant = DEFAULT_TENANT.parse()?;
     store.ensure_tenant(&tenant, "Default").await?;
-    if let Some(key) = DataDir::read(&data_dir.api_key())
-        && store.authenticate(&key).await?.is_some()
-    {
-        return Ok(key);
+    if let Some(key) = DataDir::read(&data_dir.api_key()) {
+        match store.authenticate(&key).await {
+            // A suspended tenant keeps its key.
+            Ok(Some(_)) | Err(Error::Conflict(Conflict::TenantNotActive)) => return Ok(key),
+            Ok(None) => {}
+            Err(error) => return Err(error.into()),
+        }
     }
     let new = NewKey { tenant, name: "development".into(), scopes: vec![KeyScope::Admin], expires_at: None };
     let created = store.create_key(&new).await?;
