@@ -7,13 +7,12 @@ mod support;
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use riacho_local::{Error, Options, Runtime, Servers, Status};
-use support::{data_dir, empty_dir, options, redis, runs, send, sql, wait_until};
+use support::{ask_redis, data_dir, empty_dir, options, redis, runs, send, sql, wait_until};
 
 fn pids(status: &Status) -> [u32; 2] {
     [status.redis.as_ref().unwrap().pid, status.postgres.as_ref().unwrap().pid]
@@ -149,8 +148,7 @@ async fn a_server_that_dies_is_started_again_on_its_data() {
         for pid in [before.redis.unwrap().pid, before.postgres.unwrap().pid] {
             send(pid, Signal::SIGKILL);
         }
-        let kept = || UnixStream::connect(&socket).is_ok() && redis(&socket, "GET kept") == "$3 yes";
-        until(kept).await;
+        until(|| ask_redis(&socket, "GET kept").is_ok_and(|answer| answer == "$3 yes")).await;
         until(|| sql(&url, "SELECT value FROM kept").is_ok_and(|value| value == "yes")).await;
     };
     tokio::select! {

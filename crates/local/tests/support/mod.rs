@@ -68,11 +68,16 @@ fn remove_stale(base: &Path) {
 
 /// The answer of redis-server to one inline command, with line ends as spaces.
 pub(crate) fn redis(socket: &Path, command: &str) -> String {
-    let mut stream = UnixStream::connect(socket).unwrap();
-    stream.write_all(format!("{command}\r\nQUIT\r\n").as_bytes()).unwrap();
+    ask_redis(socket, command).unwrap()
+}
+
+/// The same, of a redis-server that may be away.
+pub(crate) fn ask_redis(socket: &Path, command: &str) -> std::io::Result<String> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.write_all(format!("{command}\r\nQUIT\r\n").as_bytes())?;
     let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer.replace("\r\n", " ").trim_end_matches(" +OK ").to_owned()
+    stream.read_to_string(&mut answer)?;
+    Ok(answer.replace("\r\n", " ").trim_end_matches(" +OK ").to_owned())
 }
 
 /// The answer of PostgreSQL to a statement, or its error.
