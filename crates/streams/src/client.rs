@@ -213,6 +213,12 @@ impl Config {
 
 fn builder(config: &Config) -> Result<Builder, Error> {
     let url = config.url.expose();
+    let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
+    if !["redis", "valkey"].iter().any(|family| scheme.starts_with(family)) {
+        return Err(Error::Config(
+            "the URL begins with none of redis://, rediss://, redis+unix://".to_owned(),
+        ));
+    }
     if url.starts_with("rediss") || url.starts_with("valkeys") {
         // A second installation is refused; the first one serves.
         let _ = rustls::crypto::ring::default_provider().install_default();
