@@ -3,9 +3,12 @@
 //! | key | object |
 //! |---|---|
 //! | `t/<tenant>/originals/<upload>` | the bytes as they were uploaded |
-//! | `t/<tenant>/texts/<document>/<version>/<run>` | the text that a run extracted |
+//! | `t/<tenant>/texts/<xx>/<document>.<version>.<run>` | the text that a run extracted |
 //! | `t/<tenant>/claims/<document>/<version>/<run>/<event>` | a payload too large for its event |
 //! | `t/<tenant>/producers/<name>` | what a producer stored for its own events; the name may have several parts |
+//!
+//! `<xx>`, the end of the document's id, spreads the texts over 256 folders. A folder for each document
+//! would cost a local store more than the text in it: a new folder is made durable in its parent.
 
 use std::{fmt, str::FromStr};
 
@@ -70,7 +73,7 @@ impl Key {
     #[must_use]
     pub fn text(tenant: &TenantId, document: DocumentId, version: Version, run: RunId) -> Key {
         Key {
-            text: format!("t/{tenant}/texts/{document}/{version}/{run}"),
+            text: format!("{}{version}.{run}", Prefix::texts(tenant, document).begin),
             tenant: tenant.clone(),
             kind: KeyKind::Text(document, version, run),
         }
@@ -122,14 +125,14 @@ impl Key {
         let key = match rest.split_once('/').ok_or_else(invalid)? {
             ("originals", upload) => Key::original(&tenant, upload.parse().map_err(|_| invalid())?),
             ("texts", rest) => {
-                let (document, version, run, event) = run_of(rest).ok_or_else(invalid)?;
-                if event.is_some() {
-                    return Err(invalid());
+                let name = rest.split_once('/').map_or("", |(_, name)| name);
+                match run_of(name, '.').ok_or_else(invalid)? {
+                    (document, version, run, None) => Key::text(&tenant, document, version, run),
+                    _ => return Err(invalid()),
                 }
-                Key::text(&tenant, document, version, run)
             }
             ("claims", rest) => {
-                let (document, version, run, event) = run_of(rest).ok_or_else(invalid)?;
+                let (document, version, run, event) = run_of(rest, '/').ok_or_else(invalid)?;
                 Key::claim(&tenant, document, version, run, event.ok_or_else(invalid)?)?
             }
             ("producers", name) => Key::producer(&tenant, name)?,
@@ -197,9 +200,9 @@ impl fmt::Display for Key {
     }
 }
 
-/// `<document>/<version>/<run>`, and what follows.
-fn run_of(text: &str) -> Option<(DocumentId, Version, RunId, Option<&str>)> {
-    let mut parts = text.splitn(4, '/');
+/// Document, version and run with `between` between them, and what follows.
+fn run_of(text: &str, between: char) -> Option<(DocumentId, Version, RunId, Option<&str>)> {
+    let mut parts = text.splitn(4, between);
     let document = DocumentId::from_str(parts.next()?).ok()?;
     let version = parts.next()?.parse().ok()?;
     let run = RunId::from_str(parts.next()?).ok()?;
@@ -214,64 +217,81 @@ fn is_part(text: &str) -> bool {
 
 /// The common beginning of the keys of many objects of one tenant.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Prefix(String);
+pub struct Prefix {
+    /// What is listed: stores list whole parts of keys only.
+    folder: String,
+    /// How the keys begin.
+    begin: String,
+}
 
 impl Prefix {
+    /// All in a folder.
+    fn folder(folder: String) -> Prefix {
+        Prefix { begin: format!("{folder}/"), folder }
+    }
+
     /// All that a tenant has.
     #[must_use]
     pub fn tenant(tenant: &TenantId) -> Prefix {
-        Prefix(format!("t/{tenant}"))
+        Self::folder(format!("t/{tenant}"))
     }
 
     /// All originals of a tenant.
     #[must_use]
     pub fn originals(tenant: &TenantId) -> Prefix {
-        Prefix(format!("t/{tenant}/originals"))
+        Self::folder(format!("t/{tenant}/originals"))
     }
 
     /// The texts of a document.
     #[must_use]
     pub fn texts(tenant: &TenantId, document: DocumentId) -> Prefix {
-        Prefix(format!("t/{tenant}/texts/{document}"))
+        let folder = format!("t/{tenant}/texts/{:02x}", document.0.as_bytes()[15]);
+        Prefix { begin: format!("{folder}/{document}."), folder }
     }
 
     /// The texts of a version.
     #[must_use]
     pub fn texts_of_version(tenant: &TenantId, document: DocumentId, version: Version) -> Prefix {
-        Prefix(format!("t/{tenant}/texts/{document}/{version}"))
+        let Prefix { folder, begin } = Self::texts(tenant, document);
+        Prefix { folder, begin: format!("{begin}{version}.") }
     }
 
     /// The claims of a document.
     #[must_use]
     pub fn claims(tenant: &TenantId, document: DocumentId) -> Prefix {
-        Prefix(format!("t/{tenant}/claims/{document}"))
+        Self::folder(format!("t/{tenant}/claims/{document}"))
     }
 
     /// The claims of a version.
     #[must_use]
     pub fn claims_of_version(tenant: &TenantId, document: DocumentId, version: Version) -> Prefix {
-        Prefix(format!("t/{tenant}/claims/{document}/{version}"))
+        Self::folder(format!("t/{tenant}/claims/{document}/{version}"))
     }
 
     /// The claims of a run.
     #[must_use]
     pub fn claims_of_run(tenant: &TenantId, document: DocumentId, version: Version, run: RunId) -> Prefix {
-        Prefix(format!("t/{tenant}/claims/{document}/{version}/{run}"))
+        Self::folder(format!("t/{tenant}/claims/{document}/{version}/{run}"))
     }
 
     /// The prefix as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.begin
     }
 
     /// Everything of everybody. Only for reading: nothing is deleted under it.
     pub(crate) fn everything() -> Prefix {
-        Prefix("t".to_owned())
+        Self::folder("t".to_owned())
+    }
+
+    /// Whether an object under [`Prefix::path`] is one of those meant.
+    pub(crate) fn has(&self, location: &object_store::path::Path) -> bool {
+        location.as_ref().starts_with(&self.begin)
     }
 
     pub(crate) fn path(&self) -> object_store::path::Path {
-        object_store::path::Path::from(self.0.as_str())
+        object_store::path::Path::from(self.folder.as_str())
     }
 }
 
@@ -312,6 +332,22 @@ mod tests {
     }
 
     #[test]
+    fn a_prefix_of_texts_has_those_of_its_document_and_version_only() {
+        let (acme, run) = (tenant("acme"), RunId::new());
+        let id = |text: &str| DocumentId::from_str(text).unwrap();
+        let (document, neighbour) =
+            (id("0198c1d2-0000-7000-8000-000000000001"), id("0198c1d2-0000-7000-8000-000000000101"));
+        let texts = [(document, 1), (document, 2), (document, 11), (neighbour, 1)]
+            .map(|(document, version)| Key::text(&acme, document, version, run));
+        let had = |prefix: &Prefix| {
+            assert!(texts.iter().all(|key| key.path().prefix_matches(&prefix.path())), "they share a folder");
+            texts.iter().map(|key| prefix.has(&key.path())).collect::<Vec<_>>()
+        };
+        assert_eq!(had(&Prefix::texts(&acme, document)), [true, true, true, false]);
+        assert_eq!(had(&Prefix::texts_of_version(&acme, document, 1)), [true, false, false, false]);
+    }
+
+    #[test]
     fn what_is_no_key_is_refused() {
         let id = "0198c1d2-0000-7000-8000-000000000001";
         let bad = [
@@ -328,10 +364,13 @@ mod tests {
             format!("t//originals/{id}"),
             format!("t/Acme/originals/{id}"),
             format!("t/../originals/{id}"),
-            format!("t/acme/texts/{id}/1"),
-            format!("t/acme/texts/{id}/01/{id}"),
-            format!("t/acme/texts/{id}/+1/{id}"),
-            format!("t/acme/texts/{id}/1/{id}/more"),
+            format!("t/acme/texts/01/{id}.1"),
+            format!("t/acme/texts/02/{id}.1.{id}"),
+            format!("t/acme/texts/{id}.1.{id}"),
+            format!("t/acme/texts/01/{id}.01.{id}"),
+            format!("t/acme/texts/01/{id}.+1.{id}"),
+            format!("t/acme/texts/01/{id}.1.{id}.more"),
+            format!("t/acme/texts/01/{id}.1.{id}/more"),
             format!("t/acme/claims/{id}/1/{id}"),
             format!("t/acme/claims/{id}/1/{id}/.."),
             format!("t/acme/secrets/{id}"),

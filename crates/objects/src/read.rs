@@ -140,13 +140,14 @@ impl Objects {
     /// The objects under a prefix, in no certain order. What has no key of ours is left out.
     #[must_use]
     pub fn list(&self, prefix: &Prefix) -> BoxStream<'static, Result<Entry, Error>> {
-        let entry = |result: object_store::Result<ObjectMeta>| async {
-            match result {
-                Ok(meta) => entry_of(meta).map(Ok),
+        let (path, prefix) = (prefix.path(), prefix.clone());
+        let entry = move |result: object_store::Result<ObjectMeta>| {
+            std::future::ready(match result {
+                Ok(meta) => Some(meta).filter(|meta| prefix.has(&meta.location)).and_then(entry_of).map(Ok),
                 Err(error) => Some(Err(Error::from_store(&error))),
-            }
+            })
         };
-        let list = self.store.list(Some(&prefix.path())).filter_map(entry);
+        let list = self.store.list(Some(&path)).filter_map(entry);
         list.inspect_err(|error| count_error("list", error)).boxed()
     }
 

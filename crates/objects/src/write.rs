@@ -96,7 +96,13 @@ impl Objects {
     /// Some may still be there; the call can be repeated.
     pub async fn delete_prefix(&self, prefix: &Prefix) -> Result<u64, Error> {
         measured("delete_prefix", async {
-            let found = self.store.list(Some(&prefix.path())).map_ok(|object| object.location).boxed();
+            let wanted = prefix.clone();
+            let found = self
+                .store
+                .list(Some(&prefix.path()))
+                .map_ok(|object| object.location)
+                .try_filter(move |location| std::future::ready(wanted.has(location)))
+                .boxed();
             let mut deletions = self.store.delete_stream(found);
             let mut deleted = 0;
             while let Some(result) = deletions.next().await {

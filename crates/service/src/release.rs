@@ -1,18 +1,19 @@
-//! Putting a release onto its stream, for whoever made one: the gateway and the janitor.
+//! Putting releases onto their streams, for whoever made them: the gateway and the janitor.
 
+use futures::{StreamExt, stream};
 use riacho_proto::v1::{ChunkSettings, ExtractRequested};
 use riacho_stage::codec::{ReleaseMeta, encode_release};
-use riacho_store::{ReleasePlan, Store};
+use riacho_store::{Release, ReleasePlan, Store};
 use riacho_streams::{ReleaseOutcome, Streams};
+
+/// How many releases are on their way to Redis at once.
+const AT_ONCE: usize = 32;
 
 /// What became of a release.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sent {
-    /// It stands on its stream, and its version's row says so.
+    /// It stands on its stream. If it is not current any more, the stage that reads it will find out.
     Released,
-    /// It stands on its stream, but is not the version's current release any more; the stage that
-    /// reads it will find out.
-    Superseded,
     /// The stream is full: the version waits in PostgreSQL again.
     Full,
 }
@@ -39,22 +40,34 @@ impl Error {
     }
 }
 
-/// Puts a release onto its stream and writes so. Sending it again is harmless.
-///
-/// # Errors
-/// When a server failed; see [`Error`].
-pub async fn send(store: &Store, streams: &Streams, plan: &ReleasePlan) -> Result<Sent, Error> {
+/// Puts releases onto their streams and writes so, and answers each in order. Sending one again is
+/// harmless.
+pub async fn send(store: &Store, streams: &Streams, plans: &[ReleasePlan]) -> Vec<Result<Sent, Error>> {
+    let adding: Vec<_> = plans.iter().map(|plan| add(streams, plan)).collect();
+    let outcomes: Vec<_> = stream::iter(adding).buffered(AT_ONCE).collect().await;
+    let added: Vec<Release> = plans
+        .iter()
+        .zip(&outcomes)
+        .filter(|(_, outcome)| matches!(outcome, Ok(ReleaseOutcome::Added | ReleaseOutcome::AlreadyThere)))
+        .map(|(plan, _)| plan.release())
+        .collect();
+    let written = store.released(&added).await;
+    let mut sent = Vec::with_capacity(plans.len());
+    for (plan, outcome) in plans.iter().zip(outcomes) {
+        sent.push(match outcome {
+            Err(error) => Err(error.into()),
+            Ok(ReleaseOutcome::Full) => {
+                store.back_to_waiting(&plan.release()).await.map(|_| Sent::Full).map_err(Error::from)
+            }
+            Ok(_) => written.as_ref().map(|_| Sent::Released).map_err(|error| error.clone().into()),
+        });
+    }
+    sent
+}
+
+async fn add(streams: &Streams, plan: &ReleasePlan) -> Result<ReleaseOutcome, riacho_streams::Error> {
     let envelope = encode_release(&meta(plan), request(plan));
-    let outcome = streams.release(plan.partition, plan.lane, &envelope, plan.release).await?;
-    let release = plan.release();
-    let current = match outcome {
-        ReleaseOutcome::Added | ReleaseOutcome::AlreadyThere => store.released(&release).await?,
-        ReleaseOutcome::Full => {
-            store.back_to_waiting(&release).await?;
-            return Ok(Sent::Full);
-        }
-    };
-    Ok(if current { Sent::Released } else { Sent::Superseded })
+    streams.release(plan.partition, plan.lane, &envelope, plan.release).await
 }
 
 fn meta(plan: &ReleasePlan) -> ReleaseMeta {

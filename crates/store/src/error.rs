@@ -1,10 +1,12 @@
 //! The one error type of the store, and which of its kinds pass by themselves.
 
+use std::sync::Arc;
+
 use riacho_domain::State;
 use tokio_postgres::error::SqlState;
 
 /// Why the store could not do what it was asked.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     /// PostgreSQL is away, starting, out of connections or failing over. Trying again later helps.
     #[error("the database is not available: {0}")]
@@ -26,7 +28,7 @@ pub enum Error {
     Setup(String),
     /// Anything else that PostgreSQL answered.
     #[error("the database refused: {0}")]
-    Database(String, #[source] Box<tokio_postgres::Error>),
+    Database(String, #[source] Arc<tokio_postgres::Error>),
     /// A row that contradicts what the store wrote itself.
     #[error("unexpected row: {0}")]
     Row(String),
@@ -109,7 +111,7 @@ impl From<tokio_postgres::Error> for Error {
         let Some(answer) = error.as_db_error() else {
             let text = chain(&error);
             return if is_ours(&error) {
-                Error::Database(text, Box::new(error))
+                Error::Database(text, Arc::new(error))
             } else {
                 Error::Unavailable(text)
             };
@@ -122,7 +124,7 @@ impl From<tokio_postgres::Error> for Error {
             SqlState::UNTRANSLATABLE_CHARACTER
             | SqlState::CHARACTER_NOT_IN_REPERTOIRE
             | SqlState::PROGRAM_LIMIT_EXCEEDED => Error::Invalid(text),
-            _ => Error::Database(text, Box::new(error)),
+            _ => Error::Database(text, Arc::new(error)),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Releases: what puts a document version onto the streams, and what every write of a stage names.
 
+use std::collections::HashSet;
+
 use chrono::{DateTime, Utc};
 use riacho_domain::{DocumentId, Lane, ReleaseId, SpaceId, State, TenantId, Version};
 use schemars::JsonSchema;
@@ -147,7 +149,7 @@ pub struct Accepted {
     pub version: Version,
     /// The version's state.
     pub state: State,
-    /// Set exactly when this call wrote `releasing`: put it onto the stream, then call
+    /// Set exactly when this call wrote `releasing`: put it onto the stream, then tell
     /// [`Store::released`].
     pub release: Option<ReleasePlan>,
     /// The same bytes with the same settings were there; nothing was written.
@@ -159,11 +161,11 @@ pub struct Accepted {
 }
 
 impl Store {
-    /// The entry is on the stream. False: another one was faster, or the release is not current.
-    pub async fn released(&self, release: &Release) -> Result<bool, Error> {
-        let scope = Scope::tenant("released", &release.tenant).relaxed();
-        let rows = self.single(scope, RELEASED, &release.fence().params()).await?;
-        Ok(!rows.is_empty())
+    /// The entries are on their streams. Answers the releases whose rows were changed by that: of the
+    /// others, a stage was faster, or they are not current.
+    pub async fn released(&self, releases: &[Release]) -> Result<HashSet<ReleaseId>, Error> {
+        let rows = self.for_releases(Scope::all("released").relaxed(), releases, RELEASED).await?;
+        rows.iter().map(|row| Ok(ReleaseId(row.try_get("release_id")?))).collect()
     }
 
     /// The stream was full: the version waits in PostgreSQL. False: the release is not current.
@@ -174,10 +176,11 @@ impl Store {
     }
 }
 
+// The state is compared in a way that no partial index serves: it would be walked from end to end.
 const RELEASED: &str = "-- store::release::released
 UPDATE document_versions SET state = 'extracting', released_at = now()
-WHERE tenant_id = $1 AND document_id = $2 AND version = $3 AND release_id = $4 AND state = 'releasing'
-RETURNING version";
+WHERE tenant_id = $1 AND document_id = ANY ($2) AND release_id = ANY ($3) AND state IS NOT DISTINCT FROM 'releasing'
+RETURNING release_id";
 
 const BACK_TO_WAITING: &str = "-- store::release::back_to_waiting
 UPDATE document_versions SET state = 'waiting', release_id = NULL, partition = NULL

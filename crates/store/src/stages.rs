@@ -150,35 +150,46 @@ impl Store {
         Ok(if rows.is_empty() { superseded("fail", false) } else { true })
     }
 
-    /// Which of the releases are current, of any tenants, in one round trip for each tenant at most
-    /// and all of them at once.
+    /// Which of the releases are current, of any tenants.
     pub async fn current_releases(&self, releases: &[Release]) -> Result<HashSet<ReleaseId>, Error> {
+        let rows = self.for_releases(Scope::all("current_releases"), releases, CURRENT).await?;
+        let mut current = HashSet::new();
+        for row in rows {
+            if read::state(&row, "state")?.is_in_flight() {
+                current.insert(ReleaseId(row.try_get("release_id")?));
+            }
+        }
+        Ok(current)
+    }
+
+    /// Runs a statement of (tenant, documents, release ids) for releases of any tenants: once for each
+    /// tenant, all in one round trip.
+    pub(crate) async fn for_releases(
+        &self,
+        scope: Scope<'_>,
+        releases: &[Release],
+        sql: &str,
+    ) -> Result<Vec<Row>, Error> {
         let groups = by_tenant(releases);
         if groups.is_empty() {
-            return Ok(HashSet::new());
+            return Ok(Vec::new());
         }
         let groups = &groups;
-        self.transaction(Scope::all("current_releases"), |tx| async move {
-            tx.prepare(&[SET_TENANT, CURRENT]).await?;
+        self.transaction(scope, |tx| async move {
+            tx.prepare(&[SET_TENANT, sql]).await?;
             let tx = &tx;
             let asked = futures::future::join_all(groups.iter().map(|(tenant, documents, ids)| async move {
                 let tenant = tenant.as_str();
                 let of_tenant: [Param<'_>; 1] = [&tenant];
                 let params: [Param<'_>; 3] = [&tenant, documents, ids];
-                let (set, rows) =
-                    futures::join!(tx.query(SET_TENANT, &of_tenant), tx.query(CURRENT, &params));
+                let (set, rows) = futures::join!(tx.query(SET_TENANT, &of_tenant), tx.query(sql, &params));
                 set?;
                 rows
             }));
             let (answers, committed) = futures::join!(asked, tx.commit());
+            let rows = answers.into_iter().collect::<Result<Vec<_>, _>>()?;
             committed?;
-            let mut current = HashSet::new();
-            for rows in answers {
-                for row in rows? {
-                    current.insert(ReleaseId(row.try_get::<_, Uuid>("release_id")?));
-                }
-            }
-            Ok(current)
+            Ok(rows.into_iter().flatten().collect())
         })
         .await
     }
@@ -204,7 +215,7 @@ pub(crate) fn superseded<T>(name: &'static str, answer: T) -> T {
 }
 
 /// Makes the rest of the transaction, or the part up to the next call, work for a tenant.
-pub(crate) const SET_TENANT: &str = "-- store::stages::current_releases
+pub(crate) const SET_TENANT: &str = "-- store::stages::for_releases
 SELECT set_config('riacho.tenant', $1, true)";
 
 const BEGIN: &str = "-- store::stages::begin_extraction
@@ -241,10 +252,10 @@ WHERE tenant_id = $1 AND document_id = $2 AND version = $3 AND release_id = $4
   AND state IN ('releasing', 'extracting', 'embedding', 'indexing')
 RETURNING version";
 
+// The state is looked at by the caller: named here, it would let the planner walk all versions in flight.
 const CURRENT: &str = "-- store::stages::current_releases
-SELECT release_id FROM document_versions
-WHERE tenant_id = $1 AND document_id = ANY ($2) AND release_id = ANY ($3)
-  AND state IN ('releasing', 'extracting', 'embedding', 'indexing')";
+SELECT release_id, state FROM document_versions
+WHERE tenant_id = $1 AND document_id = ANY ($2) AND release_id = ANY ($3)";
 
 /// The statements of this file.
 pub(crate) const STATEMENTS: &[&str] = &[SET_TENANT, BEGIN, PROGRESS, SEAL, SEALED, FAIL, CURRENT];

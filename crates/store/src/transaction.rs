@@ -59,9 +59,9 @@ impl<'a> Scope<'a> {
         let mut begin = format!("-- store::transaction {}\nBEGIN{mode}", self.name);
         if let Some(tenant) = self.tenant {
             // The alphabet of tenant ids has no quote.
-            begin.push_str("; SELECT set_config('riacho.tenant', '");
+            begin.push_str("; SET LOCAL riacho.tenant = '");
             begin.push_str(tenant.as_str());
-            begin.push_str("', true)");
+            begin.push('\'');
         }
         if self.relaxed {
             begin.push_str("; SET LOCAL synchronous_commit = off");

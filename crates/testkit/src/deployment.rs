@@ -12,7 +12,7 @@ use riacho_local::{
 use riacho_objects::Objects;
 use riacho_service::{CoreConfig, Health, Metrics, Resources, release};
 use riacho_store::{
-    Accept, Accepted, Body, KeyScope, NewKey, Role, Space, Status, Store, ensure_space, migrate,
+    Accept, Accepted, Body, KeyScope, NewKey, ReleasePlan, Role, Space, Status, Store, ensure_space, migrate,
 };
 use riacho_streams::Streams;
 use sha2::{Digest, Sha256};
@@ -173,9 +173,20 @@ impl Deployment {
     pub async fn submit(&self, filename: &str, content: impl Into<bytes::Bytes>) -> Result<Accepted> {
         let accepted = self.accept(filename, content).await?;
         if let Some(plan) = &accepted.release {
-            release::send(&self.store, &self.streams, plan).await?;
+            self.release(plan).await?;
         }
         Ok(accepted)
+    }
+
+    /// Puts a release onto its stream, as the gateway and the janitor do.
+    ///
+    /// # Errors
+    /// When a server refuses.
+    pub async fn release(&self, plan: &ReleasePlan) -> Result<()> {
+        for sent in release::send(&self.store, &self.streams, std::slice::from_ref(plan)).await {
+            sent?;
+        }
+        Ok(())
     }
 
     /// Stores a file and says how it would be accepted, to be changed before it is.

@@ -9,7 +9,7 @@ use riacho_embedder::Config as EmbedderConfig;
 use riacho_janitor::{Janitor, TaskName};
 use riacho_models::Provider;
 use riacho_objects::Key;
-use riacho_service::{CoreConfig, release};
+use riacho_service::CoreConfig;
 use riacho_stage::Runner;
 use riacho_store::{Mode, Role, SearchRequest, Target};
 use riacho_testkit::{
@@ -144,7 +144,7 @@ async fn a_replaced_version_is_purged_and_the_live_one_stays() {
     let mut accept = deployment.stored("notes.txt", &lines(30, "the new gauge").into()).await.unwrap();
     accept.target = Target::NewVersionOf(document);
     let second = deployment.store.accept(&accept).await.unwrap();
-    release::send(&deployment.store, &deployment.streams, &second.release.unwrap()).await.unwrap();
+    deployment.release(&second.release.unwrap()).await.unwrap();
     eventually(|| async {
         let status = deployment.store.status(&deployment.tenant, document).await.unwrap().unwrap();
         status.live_version == Some(2)

@@ -13,8 +13,10 @@ use tokio::sync::mpsc;
 
 use crate::metrics::names;
 
-/// Releases on their way at once.
-const CONCURRENCY: usize = 32;
+/// At most so many releases go together: those that came while others were on their way.
+const TOGETHER: usize = 64;
+/// How many of such groups are on their way at once.
+const CONCURRENCY: usize = 2;
 /// Releases that wait; more are left to the janitor.
 const QUEUE: usize = 4_096;
 /// The pause after a release that failed.
@@ -33,9 +35,9 @@ impl Releaser {
             futures::stream::unfold(receiver, |mut receiver: mpsc::Receiver<ReleasePlan>| async move {
                 receiver.recv().await.map(|plan| (plan, receiver))
             });
-        let work = plans.for_each_concurrent(CONCURRENCY, move |plan| {
+        let work = plans.ready_chunks(TOGETHER).for_each_concurrent(CONCURRENCY, move |plans| {
             let (store, streams) = (store.clone(), streams.clone());
-            async move { release(&store, &streams, &plan).await }
+            async move { release(&store, &streams, &plans).await }
         });
         (Releaser(sender), work)
     }
@@ -48,17 +50,22 @@ impl Releaser {
     }
 }
 
-async fn release(store: &Store, streams: &Streams, plan: &ReleasePlan) {
-    let outcome = match send(store, streams, plan).await {
-        Ok(Sent::Released) => "released",
-        Ok(Sent::Superseded) => "superseded",
-        Ok(Sent::Full) => "full",
-        Err(error) => {
-            tracing::debug!(%error, release = %plan.release, "a release is left to the janitor");
-            // Leaves a server that is away in peace for a moment; the queue overflows to the janitor.
-            tokio::time::sleep(PAUSE).await;
-            "left"
-        }
-    };
-    metrics::counter!(names::RELEASES, "reason" => "accept", "outcome" => outcome).increment(1);
+async fn release(store: &Store, streams: &Streams, plans: &[ReleasePlan]) {
+    let mut failed = false;
+    for (plan, sent) in plans.iter().zip(send(store, streams, plans).await) {
+        let outcome = match sent {
+            Ok(Sent::Released) => "released",
+            Ok(Sent::Full) => "full",
+            Err(error) => {
+                tracing::debug!(%error, release = %plan.release, "a release is left to the janitor");
+                failed = true;
+                "left"
+            }
+        };
+        metrics::counter!(names::RELEASES, "reason" => "accept", "outcome" => outcome).increment(1);
+    }
+    if failed {
+        // Leaves a server that is away in peace for a moment; the queue overflows to the janitor.
+        tokio::time::sleep(PAUSE).await;
+    }
 }

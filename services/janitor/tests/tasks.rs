@@ -332,7 +332,7 @@ async fn health_shows_what_waits_and_what_stands_on_the_streams() {
     let mut accept = deployment.stored("bulk.txt", &Bytes::from_static(b"bulk")).await.unwrap();
     accept.lane = Lane::Bulk;
     let plan = deployment.store.accept(&accept).await.unwrap().release.unwrap();
-    riacho_service::release::send(&deployment.store, &deployment.streams, &plan).await.unwrap();
+    deployment.release(&plan).await.unwrap();
     let resources = deployment.resources(Role::Janitor).unwrap();
     let janitor = Janitor::new(Config::default(), &deployment.core().unwrap(), &resources);
     assert_eq!(counts(&janitor, TaskName::Health).await, BTreeMap::from([("extract", 1), ("waiting", 1)]));

@@ -23,8 +23,9 @@ async fn accepting_writes_the_version_with_its_release_at_once() {
     // What the janitor would send again is the same release.
     let stale = db.janitor.stale_releasing(Duration::ZERO, 10).await.unwrap();
     assert_eq!(stale, std::slice::from_ref(&plan));
-    assert!(db.store.released(&plan.release()).await.unwrap());
-    assert!(!db.store.released(&plan.release()).await.unwrap(), "only once");
+    let releases = [plan.release()];
+    assert_eq!(db.store.released(&releases).await.unwrap(), [plan.release].into());
+    assert!(db.store.released(&releases).await.unwrap().is_empty(), "only once");
     assert_eq!(db.state(accepted.document).await, State::Extracting);
     let document = db.store.document(&db.acme, accepted.document).await.unwrap().unwrap();
     assert_eq!((document.collection_name.as_str(), document.filename.as_str()), ("default", "note.txt"));

@@ -2,14 +2,10 @@
 
 use std::time::Duration;
 
-use futures::{StreamExt, stream};
 use riacho_service::release::{Sent, send};
 use riacho_store::{ReleaseCaps, ReleasePlan};
 
 use crate::{Error, job::Job, metrics::names};
-
-/// How many releases are on their way at once.
-const AT_ONCE: usize = 16;
 
 pub(crate) async fn run(job: &Job<'_>) -> Result<(), Error> {
     let janitor = job.janitor;
@@ -49,15 +45,12 @@ pub(crate) async fn run(job: &Job<'_>) -> Result<(), Error> {
 /// Sends releases; false when a stream was full.
 async fn send_all(job: &Job<'_>, plans: Vec<ReleasePlan>, reason: &'static str) -> Result<bool, Error> {
     let janitor = job.janitor;
-    let send_one = |plan: ReleasePlan| async move { send(&janitor.store, &janitor.streams, &plan).await };
-    let mut sending = stream::iter(plans).map(send_one).buffer_unordered(AT_ONCE);
     let mut all_fitted = true;
     let mut failed = None;
-    while let Some(sent) = sending.next().await {
+    for sent in send(&janitor.store, &janitor.streams, &plans).await {
         let (outcome, counted_as) = match sent {
             Ok(Sent::Released) if reason == "stale" => ("released", "sent_again"),
             Ok(Sent::Released) => ("released", "released"),
-            Ok(Sent::Superseded) => ("superseded", "superseded"),
             Ok(Sent::Full) => {
                 all_fitted = false;
                 ("full", "put_back")
