@@ -162,10 +162,13 @@ fn pool(url: &SecretUrl, config: &Config, role: Role) -> Result<Pool, Error> {
     let parsed = tls::parse_url(url.expose(), config)?;
     let connector = tls::connector(config.tls_ca_file.as_deref())?;
     let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
-    // JIT compilation costs more than any statement of ours; the name of the role is a constant.
+    // JIT compilation costs more than any statement of ours; the name of the role is a constant. Services
+    // look rows up: before a new table is analysed, reading all of it would seem as cheap.
     let prepare = format!(
-        "-- store::pool::prepare\nSET ROLE {}; SET jit = off; SET statement_timeout = {}; SET idle_in_transaction_session_timeout = {}",
+        "-- store::pool::prepare\nSET ROLE {}; SET jit = off; SET enable_seqscan = {}; SET statement_timeout = {}; \
+         SET idle_in_transaction_session_timeout = {}",
         role.as_str(),
+        if role == Role::Service { "off" } else { "on" },
         config.statement_timeout_ms,
         config.statement_timeout_ms.saturating_mul(2),
     );

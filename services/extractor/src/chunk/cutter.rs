@@ -168,7 +168,7 @@ impl<'a> Cutter<'a> {
     fn is_seam(&self, at: usize) -> bool {
         let text = &self.extracted.text;
         at == 0
-            || text.as_bytes()[at - 1] == b'\n'
+            || text.as_bytes()[at - 1] == b'\n' && !text[at..].starts_with('/')
             || text[at..].starts_with(|c: char| c.is_whitespace() && !matches!(c, '\n' | '\r'))
     }
 
