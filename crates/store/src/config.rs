@@ -36,6 +36,9 @@ pub struct Config {
     pub exact_search_rows: u32,
     /// Hours after its release at which a document that is still not ready fails.
     pub deadline_hours: u32,
+    /// Called with the server's process id of each new connection; for a server on this machine.
+    #[serde(skip)]
+    pub on_backend: Option<fn(i32)>,
 }
 
 impl Default for Config {
@@ -52,6 +55,7 @@ impl Default for Config {
             tls_ca_file: None,
             exact_search_rows: 50_000,
             deadline_hours: 72,
+            on_backend: None,
         }
     }
 }

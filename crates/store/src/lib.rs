@@ -21,6 +21,7 @@ mod keys;
 mod known;
 pub mod language;
 mod leases;
+mod lexemes;
 pub mod metrics;
 pub mod migrate;
 mod pool;

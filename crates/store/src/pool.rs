@@ -155,8 +155,11 @@ SELECT r.rolsuper OR r.rolbypassrls,
        EXISTS (SELECT FROM pg_class AS c WHERE c.relowner = r.oid AND c.relkind IN ('r', 'p'))
 FROM pg_roles AS r WHERE r.rolname = current_user";
 
+const BACKEND: &str = "-- store::pool::pool
+SELECT pg_backend_pid()";
+
 /// The statements of this file.
-pub(crate) const STATEMENTS: &[&str] = &[CHECK_ROLE];
+pub(crate) const STATEMENTS: &[&str] = &[CHECK_ROLE, BACKEND];
 
 fn pool(url: &SecretUrl, config: &Config, role: Role) -> Result<Pool, Error> {
     let parsed = tls::parse_url(url.expose(), config)?;
@@ -172,6 +175,7 @@ fn pool(url: &SecretUrl, config: &Config, role: Role) -> Result<Pool, Error> {
         config.statement_timeout_ms,
         config.statement_timeout_ms.saturating_mul(2),
     );
+    let on_backend = config.on_backend;
     Pool::builder(Manager::from_config(parsed, connector, recycling))
         .max_size(config.pool_size.max(1))
         .runtime(Runtime::Tokio1)
@@ -179,7 +183,14 @@ fn pool(url: &SecretUrl, config: &Config, role: Role) -> Result<Pool, Error> {
         .create_timeout(Some(config.connect_timeout().saturating_mul(2)))
         .post_create(Hook::async_fn(move |client, _| {
             let prepare = prepare.clone();
-            Box::pin(async move { client.batch_execute(&prepare).await.map_err(HookError::Backend) })
+            Box::pin(async move {
+                client.batch_execute(&prepare).await.map_err(HookError::Backend)?;
+                if let Some(on_backend) = on_backend {
+                    let row = client.query_one(BACKEND, &[]).await.map_err(HookError::Backend)?;
+                    on_backend(row.try_get(0).map_err(HookError::Backend)?);
+                }
+                Ok(())
+            })
         }))
         .build()
         .map_err(|error| Error::Setup(chain(&error)))

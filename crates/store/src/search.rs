@@ -20,11 +20,12 @@ pub(crate) use self::vector::TenantFigures;
 pub use self::{filter::Filter, fusion::ScoreParts, highlight::Highlight};
 use self::{
     fusion::{Found, Place, fuse},
-    highlight::{START, STOP, highlights},
+    highlight::highlights,
     keyword::Words,
 };
 use crate::{
     Error, Space, Store,
+    lexemes::Language,
     metrics::names,
     read,
     transaction::{Param, Scope, Tx},
@@ -197,7 +198,7 @@ impl Store {
     async fn search_in(&self, tx: &Tx, request: &SearchRequest) -> Result<Vec<Hit>, Error> {
         let by_vector = request.mode != Mode::Keyword && request.vector.is_some();
         let by_words = request.mode != Mode::Vector;
-        tx.prepare(&[SPACE, ALLOWED, keyword::WORDS]).await?;
+        tx.prepare(&[SPACE, ALLOWED, keyword::LANGUAGES]).await?;
         let (space, allowed, words) = futures::join!(
             async { if by_vector { space(tx, request).await.map(Some) } else { Ok(None) } },
             allowed(tx, request),
@@ -263,26 +264,22 @@ async fn read_hits(
     let versions: Vec<i32> = found.iter().map(|found| read::signed(found.place.version)).collect();
     let runs: Vec<Uuid> = found.iter().map(|found| found.place.run.0).collect();
     let ordinals: Vec<i32> = found.iter().map(|found| read::signed(found.place.ordinal)).collect();
-    let marked = words.to_mark();
-    let options = format!("StartSel=\"{START}\", StopSel=\"{STOP}\", HighlightAll=true");
-    let params: [Param<'_>; 7] =
-        [&request.tenant.as_str(), &documents, &versions, &runs, &ordinals, &marked, &options];
+    let params: [Param<'_>; 5] = [&request.tenant.as_str(), &documents, &versions, &runs, &ordinals];
     let rows = tx.query(HITS, &params).await?;
     let mut hits = Vec::with_capacity(rows.len());
     for row in &rows {
         let place: i64 = row.try_get("place")?;
         let found = usize::try_from(place - 1).ok().and_then(|place| found.get(place));
-        hits.push(hit(row, found.ok_or_else(|| Error::Row("a hit without its place".into()))?)?);
+        let found = found.ok_or_else(|| Error::Row("a hit without its place".into()))?;
+        hits.push(hit(row, found, words)?);
     }
     Ok(hits)
 }
 
-fn hit(row: &Row, found: &Found) -> Result<Hit, Error> {
+fn hit(row: &Row, found: &Found, words: &Words) -> Result<Hit, Error> {
     let Place { document, version, run, ordinal } = found.place;
     let text: String = row.try_get("text")?;
-    let (marked, folded): (Option<&str>, Option<&str>) = (row.try_get("marked")?, row.try_get("folded")?);
-    let copies: Vec<&str> = marked.into_iter().chain(folded).collect();
-    let highlights = highlights(&text, &copies);
+    let highlights = highlights(&text, Language::of(row.try_get("config")?), &words.forms);
     let Value::Object(metadata) = row.try_get("metadata")? else {
         return Err(Error::Row("metadata that is no object".into()));
     };
@@ -326,11 +323,7 @@ WHERE d.tenant_id = $1 AND d.live_version IS NOT NULL AND d.deleted_at IS NULL
 
 const HITS: &str = "-- store::search::read_hits
 SELECT w.place, c.text, c.page_first, c.page_last, c.byte_start, c.byte_end, c.char_start, c.char_end, c.heading_path,
-       v.filename, d.external_id, d.metadata, o.name AS collection_name, v.language,
-       CASE WHEN $6::text IS NOT NULL
-            THEN ts_headline(c.config::regconfig, c.text, $6::text::tsquery, $7) END AS marked,
-       CASE WHEN $6::text IS NOT NULL AND unaccent(c.text) <> c.text
-            THEN ts_headline(c.config::regconfig, unaccent(c.text), $6::text::tsquery, $7) END AS folded
+       c.config, v.filename, d.external_id, d.metadata, o.name AS collection_name, v.language
 FROM unnest($2::uuid[], $3::int[], $4::uuid[], $5::int[]) WITH ORDINALITY AS w (document, version, run, ordinal, place)
 JOIN chunks AS c ON c.tenant_id = $1 AND c.document_id = w.document AND c.version = w.version AND c.run_id = w.run
     AND c.ordinal = w.ordinal
@@ -341,7 +334,7 @@ ORDER BY w.place";
 
 /// The statements of this folder, for a space.
 pub(crate) fn statements(space: SpaceId) -> Vec<String> {
-    let mut all: Vec<String> = [SPACE, ALLOWED, HITS, keyword::WORDS, keyword::MATCHING]
+    let mut all: Vec<String> = [SPACE, ALLOWED, HITS, keyword::LANGUAGES, keyword::MATCHING]
         .iter()
         .map(|sql| (*sql).to_owned())
         .collect();

@@ -1,6 +1,8 @@
 //! Chunks as columns, the form in which many rows are sent in one statement. COPY would be the other
 //! way, and PostgreSQL refuses it under row-level security.
 
+use std::borrow::Cow;
+
 use bytes::{BufMut, BytesMut};
 use postgres_types::{IsNull, ToSql, Type, to_sql_checked};
 use riacho_proto::v1::Chunk;
@@ -9,6 +11,7 @@ use uuid::Uuid;
 use super::IndexItem;
 use crate::{
     language::configuration,
+    lexemes::{Language, TextVector},
     read::{signed, signed_size},
 };
 
@@ -36,6 +39,7 @@ pub(super) struct Columns<'a> {
     pub(super) tokens: Vec<i32>,
     pub(super) hashes: Vec<&'a [u8]>,
     pub(super) configs: Vec<&'static str>,
+    pub(super) lexemes: Vec<TextVector>,
     pub(super) vectors: Vec<HalfVector<'a>>,
 }
 
@@ -69,7 +73,16 @@ impl<'a> Columns<'a> {
         self.tokens.push(signed(chunk.token_count));
         self.hashes.push(&chunk.content_hash);
         self.configs.push(config);
+        self.lexemes.push(Language::of(config).vector(&with_headings(chunk)));
         self.vectors.push(HalfVector(vector));
+    }
+}
+
+/// What a chunk is found by: its text, and the headings above it.
+fn with_headings(chunk: &Chunk) -> Cow<'_, str> {
+    match chunk.heading_path.as_slice() {
+        [] => Cow::Borrowed(&chunk.text),
+        headings => Cow::Owned(format!("{}\n{}", headings.join("\n"), chunk.text)),
     }
 }
 

@@ -183,7 +183,7 @@ async fn insert_group(
     let tenant = tenant.as_str();
     let columns = Columns::of(items);
     let set: [Param<'_>; 1] = [&tenant];
-    let chunk_params: [Param<'_>; 16] = [
+    let chunk_params: [Param<'_>; 17] = [
         &tenant,
         &columns.documents,
         &columns.versions,
@@ -200,6 +200,7 @@ async fn insert_group(
         &columns.tokens,
         &columns.hashes,
         &columns.configs,
+        &columns.lexemes,
     ];
     let vector_params: [Param<'_>; 6] =
         [&tenant, &columns.documents, &columns.versions, &columns.runs, &columns.ordinals, &columns.vectors];
@@ -359,12 +360,11 @@ const INSERT_CHUNKS: &str = "-- store::indexing::insert_group
 INSERT INTO chunks (tenant_id, document_id, version, run_id, ordinal, text, byte_start, byte_end, char_start, char_end,
     page_first, page_last, heading_path, token_count, content_hash, config, tsv)
 SELECT $1, document, version, run, ordinal, body, byte_start, byte_end, char_start, char_end, page_first, page_last,
-       string_to_array(headings, E'\\x1f'), tokens, hash, config,
-       searchable(config::regconfig, CASE WHEN headings = '' THEN body ELSE headings || E'\\n' || body END)
+       string_to_array(headings, E'\\x1f'), tokens, hash, config, lexemes
 FROM unnest($2::uuid[], $3::int[], $4::uuid[], $5::int[], $6::text[], $7::bigint[], $8::bigint[], $9::bigint[],
-            $10::bigint[], $11::int[], $12::int[], $13::text[], $14::int[], $15::bytea[], $16::text[])
+            $10::bigint[], $11::int[], $12::int[], $13::text[], $14::int[], $15::bytea[], $16::text[], $17::tsvector[])
      AS new (document, version, run, ordinal, body, byte_start, byte_end, char_start, char_end, page_first, page_last,
-             headings, tokens, hash, config)
+             headings, tokens, hash, config, lexemes)
 ON CONFLICT DO NOTHING";
 
 const ADD_LANGUAGES: &str = "-- store::indexing::insert_group

@@ -1,9 +1,7 @@
 //! The keyword leg: the query's words in the languages of the tenant's documents, and the chunks that
 //! match them. The ranking itself is the function `matching_chunks` of the schema.
 
-use std::collections::BTreeMap;
-
-use tokio_postgres::Row;
+use std::collections::BTreeSet;
 
 use super::{
     SearchRequest,
@@ -12,9 +10,11 @@ use super::{
 use crate::{
     Error,
     language::configuration,
+    lexemes::{self, Language},
     read,
     transaction::{Param, Tx},
 };
+use tokio_postgres::Row;
 
 /// A query of more words is cut: each word costs a look into the text index.
 const MAX_WORDS: usize = 24;
@@ -22,75 +22,49 @@ const MAX_WORDS: usize = 24;
 /// A word that is in more chunks than this brings only so many of them. See `matching_chunks`.
 const BOUND: i32 = 1_000;
 
-/// The words of a query that count, each as a text search query of the forms it may be indexed under.
-#[derive(Debug, Default)]
+/// The words of a query that count.
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Words {
+    /// Each as a text search query of the forms it may be indexed under.
     queries: Vec<String>,
-    /// Stems with their accents: only texts that are marked have them.
-    accented: Vec<String>,
-}
-
-impl Words {
-    /// A query for all forms of all words; none without words.
-    pub(super) fn to_mark(&self) -> Option<String> {
-        let all: Vec<&str> = self.queries.iter().chain(&self.accented).map(String::as_str).collect();
-        if self.queries.is_empty() { None } else { Some(all.join(" | ")) }
-    }
-}
-
-/// A word in one language.
-struct Reading {
-    place: i64,
-    forms: Vec<String>,
-    stems: Vec<String>,
-    is_stop_word: bool,
-}
-
-impl Reading {
-    fn read(row: &Row) -> Result<Self, Error> {
-        let stems: Vec<String> = row.try_get("stems")?;
-        Ok(Self {
-            place: row.try_get("place")?,
-            forms: row.try_get("forms")?,
-            is_stop_word: stems.is_empty() || row.try_get("folded_stop_word")?,
-            stems,
-        })
-    }
+    /// All forms of all words.
+    pub(super) forms: BTreeSet<String>,
 }
 
 /// Reads the query's words in each language: the one that is named, else all of the tenant's.
 pub(super) async fn words(tx: &Tx, request: &SearchRequest) -> Result<Words, Error> {
-    let language = request.language.as_deref().map(configuration);
-    let params: [Param<'_>; 3] = [&request.tenant.as_str(), &request.query, &language];
-    let rows = tx.query(WORDS, &params).await?;
-    let readings = rows.iter().map(Reading::read).collect::<Result<Vec<_>, _>>()?;
-    Ok(combine(readings))
+    let configs = match request.language.as_deref() {
+        Some(language) => vec![configuration(language).to_owned()],
+        None => {
+            let rows = tx.query(LANGUAGES, &[&request.tenant.as_str()]).await?;
+            rows.iter().map(|row| row.try_get("config")).collect::<Result<Vec<_>, _>>()?
+        }
+    };
+    Ok(read_words(&request.query, &configs))
 }
 
 /// A word counts unless it is a stop word in all languages; its forms are those of the languages in
 /// which it is none.
-fn combine(readings: Vec<Reading>) -> Words {
-    let mut words: BTreeMap<i64, (Vec<String>, Vec<String>)> = BTreeMap::new();
-    for reading in readings.into_iter().filter(|reading| !reading.is_stop_word) {
-        let (forms, stems) = words.entry(reading.place).or_default();
-        forms.extend(reading.forms);
-        stems.extend(reading.stems);
-    }
-    let mut combined = Words::default();
-    for (mut forms, mut stems) in words.into_values() {
-        forms.sort_unstable();
-        forms.dedup();
-        stems.retain(|stem| !forms.contains(stem));
-        let query = any_of(&forms);
-        if !query.is_empty() && !combined.queries.contains(&query) && combined.queries.len() < MAX_WORDS {
-            combined.queries.push(query);
-            combined.accented.extend(stems.iter().map(|stem| quote(stem)));
+fn read_words(query: &str, configs: &[String]) -> Words {
+    let languages: Vec<&Language> = configs.iter().map(|config| Language::of(config)).collect();
+    let mut read = Words::default();
+    for word in lexemes::words(query) {
+        let word = &query[word];
+        let forms: BTreeSet<String> = languages
+            .iter()
+            .filter_map(|language| language.forms(word))
+            .flat_map(|forms| forms.iter().map(str::to_owned).collect::<Vec<_>>())
+            .collect();
+        let any = any_of(&forms);
+        if !any.is_empty() && !read.queries.contains(&any) && read.queries.len() < MAX_WORDS {
+            read.queries.push(any);
+            read.forms.extend(forms);
         }
     }
-    combined
+    read
 }
 
-fn any_of(forms: &[String]) -> String {
+fn any_of(forms: &BTreeSet<String>) -> String {
     forms.iter().map(|form| quote(form)).collect::<Vec<_>>().join(" | ")
 }
 
@@ -123,18 +97,8 @@ pub(super) fn place(row: &Row) -> Result<Place, Error> {
     })
 }
 
-// The kinds of tokens that are left out: blanks, tags, protocols, entities, and compound words, whose
-// parts follow them.
-pub(super) const WORDS: &str = "-- store::search::keyword::words
-SELECT t.place, tsvector_to_array(searchable(l.config::regconfig, t.token)) AS forms,
-       tsvector_to_array(to_tsvector(l.config::regconfig, t.token)) AS stems,
-       EXISTS (SELECT FROM folded_stop_words AS s
-               WHERE s.config = l.config AND s.word = lower(unaccent(t.token))) AS folded_stop_word
-FROM (SELECT row_number() OVER () AS place, p.token FROM ts_parse('default', $2) AS p
-      WHERE p.tokid NOT IN (12, 13, 14, 15, 16, 17, 21) LIMIT 200) AS t
-CROSS JOIN (SELECT n.config FROM tenant_languages AS n WHERE n.tenant_id = $1 AND $3::text IS NULL
-            UNION SELECT $3 WHERE $3 IS NOT NULL) AS l
-ORDER BY t.place, l.config";
+pub(super) const LANGUAGES: &str = "-- store::search::keyword::words
+SELECT config FROM tenant_languages WHERE tenant_id = $1 ORDER BY config";
 
 pub(super) const MATCHING: &str = "-- store::search::keyword::matching
 SELECT document_id, version, run_id, ordinal, score
@@ -144,27 +108,28 @@ FROM matching_chunks($1::text[]::tsquery[], $2::uuid[], $3, $4)";
 mod tests {
     use super::*;
 
-    fn reading(place: i64, forms: &[&str], stems: &[&str]) -> Reading {
-        let owned = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
-        Reading { place, forms: owned(forms), stems: owned(stems), is_stop_word: stems.is_empty() }
+    fn read(query: &str, configs: &[&str]) -> Vec<String> {
+        read_words(query, &configs.iter().map(|config| (*config).to_owned()).collect::<Vec<_>>()).queries
     }
 
     #[test]
     fn a_stop_word_of_one_language_counts_in_the_other_and_one_of_all_does_not() {
-        let words = combine(vec![
-            reading(1, &["nao"], &[]),
-            reading(1, &["nao"], &["nao"]),
-            reading(2, &[], &[]),
-            reading(2, &[], &[]),
-            reading(3, &["canca", "cancao"], &["cançã"]),
-        ]);
-        assert_eq!(words.queries, ["'nao'", "'canca' | 'cancao'"]);
-        assert_eq!(words.to_mark().as_deref(), Some("'nao' | 'canca' | 'cancao' | 'cançã'"));
+        assert_eq!(read("de weir", &["english", "portuguese"]), ["'de'", "'weir'"]);
+        assert_eq!(read("de weir", &["portuguese"]), ["'weir'"]);
+        assert_eq!(read("of the", &["english"]), [""; 0]);
+    }
+
+    #[test]
+    fn a_word_stands_once_with_all_its_forms() {
+        assert_eq!(read("Pumps, pump PUMPING", &["english"]), ["'pump'"]);
+        let both = read("canção", &["portuguese", "simple"]);
+        assert_eq!(both.len(), 1);
+        assert!(both[0].contains("'cancao'"), "{both:?}");
+        assert!(read("word ".repeat(500).as_str(), &[]).is_empty(), "nothing is indexed yet");
     }
 
     #[test]
     fn quotes_of_a_word_stay_inside_it() {
         assert_eq!(quote(r"o'neil\x"), r"'o''neil\\x'");
-        assert_eq!(combine(Vec::new()).to_mark(), None);
     }
 }

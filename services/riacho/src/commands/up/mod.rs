@@ -134,7 +134,12 @@ async fn serve(
 ) -> anyhow::Result<()> {
     deployment.tell_others()?;
     let config = &deployment.config;
-    let mut pipeline = pipeline::Pipeline::spawn(config.clone(), plan.metrics.clone(), stop.clone())?;
+    let mut pipeline = pipeline::Pipeline::spawn(
+        config.clone(),
+        deployment.servers.database_url().is_some(),
+        plan.metrics.clone(),
+        stop.clone(),
+    )?;
     let (started, demo) = (plan.started, plan.demo);
     let mut gateway = tokio::spawn(gateway(config.clone(), plan, pipeline.connected(), stop.clone()));
 

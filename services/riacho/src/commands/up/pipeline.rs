@@ -37,14 +37,19 @@ pub(super) struct Pipeline {
 }
 
 impl Pipeline {
-    /// Starts the workers' threads; they connect by themselves.
+    /// Starts the workers' threads; they connect by themselves. `is_private` tells that PostgreSQL is a
+    /// child of this process.
     pub(super) fn spawn(
         config: Config,
+        is_private: bool,
         metrics: Metrics,
         stop: CancellationToken,
     ) -> anyhow::Result<Pipeline> {
         let (connected_sender, connected) = watch::channel(false);
         let (result_sender, result) = oneshot::channel();
+        let mut config = config;
+        // The server's side of the workers' connections yields too, where the server is on this machine.
+        config.database.on_backend = is_private.then_some(yield_backend);
         let body = move || {
             yield_to_others();
             // The receiver is gone only when the process ends.
@@ -99,6 +104,15 @@ fn run(
     });
     runtime.shutdown_timeout(LEFTOVERS);
     result
+}
+
+/// Lowers the priority of one of the private PostgreSQL's processes.
+fn yield_backend(process: i32) {
+    let lowered = rustix::process::Pid::from_raw(process)
+        .map_or(Ok(()), |process| rustix::process::setpriority_process(Some(process), NICENESS));
+    if let Err(error) = lowered {
+        tracing::debug!(%error, process, "cannot lower the priority of a process of PostgreSQL");
+    }
 }
 
 /// Lowers the priority of the calling thread, and so of the threads and children it starts. Where that

@@ -1,0 +1,238 @@
+//! What a text is indexed under: the stems of its words, with accents folded.
+//!
+//! Texts and queries take the same way, so they meet whatever a stemmer does. PostgreSQL keeps the
+//! lexemes and finds them; that they are made here costs a tenth of what its own parser and
+//! dictionaries take, and lets hits be highlighted by the same rules that found them (docs/adr/0010).
+//!
+//! People leave accents out, and stemmers need them (informação and informar share a stem only with
+//! them). So a word has up to two forms: the stem of its folded letters, and the folded stem of the word
+//! as it is. A query looks for either.
+
+mod folding;
+mod vector;
+
+use std::{
+    cell::RefCell,
+    collections::{HashMap, HashSet},
+    ops::Range,
+    sync::OnceLock,
+};
+
+use rust_stemmers::{Algorithm, Stemmer};
+use unicode_segmentation::UnicodeSegmentation;
+
+use self::folding::fold;
+pub(crate) use self::vector::TextVector;
+
+/// Longer words are noise: encoded data, mostly. PostgreSQL takes up to 2 KB.
+const WORD_BYTES: usize = 128;
+
+/// The most words of a language that a thread remembers, which are then forgotten: about 5 MB.
+const KNOWN_WORDS: usize = 32_768;
+
+/// Words of a language with their forms.
+type Seen = HashMap<Box<str>, Option<Forms>>;
+
+/// The forms that a word is indexed under.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Forms {
+    /// The stem of the folded word.
+    pub(crate) folded: Box<str>,
+    /// The folded stem of the word with its accents, where that is another.
+    pub(crate) accented: Option<Box<str>>,
+}
+
+impl Forms {
+    /// All forms.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(&*self.folded).chain(self.accented.as_deref())
+    }
+}
+
+/// A language's words: how they are stemmed, and which do not count.
+pub(crate) struct Language {
+    config: &'static str,
+    stemmer: Option<Stemmer>,
+    /// Folded, because people leave accents out of these too.
+    stop_words: HashSet<Box<str>>,
+}
+
+impl Language {
+    /// The language of a configuration, as [`crate::language::configuration`] names it. Of an unknown
+    /// one, words are indexed as they are.
+    pub(crate) fn of(config: &str) -> &'static Language {
+        static ALL: OnceLock<Vec<Language>> = OnceLock::new();
+        let all = ALL.get_or_init(|| KNOWN.iter().map(Language::load).collect());
+        all.iter().find(|language| language.config == config).unwrap_or(&all[0])
+    }
+
+    fn load(&(config, code, algorithm): &(&'static str, &str, Option<Algorithm>)) -> Language {
+        let listed = stop_words::lookup(code).unwrap_or_default();
+        // Words with an apostrophe are looked at in parts, as texts are.
+        let parts = listed.iter().flat_map(|listed| words(listed).map(|word| fold(&listed[word]).into()));
+        Language { config, stemmer: algorithm.map(Stemmer::create), stop_words: parts.collect() }
+    }
+
+    /// The forms of a word; none of one that does not count.
+    pub(crate) fn forms(&self, word: &str) -> Option<Forms> {
+        thread_local! {
+            static SEEN: RefCell<HashMap<&'static str, Seen>> = RefCell::default();
+        }
+        SEEN.with_borrow_mut(|languages| {
+            let seen = languages.entry(self.config).or_default();
+            if let Some(forms) = seen.get(word) {
+                return forms.clone();
+            }
+            if seen.len() >= KNOWN_WORDS {
+                seen.clear();
+            }
+            let forms = self.make_forms(word);
+            seen.insert(word.into(), forms.clone());
+            forms
+        })
+    }
+
+    fn make_forms(&self, word: &str) -> Option<Forms> {
+        let lower = word.to_lowercase();
+        let mut folded = fold(&lower);
+        if self.stop_words.contains(&*folded) {
+            return None;
+        }
+        // The Portuguese stemmer keeps many plurals of words in -ão apart; without accents they end in -oes.
+        if self.config == "portuguese"
+            && let Some(start) = folded.strip_suffix("oes").filter(|start| !start.is_empty())
+        {
+            folded = format!("{start}ao").into();
+        }
+        let stem = |word: &str| match &self.stemmer {
+            Some(stemmer) => stemmer.stem(word).into_owned().into_boxed_str(),
+            None => word.into(),
+        };
+        let form = stem(&folded);
+        let accented: Box<str> = if lower.is_ascii() { form.clone() } else { fold(&stem(&lower)).into() };
+        let accented = Some(accented).filter(|accented| *accented != form && !accented.is_empty());
+        (!form.is_empty()).then_some(Forms { folded: form, accented })
+    }
+
+    /// The lexemes of a text, for its index.
+    pub(crate) fn vector(&self, text: &str) -> TextVector {
+        let mut vector = TextVector::default();
+        // Words that do not count have places all the same, as everywhere in PostgreSQL.
+        for (place, word) in words(text).enumerate() {
+            if let Some(forms) = self.forms(&text[word]) {
+                vector.add(&forms, place);
+            }
+        }
+        vector
+    }
+}
+
+/// The languages of `configuration`, their codes and stemmers. The first is for all others.
+#[rustfmt::skip]
+const KNOWN: &[(&str, &str, Option<Algorithm>)] = &[
+    ("simple", "", None),
+    ("arabic", "ar", Some(Algorithm::Arabic)),
+    ("armenian", "hy", None),
+    ("basque", "eu", None),
+    ("catalan", "ca", None),
+    ("danish", "da", Some(Algorithm::Danish)),
+    ("dutch", "nl", Some(Algorithm::Dutch)),
+    ("english", "en", Some(Algorithm::English)),
+    ("finnish", "fi", Some(Algorithm::Finnish)),
+    ("french", "fr", Some(Algorithm::French)),
+    ("german", "de", Some(Algorithm::German)),
+    ("greek", "el", Some(Algorithm::Greek)),
+    ("hindi", "hi", None),
+    ("hungarian", "hu", Some(Algorithm::Hungarian)),
+    ("indonesian", "id", None),
+    ("irish", "ga", None),
+    ("italian", "it", Some(Algorithm::Italian)),
+    ("lithuanian", "lt", None),
+    ("nepali", "ne", None),
+    ("norwegian", "no", Some(Algorithm::Norwegian)),
+    ("portuguese", "pt", Some(Algorithm::Portuguese)),
+    ("romanian", "ro", Some(Algorithm::Romanian)),
+    ("russian", "ru", Some(Algorithm::Russian)),
+    ("serbian", "sr", None),
+    ("spanish", "es", Some(Algorithm::Spanish)),
+    ("swedish", "sv", Some(Algorithm::Swedish)),
+    ("tamil", "ta", Some(Algorithm::Tamil)),
+    ("turkish", "tr", Some(Algorithm::Turkish)),
+    ("yiddish", "yi", None),
+];
+
+/// The words of a text, as ranges of bytes: those of Unicode (UAX 29), cut at apostrophes and
+/// underscores. Ideographs are words of their own.
+pub(crate) fn words(text: &str) -> impl Iterator<Item = Range<usize>> + '_ {
+    text.unicode_word_indices().flat_map(move |(start, word)| {
+        let cut = |c: char| matches!(c, '\'' | '’' | '_');
+        let mut at = start;
+        word.split(cut).filter_map(move |part| {
+            let begin = at;
+            let end = begin + part.len();
+            // The cut character may be of several bytes.
+            at = end + text[end..].chars().next().map_or(0, char::len_utf8);
+            (!part.is_empty() && part.len() <= WORD_BYTES).then_some(begin..end)
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn split(text: &str) -> Vec<&str> {
+        words(text).map(|word| &text[word]).collect()
+    }
+
+    fn forms(config: &str, word: &str) -> Vec<String> {
+        Language::of(config).forms(word).iter().flat_map(Forms::iter).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn words_end_at_signs_hyphens_and_apostrophes() {
+        assert_eq!(
+            split("The weir's 2.5 m; state-of-the-art!"),
+            ["The", "weir", "s", "2.5", "m", "state", "of", "the", "art"]
+        );
+        assert_eq!(split("l’eau d'août snake_case"), ["l", "eau", "d", "août", "snake", "case"]);
+        assert_eq!(split("水位計 water"), ["水", "位", "計", "water"]);
+        assert!(split(" \n--- '' __ ").is_empty());
+        assert!(split(&"x".repeat(500)).is_empty());
+    }
+
+    #[test]
+    fn a_word_has_one_form_with_accents_or_without() {
+        assert_eq!(forms("english", "Calibrated"), forms("english", "calibration"));
+        let (with, without) = (forms("portuguese", "calibração"), forms("portuguese", "calibracao"));
+        assert!(with.contains(&without[0]), "{with:?} {without:?}");
+        for plural in ["inundações", "inundacoes"] {
+            assert_eq!(forms("portuguese", plural)[0], forms("portuguese", "inundacao")[0], "{plural}");
+        }
+        assert_eq!(forms("simple", "Größe"), ["grosse"]);
+    }
+
+    #[test]
+    fn stop_words_have_no_form_with_accents_or_without() {
+        for (config, words) in
+            [("english", vec!["the", "The", "s"]), ("portuguese", vec!["não", "nao", "você", "voce", "de"])]
+        {
+            for word in words {
+                assert!(Language::of(config).forms(word).is_none(), "{config} {word}");
+            }
+        }
+        assert!(Language::of("simple").forms("the").is_some());
+    }
+
+    #[test]
+    fn every_configuration_is_known() {
+        for code in [
+            "ar", "hy", "eu", "ca", "da", "nl", "en", "fi", "fr", "de", "el", "hi", "hu", "id", "ga", "it",
+            "lt", "ne", "no", "pt", "ro", "ru", "sr", "es", "sv", "ta", "tr", "yi", "xx",
+        ] {
+            let config = crate::language::configuration(code);
+            assert_eq!(Language::of(config).config, config);
+        }
+    }
+}
