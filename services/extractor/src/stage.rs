@@ -29,6 +29,9 @@ use crate::{
 /// How often a long parse writes its progress.
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 
+/// So many bytes are hashed where they are: that takes less than a hand-over to another thread.
+const INLINE_BYTES: usize = 64 << 10;
+
 /// The stage `extract`.
 pub struct Extractor {
     config: Config,
@@ -142,8 +145,13 @@ impl Extractor {
             }
             Err(error) => return Err(error.into()),
         };
-        let hashed = bytes.clone();
-        let hash = blocking(move || Sha256::digest(&hashed)).await?;
+        let hash = match bytes.len() {
+            0..=INLINE_BYTES => Sha256::digest(&bytes),
+            _ => {
+                let hashed = bytes.clone();
+                blocking(move || Sha256::digest(&hashed)).await?
+            }
+        };
         if !job.request.sha256.is_empty() && hash.as_slice() != job.request.sha256 {
             let message = "the stored bytes differ from those that were uploaded";
             return Err(Exit::Document(Failure::new(ReasonCode::HashMismatch, message)));

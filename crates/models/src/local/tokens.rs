@@ -5,8 +5,9 @@
 //! has a line break beside another character, so no merge crosses from one word or line into the
 //! next, and each word can be encoded by itself. Texts repeat their words, so the cache pays.
 
-use std::{collections::HashMap, path::Path};
+use std::path::Path;
 
+use foldhash::HashMap;
 use tokenizers::{Model as _, Tokenizer};
 
 use crate::Error;

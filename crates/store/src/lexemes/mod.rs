@@ -13,16 +13,17 @@ mod vector;
 
 use std::{
     cell::RefCell,
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     ops::Range,
-    sync::OnceLock,
+    sync::{Arc, OnceLock},
 };
 
+use foldhash::{HashMap, HashMapExt};
 use rust_stemmers::{Algorithm, Stemmer};
 use unicode_segmentation::UnicodeSegmentation;
 
-use self::folding::fold;
 pub(crate) use self::vector::TextVector;
+use self::{folding::fold, vector::Occurrences};
 
 /// Longer words are noise: encoded data, mostly. PostgreSQL takes up to 2 KB.
 const WORD_BYTES: usize = 128;
@@ -37,9 +38,9 @@ type Seen = HashMap<Box<str>, Option<Forms>>;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Forms {
     /// The stem of the folded word.
-    pub(crate) folded: Box<str>,
+    pub(crate) folded: Arc<str>,
     /// The folded stem of the word with its accents, where that is another.
-    pub(crate) accented: Option<Box<str>>,
+    pub(crate) accented: Option<Arc<str>>,
 }
 
 impl Forms {
@@ -73,23 +74,46 @@ impl Language {
         Language { config, stemmer: algorithm.map(Stemmer::create), stop_words: parts.collect() }
     }
 
+    /// Whether a word does not count.
+    pub(crate) fn is_stop_word(&self, word: &str) -> bool {
+        self.stop_words.contains(&*fold(&word.to_lowercase()))
+    }
+
     /// The forms of a word; none of one that does not count.
     pub(crate) fn forms(&self, word: &str) -> Option<Forms> {
-        thread_local! {
-            static SEEN: RefCell<HashMap<&'static str, Seen>> = RefCell::default();
-        }
-        SEEN.with_borrow_mut(|languages| {
-            let seen = languages.entry(self.config).or_default();
-            if let Some(forms) = seen.get(word) {
-                return forms.clone();
+        self.with_seen(|seen| self.seen_forms(seen, word).cloned())
+    }
+
+    /// The lexemes of a text, for its index.
+    pub(crate) fn vector(&self, text: &str) -> TextVector {
+        self.with_seen(|seen| {
+            let mut occurrences = Occurrences::default();
+            // Words that do not count have places all the same, as everywhere in PostgreSQL.
+            for (place, word) in words(text).enumerate() {
+                if let Some(forms) = self.seen_forms(seen, &text[word]) {
+                    occurrences.add(forms, place);
+                }
             }
+            occurrences.encode()
+        })
+    }
+
+    /// With what this thread remembers of the language's words.
+    fn with_seen<T>(&self, work: impl FnOnce(&mut Seen) -> T) -> T {
+        thread_local! {
+            static ALL: RefCell<HashMap<&'static str, Seen>> = RefCell::default();
+        }
+        ALL.with_borrow_mut(|all| work(all.entry(self.config).or_insert_with(Seen::new)))
+    }
+
+    fn seen_forms<'s>(&self, seen: &'s mut Seen, word: &str) -> Option<&'s Forms> {
+        if !seen.contains_key(word) {
             if seen.len() >= KNOWN_WORDS {
                 seen.clear();
             }
-            let forms = self.make_forms(word);
-            seen.insert(word.into(), forms.clone());
-            forms
-        })
+            seen.insert(word.into(), self.make_forms(word));
+        }
+        seen.get(word)?.as_ref()
     }
 
     fn make_forms(&self, word: &str) -> Option<Forms> {
@@ -105,25 +129,13 @@ impl Language {
             folded = format!("{start}ao").into();
         }
         let stem = |word: &str| match &self.stemmer {
-            Some(stemmer) => stemmer.stem(word).into_owned().into_boxed_str(),
-            None => word.into(),
+            Some(stemmer) => Arc::<str>::from(stemmer.stem(word)),
+            None => Arc::from(word),
         };
         let form = stem(&folded);
-        let accented: Box<str> = if lower.is_ascii() { form.clone() } else { fold(&stem(&lower)).into() };
+        let accented: Arc<str> = if lower.is_ascii() { form.clone() } else { fold(&stem(&lower)).into() };
         let accented = Some(accented).filter(|accented| *accented != form && !accented.is_empty());
         (!form.is_empty()).then_some(Forms { folded: form, accented })
-    }
-
-    /// The lexemes of a text, for its index.
-    pub(crate) fn vector(&self, text: &str) -> TextVector {
-        let mut vector = TextVector::default();
-        // Words that do not count have places all the same, as everywhere in PostgreSQL.
-        for (place, word) in words(text).enumerate() {
-            if let Some(forms) = self.forms(&text[word]) {
-                vector.add(&forms, place);
-            }
-        }
-        vector
     }
 }
 

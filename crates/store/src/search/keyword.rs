@@ -43,13 +43,17 @@ pub(super) async fn words(tx: &Tx, request: &SearchRequest) -> Result<Words, Err
     Ok(read_words(&request.query, &configs))
 }
 
-/// A word counts unless it is a stop word in all languages; its forms are those of the languages in
-/// which it is none.
+/// Reads words in the languages given. A query has a language of its own, most likely the one of whose
+/// stop words it has most: these do not count, not even where another language takes them for rare words.
 fn read_words(query: &str, configs: &[String]) -> Words {
     let languages: Vec<&Language> = configs.iter().map(|config| Language::of(config)).collect();
+    let words: Vec<&str> = lexemes::words(query).map(|word| &query[word]).collect();
+    let own = languages
+        .iter()
+        .map(|language| (words.iter().filter(|word| language.is_stop_word(word)).count(), *language))
+        .max_by_key(|(stop_words, _)| *stop_words);
     let mut read = Words::default();
-    for word in lexemes::words(query) {
-        let word = &query[word];
+    for word in words.into_iter().filter(|word| !own.is_some_and(|(_, own)| own.is_stop_word(word))) {
         let forms: BTreeSet<String> = languages
             .iter()
             .filter_map(|language| language.forms(word))
@@ -113,10 +117,14 @@ mod tests {
     }
 
     #[test]
-    fn a_stop_word_of_one_language_counts_in_the_other_and_one_of_all_does_not() {
-        assert_eq!(read("de weir", &["english", "portuguese"]), ["'de'", "'weir'"]);
-        assert_eq!(read("de weir", &["portuguese"]), ["'weir'"]);
-        assert_eq!(read("of the", &["english"]), [""; 0]);
+    fn the_querys_own_stop_words_do_not_count_in_other_languages_either() {
+        for configs in [&["english"][..], &["english", "portuguese"], &["portuguese", "simple", "english"]] {
+            assert_eq!(read("what is the weir", configs), ["'weir'"], "{configs:?}");
+        }
+        assert_eq!(read("the weir", &["simple"]), ["'the'", "'weir'"], "no language is known");
+        // "die" is an English word here, whatever it is in German.
+        assert_eq!(read("how to die cast the weir", &["english", "german"]).len(), 3);
+        assert!(read("of the", &["english"]).is_empty());
     }
 
     #[test]

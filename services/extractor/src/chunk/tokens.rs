@@ -5,10 +5,10 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::HashMap,
     sync::{Mutex, PoisonError},
 };
 
+use foldhash::HashMap;
 use tiktoken_rs::CoreBPE;
 
 /// The most words that are remembered together, which are then forgotten: about 3 MB.
