@@ -11,6 +11,7 @@ mod config;
 mod context;
 mod error;
 mod event;
+mod guard;
 mod held;
 pub mod metrics;
 mod outage;

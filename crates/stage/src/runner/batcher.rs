@@ -13,9 +13,12 @@ use tracing::Instrument;
 
 use super::{
     line::{Line, Work},
-    worker::{self, Ended, Gate},
+    worker::{self, Gate},
 };
-use crate::{BatchLimits, BatchStage, Context, Event, Failure};
+use crate::{
+    BatchLimits, BatchStage, Context, Event, Failure,
+    guard::{Ended, guarded},
+};
 
 /// How many payloads are inflated or fetched ahead.
 const OPEN_AHEAD: usize = 16;
@@ -100,7 +103,8 @@ async fn run<S: BatchStage>(
     let cancelled = line.cancel.child_token();
     let emitter = works.first().filter(|_| emits).map(|work| work.emitter(&line, 0));
     let context = Context::new(Arc::clone(&line.consumer), cancelled.clone(), emitter);
-    let ended = worker::guarded(&line, stage.run(events, &context), &cancelled).instrument(span).await;
+    let ended =
+        guarded(line.stage, line.time_limit, stage.run(events, &context), &cancelled).instrument(span).await;
     let answers = answers(ended, works.len());
     for ((work, span), answer) in works.into_iter().zip(spans).zip(answers) {
         worker::conclude(&line, work, context.next_ordinal(), answer).instrument(span).await;

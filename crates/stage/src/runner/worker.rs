@@ -1,13 +1,11 @@
 //! What happens to an event before and after its run: opening its payload, waiting for its turn,
 //! and turning how it ended into a settlement.
 
-use std::{future::Future, panic::AssertUnwindSafe, sync::Arc, time::Instant};
+use std::sync::Arc;
 
-use futures::FutureExt;
 use riacho_domain::{DelayClass, ReasonCode, RetryPolicy};
 use riacho_streams::{Action, Answer, Settlement};
 use tokio::sync::{RwLockReadGuard, RwLockWriteGuard};
-use tokio_util::sync::CancellationToken;
 
 use super::{
     alone,
@@ -16,7 +14,7 @@ use super::{
 };
 use crate::{
     ClaimError, CodecError, EmitError, Event, Failure, Outcome, Output, codec, context::Emitter,
-    metrics::names,
+    guard::Ended, metrics::names,
 };
 
 /// How long an event waits whose last run found no quiet moment in its process.
@@ -80,41 +78,6 @@ impl Gate {
         entry.deliveries = LAST_RUN;
         Some(Gate::Alone { _guard: guard })
     }
-}
-
-/// How a run ended.
-pub(super) enum Ended<T> {
-    Returned(T),
-    Panicked(String),
-    TimedOut,
-    Cancelled,
-}
-
-/// Runs a stage's future within its time limit, until it is cancelled, with panics caught.
-pub(super) async fn guarded<T>(
-    line: &Line,
-    future: impl Future<Output = T> + Send,
-    cancelled: &CancellationToken,
-) -> Ended<T> {
-    let start = Instant::now();
-    let ended = tokio::select! {
-        returned = AssertUnwindSafe(future).catch_unwind() => match returned {
-            Ok(value) => Ended::Returned(value),
-            Err(panic) => Ended::Panicked(panic_message(&*panic)),
-        },
-        () = cancelled.cancelled() => Ended::Cancelled,
-        () = tokio::time::sleep(line.time_limit) => {
-            cancelled.cancel();
-            Ended::TimedOut
-        }
-    };
-    metrics::histogram!(names::PROCESS, "stage" => line.stage.as_str()).record(start.elapsed().as_secs_f64());
-    ended
-}
-
-fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "without a message".to_owned())
 }
 
 /// The span of an event's run.
