@@ -6,9 +6,10 @@ use std::{
 };
 
 use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, PoolError, RecyclingMethod, Runtime};
+use futures::future::try_join_all;
 use riacho_domain::SecretUrl;
 
-use crate::{Config, Error, error::chain, known::Known, search::TenantFigures, tls};
+use crate::{Config, Error, accept, error::chain, known::Known, release, search::TenantFigures, tls};
 
 /// What a store is for. Row-level security follows from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,6 +106,24 @@ impl Store {
         let start = Instant::now();
         client.simple_query("-- store::pool::ping").await?;
         Ok(start.elapsed())
+    }
+
+    /// Opens so many connections and prepares the statements of an upload on each. Else the first busy
+    /// second does it: a process of the server takes tens of milliseconds to start.
+    pub async fn warm(&self, connections: usize) -> Result<(), Error> {
+        let count = connections.min(self.inner.config.pool_size);
+        let clients = try_join_all((0..count).map(|_| self.client())).await?;
+        let statements = [accept::STATEMENTS, accept::WRITE_STATEMENTS, release::STATEMENTS].concat();
+        let prepare = |client: deadpool_postgres::Object| {
+            let statements = &statements;
+            async move {
+                for sql in statements {
+                    client.prepare_cached(sql).await?;
+                }
+                Ok::<_, Error>(())
+            }
+        };
+        try_join_all(clients.into_iter().map(prepare)).await.map(drop)
     }
 
     /// The state of the connection pool, which is also recorded as a metric.

@@ -53,6 +53,10 @@ pub async fn serve(
     stop: CancellationToken,
 ) {
     metrics::describe();
+    // Half of them: the other half is for what nobody foresaw.
+    if let Err(error) = resources.store.warm(core.database.pool_size / 2).await {
+        tracing::debug!(%error, "connections are opened as they are needed");
+    }
     if let Ok(address) = listener.local_addr() {
         tracing::info!(%address, "the gateway listens");
     }
