@@ -21,11 +21,11 @@ use crate::{Error, Result};
 const DATABASE: &str = "riacho";
 const WATCH_INTERVAL: Duration = Duration::from_millis(200);
 /// The pause before a server that ended is started again, at first and at most.
-const RESTART_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+const RESTART_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 /// A server that has run for this long counts as well again.
 const WELL_AFTER: Duration = Duration::from_secs(30);
 /// How often in a row a server is started again before it is given up.
-const RESTARTS: u32 = 6;
+const RESTARTS: u32 = 8;
 
 /// Which servers to start, and how. The default starts both, on Unix sockets only.
 #[derive(Debug, Clone)]
@@ -248,11 +248,16 @@ impl<S> Running<S> {
         self.process().as_mut().map_or(Ok(()), Process::check)
     }
 
-    /// Starts it again, unless it was stopped meanwhile.
+    /// Starts it again, unless it was stopped meanwhile. A start may take minutes, and nobody waits for it:
+    /// what was started for a server that is stopped now is dropped, which ends it.
     fn restart(&self) -> Result<()> {
+        if self.process().is_none() {
+            return Ok(());
+        }
+        let started = (self.start)(&self.runtime, &self.spec)?;
         let mut process = self.process();
         if process.is_some() {
-            *process = Some((self.start)(&self.runtime, &self.spec)?);
+            *process = Some(started);
         }
         Ok(())
     }

@@ -140,6 +140,7 @@ async fn a_server_that_dies_is_started_again_on_its_data() {
     let dir = data_dir();
     let servers = Servers::start(dir.path(), &options()).await.unwrap();
     let before = servers.status();
+    let old = pids(&before);
     let socket = before.redis.as_ref().unwrap().socket.clone();
     let url = servers.database_url().unwrap();
     redis(&socket, "SET kept yes");
@@ -155,6 +156,8 @@ async fn a_server_that_dies_is_started_again_on_its_data() {
         () = killed => {}
         error = servers.supervise() => panic!("{error}"),
     }
+    let after = pids(&servers.status());
+    assert!(after.iter().zip(old).all(|(new, old)| *new != old && runs(*new)), "{after:?} {old:?}");
     servers.stop().await;
 }
 
@@ -172,11 +175,14 @@ async fn a_server_that_cannot_be_kept_running_is_reported() {
     servers.stop().await;
 }
 
-/// Waits without holding up the runtime's tasks.
+/// Waits without holding up the runtime's tasks, for thirty seconds at most.
 async fn until(mut condition: impl FnMut() -> bool) {
-    while !condition() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    let wait = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), wait).await.expect("waited in vain");
 }
 
 #[tokio::test]

@@ -110,7 +110,7 @@ impl DeadLetter {
 
 impl Store {
     /// Writes a dead letter down, once for each entry, and fails its version if its release is current.
-    /// True: it was new.
+    /// True: it was new. Of the intake's, a tenant keeps about a thousand.
     pub async fn add_dead_letter(&self, letter: &NewDeadLetter) -> Result<bool, Error> {
         let clean =
             |text: &str, most: usize| text.chars().filter(|c| *c != '\0').take(most).collect::<String>();
@@ -144,7 +144,12 @@ impl Store {
             (Role::Service, Some(tenant)) => Scope::tenant("add_dead_letter", tenant),
             _ => Scope::all("add_dead_letter"),
         };
+        let is_intake = letter.stage == INTAKE;
         self.transaction(scope, |tx| async move {
+            // Whoever sends rubbish in a loop must not fill the database with it.
+            if is_intake && tx.query_opt(MANY_OF_INTAKE, &[&tenant]).await?.is_some() {
+                return Ok(false);
+            }
             let added = tx.execute(ADD, insert).await? == 1;
             tx.execute(FAIL, fail).await?;
             Ok(added)
@@ -195,6 +200,12 @@ impl Store {
     }
 }
 
+/// The stage of letters that the intake keeps.
+const INTAKE: &str = "intake";
+
+const MANY_OF_INTAKE: &str = "-- store::dead_letters::add_dead_letter
+SELECT 1 FROM dead_letters WHERE tenant_id = $1 AND stage = 'intake' AND resolved_at IS NULL OFFSET 1000 LIMIT 1";
+
 // A tenant that is gone, or never was, leaves the letter without one.
 const ADD: &str = "-- store::dead_letters::add_dead_letter
 INSERT INTO dead_letters (id, tenant_id, document_id, version, release_id, stage, stream, entry_id, reason_code, message,
@@ -224,4 +235,4 @@ WHERE ($1::text IS NULL OR tenant_id = $1) AND id = $2 AND resolved_at IS NULL
 RETURNING id";
 
 /// The statements of this file.
-pub(crate) const STATEMENTS: &[&str] = &[ADD, FAIL, LIST, ORIGINAL, RESOLVE];
+pub(crate) const STATEMENTS: &[&str] = &[MANY_OF_INTAKE, ADD, FAIL, LIST, ORIGINAL, RESOLVE];

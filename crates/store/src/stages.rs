@@ -178,18 +178,15 @@ impl Store {
         self.transaction(scope, |tx| async move {
             tx.prepare(&[SET_TENANT, sql]).await?;
             let tx = &tx;
-            let asked = futures::future::join_all(groups.iter().map(|(tenant, documents, ids)| async move {
+            let asked = groups.iter().map(|(tenant, documents, ids)| async move {
                 let tenant = tenant.as_str();
                 let of_tenant: [Param<'_>; 1] = [&tenant];
                 let params: [Param<'_>; 3] = [&tenant, documents, ids];
                 let (set, rows) = futures::join!(tx.query(SET_TENANT, &of_tenant), tx.query(sql, &params));
                 set?;
                 rows
-            }));
-            let (answers, committed) = futures::join!(asked, tx.commit());
-            let rows = answers.into_iter().collect::<Result<Vec<_>, _>>()?;
-            committed?;
-            Ok(rows.into_iter().flatten().collect())
+            });
+            Ok(tx.finish(asked.collect()).await?.into_iter().flatten().collect())
         })
         .await
     }
@@ -200,7 +197,10 @@ type TenantReleases<'a> = (&'a TenantId, Vec<Uuid>, Vec<Uuid>);
 fn by_tenant(releases: &[Release]) -> Vec<TenantReleases<'_>> {
     let mut groups: std::collections::BTreeMap<&TenantId, (Vec<Uuid>, Vec<Uuid>)> =
         std::collections::BTreeMap::new();
-    for release in releases {
+    // In the order in which rows are locked everywhere.
+    let mut sorted: Vec<&Release> = releases.iter().collect();
+    sorted.sort_unstable_by_key(|release| release.document);
+    for release in sorted {
         let (documents, ids) = groups.entry(&release.tenant).or_default();
         documents.push(release.document.0);
         ids.push(release.release.0);

@@ -161,12 +161,13 @@ const LOCK_DOCUMENTS: &str = "-- store::tenants::delete_tenant
 SELECT 1 FROM documents WHERE tenant_id = $1 ORDER BY id FOR NO KEY UPDATE";
 
 const LOCK_VERSIONS: &str = "-- store::tenants::delete_tenant
-SELECT 1 FROM document_versions WHERE tenant_id = $1 AND finished_at IS NULL
+SELECT 1 FROM document_versions
+WHERE tenant_id = $1 AND document_id IN (SELECT id FROM documents WHERE tenant_id = $1) AND finished_at IS NULL
 ORDER BY document_id, version FOR NO KEY UPDATE";
 
 const CANCEL_VERSIONS: &str = "-- store::tenants::delete_tenant
 UPDATE document_versions SET state = 'cancelled', ended_by = 'command', finished_at = now()
-WHERE tenant_id = $1 AND finished_at IS NULL";
+WHERE tenant_id = $1 AND document_id IN (SELECT id FROM documents WHERE tenant_id = $1) AND finished_at IS NULL";
 
 const DELETE_DOCUMENTS: &str = "-- store::tenants::delete_tenant
 UPDATE documents SET deleted_at = now(), updated_at = now() WHERE tenant_id = $1 AND deleted_at IS NULL";

@@ -21,6 +21,9 @@ use crate::{Error, Store, metrics::names};
 /// How often a transaction that lost against others is run before its error is passed on.
 const ATTEMPTS: u32 = 10;
 
+/// Up to so many futures `join_all` polls each in turn at its first poll; of more, a batch at a time.
+const IN_ORDER: usize = 30;
+
 /// A parameter of a statement.
 pub(crate) type Param<'a> = &'a (dyn ToSql + Sync);
 
@@ -149,6 +152,23 @@ impl Tx {
             self.inner.finished.store(true, Ordering::Release);
         }
         result
+    }
+
+    /// Awaits the last statements of a transaction and commits it, in one flight where that is safe: of more
+    /// futures than [`IN_ORDER`] some may be polled for the first time after the commit was sent.
+    pub(crate) async fn finish<T>(
+        &self,
+        last: Vec<impl Future<Output = Result<T, Error>>>,
+    ) -> Result<Vec<T>, Error> {
+        let is_safe = last.len() <= IN_ORDER;
+        let last = futures::future::join_all(last);
+        if is_safe {
+            let (answers, committed) = futures::join!(last, self.commit());
+            let answers = answers.into_iter().collect::<Result<Vec<T>, Error>>()?;
+            return committed.map(|()| answers);
+        }
+        let answers = last.await.into_iter().collect::<Result<Vec<T>, Error>>()?;
+        self.commit().await.map(|()| answers)
     }
 
     async fn roll_back(&self) {

@@ -214,7 +214,8 @@ impl Config {
 fn builder(config: &Config) -> Result<Builder, Error> {
     let url = config.url.expose();
     let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
-    if !["redis", "valkey"].iter().any(|family| scheme.starts_with(family)) {
+    let families = ["redis", "rediss", "valkey", "valkeys"];
+    if !families.contains(&scheme.split(['+', '-']).next().unwrap_or_default()) {
         return Err(Error::Config(
             "the URL begins with none of redis://, rediss://, redis+unix://".to_owned(),
         ));

@@ -11,7 +11,7 @@ pub mod metrics;
 mod release;
 mod server;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use riacho_models::Model;
@@ -23,6 +23,9 @@ pub use config::{ChunkingConfig, Config};
 pub use http::{openapi, openapi_json};
 
 use crate::{app::App, http::Limits, release::Releaser};
+
+/// How long opening connections ahead may hold up the start.
+const WARM_LIMIT: Duration = Duration::from_secs(2);
 
 /// Runs the gateway at `http.listen` until `stop`, and lets what is in hand finish.
 ///
@@ -54,7 +57,8 @@ pub async fn serve(
 ) {
     metrics::describe();
     // Half of them: the other half is for what nobody foresaw.
-    if let Err(error) = resources.store.warm(core.database.pool_size / 2).await {
+    let warm = tokio::time::timeout(WARM_LIMIT, resources.store.warm(core.database.pool_size / 2));
+    if let Some(Ok(Err(error))) = stop.run_until_cancelled(warm).await {
         tracing::debug!(%error, "connections are opened as they are needed");
     }
     if let Ok(address) = listener.local_addr() {

@@ -16,7 +16,7 @@ use crate::metrics::names;
 /// At most so many releases go together: those that came while others were on their way.
 const TOGETHER: usize = 64;
 /// How many of such groups are on their way at once.
-const CONCURRENCY: usize = 2;
+const CONCURRENCY: usize = 4;
 /// Releases that wait; more are left to the janitor.
 const QUEUE: usize = 4_096;
 /// The pause after a release that failed.

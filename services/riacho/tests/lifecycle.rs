@@ -104,7 +104,7 @@ async fn a_private_server_that_is_killed_is_started_again_and_nothing_is_lost() 
         deployment.ready(&after).await;
     }
     let log = deployment.up.log();
-    assert_eq!(log.matches("ended and is started again").count(), pid_files.len(), "{log}");
+    assert!(log.matches("ended and is started again").count() >= pid_files.len(), "{log}");
 }
 
 async fn assert_nothing_runs_in(directory: &Path) {

@@ -269,11 +269,8 @@ async fn write_versions(
         }
     }
     tx.prepare(&[SET_TENANT, UPDATE_VERSIONS, FLIP]).await?;
-    let written =
-        join_all(groups.iter().map(|(tenant, updates)| async move { updates.write(tx, tenant).await }));
-    let (written, committed) = futures::join!(written, tx.commit());
-    written.into_iter().collect::<Result<(), Error>>()?;
-    committed
+    let written = groups.iter().map(|(tenant, updates)| async move { updates.write(tx, tenant).await });
+    tx.finish(written.collect()).await.map(drop)
 }
 
 #[derive(Default)]

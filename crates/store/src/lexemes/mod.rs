@@ -20,6 +20,7 @@ use std::{
 
 use foldhash::{HashMap, HashMapExt};
 use rust_stemmers::{Algorithm, Stemmer};
+use unicode_normalization::UnicodeNormalization;
 use unicode_segmentation::UnicodeSegmentation;
 
 pub(crate) use self::vector::TextVector;
@@ -54,8 +55,10 @@ impl Forms {
 pub(crate) struct Language {
     config: &'static str,
     stemmer: Option<Stemmer>,
-    /// Folded, because people leave accents out of these too.
     stop_words: HashSet<Box<str>>,
+    /// Of the Romance languages, the stop words without their accents: people leave them out. Elsewhere
+    /// a letter without its mark is another letter (Turkish şu and su, Swedish är and ar).
+    unaccented_stop_words: HashSet<Box<str>>,
 }
 
 impl Language {
@@ -69,14 +72,32 @@ impl Language {
 
     fn load(&(config, code, algorithm): &(&'static str, &str, Option<Algorithm>)) -> Language {
         let listed = stop_words::lookup(code).unwrap_or_default();
-        // Words with an apostrophe are looked at in parts, as texts are.
-        let parts = listed.iter().flat_map(|listed| words(listed).map(|word| fold(&listed[word]).into()));
-        Language { config, stemmer: algorithm.map(Stemmer::create), stop_words: parts.collect() }
+        let mut stop_words: HashSet<Box<str>> = HashSet::new();
+        for entry in listed {
+            let parts: Vec<&str> = words(entry).map(|word| &entry[word]).collect();
+            // Texts are cut at apostrophes too; the parts of other compounds are words in their own right.
+            if parts.len() == 1 || entry.contains(['\'', '’']) {
+                stop_words.extend(parts.into_iter().map(|part| Box::from(normal(part))));
+            }
+        }
+        let is_romance =
+            matches!(config, "portuguese" | "spanish" | "french" | "italian" | "catalan" | "romanian");
+        let unaccented = stop_words.iter().filter(|_| is_romance).map(|word| Box::from(fold(word))).collect();
+        Language {
+            config,
+            stemmer: algorithm.map(Stemmer::create),
+            stop_words,
+            unaccented_stop_words: unaccented,
+        }
     }
 
     /// Whether a word does not count.
     pub(crate) fn is_stop_word(&self, word: &str) -> bool {
-        self.stop_words.contains(&*fold(&word.to_lowercase()))
+        self.is_normal_stop_word(&normal(word))
+    }
+
+    fn is_normal_stop_word(&self, word: &str) -> bool {
+        self.stop_words.contains(word) || word.is_ascii() && self.unaccented_stop_words.contains(word)
     }
 
     /// The forms of a word; none of one that does not count.
@@ -117,11 +138,11 @@ impl Language {
     }
 
     fn make_forms(&self, word: &str) -> Option<Forms> {
-        let lower = word.to_lowercase();
-        let mut folded = fold(&lower);
-        if self.stop_words.contains(&*folded) {
+        let lower = normal(word);
+        if self.is_normal_stop_word(&lower) {
             return None;
         }
+        let mut folded = fold(&lower);
         // The Portuguese stemmer keeps many plurals of words in -ão apart; without accents they end in -oes.
         if self.config == "portuguese"
             && let Some(start) = folded.strip_suffix("oes").filter(|start| !start.is_empty())
@@ -173,6 +194,11 @@ const KNOWN: &[(&str, &str, Option<Algorithm>)] = &[
     ("yiddish", "yi", None),
 ];
 
+/// A word in lower case, its letters composed: the two ways to write é are one.
+fn normal(word: &str) -> String {
+    if word.is_ascii() { word.to_ascii_lowercase() } else { word.nfc().collect::<String>().to_lowercase() }
+}
+
 /// The words of a text, as ranges of bytes: those of Unicode (UAX 29), cut at apostrophes and
 /// underscores. Ideographs are words of their own.
 pub(crate) fn words(text: &str) -> impl Iterator<Item = Range<usize>> + '_ {
@@ -192,6 +218,8 @@ pub(crate) fn words(text: &str) -> impl Iterator<Item = Range<usize>> + '_ {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use proptest::prelude::*;
+
     use super::*;
 
     fn split(text: &str) -> Vec<&str> {
@@ -235,6 +263,35 @@ mod tests {
             }
         }
         assert!(Language::of("simple").forms("the").is_some());
+        // Words that only look like stop words once their accents are gone.
+        for (config, word) in [
+            ("portuguese", "nó"),
+            ("spanish", "té"),
+            ("swedish", "år"),
+            ("turkish", "su"),
+            ("indonesian", "kali"),
+        ] {
+            assert!(Language::of(config).forms(word).is_some(), "{config} {word}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_stemmer_comes_to_an_end(word in "[a-zA-Zà-üа-яα-ωא-ت\\u{300}-\\u{310}漢字👍'0-9]{0,24}") {
+            for (config, ..) in KNOWN {
+                let forms = Language::of(config).make_forms(&word);
+                prop_assert!(forms.is_none_or(|forms| forms.iter().all(|form| !form.is_empty())));
+            }
+        }
+    }
+
+    #[test]
+    fn composed_and_decomposed_letters_are_the_same() {
+        for (composed, decomposed) in
+            [("йод", "и\u{306}од"), ("ёлка", "е\u{308}лка"), ("café", "cafe\u{301}")]
+        {
+            assert_eq!(forms("simple", composed), forms("simple", decomposed));
+        }
     }
 
     #[test]

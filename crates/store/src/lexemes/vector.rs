@@ -47,7 +47,7 @@ impl Occurrences {
             let places = out.len();
             out.put_u16(0);
             let mut last = 0;
-            for (_, place) in lexeme.iter().take(PLACES + 1).filter(|(_, place)| *place > 0) {
+            for (_, place) in lexeme.iter().filter(|(_, place)| *place > 0) {
                 if *place != last && out.len() < places + 2 + 2 * PLACES {
                     out.put_u16(*place);
                 }

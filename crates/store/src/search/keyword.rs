@@ -3,6 +3,8 @@
 
 use std::collections::BTreeSet;
 
+use tokio_postgres::Row;
+
 use super::{
     SearchRequest,
     fusion::{Leg, Place},
@@ -14,10 +16,11 @@ use crate::{
     read,
     transaction::{Param, Tx},
 };
-use tokio_postgres::Row;
 
 /// A query of more words is cut: each word costs a look into the text index.
 const MAX_WORDS: usize = 24;
+/// So many words of a query are looked at to find those.
+const MOST_READ: usize = 200;
 
 /// A word that is in more chunks than this brings only so many of them. See `matching_chunks`.
 const BOUND: i32 = 1_000;
@@ -43,26 +46,42 @@ pub(super) async fn words(tx: &Tx, request: &SearchRequest) -> Result<Words, Err
     Ok(read_words(&request.query, &configs))
 }
 
-/// Reads words in the languages given. A query has a language of its own, most likely the one of whose
-/// stop words it has most: these do not count, not even where another language takes them for rare words.
+/// Reads words in the languages given. A word that is a stop word in all of them does not count. Where the
+/// query clearly is in one of them, its stop words do not count in the others either, which would take
+/// them for rare words.
 fn read_words(query: &str, configs: &[String]) -> Words {
     let languages: Vec<&Language> = configs.iter().map(|config| Language::of(config)).collect();
-    let words: Vec<&str> = lexemes::words(query).map(|word| &query[word]).collect();
-    let own = languages
-        .iter()
-        .map(|language| (words.iter().filter(|word| language.is_stop_word(word)).count(), *language))
-        .max_by_key(|(stop_words, _)| *stop_words);
+    let words: Vec<&str> = lexemes::words(query).take(MOST_READ).map(|word| &query[word]).collect();
+    let own = own_language(&words, &languages);
+    let without_own = words.iter().filter(|word| !own.is_some_and(|own| own.is_stop_word(word)));
+    let read = collect(without_own, &languages);
+    if read.queries.is_empty() { collect(words.iter(), &languages) } else { read }
+}
+
+/// The language of which the query has at least two stop words, and more than of any other.
+fn own_language<'l>(words: &[&str], languages: &[&'l Language]) -> Option<&'l Language> {
+    let count = |language: &&Language| words.iter().filter(|word| language.is_stop_word(word)).count();
+    let mut counted: Vec<_> = languages.iter().map(|language| (count(language), *language)).collect();
+    counted.sort_by_key(|(stop_words, _)| std::cmp::Reverse(*stop_words));
+    let next = counted.get(1).map_or(0, |(stop_words, _)| *stop_words);
+    counted.first().filter(|(stop_words, _)| *stop_words >= 2 && *stop_words > next).map(|(_, own)| *own)
+}
+
+fn collect<'w>(words: impl Iterator<Item = &'w &'w str>, languages: &[&Language]) -> Words {
     let mut read = Words::default();
-    for word in words.into_iter().filter(|word| !own.is_some_and(|(_, own)| own.is_stop_word(word))) {
+    for word in words {
         let forms: BTreeSet<String> = languages
             .iter()
             .filter_map(|language| language.forms(word))
             .flat_map(|forms| forms.iter().map(str::to_owned).collect::<Vec<_>>())
             .collect();
         let any = any_of(&forms);
-        if !any.is_empty() && !read.queries.contains(&any) && read.queries.len() < MAX_WORDS {
+        if !any.is_empty() && !read.queries.contains(&any) {
             read.queries.push(any);
             read.forms.extend(forms);
+        }
+        if read.queries.len() == MAX_WORDS {
+            break;
         }
     }
     read
@@ -125,6 +144,11 @@ mod tests {
         // "die" is an English word here, whatever it is in German.
         assert_eq!(read("how to die cast the weir", &["english", "german"]).len(), 3);
         assert!(read("of the", &["english"]).is_empty());
+        // One word says nothing about the language, and a tie neither.
+        for query in ["war", "die", "war crimes"] {
+            assert_eq!(read(query, &["english", "german"]).len(), query.split(' ').count(), "{query}");
+        }
+        assert_eq!(read("to die", &["english", "german"]).len(), 2);
     }
 
     #[test]

@@ -27,8 +27,8 @@ local DONE, FENCED, GONE, FULL = 0, 1, 2, 3
 local call, pcall, find = redis.call, redis.pcall, string.find
 local sizes_key, group, me, cap = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3])
 local used, changed, kinds = {}, {}, {}
--- By source: delivery counts of what this consumer holds, the fields of entries, and what is done.
-local held, stored, done = {}, {}, {}
+-- By source: delivery counts of what this consumer holds, and the fields of entries.
+local held, stored = {}, {}
 
 local function size_of(key)
   local size = used[key]
@@ -58,7 +58,7 @@ end
 -- Looks at `n` entries of a source from one id to another.
 local function look(source, from, to, n)
   local mine, fields = {}, {}
-  held[source], stored[source], done[source] = mine, fields, {}
+  held[source], stored[source] = mine, fields
   local pending = pcall('XPENDING', source, group, from, to, n, me)
   if pending.err then return end
   for i = 1, #pending do mine[pending[i][1]] = pending[i][4] end
@@ -102,7 +102,8 @@ local function check(source, id, envelope_id, deliveries)
     fields = found[1][2]
   end
   local envelope, bytes = envelope_of(fields)
-  if envelope_id ~= '' and not find(envelope, envelope_id, 1, true) then return GONE end
+  -- The id stands at the beginning; further on it may be quoted.
+  if envelope_id ~= '' and not find(string.sub(envelope, 1, 512), envelope_id, 1, true) then return GONE end
   return nil, bytes
 end
 
@@ -173,8 +174,7 @@ local function settle(at)
     call('XCLAIM', source, group, me, 0, id, 'IDLE', 0, 'RETRYCOUNT', deliveries, 'FORCE', 'JUSTID')
     return failed
   end
-  local ids = done[source]
-  ids[#ids + 1] = id
+  call('XDEL', source, id)
   grow(source, -bytes)
   return DONE
 end
@@ -196,9 +196,6 @@ for source, range in pairs(sources) do look(source, range.from, range.to, range.
 
 local answers = {}
 for n, first in ipairs(begins) do answers[n] = settle(first) end
-for source, ids in pairs(done) do
-  if #ids > 0 then call('XDEL', source, unpack(ids)) end
-end
 
 for key in pairs(changed) do
   if used[key] == 0 or call('XLEN', key) == 0 then

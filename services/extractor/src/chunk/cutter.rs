@@ -8,7 +8,7 @@ use super::{
     Chunk, Settings, Tokens,
     blocks::{Block, Blocks, Kind},
     sentences::sentences,
-    tokens::words,
+    tokens::{joins, words},
 };
 use crate::extracted::{Extracted, Heading};
 
@@ -168,7 +168,7 @@ impl<'a> Cutter<'a> {
     fn is_seam(&self, at: usize) -> bool {
         let text = &self.extracted.text;
         at == 0
-            || text.as_bytes()[at - 1] == b'\n' && !text[at..].starts_with('/')
+            || text.as_bytes()[at - 1] == b'\n' && !joins(text[..at].trim_end(), &text[at..])
             || text[at..].starts_with(|c: char| c.is_whitespace() && !matches!(c, '\n' | '\r'))
     }
 

@@ -144,8 +144,8 @@ fn first_seam(text: &str) -> usize {
         let space_end = after.find(|c: char| !c.is_whitespace()).unwrap_or(after.len());
         match after[..space_end].rfind(['\n', '\r']) {
             None => return end,
-            Some(line_end) if !after[line_end + 1..].starts_with('/') => return end + line_end + 1,
-            Some(_) => end += space_end,
+            Some(line_end) if joins(&text[..end], &after[line_end + 1..]) => end += space_end,
+            Some(line_end) => return end + line_end + 1,
         }
     }
 }
@@ -156,7 +156,12 @@ fn last_seam(text: &str) -> usize {
     let before = text[..space + c.len_utf8()].trim_end().len();
     let run = &text[before..space + c.len_utf8()];
     let seam = before + run.rfind(['\n', '\r']).map_or(0, |line_end| line_end + 1);
-    if seam > before && text[seam..].starts_with('/') { last_seam(&text[..before]) } else { seam }
+    if seam > before && joins(&text[..before], &text[seam..]) { last_seam(&text[..before]) } else { seam }
+}
+
+/// Whether o200k_base takes what stands before line ends and what follows them into one piece.
+pub(super) fn joins(before: &str, after: &str) -> bool {
+    after.starts_with('/') && before.chars().next_back().is_some_and(|c| !c.is_alphanumeric())
 }
 
 /// The words of `text`, each with the whitespace before it up to a line end, and the line ends

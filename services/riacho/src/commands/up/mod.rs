@@ -136,7 +136,7 @@ async fn serve(
     let config = &deployment.config;
     let mut pipeline = pipeline::Pipeline::spawn(
         config.clone(),
-        deployment.servers.database_url().is_some(),
+        is_private(deployment),
         plan.metrics.clone(),
         stop.clone(),
     )?;
@@ -162,6 +162,14 @@ async fn serve(
     }
     deployment.data_dir.clear_running();
     if asked { Ok(()) } else { result }
+}
+
+/// Whether every connection of the workers is to the PostgreSQL that this process runs.
+fn is_private(deployment: &Deployment<'_>) -> bool {
+    let database = &deployment.config.database;
+    deployment.servers.database_url().is_some()
+        && database.read_url.is_none()
+        && database.janitor_url.is_none()
 }
 
 /// The gateway, on the listener that was taken first and with the model that was loaded for the space.
