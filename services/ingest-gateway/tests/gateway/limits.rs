@@ -30,19 +30,23 @@ async fn an_address_over_its_rate_is_told_to_wait() {
 #[tokio::test]
 async fn requests_over_the_cap_are_told_to_come_back() {
     let gateway = Gateway::with_config(Config { max_concurrent_requests: 1, ..Config::default() }).await;
-    let (sender, body) = futures::channel::mpsc::unbounded::<Result<&'static str, std::io::Error>>();
-    sender.unbounded_send(Ok("begun")).unwrap();
-    let first = gateway.post("/api/v1/documents?filename=a.txt").body(reqwest::Body::wrap_stream(body));
-    let first = tokio::spawn(first.send());
-    let refused = riacho_testkit::eventually(|| async {
-        let response = gateway.get("/api/v1/documents").send().await.unwrap();
-        (response.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(response).ok_or("not refused")
-    })
-    .await;
+    // Two that do not end by themselves: whichever comes second is refused.
+    let begin = |name: &str| {
+        let (sender, body) = futures::channel::mpsc::unbounded::<Result<&'static str, std::io::Error>>();
+        sender.unbounded_send(Ok("begun")).unwrap();
+        let request = gateway.post(&format!("/api/v1/documents?filename={name}"));
+        (sender, tokio::spawn(request.body(reqwest::Body::wrap_stream(body)).send()))
+    };
+    let ((one_sender, one), (other_sender, other)) = (begin("a.txt"), begin("b.txt"));
+    let ((refused, _), (left, sender)) = match futures::future::select(one, other).await {
+        futures::future::Either::Left((refused, left)) => ((refused, one_sender), (left, other_sender)),
+        futures::future::Either::Right((refused, left)) => ((refused, other_sender), (left, one_sender)),
+    };
+    let refused = refused.unwrap().unwrap();
     assert_eq!(refused.headers()["retry-after"], "1");
     is_problem(refused, 503, "unavailable").await;
     drop(sender);
-    assert_eq!(first.await.unwrap().unwrap().status(), StatusCode::ACCEPTED);
+    assert_eq!(left.await.unwrap().unwrap().status(), StatusCode::ACCEPTED);
     json(gateway.get("/api/v1/documents"), 200).await;
 }
 
