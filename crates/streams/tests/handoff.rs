@@ -60,6 +60,31 @@ async fn a_stranger_is_fenced_the_owner_is_done_and_a_repetition_is_gone() {
 }
 
 #[tokio::test]
+async fn many_entries_in_any_order_among_those_of_others_each_get_their_answer() {
+    let server = Server::start().await;
+    let (mine, others) = (reader(&server, "a").await, reader(&server, "b").await);
+    let mut held = Vec::new();
+    // Every other entry is another consumer's.
+    for number in 0..8 {
+        let id = format!("e{number}");
+        add(&server, &id).await;
+        let reader = if number % 2 == 0 { &mine } else { &others };
+        held.push((reader.read_any(1, WAIT).await.unwrap().remove(0), id));
+    }
+    let mut settlements: Vec<Settlement> = held.iter().map(|(entry, id)| done(entry, id, 1)).collect();
+    settlements.reverse();
+    // The last one comes a second time in the same call.
+    settlements.push(settlements[7].clone());
+    let answers = handoff(&server, "a", &settlements).await;
+    let (done, fenced) = (Answer::Done, Answer::Fenced);
+    let expected = [&fenced, &done, &fenced, &done, &fenced, &done, &fenced, &done, &Answer::Gone];
+    assert_eq!(answers.iter().collect::<Vec<_>>(), expected);
+    let keys = server.streams.keys();
+    assert_eq!(server.len(&keys.work(0, STAGE, Lane::Interactive)), 4, "those of the other consumer");
+    assert_eq!(server.len(&keys.work(0, StageName::Embed, Lane::Interactive)), 4);
+}
+
+#[tokio::test]
 async fn an_older_delivery_and_another_envelope_are_refused() {
     let server = Server::start().await;
     let entry = one(&server, "a", "e1").await;
