@@ -1,8 +1,8 @@
 //! What a text is indexed under: the stems of its words, with accents folded.
 //!
 //! Texts and queries take the same way, so they meet whatever a stemmer does. PostgreSQL keeps the
-//! lexemes and finds them; that they are made here costs a tenth of what its own parser and
-//! dictionaries take, and lets hits be highlighted by the same rules that found them (docs/adr/0010).
+//! lexemes and finds them. Making them here costs far less than its own parser and dictionaries, and lets
+//! hits be highlighted by the same rules that found them (docs/adr/0010).
 //!
 //! People leave accents out, and stemmers need them (informação and informar share a stem only with
 //! them). So a word has up to two forms: the stem of its folded letters, and the folded stem of the word
@@ -217,7 +217,6 @@ pub(crate) fn words(text: &str) -> impl Iterator<Item = Range<usize>> + '_ {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use proptest::prelude::*;
 
     use super::*;

@@ -1,7 +1,7 @@
 //! Counting tokens, and where a text may be split without changing the count.
 //!
-//! Texts repeat their words, so the count of a word is remembered: looking it up costs a twentieth of
-//! what the tokenizer takes.
+//! Texts repeat their words, so the count of a word is remembered: looking it up costs far less than the
+//! tokenizer.
 
 use std::{
     cell::{Cell, RefCell},
