@@ -252,3 +252,31 @@ async fn tasks_note_how_they_went() {
     assert_eq!(schedules[0].last_outcome.as_deref(), Some("failed"));
     assert_eq!(db.janitor.housekeep().await.unwrap(), 0);
 }
+
+#[tokio::test]
+async fn a_tenant_keeps_so_many_letters_of_its_intake_and_no_more() {
+    let db = database().await;
+    let letter = |tenant: &riacho_domain::TenantId, entry: usize| NewDeadLetter {
+        tenant: Some(tenant.clone()),
+        document: None,
+        version: None,
+        release: None,
+        stage: "intake".into(),
+        stream: format!("riacho:{{intake}}:{tenant}"),
+        entry_id: format!("{entry}-0"),
+        reason_code: "undecodable".into(),
+        message: "no envelope".into(),
+        attempts: 1,
+        trace_id: String::new(),
+        original: vec![255],
+        occurred_at: Utc::now(),
+    };
+    assert!(db.store.add_dead_letter(&letter(&db.acme, 0)).await.unwrap());
+    let mut kept = 1;
+    while db.store.add_dead_letter(&letter(&db.acme, kept)).await.unwrap() {
+        kept += 1;
+        assert!(kept < 2_000, "there is no end");
+    }
+    assert!(kept > 900, "{kept}");
+    assert!(db.store.add_dead_letter(&letter(&db.other, 0)).await.unwrap(), "a neighbour keeps its own");
+}
