@@ -7,7 +7,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 /// The longest a document may take before a measurement gives up.
-const PATIENCE: Duration = Duration::from_secs(600);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(600);
 
 /// A client with a key.
 #[derive(Clone)]
@@ -27,7 +27,7 @@ pub(crate) struct Status {
 
 impl Status {
     fn is_terminal(&self) -> bool {
-        matches!(self.state.as_str(), "ready" | "failed" | "cancelled" | "expired")
+        ended(&self.state)
     }
 
     /// Chunks of the version.
@@ -35,6 +35,10 @@ impl Status {
     pub(crate) fn chunks(&self) -> u64 {
         self.body["progress"]["chunks_total"].as_u64().unwrap_or_default()
     }
+}
+
+fn ended(state: &str) -> bool {
+    matches!(state, "ready" | "failed" | "cancelled" | "expired")
 }
 
 impl Api {
@@ -91,6 +95,15 @@ impl Api {
             }
             tokio::time::sleep(poll).await;
         }
+    }
+
+    /// How many of the tenant's documents are ready, failed, cancelled or expired.
+    pub(crate) async fn ended(&self) -> anyhow::Result<u64> {
+        let url = format!("{}/api/v1/queue/info", self.url);
+        let body: Value =
+            self.http.get(url).bearer_auth(&self.key).send().await?.error_for_status()?.json().await?;
+        let states = body["documents"].as_object().context("the answer has no documents")?;
+        Ok(states.iter().filter(|(state, _)| ended(state)).filter_map(|(_, count)| count.as_u64()).sum())
     }
 
     /// The documents that a search finds.

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use clap::Args;
 use tokio::task::JoinSet;
 
-use crate::{Target, corpus, deployment::Deployment, figures::Figures, memory};
+use crate::{Target, api::PATIENCE, corpus, deployment::Deployment, figures::Figures, memory};
 
 /// What to send.
 #[derive(Args)]
@@ -36,6 +36,7 @@ pub(crate) async fn run(target: &Target, options: &Options) -> anyhow::Result<Fi
     let bodies: Arc<Vec<Bytes>> =
         Arc::new(seeds.map(|seed| Bytes::from(corpus::document(seed, corpus::size(seed)))).collect());
     let next = Arc::new(AtomicU64::new(0));
+    let before = deployment.api.ended().await?;
     let start = Instant::now();
     let mut workers = JoinSet::new();
     for _ in 0..options.concurrency {
@@ -56,6 +57,17 @@ pub(crate) async fn run(target: &Target, options: &Options) -> anyhow::Result<Fi
         ids.extend(done??);
     }
     let accepted = start.elapsed();
+    // Mostly the last one to be uploaded is the last to be searchable; counting all costs the database more.
+    if let Some(last) = ids.last() {
+        deployment.api.finished(last, Duration::from_millis(20)).await?;
+    }
+    while deployment.api.ended().await? < before + options.documents {
+        if start.elapsed() > PATIENCE {
+            bail!("after {} s documents are still on their way", PATIENCE.as_secs());
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let seconds = start.elapsed().as_secs_f64();
     let mut chunks = 0;
     for id in &ids {
         let status = deployment.api.finished(id, Duration::from_millis(50)).await?;
@@ -64,8 +76,6 @@ pub(crate) async fn run(target: &Target, options: &Options) -> anyhow::Result<Fi
         }
         chunks += status.chunks();
     }
-    let seconds = start.elapsed().as_secs_f64();
-
     let mut figures = Figures::default();
     figures.add("documents", ids.len());
     figures.add("chunks", chunks);

@@ -4,7 +4,7 @@
 //! is still above 256 KiB goes to the object store, and the event carries a claim check. Reading
 //! has bounds: nothing is inflated beyond what the writer announced and the reader allows.
 
-use std::{io::Read, time::SystemTime};
+use std::{cell::RefCell, io::Read, time::SystemTime};
 
 use bytes::Bytes;
 use prost::Message;
@@ -12,9 +12,12 @@ use riacho_domain::{
     DocumentId, Lane, ReasonCode, ReleaseId, RunId, StageName, TenantId, Version, derived_event_id,
 };
 use riacho_proto::{ENVELOPE_VERSION, v1, v1::envelope::Payload};
-use sha2::{Digest, Sha256};
-
 use riacho_streams::Entry;
+use sha2::{Digest, Sha256};
+use zstd::{
+    bulk::{Compressor, Decompressor},
+    stream::read::Decoder,
+};
 
 use crate::{ClaimError, Claims, EventMeta, Output};
 
@@ -22,6 +25,8 @@ use crate::{ClaimError, Claims, EventMeta, Output};
 const PLAIN_BELOW: usize = 1 << 10;
 /// Compressed payloads above this become claim checks.
 const CLAIM_ABOVE: usize = 256 << 10;
+/// Payloads up to this are inflated in one step.
+const INFLATED_AT_ONCE: usize = 1 << 20;
 /// Zstandard's fastest level that still halves text.
 const ZSTD_LEVEL: i32 = 1;
 
@@ -201,8 +206,7 @@ fn pack(payload: Payload) -> Result<Packed, CodecError> {
     if size < PLAIN_BELOW {
         return carrier.payload.map(Packed::Inline).ok_or_else(|| CodecError::Payload("empty".to_owned()));
     }
-    let zstd = zstd::bulk::compress(&carrier.encode_to_vec(), ZSTD_LEVEL)
-        .map_err(|error| CodecError::Payload(format!("compression: {error}")))?;
+    let zstd = deflate(&carrier.encode_to_vec())?;
     let (zstd, uncompressed_size) = (Bytes::from(zstd), size as u64);
     if zstd.len() > CLAIM_ABOVE {
         return Ok(Packed::Large { zstd, uncompressed_size });
@@ -271,12 +275,40 @@ pub(crate) async fn open(
     inflate(&zstd, size)
 }
 
+thread_local! {
+    /// A thread's contexts of Zstandard: making one costs as much as a small payload.
+    static DEFLATER: RefCell<Option<Compressor<'static>>> = const { RefCell::new(None) };
+    static INFLATER: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
+}
+
+fn deflate(bytes: &[u8]) -> Result<Vec<u8>, CodecError> {
+    let packed = DEFLATER.with_borrow_mut(|kept| match kept {
+        Some(deflater) => deflater.compress(bytes),
+        None => kept.insert(Compressor::new(ZSTD_LEVEL)?).compress(bytes),
+    });
+    packed.map_err(|error| CodecError::Payload(format!("compression: {error}")))
+}
+
+/// Inflates to at most one byte more than announced: enough to see that the announcement was false.
+fn inflated(zstd: &[u8], size: u64) -> std::io::Result<Vec<u8>> {
+    let limit = size.saturating_add(1);
+    match usize::try_from(limit) {
+        // All memory is taken at once here, on the word of whoever wrote the event.
+        Ok(capacity) if capacity <= INFLATED_AT_ONCE => INFLATER.with_borrow_mut(|kept| match kept {
+            Some(inflater) => inflater.decompress(zstd, capacity),
+            None => kept.insert(Decompressor::new()?).decompress(zstd, capacity),
+        }),
+        _ => {
+            let mut bytes = Vec::with_capacity(INFLATED_AT_ONCE);
+            Decoder::new(zstd)?.take(limit).read_to_end(&mut bytes)?;
+            Ok(bytes)
+        }
+    }
+}
+
 fn inflate(zstd: &[u8], size: u64) -> Result<Payload, CodecError> {
     let broken = |error: &dyn std::fmt::Display| CodecError::Payload(error.to_string());
-    let decoder = zstd::stream::read::Decoder::new(zstd).map_err(|error| broken(&error))?;
-    let mut bytes = Vec::with_capacity(usize::try_from(size.min(1 << 20)).unwrap_or(0));
-    // One byte more than announced is enough to see that the announcement was false.
-    decoder.take(size.saturating_add(1)).read_to_end(&mut bytes).map_err(|error| broken(&error))?;
+    let bytes = inflated(zstd, size).map_err(|error| broken(&error))?;
     if bytes.len() as u64 != size {
         return Err(CodecError::Payload(format!("inflates to other than the announced {size} bytes")));
     }

@@ -273,11 +273,17 @@ SELECT d.id, d.collection_id, c.name AS collection_name, d.external_id, d.metada
 FROM documents AS d JOIN collections AS c ON c.id = d.collection_id
 WHERE d.tenant_id = $1 AND d.external_id = $2 AND d.deleted_at IS NULL";
 
-// Both rows are locked: a version that is failing just now is waited for, and then is no match.
+// Both rows are locked: a version that is failing just now is waited for, and then is no match. The bytes
+// are looked up by themselves: before the tables are analysed, the planner would walk all documents of the
+// tenant instead.
 const SAME_BYTES: &str = "-- store::accept::find
+WITH same AS MATERIALIZED (
+    SELECT document_id, version FROM document_versions WHERE tenant_id = $1 AND sha256 = $2 AND fingerprint = $3)
 SELECT v.document_id, v.version
-FROM documents AS d JOIN document_versions AS v ON v.document_id = d.id AND v.version = d.latest_version
-WHERE d.tenant_id = $1 AND v.tenant_id = $1 AND v.sha256 = $2 AND v.fingerprint = $3
+FROM same
+JOIN documents AS d ON d.id = same.document_id AND d.latest_version = same.version
+JOIN document_versions AS v ON v.document_id = same.document_id AND v.version = same.version
+WHERE d.tenant_id = $1 AND v.tenant_id = $1
   AND d.deleted_at IS NULL AND (d.expires_at IS NULL OR d.expires_at > now())
   AND v.state IN ('waiting', 'releasing', 'extracting', 'embedding', 'indexing', 'ready')
 ORDER BY d.id LIMIT 1

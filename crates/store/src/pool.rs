@@ -9,13 +9,17 @@ use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, PoolError
 use futures::future::try_join_all;
 use riacho_domain::SecretUrl;
 
-use crate::{Config, Error, accept, error::chain, known::Known, release, search::TenantFigures, tls};
+use crate::{
+    Config, Error, accept, error::chain, extraction, known::Known, release, search::TenantFigures, tls,
+};
 
 /// What a store is for. Row-level security follows from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// Work for one tenant at a time.
     Service,
+    /// The same rights, for the stages: few statements, each run for every document.
+    Stage,
     /// Tasks over all tenants.
     Janitor,
 }
@@ -25,7 +29,7 @@ impl Role {
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
-            Role::Service => "riacho_service",
+            Role::Service | Role::Stage => "riacho_service",
             Role::Janitor => "riacho_janitor",
         }
     }
@@ -46,6 +50,7 @@ pub(crate) struct Inner {
     pub(crate) config: Config,
     pub(crate) figures: TenantFigures,
     pub(crate) known: Known,
+    pub(crate) extractions: extraction::Calls,
 }
 
 impl std::fmt::Debug for Store {
@@ -71,7 +76,7 @@ impl Store {
     /// Opens a first connection and checks that it works in the role and is bound by row-level security.
     pub async fn connect(config: &Config, role: Role) -> Result<Store, Error> {
         let url = match role {
-            Role::Service => &config.url,
+            Role::Service | Role::Stage => &config.url,
             Role::Janitor => config.janitor_url(),
         };
         let pool = pool(url, config, role)?;
@@ -88,6 +93,7 @@ impl Store {
             config: config.clone(),
             figures: TenantFigures::default(),
             known: Known::default(),
+            extractions: extraction::Calls::default(),
         };
         let store = Store { inner: Arc::new(inner) };
         store.check_role().await?;
@@ -185,12 +191,15 @@ fn pool(url: &SecretUrl, config: &Config, role: Role) -> Result<Pool, Error> {
     let connector = tls::connector(config.tls_ca_file.as_deref())?;
     let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
     // JIT compilation costs more than any statement of ours; the name of the role is a constant. Services
-    // look rows up: before a new table is analysed, reading all of it would seem as cheap.
+    // look rows up: before a new table is analysed, reading all of it would seem as cheap. The statements of
+    // the stages have one plan each, whatever their values, and planning takes as long as some of them.
     let prepare = format!(
-        "-- store::pool::prepare\nSET ROLE {}; SET jit = off; SET enable_seqscan = {}; SET statement_timeout = {}; \
+        "-- store::pool::prepare\nSET ROLE {}; SET jit = off; SET enable_seqscan = {}; SET plan_cache_mode = {}; \
+         SET statement_timeout = {}; \
          SET idle_in_transaction_session_timeout = {}",
         role.as_str(),
-        if role == Role::Service { "off" } else { "on" },
+        if role == Role::Janitor { "on" } else { "off" },
+        if role == Role::Stage { "force_generic_plan" } else { "auto" },
         config.statement_timeout_ms,
         config.statement_timeout_ms.saturating_mul(2),
     );

@@ -2,10 +2,12 @@
 //! that runs once a month is found at once.
 
 use riacho_domain::SpaceId;
+use tokio_postgres::SimpleQueryMessage;
 
 use crate::{
-    accept, chunks, collections, commands, dead_letters, documents, due, indexing, intake, janitor, keys,
-    leases, migrate, pool, purge, release, search, spaces, stages, start, status, tenants, topology, uploads,
+    accept, chunks, collections, commands, dead_letters, documents, due, extraction, indexing, intake,
+    janitor, keys, leases, migrate, pool, purge, release, search, spaces, stages, start, status, tenants,
+    topology, uploads,
 };
 
 impl crate::Store {
@@ -26,6 +28,70 @@ impl crate::Store {
     }
 }
 
+/// What a statement that is about single documents may find rows by, in the tables of all of them.
+const KEYS: &[&str] =
+    &["documents_pkey", "documents_external_id", "document_versions_pkey", "document_versions_same_bytes"];
+
+impl crate::Store {
+    /// The statements of uploads and stages whose plan, made now, walks rows of documents that they are
+    /// not about, with the index or the kind of the scan. For tests and diagnosis.
+    pub async fn walking_statements(&self, space: SpaceId) -> Result<Vec<(String, String)>, crate::Error> {
+        let client = self.client().await?;
+        let mut walking = Vec::new();
+        for sql in for_each_document(space) {
+            // The extended protocol would ask for values.
+            let explain = format!("EXPLAIN (GENERIC_PLAN, FORMAT JSON) {sql}");
+            let mut text = String::new();
+            for message in client.simple_query(&explain).await? {
+                if let SimpleQueryMessage::Row(row) = message {
+                    text.push_str(row.get(0).unwrap_or_default());
+                }
+            }
+            let plan = serde_json::from_str(&text).map_err(|error| crate::Error::Row(error.to_string()))?;
+            scans(&plan, &mut |scan| walking.push((sql.clone(), scan)));
+        }
+        Ok(walking)
+    }
+}
+
+/// Finds the scans of a plan that are not by one of [`KEYS`].
+fn scans(plan: &serde_json::Value, found: &mut impl FnMut(String)) {
+    use serde_json::Value;
+    match plan {
+        Value::Array(parts) => parts.iter().for_each(|part| scans(part, found)),
+        Value::Object(node) => {
+            let text = |key: &str| node.get(key).and_then(Value::as_str);
+            let is_of_documents = matches!(text("Relation Name"), Some("documents" | "document_versions"));
+            let (kind, index) = (text("Node Type").unwrap_or_default(), text("Index Name"));
+            match index {
+                Some(index) if index.starts_with("document") && !KEYS.contains(&index) => {
+                    found(index.to_owned())
+                }
+                None if is_of_documents && kind == "Seq Scan" => found(kind.to_owned()),
+                _ => {}
+            }
+            node.values().for_each(|part| scans(part, found));
+        }
+        _ => {}
+    }
+}
+
+/// The statements that run for each document, on its way in or through the stages.
+fn for_each_document(space: SpaceId) -> Vec<String> {
+    let fixed = [
+        accept::STATEMENTS,
+        accept::WRITE_STATEMENTS,
+        extraction::STATEMENTS,
+        intake::STATEMENTS,
+        release::STATEMENTS,
+        stages::STATEMENTS,
+        &[status::STATUS],
+    ];
+    let mut sql: Vec<String> = fixed.concat().into_iter().map(str::to_owned).collect();
+    sql.extend(indexing::statements(space));
+    sql
+}
+
 /// The statements of the services and the janitor, for a space.
 fn all(space: SpaceId) -> Vec<String> {
     let fixed = [
@@ -37,6 +103,7 @@ fn all(space: SpaceId) -> Vec<String> {
         dead_letters::STATEMENTS,
         documents::STATEMENTS,
         due::STATEMENTS,
+        extraction::STATEMENTS,
         intake::STATEMENTS,
         janitor::STATEMENTS,
         keys::STATEMENTS,

@@ -32,6 +32,9 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 /// So many bytes are hashed where they are: that takes less than a hand-over to another thread.
 const INLINE_BYTES: usize = 64 << 10;
 
+/// A text of so many bytes is cut where it is, which takes about as long as a few hand-overs.
+const CUT_INLINE_BYTES: usize = 32 << 10;
+
 /// The stage `extract`.
 pub struct Extractor {
     config: Config,
@@ -277,11 +280,12 @@ async fn cut(job: &Job, extracted: Arc<Extracted>) -> Result<Manifest, Exit> {
     let settings = Settings::from_proto(job.request.chunking.as_ref());
     let title = extracted.outline.title.clone().unwrap_or_else(|| job.request.filename.clone());
     let language = extracted.outline.language.clone().unwrap_or_default();
-    let manifest = blocking(move || {
+    let is_short = extracted.text.len() <= CUT_INLINE_BYTES;
+    let cut = move || {
         let chunks = chunk::cut(&extracted, &title, &settings)?;
         Ok::<_, Error>(Manifest { title, language, chunks })
-    })
-    .await??;
+    };
+    let manifest = if is_short { cut() } else { blocking(cut).await? }?;
     if manifest.chunks.is_empty() {
         return Err(Exit::Document(Failure::new(ReasonCode::Empty, "the file has no text")));
     }

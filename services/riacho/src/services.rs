@@ -28,8 +28,9 @@ impl Service {
 
     const fn role(self) -> Role {
         match self {
+            Service::Gateway => Role::Service,
             Service::Worker(Worker::Janitor) => Role::Janitor,
-            _ => Role::Service,
+            Service::Worker(_) => Role::Stage,
         }
     }
 

@@ -144,7 +144,6 @@ pub(crate) fn laptop_settings() -> Vec<(String, String)> {
         ("random_page_cost", "1.1"),
         ("max_wal_size", "2GB"),
         ("checkpoint_timeout", "15min"),
-        ("wal_compression", "on"),
         ("jit", "off"),
         ("huge_pages", "off"),
         ("log_checkpoints", "off"),

@@ -7,6 +7,7 @@
 
 use std::path::Path;
 
+use compact_str::CompactString;
 use foldhash::HashMap;
 use tokenizers::{Model as _, Tokenizer};
 
@@ -40,7 +41,7 @@ impl std::fmt::Debug for Tokens {
 /// The token ids of words seen before. Each belongs to one thread at a time.
 #[derive(Debug, Default)]
 pub(crate) struct WordCache {
-    words: HashMap<Box<str>, (u32, u32)>,
+    words: HashMap<CompactString, (u32, u32)>,
     ids: Vec<u32>,
 }
 
@@ -123,16 +124,36 @@ impl WordCache {
 /// text's first word has one more space, unwritten. What stands behind a line break is a word too:
 /// it begins with the break and has no space.
 fn split_word(text: &str, first: bool) -> (&str, &str) {
-    let is_space = |c: char| c == ' ' || c == SPACE;
     let start = text.chars().next().unwrap_or(' ');
     if start == '\n' && !first {
-        let end = text[1..].find(|c| is_space(c) || c == '\n').map_or(text.len(), |at| at + 1);
-        return text.split_at(end);
+        return text.split_at(end_of_letters(text, 1));
     }
     let body = if first { text } else { &text[start.len_utf8()..] };
-    let letters = body.find(|c| !is_space(c)).unwrap_or(body.len());
-    let end = body[letters..].find(|c| is_space(c) || c == '\n').map_or(body.len(), |at| letters + at);
-    body.split_at(end)
+    let mut letters = 0;
+    while let Some(length) = space_at(body, letters) {
+        letters += length;
+    }
+    body.split_at(end_of_letters(body, letters))
+}
+
+/// Where the run of characters that are neither spaces nor line breaks ends that begins at `at`. Looks at
+/// bytes: none inside a character is like the first of what ends the run.
+fn end_of_letters(text: &str, mut at: usize) -> usize {
+    while at < text.len() && text.as_bytes()[at] != b'\n' && space_at(text, at).is_none() {
+        at += 1;
+    }
+    at
+}
+
+/// The length of the space that begins at this byte, if one does.
+fn space_at(text: &str, at: usize) -> Option<usize> {
+    const WRITTEN: [u8; 3] = [0xe2, 0x96, 0x81];
+    let rest = &text.as_bytes()[at..];
+    match rest.first()? {
+        b' ' => Some(1),
+        0xe2 if rest.starts_with(&WRITTEN) => Some(WRITTEN.len()),
+        _ => None,
+    }
 }
 
 fn refused(error: tokenizers::Error) -> Error {
@@ -186,6 +207,7 @@ mod tests {
         assert_eq!(words("one\ntwo"), ["one", "\ntwo"]);
         assert_eq!(words("\n\na b \nc"), ["", "\n", "\na", "b", "", "\nc"]);
         assert_eq!(words("a\u{2581}b"), ["a", "b"]);
+        assert_eq!(words("ação — ‘é’\n水\u{2581} 位"), ["ação", "—", "‘é’", "\n水", " 位"]);
         assert!(words("").is_empty());
     }
 }

@@ -341,9 +341,10 @@ fn report(rows: &HashMap<Key, VersionRow>, settled: &BTreeMap<Key, Settled>, ins
     }
 }
 
+// `IS TRUE` keeps the planner from an index that begins with the tenant; see migration 0006.
 const LOCK_DOCUMENTS: &str = "-- store::indexing::lock
 SELECT id, live_version, deleted_at IS NOT NULL AS deleted FROM documents
-WHERE tenant_id = $1 AND id = ANY ($2) ORDER BY id FOR NO KEY UPDATE";
+WHERE (tenant_id = $1) IS TRUE AND id = ANY ($2) ORDER BY id FOR NO KEY UPDATE";
 
 const LOCK_VERSIONS: &str = "-- store::indexing::lock
 SELECT v.tenant_id, v.document_id, v.version, v.state, v.release_id, v.space_id, v.run_id, v.chunk_total, v.indexed_run,
@@ -382,7 +383,7 @@ SET live_version = new.version, live_run = new.run, updated_at = now(),
     expires_at = coalesce(v.expires_at, d.expires_at)
 FROM unnest($2::uuid[], $3::int[], $4::uuid[]) AS new (document, version, run)
 JOIN document_versions AS v ON v.tenant_id = $1 AND v.document_id = new.document AND v.version = new.version
-WHERE d.tenant_id = $1 AND d.id = new.document AND (d.live_version IS NULL OR d.live_version <= new.version)";
+WHERE (d.tenant_id = $1) IS TRUE AND d.id = new.document AND (d.live_version IS NULL OR d.live_version <= new.version)";
 
 fn insert_vectors(space: SpaceId) -> String {
     format!(

@@ -18,7 +18,8 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use foldhash::{HashMap, HashMapExt};
+use compact_str::CompactString;
+use foldhash::HashMap;
 use rust_stemmers::{Algorithm, Stemmer};
 use unicode_normalization::UnicodeNormalization;
 use unicode_segmentation::UnicodeSegmentation;
@@ -32,8 +33,12 @@ const WORD_BYTES: usize = 128;
 /// The most words of a language that a thread remembers, which are then forgotten: about 5 MB.
 const KNOWN_WORDS: usize = 32_768;
 
-/// Words of a language with their forms.
-type Seen = HashMap<Box<str>, Option<Forms>>;
+/// Words of a language, and the place of their forms.
+#[derive(Default)]
+struct Seen {
+    places: HashMap<CompactString, usize>,
+    forms: Vec<Option<Forms>>,
+}
 
 /// The forms that a word is indexed under.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -124,17 +129,15 @@ impl Language {
         thread_local! {
             static ALL: RefCell<HashMap<&'static str, Seen>> = RefCell::default();
         }
-        ALL.with_borrow_mut(|all| work(all.entry(self.config).or_insert_with(Seen::new)))
+        ALL.with_borrow_mut(|all| work(all.entry(self.config).or_default()))
     }
 
     fn seen_forms<'s>(&self, seen: &'s mut Seen, word: &str) -> Option<&'s Forms> {
-        if !seen.contains_key(word) {
-            if seen.len() >= KNOWN_WORDS {
-                seen.clear();
-            }
-            seen.insert(word.into(), self.make_forms(word));
-        }
-        seen.get(word)?.as_ref()
+        let place = match seen.places.get(word) {
+            Some(place) => *place,
+            None => seen.remember(word, self.make_forms(word)),
+        };
+        seen.forms.get(place)?.as_ref()
     }
 
     fn make_forms(&self, word: &str) -> Option<Forms> {
@@ -157,6 +160,20 @@ impl Language {
         let accented: Arc<str> = if lower.is_ascii() { form.clone() } else { fold(&stem(&lower)).into() };
         let accented = Some(accented).filter(|accented| *accented != form && !accented.is_empty());
         (!form.is_empty()).then_some(Forms { folded: form, accented })
+    }
+}
+
+impl Seen {
+    /// Keeps a word's forms, and answers their place.
+    fn remember(&mut self, word: &str, forms: Option<Forms>) -> usize {
+        if self.forms.len() >= KNOWN_WORDS {
+            self.places.clear();
+            self.forms.clear();
+        }
+        let place = self.forms.len();
+        self.forms.push(forms);
+        self.places.insert(word.into(), place);
+        place
     }
 }
 
@@ -202,17 +219,34 @@ fn normal(word: &str) -> String {
 /// The words of a text, as ranges of bytes: those of Unicode (UAX 29), cut at apostrophes and
 /// underscores. Ideographs are words of their own.
 pub(crate) fn words(text: &str) -> impl Iterator<Item = Range<usize>> + '_ {
-    text.unicode_word_indices().flat_map(move |(start, word)| {
-        let cut = |c: char| matches!(c, '\'' | '’' | '_');
-        let mut at = start;
-        word.split(cut).filter_map(move |part| {
-            let begin = at;
-            let end = begin + part.len();
-            // The cut character may be of several bytes.
-            at = end + text[end..].chars().next().map_or(0, char::len_utf8);
-            (!part.is_empty() && part.len() <= WORD_BYTES).then_some(begin..end)
-        })
+    let mut uncut = text.unicode_word_indices();
+    // What is left of a word behind a cut.
+    let mut rest = 0..0;
+    std::iter::from_fn(move || {
+        loop {
+            if rest.is_empty() {
+                let (start, word) = uncut.next()?;
+                rest = start..start + word.len();
+            }
+            let word = &text[rest.clone()];
+            let (part, skipped) = first_part(word);
+            let begin = rest.start;
+            rest.start += part + skipped;
+            if (1..=WORD_BYTES).contains(&part) {
+                return Some(begin..begin + part);
+            }
+        }
     })
+}
+
+/// The length of what stands before a word's first cut, and that of the cut.
+fn first_part(word: &str) -> (usize, usize) {
+    // Hardly a word has one, and bytes are quickly looked at: no other character begins like ’ in most texts.
+    if !word.bytes().any(|byte| matches!(byte, b'\'' | b'_' | 0xe2)) {
+        return (word.len(), 0);
+    }
+    let cut = |c: &(usize, char)| matches!(c.1, '\'' | '’' | '_');
+    word.char_indices().find(cut).map_or((word.len(), 0), |(at, c)| (at, c.len_utf8()))
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use riacho_domain::State;
 use riacho_local::testing;
 use riacho_store::{Config, Error, Role, Store, ensure_space, migrate};
 
-use crate::database::database;
+use crate::database::{database, upload};
 
 #[tokio::test]
 async fn every_statement_prepares_and_names_its_function() {
@@ -13,6 +13,32 @@ async fn every_statement_prepares_and_names_its_function() {
         let broken = store.broken_statements(db.space).await.unwrap();
         assert!(broken.is_empty(), "{:?}: {broken:#?}", store.role());
     }
+}
+
+#[tokio::test]
+async fn no_statement_for_one_document_walks_all_of_them_whatever_the_planner_knows() {
+    let db = database().await;
+    let walking = async |when: &str| {
+        let mut found = Vec::new();
+        for role in [Role::Service, Role::Stage] {
+            // New connections, so new plans.
+            let store = Store::connect(&db.config, role).await.unwrap();
+            found.extend(store.walking_statements(db.space).await.unwrap());
+        }
+        assert!(found.is_empty(), "{when}: {found:#?}");
+    };
+    walking("tables are empty").await;
+    for tenant in [&db.acme, &db.other] {
+        for n in 0..300 {
+            let accepted = db.store.accept(&upload(tenant, &format!("text {n}"))).await.unwrap();
+            if n % 3 == 0 {
+                db.finish(&accepted, "en", &["x"]).await;
+            }
+        }
+    }
+    walking("nothing is analysed").await;
+    let _ = db.raw.run("ANALYZE");
+    walking("all is analysed").await;
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
+use compact_str::CompactString;
 use foldhash::HashMap;
 use tiktoken_rs::CoreBPE;
 
@@ -17,7 +18,7 @@ const KNOWN_WORDS: usize = 32_768;
 const KNOWN_WORD_BYTES: usize = 48;
 
 /// The counts of words seen before.
-type Known = HashMap<Box<str>, u32>;
+type Known = HashMap<CompactString, u32>;
 
 /// A vocabulary, and the counts that nobody uses at the moment.
 struct Vocabulary {
