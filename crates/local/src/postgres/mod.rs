@@ -144,6 +144,8 @@ pub(crate) fn laptop_settings() -> Vec<(String, String)> {
         ("random_page_cost", "1.1"),
         ("max_wal_size", "2GB"),
         ("checkpoint_timeout", "15min"),
+        // Filling a new file of the log with zeros holds up every commit for as long.
+        ("wal_init_zero", "off"),
         ("jit", "off"),
         ("huge_pages", "off"),
         ("log_checkpoints", "off"),

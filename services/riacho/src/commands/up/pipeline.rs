@@ -3,7 +3,7 @@
 //! They have threads of their own, of lower priority: parsing and embedding take every core there is,
 //! and a request must not wait for them.
 
-use std::{thread, time::Duration};
+use std::{io, thread, time::Duration};
 
 use anyhow::{Context, anyhow};
 use riacho_service::Metrics;
@@ -19,6 +19,9 @@ use crate::{
 /// How much the pipeline's threads yield to the gateway's (0 not at all, 19 always). At 10 a thread of
 /// the gateway weighs nine times as much.
 const NICENESS: i32 = 10;
+/// The pause between two tries to lower the priority of a session, and how many tries there are.
+const SESSION_PAUSE: Duration = Duration::from_millis(110);
+const SESSION_TRIES: u32 = 100;
 /// How long tasks that do not listen may hold up the end.
 const LEFTOVERS: Duration = Duration::from_secs(1);
 
@@ -112,6 +115,26 @@ fn yield_backend(process: i32) {
         .map_or(Ok(()), |process| rustix::process::setpriority_process(Some(process), NICENESS));
     if let Err(error) = lowered {
         tracing::debug!(%error, process, "cannot lower the priority of a process of PostgreSQL");
+    }
+    tokio::spawn(yield_session(process));
+}
+
+/// Lowers the priority of a process's session. Each process of PostgreSQL has one of its own, and Linux
+/// (sched(7), "The autogroup feature") shares the processor between sessions first: beside other
+/// sessions, the priority of a process itself means nothing.
+async fn yield_session(process: i32) {
+    let file = format!("/proc/{process}/autogroup");
+    for _ in 0..SESSION_TRIES {
+        match tokio::fs::write(&file, NICENESS.to_string()).await {
+            // Without privileges, one session every tenth of a second.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                tokio::time::sleep(SESSION_PAUSE).await;
+            }
+            Err(error) => {
+                return tracing::debug!(%error, process, "cannot lower the priority of a session of PostgreSQL");
+            }
+            Ok(()) => return,
+        }
     }
 }
 
