@@ -15,6 +15,7 @@ pub mod telemetry;
 pub use config::CoreConfig;
 pub use health::Health;
 pub use resources::Resources;
+pub use riacho_stage::FOREGROUND;
 pub use signals::shutdown_signal;
 pub use telemetry::Metrics;
 

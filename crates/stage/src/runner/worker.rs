@@ -13,8 +13,11 @@ use super::{
     line::{LAST_RUN, Line, Work},
 };
 use crate::{
-    ClaimError, CodecError, EmitError, Event, Failure, Outcome, Output, codec, context::Emitter,
-    guard::Ended, metrics::names,
+    ClaimError, CodecError, EmitError, Event, Failure, Outcome, Output, codec,
+    context::Emitter,
+    foreground::{FOREGROUND, Turn},
+    guard::Ended,
+    metrics::names,
 };
 
 /// How long an event waits whose last run found no quiet moment in its process.
@@ -48,14 +51,15 @@ pub(super) async fn opened(line: &Arc<Line>, mut work: Work) -> Option<(Work, Ev
 
 /// Held while events run: beside others, or alone for a last run.
 pub(super) enum Gate {
-    Beside { _guard: RwLockReadGuard<'static, ()> },
+    Beside { _guard: RwLockReadGuard<'static, ()>, _turn: Turn },
     Alone { _guard: RwLockWriteGuard<'static, ()> },
 }
 
 impl Gate {
     /// For events of which none is at its last run. None where the stop came first.
     pub(super) async fn beside(line: &Line) -> Option<Gate> {
-        let gate = Gate::Beside { _guard: alone::beside_others().await };
+        let turn = FOREGROUND.turn().await;
+        let gate = Gate::Beside { _guard: alone::beside_others().await, _turn: turn };
         (!line.stop.is_cancelled()).then_some(gate)
     }
 

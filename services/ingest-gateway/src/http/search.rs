@@ -223,6 +223,7 @@ async fn search(
     caller: Caller<Find>,
     JsonBody(body): JsonBody<SearchBody>,
 ) -> Result<Json<FoundBody>, Problem> {
+    riacho_service::FOREGROUND.request();
     let start = Instant::now();
     let top_k = check(&body)?;
     let filter = body.filter.as_ref().filter(|filter| !filter.is_null()).map(Filter::parse).transpose();

@@ -45,6 +45,7 @@ pub(crate) async fn take_in(
     trace: Trace,
     request: Request,
 ) -> Result<Accepted, Problem> {
+    riacho_service::FOREGROUND.request();
     let (parts, body) = request.into_parts();
     let incoming = Incoming::new(body, app.config().idle_timeout());
     let key = Key::original(tenant, UploadId::new());

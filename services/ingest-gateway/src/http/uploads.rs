@@ -192,6 +192,7 @@ async fn put(
     QueryString(query): QueryString<LocalUploadQuery>,
     request: Request,
 ) -> Result<StatusCode, Problem> {
+    riacho_service::FOREGROUND.request();
     let (parts, body) = request.into_parts();
     let incoming = Incoming::new(body, app.config().idle_timeout());
     let result = receive(&app, UploadId(upload), &query, &parts.headers, incoming.clone()).await;

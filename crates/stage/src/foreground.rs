@@ -1,0 +1,202 @@
+//! Requests before events, where one process serves both.
+//!
+//! Stages take every processor there is, and lower priorities alone do not help a request: it waits for
+//! locks (of PostgreSQL's log, of an index page) whose holder has the low priority and does not run. So
+//! while requests come quickly, the stages of their process run one event or batch at a time, which
+//! leaves processors free. What the stages get done in that time hardly changes: at other times they
+//! would be waiting for the same processors. See docs/adr/0011.
+
+use std::{
+    sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Semaphore, SemaphorePermit, oneshot},
+    time::{Instant, timeout},
+};
+
+/// Requests are counted over so long.
+const WINDOW: Duration = Duration::from_millis(200);
+/// So many requests in a window are quick ones: 20 a second.
+const QUICK: u16 = 4;
+/// A run that takes longer gives its turn up: it waits for something else than a processor, or nobody
+/// should wait for it.
+const TURN: Duration = Duration::from_millis(250);
+/// A run that waits longer for its turn goes without.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Of this process.
+pub static FOREGROUND: Foreground = Foreground::new();
+
+/// Counts requests, and gives out the turns of the runs beside them.
+#[derive(Debug)]
+pub struct Foreground {
+    start: OnceLock<Instant>,
+    /// [`Counts`], in one word: a lock would be held by threads of low priority too.
+    counts: AtomicU64,
+    turns: Semaphore,
+}
+
+/// Requests of a window and of the one before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Counts {
+    window: u32,
+    current: u16,
+    previous: u16,
+}
+
+impl Counts {
+    fn unpack(word: u64) -> Self {
+        let [a, b, c, d, e, f, g, h] = word.to_be_bytes();
+        Self {
+            window: u32::from_be_bytes([a, b, c, d]),
+            current: u16::from_be_bytes([e, f]),
+            previous: u16::from_be_bytes([g, h]),
+        }
+    }
+
+    fn pack(self) -> u64 {
+        u64::from(self.window) << 32 | u64::from(self.current) << 16 | u64::from(self.previous)
+    }
+
+    /// As they are in the window of now. A clock that was read late changes nothing.
+    fn at(self, now: u32) -> Self {
+        match now.checked_sub(self.window) {
+            None | Some(0) => self,
+            Some(1) => Self { window: now, current: 0, previous: self.current },
+            Some(_) => Self { window: now, current: 0, previous: 0 },
+        }
+    }
+}
+
+/// Held while a run has its turn; empty where there are no turns at the moment.
+#[derive(Debug)]
+pub struct Turn {
+    #[allow(dead_code)] // its drop is what matters
+    held: Option<oneshot::Sender<()>>,
+}
+
+impl Foreground {
+    /// Nothing counted yet.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { start: OnceLock::new(), counts: AtomicU64::new(0), turns: Semaphore::const_new(1) }
+    }
+
+    /// The number of the current window.
+    fn now(&self) -> u32 {
+        let windows = self.start.get_or_init(Instant::now).elapsed().as_millis() / WINDOW.as_millis();
+        u32::try_from(windows).unwrap_or(u32::MAX)
+    }
+
+    /// Notes a request that somebody waits for.
+    pub fn request(&self) {
+        let now = self.now();
+        let noted = |word| {
+            let counts = Counts::unpack(word).at(now);
+            Some(Counts { current: counts.current.saturating_add(1), ..counts }.pack())
+        };
+        // The closure always has an answer.
+        let _ = self.counts.fetch_update(Ordering::Relaxed, Ordering::Relaxed, noted);
+    }
+
+    fn is_busy(&self) -> bool {
+        let counts = Counts::unpack(self.counts.load(Ordering::Relaxed)).at(self.now());
+        counts.current.max(counts.previous) >= QUICK
+    }
+
+    /// Waits for a run's turn while requests come quickly, half a second at most; at other times it does
+    /// not wait. Cancel safe.
+    pub async fn turn(&'static self) -> Turn {
+        if !self.is_busy() {
+            return Turn { held: None };
+        }
+        let Ok(Ok(permit)) = timeout(PATIENCE, self.turns.acquire()).await else {
+            return Turn { held: None };
+        };
+        Turn { held: Some(lend(permit)) }
+    }
+}
+
+impl Default for Foreground {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Gives the permit back when the sender is dropped, or when the turn is over.
+fn lend(permit: SemaphorePermit<'static>) -> oneshot::Sender<()> {
+    let (held, dropped) = oneshot::channel::<()>();
+    tokio::spawn(async move {
+        let _permit = permit;
+        let _ = timeout(TURN, dropped).await;
+    });
+    held
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+
+    fn busy() -> &'static Foreground {
+        let foreground: &'static Foreground = Box::leak(Box::new(Foreground::new()));
+        (0..QUICK).for_each(|_| foreground.request());
+        foreground
+    }
+
+    #[test]
+    fn requests_are_counted_in_their_window_and_remembered_for_one_more() {
+        let counts = Counts { window: 7, current: 5, previous: 2 };
+        assert_eq!(Counts::unpack(counts.pack()), counts);
+        assert_eq!(counts.at(7), counts);
+        assert_eq!(counts.at(6), counts);
+        assert_eq!(counts.at(8), Counts { window: 8, current: 0, previous: 5 });
+        assert_eq!(counts.at(9), Counts { window: 9, current: 0, previous: 0 });
+    }
+
+    #[tokio::test]
+    async fn runs_go_side_by_side_while_few_requests_come() {
+        let foreground: &'static Foreground = Box::leak(Box::new(Foreground::new()));
+        (1..QUICK).for_each(|_| foreground.request());
+        let turns = [(); 3].map(|()| foreground.turn().now_or_never());
+        assert!(turns.iter().all(|turn| turn.as_ref().is_some_and(|turn| turn.held.is_none())));
+    }
+
+    #[tokio::test]
+    async fn one_run_at_a_time_while_requests_come_quickly_and_many_once_they_stop() {
+        let foreground = busy();
+        let first = foreground.turn().await;
+        let mut second = Box::pin(foreground.turn());
+        assert!(futures::poll!(&mut second).is_pending());
+        drop(first);
+        let _second = second.await;
+        while foreground.is_busy() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(foreground.turn().now_or_never().is_some_and(|turn| turn.held.is_none()));
+    }
+
+    #[tokio::test]
+    async fn a_run_that_takes_long_holds_up_the_others_for_its_turn_only() {
+        let foreground = busy();
+        let start = Instant::now();
+        let long = foreground.turn().await;
+        let next = foreground.turn().await;
+        assert!(long.held.is_some() && next.held.is_some() && start.elapsed() >= TURN);
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_longer_than_the_patience() {
+        let foreground = busy();
+        let _permit = foreground.turns.acquire().await;
+        let start = Instant::now();
+        assert!(foreground.turn().await.held.is_none());
+        assert!(start.elapsed() >= PATIENCE);
+    }
+}
