@@ -172,6 +172,7 @@ mod tests {
     async fn one_run_at_a_time_while_requests_come_quickly_and_many_once_they_stop() {
         let foreground = busy();
         let first = foreground.turn().await;
+        (0..QUICK).for_each(|_| foreground.request());
         let mut second = Box::pin(foreground.turn());
         assert!(futures::poll!(&mut second).is_pending());
         drop(first);

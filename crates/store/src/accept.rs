@@ -273,9 +273,9 @@ SELECT d.id, d.collection_id, c.name AS collection_name, d.external_id, d.metada
 FROM documents AS d JOIN collections AS c ON c.id = d.collection_id
 WHERE d.tenant_id = $1 AND d.external_id = $2 AND d.deleted_at IS NULL";
 
-// Both rows are locked: a version that is failing just now is waited for, and then is no match. The bytes
-// are looked up by themselves: before the tables are analysed, the planner would walk all documents of the
-// tenant instead.
+// Both rows are locked: a version that is failing just now is waited for, and then is no match. Versions
+// with these bytes are looked up first: before the tables are analysed, the planner would rather walk all
+// documents of the tenant.
 const SAME_BYTES: &str = "-- store::accept::find
 WITH same AS MATERIALIZED (
     SELECT document_id, version FROM document_versions WHERE tenant_id = $1 AND sha256 = $2 AND fingerprint = $3)

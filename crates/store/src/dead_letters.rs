@@ -141,7 +141,7 @@ impl Store {
         let fail: [Param<'_>; 5] = [&document, &version, &release, &code, &message];
         let (insert, fail) = (&insert, &fail);
         let scope = match (self.role(), &letter.tenant) {
-            (Role::Service, Some(tenant)) => Scope::tenant("add_dead_letter", tenant),
+            (Role::Service | Role::Stage, Some(tenant)) => Scope::tenant("add_dead_letter", tenant),
             _ => Scope::all("add_dead_letter"),
         };
         let is_intake = letter.stage == INTAKE;

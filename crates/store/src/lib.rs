@@ -14,7 +14,6 @@ mod dead_letters;
 mod documents;
 mod due;
 mod error;
-mod extraction;
 mod indexing;
 mod intake;
 mod janitor;
@@ -37,7 +36,6 @@ mod statements;
 mod status;
 mod tenants;
 mod tls;
-mod together;
 mod topology;
 mod transaction;
 mod uploads;
@@ -53,7 +51,6 @@ pub use self::{
     documents::{Document, ListDocuments, MAX_PAGE, Original, TextRef},
     due::DueFigures,
     error::{Conflict, Error},
-    extraction::{Extraction, Seal, Sealed, SealedRun},
     indexing::{IndexAnswer, IndexItem},
     intake::{AcceptedEvent, EventAnswer, EventKey},
     janitor::{PurgeOriginal, QueueFigures, ReleaseCaps, Schedule},
@@ -64,6 +61,7 @@ pub use self::{
     release::{Accepted, Chunking, Release, ReleasePlan},
     search::{Filter, Highlight, Hit, MAX_QUERY, MAX_TOP_K, Mode, ScoreParts, SearchRequest},
     spaces::{IndexBuilt, Space, SpaceState, build_index, ensure_space},
+    stages::{Extraction, Seal, Sealed, SealedRun},
     status::{Progress, Reason, Status},
     tenants::{Tenant, TenantState},
     topology::Partition,

@@ -9,9 +9,7 @@ use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, PoolError
 use futures::future::try_join_all;
 use riacho_domain::SecretUrl;
 
-use crate::{
-    Config, Error, accept, error::chain, extraction, known::Known, release, search::TenantFigures, tls,
-};
+use crate::{Config, Error, accept, error::chain, known::Known, release, search::TenantFigures, tls};
 
 /// What a store is for. Row-level security follows from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,7 +48,6 @@ pub(crate) struct Inner {
     pub(crate) config: Config,
     pub(crate) figures: TenantFigures,
     pub(crate) known: Known,
-    pub(crate) extractions: extraction::Calls,
 }
 
 impl std::fmt::Debug for Store {
@@ -93,7 +90,6 @@ impl Store {
             config: config.clone(),
             figures: TenantFigures::default(),
             known: Known::default(),
-            extractions: extraction::Calls::default(),
         };
         let store = Store { inner: Arc::new(inner) };
         store.check_role().await?;

@@ -1,10 +1,10 @@
-//! What the stages write before there are rows of chunks; see `extraction` for the extractor. Every write names its release and is a
+//! What the stages write before there are rows of chunks. Every write names its release and is a
 //! compare-and-set: no row changed means that the release is no longer current.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 
-use riacho_domain::{ReasonCode, ReleaseId, TenantId};
-use tokio_postgres::{Row, types::ToSql};
+use riacho_domain::{ReasonCode, ReleaseId, RunId, TenantId};
+use tokio_postgres::Row;
 use uuid::Uuid;
 
 use crate::{
@@ -14,7 +14,77 @@ use crate::{
     transaction::{Param, Scope},
 };
 
+/// A run that was sealed: it is the version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SealedRun {
+    /// The run.
+    pub run: RunId,
+    /// Its manifest, as the extractor encoded it.
+    pub manifest: Vec<u8>,
+    /// How many chunks it has.
+    pub chunk_total: u32,
+}
+
+/// What an extractor starts from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Extraction {
+    /// The run that an earlier delivery sealed: it is replayed, and nothing is cut anew.
+    pub sealed: Option<SealedRun>,
+}
+
+/// A run to be sealed.
+#[derive(Debug, Clone)]
+pub struct Seal {
+    /// The run.
+    pub run: RunId,
+    /// Its manifest.
+    pub manifest: Vec<u8>,
+    /// How many chunks it has; at least one.
+    pub chunk_total: u32,
+    /// The media type that the bytes turned out to be.
+    pub detected_type: String,
+    /// The character encoding of the original, where it has one.
+    pub encoding: Option<String>,
+    /// The text's language, ISO 639-1, or empty.
+    pub language: String,
+    /// How many pages it has, where the format has pages.
+    pub pages: Option<u32>,
+}
+
+/// What became of a seal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Sealed {
+    /// This run is the version now.
+    First,
+    /// Another run (or this one, before) was sealed: that one is to be replayed.
+    Existing(SealedRun),
+    /// The release is no longer current.
+    Superseded,
+}
+
+impl SealedRun {
+    fn read(row: &Row) -> Result<Option<Self>, Error> {
+        let Some(run) = read::run(row, "run_id")? else { return Ok(None) };
+        let manifest: Option<Vec<u8>> = row.try_get("manifest")?;
+        let total = read::count_opt(row, "chunk_total")?;
+        match (manifest, total) {
+            (Some(manifest), Some(chunk_total)) => Ok(Some(Self { run, manifest, chunk_total })),
+            _ => Err(Error::Row("a sealed run without manifest".into())),
+        }
+    }
+}
+
 impl Store {
+    /// An extractor takes the release up. None: it is no longer current.
+    pub async fn begin_extraction(&self, release: &Release) -> Result<Option<Extraction>, Error> {
+        let scope = Scope::tenant("begin_extraction", &release.tenant).relaxed();
+        let rows = self.single(scope, BEGIN, &release.fence().params()).await?;
+        match rows.first() {
+            Some(row) => Ok(Some(Extraction { sealed: SealedRun::read(row)? })),
+            None => Ok(superseded("begin_extraction", None)),
+        }
+    }
+
     /// How far the extraction is. False: the release is no longer current.
     pub async fn progress(
         &self,
@@ -28,6 +98,45 @@ impl Store {
         let scope = Scope::tenant("progress", &release.tenant).relaxed();
         let rows = self.single(scope, PROGRESS, &[tenant, document, version, id, &done, &total]).await?;
         Ok(if rows.is_empty() { superseded("progress", false) } else { true })
+    }
+
+    /// Seals a run, unless one is sealed. Must come before the run's last handoff.
+    pub async fn seal(&self, release: &Release, seal: &Seal) -> Result<Sealed, Error> {
+        if seal.chunk_total == 0 {
+            return Err(Error::Invalid(
+                "a run without chunks is not sealed, the document failed as empty".into(),
+            ));
+        }
+        let scope = Scope::tenant("seal", &release.tenant);
+        self.transaction(scope, |tx| async move {
+            let fence = release.fence();
+            let [tenant, document, version, id] = fence.params();
+            let (total, pages) = (read::signed(seal.chunk_total), seal.pages.map(read::signed));
+            let manifest = seal.manifest.as_slice();
+            let params: [Param<'_>; 11] = [
+                tenant,
+                document,
+                version,
+                id,
+                &seal.run.0,
+                &manifest,
+                &total,
+                &seal.detected_type,
+                &seal.encoding,
+                &seal.language,
+                &pages,
+            ];
+            tx.prepare(&[SEAL, SEALED]).await?;
+            let fence_params = fence.params();
+            let (done, found) =
+                futures::join!(tx.execute(SEAL, &params), tx.query_opt(SEALED, &fence_params));
+            if done? == 1 {
+                return Ok(Sealed::First);
+            }
+            let sealed = found?.as_ref().map(SealedRun::read).transpose()?.flatten();
+            Ok(sealed.map_or_else(|| superseded("seal", Sealed::Superseded), Sealed::Existing))
+        })
+        .await
     }
 
     /// The version failed for good. False: the release is no longer current. A version that is live
@@ -53,41 +162,26 @@ impl Store {
         Ok(current)
     }
 
-    /// Runs a statement of (tenant, documents, release ids) for releases of any tenants.
+    /// Runs a statement of (tenant, documents, release ids) for releases of any tenants: once for each
+    /// tenant, all in one round trip.
     pub(crate) async fn for_releases(
         &self,
         scope: Scope<'_>,
         releases: &[Release],
         sql: &str,
     ) -> Result<Vec<Row>, Error> {
-        let groups = by_tenant(releases, |release| release);
-        let columns = groups.into_iter().map(|(tenant, releases)| {
-            let documents: Vec<Uuid> = releases.iter().map(|release| release.document.0).collect();
-            let ids: Vec<Uuid> = releases.iter().map(|release| release.release.0).collect();
-            (tenant, vec![Box::new(documents) as Column, Box::new(ids)])
-        });
-        self.for_tenants(scope, columns.collect(), sql).await
-    }
-
-    /// Runs a statement for each tenant with the tenant and its columns as parameters, all in one round trip.
-    pub(crate) async fn for_tenants(
-        &self,
-        scope: Scope<'_>,
-        columns: Vec<(&TenantId, Vec<Column>)>,
-        sql: &str,
-    ) -> Result<Vec<Row>, Error> {
-        if columns.is_empty() {
+        let groups = by_tenant(releases);
+        if groups.is_empty() {
             return Ok(Vec::new());
         }
-        let columns = &columns;
+        let groups = &groups;
         self.transaction(scope, |tx| async move {
             tx.prepare(&[SET_TENANT, sql]).await?;
             let tx = &tx;
-            let asked = columns.iter().map(|(tenant, columns)| async move {
+            let asked = groups.iter().map(|(tenant, documents, ids)| async move {
                 let tenant = tenant.as_str();
                 let of_tenant: [Param<'_>; 1] = [&tenant];
-                let mut params: Vec<Param<'_>> = vec![&tenant];
-                params.extend(columns.iter().map(|column| column.as_ref() as Param<'_>));
+                let params: [Param<'_>; 3] = [&tenant, documents, ids];
                 let (set, rows) = futures::join!(tx.query(SET_TENANT, &of_tenant), tx.query(sql, &params));
                 set?;
                 rows
@@ -98,18 +192,20 @@ impl Store {
     }
 }
 
-/// The values of many rows, as one parameter.
-pub(crate) type Column = Box<dyn ToSql + Sync + Send>;
+type TenantReleases<'a> = (&'a TenantId, Vec<Uuid>, Vec<Uuid>);
 
-/// Items by the tenant of their release, each tenant's in the order in which rows are locked everywhere.
-pub(crate) fn by_tenant<T>(items: &[T], release: impl Fn(&T) -> &Release) -> BTreeMap<&TenantId, Vec<&T>> {
-    let mut sorted: Vec<&T> = items.iter().collect();
-    sorted.sort_by_key(|item| release(item).document);
-    let mut groups: BTreeMap<&TenantId, Vec<&T>> = BTreeMap::new();
-    for item in sorted {
-        groups.entry(&release(item).tenant).or_default().push(item);
+fn by_tenant(releases: &[Release]) -> Vec<TenantReleases<'_>> {
+    let mut groups: std::collections::BTreeMap<&TenantId, (Vec<Uuid>, Vec<Uuid>)> =
+        std::collections::BTreeMap::new();
+    // In the order in which rows are locked everywhere.
+    let mut sorted: Vec<&Release> = releases.iter().collect();
+    sorted.sort_unstable_by_key(|release| release.document);
+    for release in sorted {
+        let (documents, ids) = groups.entry(&release.tenant).or_default();
+        documents.push(release.document.0);
+        ids.push(release.release.0);
     }
-    groups
+    groups.into_iter().map(|(tenant, (documents, ids))| (tenant, documents, ids)).collect()
 }
 
 /// Counts a write that came too late, and answers it.
@@ -119,14 +215,36 @@ pub(crate) fn superseded<T>(name: &'static str, answer: T) -> T {
 }
 
 /// Makes the rest of the transaction, or the part up to the next call, work for a tenant.
-pub(crate) const SET_TENANT: &str = "-- store::stages::for_tenants
+pub(crate) const SET_TENANT: &str = "-- store::stages::for_releases
 SELECT set_config('riacho.tenant', $1, true)";
+
+const BEGIN: &str = "-- store::stages::begin_extraction
+UPDATE document_versions
+SET state = CASE WHEN state = 'releasing' THEN 'extracting' ELSE state END,
+    released_at = coalesce(released_at, now()), started_at = coalesce(started_at, now()),
+    extractions = extractions + CASE WHEN run_id IS NULL THEN 1 ELSE 0 END
+WHERE tenant_id = $1 AND document_id = $2 AND version = $3 AND release_id = $4
+  AND state IN ('releasing', 'extracting', 'embedding', 'indexing')
+RETURNING run_id, manifest, chunk_total";
 
 const PROGRESS: &str = "-- store::stages::progress
 UPDATE document_versions SET pages_done = $5, pages_total = coalesce($6, pages_total)
 WHERE tenant_id = $1 AND document_id = $2 AND version = $3 AND release_id = $4
   AND state IN ('releasing', 'extracting', 'embedding', 'indexing')
 RETURNING version";
+
+const SEAL: &str = "-- store::stages::seal
+UPDATE document_versions
+SET run_id = $5, manifest = $6, chunk_total = $7, detected_type = $8, encoding = $9, language = $10,
+    pages_total = coalesce($11, pages_total), pages_done = coalesce($11, pages_done), sealed_at = now(),
+    state = CASE WHEN state IN ('releasing', 'extracting') THEN 'embedding' ELSE state END
+WHERE tenant_id = $1 AND document_id = $2 AND version = $3 AND release_id = $4 AND run_id IS NULL
+  AND state IN ('releasing', 'extracting', 'embedding', 'indexing')";
+
+const SEALED: &str = "-- store::stages::seal
+SELECT run_id, manifest, chunk_total FROM document_versions
+WHERE tenant_id = $1 AND document_id = $2 AND version = $3 AND release_id = $4
+  AND state IN ('releasing', 'extracting', 'embedding', 'indexing')";
 
 const FAIL: &str = "-- store::stages::fail
 UPDATE document_versions SET state = 'failed', error_code = $5, error_message = $6, finished_at = now()
@@ -140,4 +258,4 @@ SELECT release_id, state FROM document_versions
 WHERE tenant_id = $1 AND document_id = ANY ($2) AND release_id = ANY ($3)";
 
 /// The statements of this file.
-pub(crate) const STATEMENTS: &[&str] = &[SET_TENANT, PROGRESS, FAIL, CURRENT];
+pub(crate) const STATEMENTS: &[&str] = &[SET_TENANT, BEGIN, PROGRESS, SEAL, SEALED, FAIL, CURRENT];

@@ -5,9 +5,8 @@ use riacho_domain::SpaceId;
 use tokio_postgres::SimpleQueryMessage;
 
 use crate::{
-    accept, chunks, collections, commands, dead_letters, documents, due, extraction, indexing, intake,
-    janitor, keys, leases, migrate, pool, purge, release, search, spaces, stages, start, status, tenants,
-    topology, uploads,
+    accept, chunks, collections, commands, dead_letters, documents, due, indexing, intake, janitor, keys,
+    leases, migrate, pool, purge, release, search, spaces, stages, start, status, tenants, topology, uploads,
 };
 
 impl crate::Store {
@@ -81,7 +80,6 @@ fn for_each_document(space: SpaceId) -> Vec<String> {
     let fixed = [
         accept::STATEMENTS,
         accept::WRITE_STATEMENTS,
-        extraction::STATEMENTS,
         intake::STATEMENTS,
         release::STATEMENTS,
         stages::STATEMENTS,
@@ -103,7 +101,6 @@ fn all(space: SpaceId) -> Vec<String> {
         dead_letters::STATEMENTS,
         documents::STATEMENTS,
         due::STATEMENTS,
-        extraction::STATEMENTS,
         intake::STATEMENTS,
         janitor::STATEMENTS,
         keys::STATEMENTS,

@@ -32,6 +32,8 @@ const SIGNING_SECRET: &str = "a secret of the tests, 32 bytes or more";
 pub struct Deployment {
     /// The store as the services see it: one tenant at a time.
     pub store: Store,
+    /// The same, as the stages use it.
+    pub stages: Store,
     /// The store as the janitor sees it: all tenants.
     pub janitor: Store,
     /// Redis.
@@ -70,13 +72,26 @@ impl Deployment {
         let space = ensure_space(&settings, model, dimensions).await.context("making the space")?;
         let janitor = Store::connect(&settings, Role::Janitor).await.context("connecting as the janitor")?;
         let store = Store::connect(&settings, Role::Service).await.context("connecting as a service")?;
+        let stages = Store::connect(&settings, Role::Stage).await.context("connecting as a stage")?;
         let streams = Streams::connect(&riacho_streams::Config::for_url(&redis.url())).await?;
         let directory = TempDir::new()?;
         let objects = Objects::connect(&objects_config(&directory)).await?;
         let tenant: TenantId = "default".parse()?;
         janitor.ensure_tenant(&tenant, "Default").await?;
         let key = key_of(&janitor, &tenant, vec![KeyScope::Admin]).await?;
-        Ok(Deployment { store, janitor, streams, objects, tenant, key, space, redis, database, directory })
+        Ok(Deployment {
+            store,
+            stages,
+            janitor,
+            streams,
+            objects,
+            tenant,
+            key,
+            space,
+            redis,
+            database,
+            directory,
+        })
     }
 
     /// The private Redis, to stop, start and kill.
@@ -113,7 +128,11 @@ impl Deployment {
     /// When another recorder of metrics is installed.
     pub fn resources(&self, role: Role) -> Result<Resources> {
         Ok(Resources {
-            store: if role == Role::Janitor { self.janitor.clone() } else { self.store.clone() },
+            store: match role {
+                Role::Service => self.store.clone(),
+                Role::Stage => self.stages.clone(),
+                Role::Janitor => self.janitor.clone(),
+            },
             streams: self.streams.clone(),
             objects: self.objects.clone(),
             health: Health::new(),

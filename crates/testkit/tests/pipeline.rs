@@ -29,10 +29,10 @@ impl Pipeline {
     fn start(deployment: &Deployment, core: &CoreConfig) -> Pipeline {
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
-        let resources = deployment.resources(Role::Service).unwrap();
+        let resources = deployment.resources(Role::Stage).unwrap();
         let runner = Runner::new(deployment.streams.clone(), deployment.objects.clone(), core.stage.clone());
         let extractor = Arc::new(LineExtractor {
-            store: deployment.store.clone(),
+            store: deployment.stages.clone(),
             objects: deployment.objects.clone(),
             lines_per_batch: 8,
         });
@@ -236,7 +236,7 @@ async fn a_key_that_stops_working_condemns_nothing() {
 async fn an_embedder_whose_model_fits_no_space_does_not_start() {
     let deployment = Deployment::with_space("another-model", 8).await.unwrap();
     let stop = CancellationToken::new();
-    let resources = deployment.resources(Role::Service).unwrap();
+    let resources = deployment.resources(Role::Stage).unwrap();
     let core = deployment.core().unwrap();
     let error = tokio::time::timeout(
         Duration::from_secs(30),

@@ -2,11 +2,8 @@
 
 use whatlang::{Detector, Lang};
 
-/// How much of a text is looked at: enough to be certain, and what mostly is.
+/// How much of a text is looked at: enough to be certain, and cheap.
 const SAMPLE_CHARS: usize = 1200;
-const SHORT_SAMPLE_CHARS: usize = 400;
-/// With such a confidence, more text would not change the answer.
-const CERTAIN: f64 = 0.9;
 /// Below this many letters every guess is as good as another.
 const LEAST_LETTERS: usize = 24;
 
@@ -23,12 +20,7 @@ pub fn detect(text: &str) -> Option<String> {
     if sample.len() < LEAST_LETTERS {
         return None;
     }
-    let short = sample.char_indices().nth(SHORT_SAMPLE_CHARS).map_or(&*sample, |(end, _)| &sample[..end]);
-    let detector = Detector::new();
-    let found = detector
-        .detect(short)
-        .filter(|found| found.is_reliable() && found.confidence() > CERTAIN || short.len() == sample.len())
-        .or_else(|| detector.detect(&sample))?;
+    let found = Detector::new().detect(&sample)?;
     (found.is_reliable() || found.confidence() > 0.6).then(|| code(found.lang())).flatten().map(str::to_owned)
 }
 

@@ -49,7 +49,7 @@ impl Running {
     async fn start(deployment: Deployment) -> Running {
         let stop = CancellationToken::new();
         let core = deployment.core().unwrap();
-        let resources = deployment.resources(Role::Service).unwrap();
+        let resources = deployment.resources(Role::Stage).unwrap();
         let (keeper, arrived) = mpsc::unbounded_channel();
         let runner = Runner::new(deployment.streams.clone(), deployment.objects.clone(), core.stage.clone());
         let mut tasks = Vec::new();

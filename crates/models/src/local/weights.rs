@@ -60,7 +60,8 @@ impl Weights {
     /// The mean of the tokens' vectors; zero where there are none. The ids are below [`Self::vocabulary`].
     pub(crate) fn mean(&self, ids: &[u32]) -> Vec<f32> {
         let mut sum = vec![0.0; self.dimensions];
-        // Four rows at a time: they come from memory side by side, and the sum is loaded and stored once.
+        // Four rows at a time: they come from memory side by side, and the sum is loaded and stored once. The
+        // order of additions shows in the last bits only, which 16-bit floats do not keep.
         let (fours, rest) = ids.as_chunks::<4>();
         for four in fours {
             let [a, b, c, d] = four.map(|id| self.row(id));

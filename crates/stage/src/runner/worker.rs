@@ -58,7 +58,8 @@ pub(super) enum Gate {
 impl Gate {
     /// For events of which none is at its last run. None where the stop came first.
     pub(super) async fn beside(line: &Line) -> Option<Gate> {
-        let turn = FOREGROUND.turn().await;
+        // Before the guard: readers that wait for turns would delay a last run, which waits for them.
+        let turn = line.stop.run_until_cancelled(FOREGROUND.turn()).await?;
         let gate = Gate::Beside { _guard: alone::beside_others().await, _turn: turn };
         (!line.stop.is_cancelled()).then_some(gate)
     }

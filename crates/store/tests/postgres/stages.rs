@@ -1,8 +1,7 @@
 //! Every write of a stage names its release, and the first run to seal is the version.
 
-use futures::future::join_all;
 use riacho_domain::{ReasonCode, RunId, State};
-use riacho_store::{Release, Seal, Sealed};
+use riacho_store::{Release, Sealed};
 
 use crate::database::{Database, database, seal, upload};
 
@@ -24,48 +23,6 @@ async fn the_first_run_to_seal_is_the_version_and_a_rerun_gets_its_manifest() {
     assert_eq!(&replay, existing);
     assert_eq!(replay.manifest, format!("manifest of {}", replay.run).into_bytes());
     assert_eq!(db.state(accepted.document).await, State::Embedding);
-}
-
-#[tokio::test]
-async fn concurrent_seals_of_many_tenants_keep_to_their_documents() {
-    let db = database().await;
-    let mut releases = Vec::new();
-    for n in 0..12 {
-        let tenant = if n % 3 == 0 { &db.other } else { &db.acme };
-        let accepted = db.store.accept(&upload(tenant, &format!("text {n}"))).await.unwrap();
-        releases.push(Database::release_of(&accepted));
-    }
-    let begun = join_all(releases.iter().map(|release| db.store.begin_extraction(release))).await;
-    assert!(begun.into_iter().all(|begun| begun.unwrap().unwrap().sealed.is_none()));
-
-    // Two runs for each; of the fifth document one has a name that PostgreSQL refuses.
-    let runs: Vec<(usize, Seal)> =
-        (0..24).map(|n| (n / 2, seal(RunId::new(), 1 + u32::try_from(n).unwrap()))).collect();
-    let refused = 4;
-    let seals = runs.iter().enumerate().map(|(n, (document, seal))| {
-        let is_refused = n == 2 * refused;
-        let encoding = if is_refused { Some("\0".to_owned()) } else { seal.encoding.clone() };
-        let (store, release, seal) = (&db.store, &releases[*document], Seal { encoding, ..seal.clone() });
-        async move { store.seal(release, &seal).await }
-    });
-    let answers = join_all(seals).await;
-    for (document, release) in releases.iter().enumerate() {
-        let (one, two) = (&answers[2 * document], &answers[2 * document + 1]);
-        let Some(sealed) = db.store.begin_extraction(release).await.unwrap().unwrap().sealed else {
-            panic!("{one:?} {two:?}");
-        };
-        if document == refused {
-            assert!(one.is_err());
-            assert_eq!(*two.as_ref().unwrap(), Sealed::First);
-        } else {
-            let answers = [one.as_ref().unwrap(), two.as_ref().unwrap()];
-            assert!(answers.contains(&&Sealed::First), "{answers:?}");
-            assert!(answers.contains(&&Sealed::Existing(sealed.clone())), "{answers:?} {sealed:?}");
-        }
-        let of_document = [&runs[2 * document].1, &runs[2 * document + 1].1];
-        let run = of_document.iter().find(|seal| seal.run == sealed.run).unwrap();
-        assert_eq!((sealed.manifest, sealed.chunk_total), (run.manifest.clone(), run.chunk_total));
-    }
 }
 
 #[tokio::test]

@@ -136,6 +136,7 @@ async fn yield_session(process: i32) {
             Ok(()) => return,
         }
     }
+    tracing::debug!(process, "the priority of a session of PostgreSQL could not be lowered in time");
 }
 
 /// Lowers the priority of the calling thread, and so of the threads and children it starts. Where that
