@@ -97,13 +97,13 @@ impl Api {
         }
     }
 
-    /// How many of the tenant's documents are ready, failed, cancelled or expired.
-    pub(crate) async fn ended(&self) -> anyhow::Result<u64> {
+    /// How many of the tenant's documents are not yet ready, failed, cancelled or expired.
+    pub(crate) async fn unfinished(&self) -> anyhow::Result<u64> {
         let url = format!("{}/api/v1/queue/info", self.url);
         let body: Value =
             self.http.get(url).bearer_auth(&self.key).send().await?.error_for_status()?.json().await?;
         let states = body["documents"].as_object().context("the answer has no documents")?;
-        Ok(states.iter().filter(|(state, _)| ended(state)).filter_map(|(_, count)| count.as_u64()).sum())
+        Ok(states.iter().filter(|(state, _)| !ended(state)).filter_map(|(_, count)| count.as_u64()).sum())
     }
 
     /// The documents that a search finds.

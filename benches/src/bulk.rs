@@ -36,7 +36,6 @@ pub(crate) async fn run(target: &Target, options: &Options) -> anyhow::Result<Fi
     let bodies: Arc<Vec<Bytes>> =
         Arc::new(seeds.map(|seed| Bytes::from(corpus::document(seed, corpus::size(seed)))).collect());
     let next = Arc::new(AtomicU64::new(0));
-    let before = deployment.api.ended().await?;
     let start = Instant::now();
     let mut workers = JoinSet::new();
     for _ in 0..options.concurrency {
@@ -61,7 +60,7 @@ pub(crate) async fn run(target: &Target, options: &Options) -> anyhow::Result<Fi
     if let Some(last) = ids.last() {
         deployment.api.finished(last, Duration::from_millis(20)).await?;
     }
-    while deployment.api.ended().await? < before + options.documents {
+    while deployment.api.unfinished().await? > 0 {
         if start.elapsed() > PATIENCE {
             bail!("after {} s documents are still on their way", PATIENCE.as_secs());
         }

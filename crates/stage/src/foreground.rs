@@ -3,8 +3,7 @@
 //! Stages take every processor there is, and lower priorities alone do not help a request: it waits for
 //! locks (of PostgreSQL's log, of an index page) whose holder has the low priority and does not run. So
 //! while requests come quickly, the stages of their process run one event or batch at a time, which
-//! leaves processors free. What the stages get done in that time hardly changes: at other times they
-//! would be waiting for the same processors. See docs/adr/0011.
+//! leaves processors free. Stages get less done in that time. See docs/adr/0011.
 
 use std::{
     sync::{

@@ -61,7 +61,7 @@ impl Weights {
     pub(crate) fn mean(&self, ids: &[u32]) -> Vec<f32> {
         let mut sum = vec![0.0; self.dimensions];
         // Four rows at a time: they come from memory side by side, and the sum is loaded and stored once. The
-        // order of additions shows in the last bits only, which 16-bit floats do not keep.
+        // order of additions shows in the last bits only, which 16-bit floats hardly ever keep.
         let (fours, rest) = ids.as_chunks::<4>();
         for four in fours {
             let [a, b, c, d] = four.map(|id| self.row(id));
