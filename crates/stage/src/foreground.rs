@@ -103,7 +103,9 @@ impl Foreground {
         let _ = self.counts.fetch_update(Ordering::Relaxed, Ordering::Relaxed, noted);
     }
 
-    fn is_busy(&self) -> bool {
+    /// Whether requests come quickly, so that runs take turns.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
         let counts = Counts::unpack(self.counts.load(Ordering::Relaxed)).at(self.now());
         counts.current.max(counts.previous) >= QUICK
     }
