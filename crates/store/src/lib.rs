@@ -5,6 +5,7 @@
 //! locks are taken in one order: advisory locks, documents by id, versions by (document, version).
 
 mod accept;
+mod census;
 mod chunks;
 mod collections;
 mod commands;
@@ -43,6 +44,7 @@ mod wakeups;
 
 pub use self::{
     accept::{Accept, Body, Idempotency, Target},
+    census::{InFlight, Lost, LostAgain},
     chunks::{ChunkPage, StoredChunk},
     collections::{Collection, DEFAULT_COLLECTION},
     config::Config,

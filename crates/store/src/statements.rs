@@ -5,8 +5,9 @@ use riacho_domain::SpaceId;
 use tokio_postgres::SimpleQueryMessage;
 
 use crate::{
-    accept, chunks, collections, commands, dead_letters, documents, due, indexing, intake, janitor, keys,
-    leases, migrate, pool, purge, release, search, spaces, stages, start, status, tenants, topology, uploads,
+    accept, census, chunks, collections, commands, dead_letters, documents, due, indexing, intake, janitor,
+    keys, leases, migrate, pool, purge, release, search, spaces, stages, start, status, tenants, topology,
+    uploads,
 };
 
 impl crate::Store {
@@ -95,6 +96,7 @@ fn all(space: SpaceId) -> Vec<String> {
     let fixed = [
         accept::STATEMENTS,
         accept::WRITE_STATEMENTS,
+        census::STATEMENTS,
         chunks::STATEMENTS,
         collections::STATEMENTS,
         commands::STATEMENTS,

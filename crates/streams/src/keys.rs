@@ -47,6 +47,12 @@ impl Keys {
         format!("{}:{{{partition}}}:sizes", self.prefix)
     }
 
+    /// A random text that is lost with a partition's data.
+    #[must_use]
+    pub fn epoch(&self, partition: u16) -> String {
+        format!("{}:{{{partition}}}:epoch", self.prefix)
+    }
+
     /// Says that a release was added, for as long as it could be sent again.
     #[must_use]
     pub fn release_marker(&self, partition: u16, release: ReleaseId) -> String {

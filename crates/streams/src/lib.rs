@@ -3,6 +3,7 @@
 //!
 //! The only crate that knows Redis and fred. What an entry means is for `riacho-stage`.
 
+mod census;
 mod claim;
 mod client;
 mod config;
@@ -19,6 +20,7 @@ pub mod metrics;
 mod release;
 mod script;
 
+pub use census::Road;
 pub use client::Streams;
 pub use config::Config;
 pub use consumer::Reader;

@@ -33,6 +33,10 @@ scripts! {
     delete_consumers = "scripts/delete_consumers.lua",
     /// Acknowledges and deletes producers' events.
     ack_intake = "scripts/ack_intake.lua",
+    /// Looks whether a partition lost anything.
+    road = "scripts/road.lua",
+    /// Reads the beginnings of a stream's envelopes.
+    heads = "scripts/heads.lua",
 }
 
 /// A script that the server may or may not have.

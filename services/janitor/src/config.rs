@@ -23,6 +23,11 @@ pub struct Config {
     pub in_flight_per_tenant: Option<u32>,
     /// A release that is not known to stand on its stream after this long is sent again.
     pub stale_releasing_seconds: u64,
+    /// A release that stays in one state for this long is looked for on the streams; it is released again
+    /// only if it is on none. A loss of Redis' data is noticed within seconds, whatever stands here.
+    pub census_after_seconds: u64,
+    /// The most documents that are released again in a second after Redis lost them.
+    pub lost_per_second: u32,
     /// Originals of finished documents are removed after this long; texts and chunks stay. Never
     /// when it is not set.
     pub original_retention_seconds: Option<u64>,
@@ -43,6 +48,8 @@ impl Default for Config {
             in_flight: Some(20_000),
             in_flight_per_tenant: None,
             stale_releasing_seconds: 10,
+            census_after_seconds: 60,
+            lost_per_second: 500,
             original_retention_seconds: Some(7 * 24 * 3600),
             purge_grace_seconds: 3600,
             orphan_age_seconds: 24 * 3600,
@@ -64,6 +71,8 @@ impl Config {
 pub struct Schedules {
     /// Puts waiting documents onto the streams. It also runs when a document begins to wait.
     pub release: String,
+    /// Looks whether Redis lost anything, and releases it again.
+    pub census: String,
     /// Moves dead letters to PostgreSQL.
     pub dead_letters: String,
     /// Ends presigned uploads that never came, and removes originals past their retention.
@@ -90,6 +99,7 @@ impl Default for Schedules {
     fn default() -> Self {
         Self {
             release: "* * * * * *".into(),
+            census: "* * * * * *".into(),
             dead_letters: "* * * * * *".into(),
             expire_uploads: "*/5 * * * *".into(),
             expire_documents: "* * * * *".into(),
@@ -110,6 +120,7 @@ impl Schedules {
     pub fn of(&self, task: TaskName) -> &str {
         match task {
             TaskName::Release => &self.release,
+            TaskName::Census => &self.census,
             TaskName::DeadLetters => &self.dead_letters,
             TaskName::ExpireUploads => &self.expire_uploads,
             TaskName::ExpireDocuments => &self.expire_documents,

@@ -15,7 +15,7 @@ use serde::Serialize;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Config, Error, TaskName, metrics::names, tasks};
+use crate::{Config, Error, TaskName, census::Watch, metrics::names, tasks};
 
 /// What tasks work with. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -25,6 +25,7 @@ pub struct Janitor {
     pub(crate) store: Store,
     pub(crate) streams: Streams,
     pub(crate) objects: Objects,
+    pub(crate) watch: Watch,
 }
 
 /// What a run of a task did, or would do.
@@ -62,6 +63,7 @@ impl Janitor {
             store: resources.store.clone(),
             streams: resources.streams.clone(),
             objects: resources.objects.clone(),
+            watch: Watch::default(),
         }
     }
 

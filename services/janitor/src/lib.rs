@@ -4,6 +4,7 @@
 //! schedule. A task does not rely on that: each of its steps is a compare-and-set in the store, so
 //! two leaders, or a person with the command line beside a leader, do no harm.
 
+mod census;
 mod config;
 mod job;
 mod leader;

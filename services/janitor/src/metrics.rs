@@ -32,6 +32,8 @@ pub mod names {
     pub const REDIS_MEMORY: &str = "riacho_redis_memory_bytes";
     /// Releases sent, by reason and outcome.
     pub const RELEASES: &str = "riacho_releases_total";
+    /// Comparisons of the releases in flight with the streams, by reason.
+    pub const CENSUSES: &str = "riacho_censuses_total";
     /// Duration of the janitor's tasks.
     pub const TASK_SECONDS: &str = "riacho_janitor_task_seconds";
     /// 1 where this process leads.
@@ -59,6 +61,7 @@ pub fn describe() {
     describe_gauge!(names::DOCUMENTS_IN_FLIGHT, "Document versions on the streams, by state.");
     describe_gauge!(names::REDIS_MEMORY, "Bytes that Redis uses.");
     describe_counter!(names::RELEASES, "Releases put onto the streams, by reason and outcome.");
+    describe_counter!(names::CENSUSES, "Comparisons of the releases in flight with the streams, by reason.");
     describe_histogram!(names::TASK_SECONDS, "Duration of the janitor's tasks.");
     describe_gauge!(names::LEADER, "1 while this process leads the janitors.");
 }

@@ -32,6 +32,8 @@ macro_rules! tasks {
 tasks! {
     /// Puts documents that wait onto the streams.
     Release = "release", "puts waiting documents onto the streams, fairly by tenant; sends stale releases again";
+    /// Finds what Redis lost.
+    Census = "census", "finds releases that are on no stream any more, and releases them again";
     /// Moves dead letters to PostgreSQL.
     DeadLetters = "dead-letters", "moves dead letters to PostgreSQL and fails their documents";
     /// Ends uploads that never came, removes originals past their retention.
@@ -63,7 +65,7 @@ impl TaskName {
     /// Whether it runs every few seconds by default: at once when a janitor begins to lead, and
     /// without a line in the log each time.
     pub(crate) const fn is_frequent(self) -> bool {
-        matches!(self, TaskName::Release | TaskName::DeadLetters | TaskName::Health)
+        matches!(self, TaskName::Release | TaskName::Census | TaskName::DeadLetters | TaskName::Health)
     }
 }
 

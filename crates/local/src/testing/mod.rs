@@ -8,12 +8,14 @@
 
 mod postgres;
 mod redis;
+mod resp;
 mod scratch;
 
 use std::sync::OnceLock;
 
 pub use postgres::{TestDatabase, TestPostgres};
 pub use redis::TestRedis;
+pub use resp::{Reply, command};
 
 use crate::Result;
 

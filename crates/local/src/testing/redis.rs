@@ -8,7 +8,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use super::{or_fail, scratch};
+use super::{Reply, command, or_fail, scratch};
 use crate::process::Process;
 use crate::redis::{self, Spec};
 use crate::runtime::Runtime;
@@ -78,6 +78,14 @@ impl TestRedis {
     #[must_use]
     pub fn socket(&self) -> PathBuf {
         redis::socket_in(&self.spec.address)
+    }
+
+    /// Sends a command over a connection of its own.
+    ///
+    /// # Panics
+    /// When the server does not answer.
+    pub fn command<A: AsRef<[u8]>>(&self, args: &[A]) -> Reply {
+        command(&self.socket(), args)
     }
 
     /// The process of the server; none while it is stopped.

@@ -1,6 +1,7 @@
 //! The tasks, a file each. A task counts what it does, takes one bounded step after another, and
 //! looks between two steps whether it should go on.
 
+mod census;
 mod consumers;
 mod dead_letters;
 mod deadline;
@@ -20,6 +21,7 @@ use crate::{Error, TaskName, job::Job};
 pub(crate) async fn run(task: TaskName, job: &Job<'_>) -> Result<(), Error> {
     match task {
         TaskName::Release => release::run(job).await,
+        TaskName::Census => census::run(job).await,
         TaskName::DeadLetters => dead_letters::run(job).await,
         TaskName::ExpireUploads => expire_uploads::run(job).await,
         TaskName::ExpireDocuments => expire_documents::run(job).await,

@@ -1,0 +1,165 @@
+//! What a census needs of the streams: whether a partition may have lost something, and which
+//! releases stand on it.
+
+use std::collections::HashSet;
+
+use riacho_domain::{ReleaseId, StageName};
+use riacho_proto::{Message, v1::Envelope};
+
+use crate::{
+    Error, ServerIdentity, Streams,
+    client::{Conn, Value, list},
+    entry,
+};
+
+/// So many entries are looked at in one call; each costs the server about a microsecond.
+const PAGE: i64 = 500;
+/// The release stands among an envelope's first fields, far within so many bytes.
+const HEAD_BYTES: i64 = 1024;
+
+/// What a partition's streams looked like at one moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Road {
+    server: ServerIdentity,
+    /// A random text that is lost with the data.
+    epoch: String,
+    /// How many entries were ever added to each stream.
+    added: Vec<u64>,
+}
+
+impl Road {
+    /// What the streams of a partition would look like with these.
+    #[must_use]
+    pub fn of(run_id: &str, epoch: &str, added: &[u64]) -> Road {
+        let server = ServerIdentity { run_id: run_id.to_owned(), ..ServerIdentity::default() };
+        Road { server, epoch: epoch.to_owned(), added: added.to_vec() }
+    }
+
+    /// Whether nothing can have been lost between `before` and this look: the same server, the same data, and no
+    /// stream that was added to less often.
+    #[must_use]
+    pub fn goes_on_from(&self, before: &Road) -> bool {
+        self.server == before.server
+            && self.epoch == before.epoch
+            && !self.epoch.is_empty()
+            && self.added.len() == before.added.len()
+            && self.added.iter().zip(&before.added).all(|(now, then)| now >= then)
+    }
+}
+
+impl Streams {
+    /// Looks at a partition. Loss shows in one of four ways: FLUSHALL takes the epoch, a restart changes the run
+    /// id, a failover the replication id, and a deleted stream begins to count anew.
+    pub async fn road(&self, partition: u16) -> Result<Road, Error> {
+        let server = self.partition_identity(partition).await?;
+        let mut keys = vec![self.keys().epoch(partition)];
+        keys.extend(self.flow(partition));
+        let epoch = format!("{:016x}", rand::random::<u64>());
+        let reply = list(self.scripts().road.run(&self.conn(), &keys, vec![epoch.into()]).await?);
+        let mut reply = reply.into_iter();
+        let epoch = reply.next().and_then(Value::into_string).ok_or(Error::Reply("epoch"))?;
+        let added = reply.map(|count| count.as_u64().ok_or(Error::Reply("entries added")));
+        Ok(Road { server, epoch, added: added.collect::<Result<_, _>>()? })
+    }
+
+    /// Every release that has an entry on a partition, dead letters included. Entries only move forward and the
+    /// streams are read in the order of the flow, so one that stands somewhere all the time is not missed.
+    pub async fn releases_on(&self, partition: u16) -> Result<HashSet<ReleaseId>, Error> {
+        let conn = self.conn();
+        let mut found = HashSet::new();
+        for key in self.flow(partition) {
+            let mut from = "-".to_owned();
+            loop {
+                let args = vec![from.into(), PAGE.into(), HEAD_BYTES.into()];
+                let page = list(self.scripts().heads.run(&conn, std::slice::from_ref(&key), args).await?);
+                let is_last = page.len() < usize::try_from(PAGE).unwrap_or(usize::MAX);
+                let mut last = None;
+                for head in page {
+                    let mut parts = list(head).into_iter();
+                    let id = parts.next().and_then(Value::into_string).ok_or(Error::Reply("entry id"))?;
+                    let head = parts.next().and_then(Value::into_bytes).ok_or(Error::Reply("envelope"))?;
+                    found.extend(self.release_of(&conn, &key, &id, &head).await?);
+                    last = Some(id);
+                }
+                match last {
+                    Some(id) if !is_last => from = format!("({id}"),
+                    _ => break,
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// A partition's streams in the order in which work passes them.
+    fn flow(&self, partition: u16) -> Vec<String> {
+        let work = StageName::ALL.iter().flat_map(|stage| self.keys().lanes(partition, *stage));
+        work.chain([self.keys().dead(partition)]).collect()
+    }
+
+    /// The release of an envelope that begins with `head`; none where the entry is not of one.
+    async fn release_of(
+        &self,
+        conn: &Conn,
+        key: &str,
+        id: &str,
+        head: &[u8],
+    ) -> Result<Option<ReleaseId>, Error> {
+        let is_cut = i64::try_from(head.len()).unwrap_or(i64::MAX) >= HEAD_BYTES;
+        if let Some(release) = read_release(head) {
+            return Ok(Some(release));
+        }
+        if !is_cut {
+            return Ok(None);
+        }
+        let args = vec![key.into(), id.into(), id.into()];
+        let whole = entry::pairs(conn.call("XRANGE", Some(key), args).await?)?;
+        Ok(whole.first().and_then(|(_, envelope, _)| read_release(envelope)))
+    }
+}
+
+/// Reads the release out of an envelope, or out of the beginning of one.
+fn read_release(bytes: &[u8]) -> Option<ReleaseId> {
+    let mut envelope = Envelope::default();
+    // Where the bytes end too early this fails, and has read the fields before.
+    let _ = envelope.merge(bytes);
+    envelope.release.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn road(epoch: &str, run_id: &str, added: &[u64]) -> Road {
+        Road::of(run_id, epoch, added)
+    }
+
+    #[test]
+    fn a_partition_goes_on_while_server_and_epoch_stay_and_no_count_goes_back() {
+        let before = road("e", "1", &[5, 0]);
+        assert!(road("e", "1", &[5, 0]).goes_on_from(&before));
+        assert!(road("e", "1", &[9, 2]).goes_on_from(&before));
+        assert!(!road("e", "1", &[4, 2]).goes_on_from(&before), "a stream was deleted");
+        assert!(!road("f", "1", &[9, 2]).goes_on_from(&before), "the data were flushed");
+        assert!(!road("e", "2", &[9, 2]).goes_on_from(&before), "the server was restarted");
+        assert!(!road("", "1", &[9, 2]).goes_on_from(&road("", "1", &[5, 0])), "no epoch could be written");
+    }
+
+    #[test]
+    fn a_release_is_read_out_of_the_beginning_of_an_envelope() {
+        let release = ReleaseId::new();
+        let envelope = Envelope {
+            id: "an id".to_owned(),
+            tenant: "acme".to_owned(),
+            release: release.to_string(),
+            payload: Some(riacho_proto::v1::envelope::Payload::Compressed(
+                riacho_proto::v1::CompressedPayload { zstd: vec![1; 5_000].into(), uncompressed_size: 9_000 },
+            )),
+            ..Envelope::default()
+        };
+        let bytes = envelope.encode_to_vec();
+        assert_eq!(read_release(&bytes), Some(release));
+        assert_eq!(read_release(&bytes[..1024]), Some(release));
+        assert_eq!(read_release(&bytes[..20]), None);
+        assert_eq!(read_release(b"no envelope at all"), None);
+    }
+}

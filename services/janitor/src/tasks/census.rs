@@ -1,0 +1,90 @@
+//! Finds what Redis lost and releases it again.
+//!
+//! The releases that PostgreSQL has in flight are compared with those that stand on the streams. The first
+//! are read before the second, and a stage writes its effect before it takes its entry away, so a release that
+//! is nowhere is lost, or ended meanwhile; which of the two, its row says when the new release is written.
+
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant},
+};
+
+use riacho_domain::ReleaseId;
+use riacho_service::release::send;
+use riacho_store::{InFlight, Lost, Release};
+
+use crate::{Error, census::Why, job::Job, metrics::names};
+
+/// At most so many releases of a partition are compared in one census, the oldest first.
+const COMPARED_MAX: u32 = 100_000;
+
+pub(crate) async fn run(job: &Job<'_>) -> Result<(), Error> {
+    for partition in job.janitor.store.partitions().await? {
+        if job.goes_on() {
+            watch(job, partition.partition).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Looks at a partition, and takes a census where there is a reason to.
+async fn watch(job: &Job<'_>, partition: u16) -> Result<(), Error> {
+    let janitor = job.janitor;
+    let after = Duration::from_secs(job.config().census_after_seconds.max(1));
+    let road = janitor.streams.road(partition).await?;
+    let Some(why) = janitor.watch.needs(partition, &road, after, Instant::now()) else {
+        janitor.watch.note(partition, road);
+        return Ok(());
+    };
+    let mut in_flight = janitor.store.in_flight(partition, COMPARED_MAX).await?;
+    if why == Why::Age {
+        in_flight.retain(|release| release.since >= after);
+    }
+    let known = in_flight.len();
+    let lost = if known == 0 { Vec::new() } else { missing(job, partition, in_flight).await? };
+    if known > 0 {
+        metrics::counter!(names::CENSUSES, "reason" => why.as_str()).increment(1);
+        tracing::info!(partition, reason = why.as_str(), in_flight = known, lost = lost.len(), "census");
+    }
+    job.add("compared", known as u64);
+    job.add("lost", lost.len() as u64);
+    if job.dry_run {
+        return Ok(());
+    }
+    let how = if why == Why::Age { Lost::Stall } else { Lost::Loss };
+    release_again(job, &lost, how).await?;
+    // Only now: what could not be finished is begun anew.
+    janitor.watch.done(partition, road, why, (known, lost.len()), after, Instant::now());
+    Ok(())
+}
+
+/// Those of the releases that have no entry.
+async fn missing(job: &Job<'_>, partition: u16, in_flight: Vec<InFlight>) -> Result<Vec<Release>, Error> {
+    let there: HashSet<ReleaseId> = job.janitor.streams.releases_on(partition).await?;
+    let releases = in_flight.into_iter().map(|release| release.release);
+    Ok(releases.filter(|release| !there.contains(&release.release)).collect())
+}
+
+/// Releases again what is still current, so many a second: what was lost all at once would fill the streams.
+async fn release_again(job: &Job<'_>, lost: &[Release], how: Lost) -> Result<(), Error> {
+    let janitor = job.janitor;
+    let batch = usize::try_from(job.config().release_batch.max(1)).unwrap_or(1);
+    let reason = if how == Lost::Stall { "stalled" } else { "lost" };
+    for some in lost.chunks(batch) {
+        if !job.goes_on() {
+            break;
+        }
+        let begun = Instant::now();
+        let again = janitor.store.release_lost(some, how).await?;
+        job.add("failed", again.failed);
+        // What cannot be sent now stays `releasing`, and the task `release` sends it.
+        for sent in send(&janitor.store, &janitor.streams, &again.plans).await {
+            let outcome = if sent.is_ok() { "released" } else { "left" };
+            metrics::counter!(names::RELEASES, "reason" => reason, "outcome" => outcome).increment(1);
+            job.add(if sent.is_ok() { "released" } else { "unsent" }, 1);
+        }
+        let due = Duration::from_secs_f64(some.len() as f64 / f64::from(job.config().lost_per_second.max(1)));
+        tokio::time::sleep(due.saturating_sub(begun.elapsed())).await;
+    }
+    Ok(())
+}
