@@ -10,6 +10,7 @@ mod error;
 mod postgres;
 mod process;
 mod redis;
+pub mod resp;
 mod runtime;
 mod servers;
 mod spawner;

@@ -161,6 +161,8 @@ impl Emitter {
             entry_id: self.input.entry_id.clone(),
             envelope_id: self.input.id.clone(),
             deliveries: self.deliveries,
+            // The input stays, so that no bytes leave the stream.
+            bytes: 0,
             action: Action::Emit(outputs),
         };
         let mut wait = FULL_WAIT.0;

@@ -75,6 +75,8 @@ pub struct Settlement {
     pub envelope_id: String,
     /// The delivery that this consumer was given.
     pub deliveries: u32,
+    /// The bytes of the entry, which leave the stream with it.
+    pub bytes: usize,
     /// What becomes of it.
     pub action: Action,
 }
@@ -88,6 +90,7 @@ impl Settlement {
             entry_id: entry.id.clone(),
             envelope_id: envelope_id.to_owned(),
             deliveries: entry.deliveries,
+            bytes: entry.body.len(),
             action,
         }
     }
@@ -128,8 +131,10 @@ impl Streams {
         settlements: &[impl Borrow<Settlement>],
     ) -> Result<Vec<Answer>, Error> {
         let mut call = Call::new(self, partition, stage, consumer, settlements.len());
-        for settlement in settlements {
-            call.push(settlement.borrow());
+        let alike = settlements
+            .chunk_by(|one, next| Borrow::<Settlement>::borrow(one).is_settled_like(next.borrow()));
+        for batch in alike {
+            call.push(batch);
         }
         let reply = self.scripts().handoff.run(&self.conn(), &call.keys, call.args).await?;
         let answers = list(reply);
@@ -137,6 +142,25 @@ impl Streams {
             return Err(Error::Reply("number of answers"));
         }
         answers.into_iter().map(answer).collect()
+    }
+}
+
+impl Settlement {
+    /// Whether the script can settle `next` in one batch with this one.
+    fn is_settled_like(&self, next: &Settlement) -> bool {
+        let targets = |outputs: &[(Target, Bytes)], more: &[(Target, Bytes)]| {
+            outputs.iter().map(|(target, _)| target).eq(more.iter().map(|(target, _)| target))
+        };
+        self.lane == next.lane
+            && self.deliveries == next.deliveries
+            // The first entry's id is compared for all of them.
+            && self.envelope_id.is_empty() == next.envelope_id.is_empty()
+            && match (&self.action, &next.action) {
+                (Action::Done(one), Action::Done(other)) | (Action::Emit(one), Action::Emit(other)) => {
+                    targets(one, other)
+                }
+                (one, other) => one == other,
+            }
     }
 }
 
@@ -149,15 +173,19 @@ struct Call<'a> {
     known: Vec<(Target, i64)>,
     keys: Vec<String>,
     args: Vec<Value>,
+    batches: usize,
 }
+
+/// Where the number of batches stands among the arguments.
+const BATCHES: usize = 3;
 
 impl<'a> Call<'a> {
     fn new(streams: &'a Streams, partition: u16, stage: StageName, consumer: &str, entries: usize) -> Self {
         let cap = i64::try_from(streams.config().stream_max_bytes).unwrap_or(i64::MAX);
-        let mut args = Vec::with_capacity(4 + entries * 8);
-        args.extend([stage.as_str().into(), consumer.into(), cap.into(), int(entries)]);
+        let mut args = Vec::with_capacity(16 + entries * 3);
+        args.extend([stage.as_str().into(), consumer.into(), cap.into(), int(0)]);
         let keys = vec![streams.keys().sizes(partition)];
-        Self { streams, partition, stage, known: Vec::new(), keys, args }
+        Self { streams, partition, stage, known: Vec::new(), keys, args, batches: 0 }
     }
 
     /// The place of a target's key in `KEYS`, from 1.
@@ -175,36 +203,39 @@ impl<'a> Call<'a> {
         index.into()
     }
 
-    fn push(&mut self, settlement: &Settlement) {
-        let source = self.key(Target::Work(self.stage, settlement.lane));
-        self.args.extend([
-            source,
-            settlement.entry_id.as_str().into(),
-            settlement.envelope_id.as_str().into(),
-            i64::from(settlement.deliveries).into(),
-        ]);
-        match &settlement.action {
-            Action::Done(outputs) => self.push_outputs("done", outputs),
-            Action::Emit(outputs) => self.push_outputs("emit", outputs),
-            Action::Retry(class, count) => self.push_defer(class.consumer(), *count),
-            Action::HandBack(count) => self.push_defer(HANDED_BACK, *count),
-            Action::Mark(count) => {
-                let me = self.args[1].clone();
-                self.args.extend(["defer".into(), me, i64::from(*count).into()]);
-            }
+    /// Adds entries that are settled alike.
+    fn push(&mut self, batch: &[impl Borrow<Settlement>]) {
+        let Some(first) = batch.first().map(Borrow::borrow) else { return };
+        self.batches += 1;
+        self.args[BATCHES] = int(self.batches);
+        let source = self.key(Target::Work(self.stage, first.lane));
+        self.args.extend([source, i64::from(first.deliveries).into(), first.envelope_id.as_str().into()]);
+        match &first.action {
+            Action::Done(outputs) => self.push_outputs("done", outputs, batch),
+            Action::Emit(outputs) => self.push_outputs("emit", outputs, batch),
+            Action::Retry(class, count) => self.push_defer(class.consumer().into(), *count, batch),
+            Action::HandBack(count) => self.push_defer(HANDED_BACK.into(), *count, batch),
+            Action::Mark(count) => self.push_defer(self.args[1].clone(), *count, batch),
         }
     }
 
-    fn push_outputs(&mut self, action: &str, outputs: &[(Target, Bytes)]) {
+    fn push_outputs(&mut self, action: &str, outputs: &[(Target, Bytes)], batch: &[impl Borrow<Settlement>]) {
         self.args.extend([action.into(), int(outputs.len())]);
-        for (target, envelope) in outputs {
+        for (target, _) in outputs {
             let key = self.key(*target);
-            self.args.extend([key, Value::Bytes(envelope.clone())]);
+            self.args.push(key);
+        }
+        self.args.push(int(batch.len()));
+        for settlement in batch.iter().map(Borrow::borrow) {
+            self.args.extend([settlement.entry_id.as_str().into(), int(settlement.bytes)]);
+            let envelopes = settlement.action.outputs().iter();
+            self.args.extend(envelopes.map(|(_, envelope)| Value::Bytes(envelope.clone())));
         }
     }
 
-    fn push_defer(&mut self, consumer: &str, count: u32) {
-        self.args.extend(["defer".into(), consumer.into(), i64::from(count).into()]);
+    fn push_defer(&mut self, consumer: Value, count: u32, batch: &[impl Borrow<Settlement>]) {
+        self.args.extend(["defer".into(), consumer, i64::from(count).into(), int(batch.len())]);
+        self.args.extend(batch.iter().map(|settlement| Value::from(settlement.borrow().entry_id.as_str())));
     }
 }
 

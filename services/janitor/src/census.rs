@@ -42,8 +42,12 @@ impl Why {
 }
 
 /// What was seen of each partition by this process. Cheap to clone.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Watch(Arc<Mutex<HashMap<u16, Seen>>>);
+#[derive(Debug, Clone)]
+pub(crate) struct Watch {
+    /// How long a release stays in one state before it is looked for.
+    after: Duration,
+    seen: Arc<Mutex<HashMap<u16, Seen>>>,
+}
 
 #[derive(Debug)]
 struct Seen {
@@ -54,14 +58,23 @@ struct Seen {
 }
 
 impl Watch {
-    /// Whether a partition that looks like `road` needs a census now, and why. `after` is how long a release
-    /// stays in one state before it is looked for.
-    pub(crate) fn needs(&self, partition: u16, road: &Road, after: Duration, now: Instant) -> Option<Why> {
+    /// Nothing was seen yet. `after` is how long a release stays in one state before it is looked for.
+    pub(crate) fn new(after: Duration) -> Watch {
+        Watch { after, seen: Arc::default() }
+    }
+
+    /// How long a release stays in one state before it is looked for.
+    pub(crate) fn after(&self) -> Duration {
+        self.after
+    }
+
+    /// Whether a partition that looks like `road` needs a census now, and why.
+    pub(crate) fn needs(&self, partition: u16, road: &Road, now: Instant) -> Option<Why> {
         match self.lock().get(&partition) {
             None => Some(Why::Start),
             Some(seen) if !road.goes_on_from(&seen.road) => Some(Why::Loss),
             Some(seen) if now < seen.next => None,
-            Some(seen) if seen.wait < after => Some(Why::FollowUp),
+            Some(seen) if seen.wait < self.after => Some(Why::FollowUp),
             Some(_) => Some(Why::Age),
         }
     }
@@ -80,10 +93,9 @@ impl Watch {
         road: Road,
         why: Why,
         (known, lost): (usize, usize),
-        after: Duration,
         now: Instant,
     ) {
-        let mut all = self.lock();
+        let (mut all, after) = (self.lock(), self.after);
         let before = all.get(&partition).map_or(after, |seen| seen.wait);
         let wait = match why {
             _ if known == 0 => after,
@@ -96,7 +108,7 @@ impl Watch {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u16, Seen>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -112,16 +124,16 @@ mod tests {
 
     #[test]
     fn a_census_comes_at_the_start_at_a_loss_a_few_times_after_and_then_by_age_ever_more_rarely() {
-        let (watch, mut now) = (Watch::default(), Instant::now());
+        let (watch, mut now) = (Watch::new(AFTER), Instant::now());
         let mut looks = Vec::new();
-        assert_eq!(watch.needs(0, &road(5), AFTER, now), Some(Why::Start));
-        watch.done(0, road(5), Why::Start, (3, 0), AFTER, now);
+        assert_eq!(watch.needs(0, &road(5), now), Some(Why::Start));
+        watch.done(0, road(5), Why::Start, (3, 0), now);
         let end = now + Duration::from_secs(1_200);
         let begin = now;
         while now < end {
             now += Duration::from_secs(1);
-            if let Some(why) = watch.needs(0, &road(5), AFTER, now) {
-                watch.done(0, road(5), why, (3, 0), AFTER, now);
+            if let Some(why) = watch.needs(0, &road(5), now) {
+                watch.done(0, road(5), why, (3, 0), now);
                 looks.push((why, now.duration_since(begin).as_secs()));
             }
         }
@@ -130,23 +142,23 @@ mod tests {
         assert_eq!(follow_ups, [3, 9, 21, 45, 93], "each wait is twice the one before, up to a minute");
         let by_age: Vec<u64> = looks.iter().filter(|(why, _)| *why == Why::Age).map(|(_, at)| *at).collect();
         assert_eq!(by_age, [153, 273, 513, 993]);
-        assert_eq!(watch.needs(0, &road(4), AFTER, now), Some(Why::Loss), "a count went back");
+        assert_eq!(watch.needs(0, &road(4), now), Some(Why::Loss), "a count went back");
     }
 
     #[test]
     fn a_partition_without_releases_is_looked_at_after_a_minute() {
-        let (watch, now) = (Watch::default(), Instant::now());
-        watch.done(0, road(0), Why::Loss, (0, 0), AFTER, now);
-        assert_eq!(watch.needs(0, &road(0), AFTER, now + AFTER - Duration::from_millis(1)), None);
-        assert_eq!(watch.needs(0, &road(0), AFTER, now + AFTER), Some(Why::Age));
+        let (watch, now) = (Watch::new(AFTER), Instant::now());
+        watch.done(0, road(0), Why::Loss, (0, 0), now);
+        assert_eq!(watch.needs(0, &road(0), now + AFTER - Duration::from_millis(1)), None);
+        assert_eq!(watch.needs(0, &road(0), now + AFTER), Some(Why::Age));
     }
 
     #[test]
     fn what_was_found_missing_is_followed_up_soon() {
-        let (watch, now) = (Watch::default(), Instant::now());
-        watch.done(0, road(0), Why::Age, (9, 2), AFTER, now);
-        assert_eq!(watch.needs(0, &road(7), AFTER, now + FOLLOW_UP), Some(Why::FollowUp));
+        let (watch, now) = (Watch::new(AFTER), Instant::now());
+        watch.done(0, road(0), Why::Age, (9, 2), now);
+        assert_eq!(watch.needs(0, &road(7), now + FOLLOW_UP), Some(Why::FollowUp));
         watch.note(0, road(7));
-        assert_eq!(watch.needs(0, &road(6), AFTER, now), Some(Why::Loss));
+        assert_eq!(watch.needs(0, &road(6), now), Some(Why::Loss));
     }
 }

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     sync::{Mutex, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use riacho_objects::Objects;
@@ -57,13 +57,14 @@ impl Janitor {
     /// A janitor on connections of the janitor's role.
     #[must_use]
     pub fn new(config: Config, core: &CoreConfig, resources: &Resources) -> Self {
+        let watch = Watch::new(Duration::from_secs(config.census_after_seconds.max(1)));
         Self {
+            watch,
             config,
             database: core.database.clone(),
             store: resources.store.clone(),
             streams: resources.streams.clone(),
             objects: resources.objects.clone(),
-            watch: Watch::default(),
         }
     }
 

@@ -93,6 +93,9 @@ pub(crate) enum Command {
     /// Makes, lists, suspends, exports and deletes tenants
     #[command(subcommand)]
     Tenant(TenantCommand),
+    /// Measures parts of a deployment on private servers
+    #[command(subcommand)]
+    Bench(BenchCommand),
     /// Prints the completions of a shell
     Completions {
         /// The shell
@@ -101,6 +104,32 @@ pub(crate) enum Command {
     /// Prints the description of the HTTP interface
     #[command(hide = true)]
     Openapi,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchCommand {
+    /// Measures the streams and the runner, beside what Redis can do
+    Bus(BenchBus),
+    /// A worker that holds an event until it is killed
+    #[command(hide = true)]
+    BusWorker {
+        /// URL of the redis-server
+        #[arg(long)]
+        redis: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchBus {
+    /// Events of each rate
+    #[arg(long, default_value_t = 200_000)]
+    pub(crate) events: usize,
+    /// Workers that are killed with an event, some three seconds each; 0 leaves that out
+    #[arg(long, default_value_t = 50)]
+    pub(crate) kills: usize,
+    /// Measures also with more partitions, consumers and a longer backlog
+    #[arg(long)]
+    pub(crate) growth: bool,
 }
 
 /// Where the gateway listens.

@@ -8,16 +8,15 @@
 
 mod postgres;
 mod redis;
-mod resp;
 mod scratch;
 
-use std::sync::OnceLock;
+use std::{path::Path, sync::OnceLock};
 
+pub use crate::resp::Reply;
 pub use postgres::{TestDatabase, TestPostgres};
 pub use redis::TestRedis;
-pub use resp::{Reply, command};
 
-use crate::Result;
+use crate::{Error, Result, resp::Connection};
 
 /// Starts a redis-server of the test's own on a Unix socket. It keeps an append-only file, so that its data
 /// survive a restart within the test.
@@ -50,6 +49,15 @@ pub fn postgres() -> &'static TestPostgres {
 #[must_use]
 pub fn private_postgres() -> TestPostgres {
     TestPostgres::start_new()
+}
+
+/// Sends a command to the server behind a Unix socket, over a connection of its own.
+///
+/// # Panics
+/// When the server cannot be reached or does not answer in its protocol.
+pub fn command<A: AsRef<[u8]>>(socket: &Path, args: &[A]) -> Reply {
+    let reply = Connection::open(socket).and_then(|mut connection| connection.ask(args));
+    or_fail("no answer of redis-server", reply.map_err(Error::io("talk to", socket)))
 }
 
 fn or_fail<T>(what: &str, result: Result<T>) -> T {

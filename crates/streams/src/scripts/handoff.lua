@@ -5,30 +5,28 @@
 -- ARGV[1]    group
 -- ARGV[2]    consumer
 -- ARGV[3]    cap of a stream in bytes
--- ARGV[4]    number of entries, then for each entry:
---              source (index into KEYS), entry id, envelope id ('' where it could not be decoded),
---              delivery count, action:
---                'done', n, then n times: target (index into KEYS), envelope
---                'emit', n, then n times: target (index into KEYS), envelope
---                'defer', consumer, delivery count to set
+-- ARGV[4]    number of batches, then for each batch of entries that are settled alike:
+--              source (index into KEYS), delivery count, envelope id of its first entry ('' where it could
+--              not be decoded), action:
+--                'done' or 'emit', n, then n targets (indexes into KEYS), number of entries, then for each
+--                  entry: its id, its bytes, n envelopes
+--                'defer', consumer, delivery count to set, number of entries, then for each entry: its id
 -- Returns an array with an answer for each entry:
 --   0 done; 1 fenced, another owner or another delivery; 2 gone, already done or lost;
 --   3 full, a target is at its cap or the server at its memory; or a text, why a target refused.
 --   Nothing was changed for an entry that is not answered with 0.
 --
--- What is asked of the server is asked for all entries of a source at once: each command costs a
--- microsecond from here. That works best where the entries of a source stand in the order of their
--- ids; those that do not are asked for one by one.
+-- Each command costs a microsecond from here, so what can be said for many entries at once is: who holds them,
+-- XACK and XDEL. The first works best where the entries of a source stand in the order of their ids; those
+-- that do not are asked for one by one.
 --
--- XACK comes first of the writes because Redis lets a script that has begun to write finish at its
--- memory limit: handing off must go on then, or nothing would ever drain.
+-- Nothing is written before all is checked, and XACK comes first of the writes, because Redis lets a script
+-- that has begun to write finish at its memory limit: handing off must go on then, or nothing would ever drain.
 
 local DONE, FENCED, GONE, FULL = 0, 1, 2, 3
-local call, pcall, find = redis.call, redis.pcall, string.find
+local call, pcall = redis.call, redis.pcall
 local sizes_key, group, me, cap = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3])
 local used, changed, kinds = {}, {}, {}
--- By source: delivery counts of what this consumer holds, and the fields of entries.
-local held, stored = {}, {}
 
 local function size_of(key)
   local size = used[key]
@@ -55,56 +53,75 @@ local function is_stream(key)
   return kind == 'stream' or kind == 'none'
 end
 
--- Looks at `n` entries of a source from one id to another.
-local function look(source, from, to, n)
-  local mine, fields = {}, {}
-  held[source], stored[source] = mine, fields
-  local pending = pcall('XPENDING', source, group, from, to, n, me)
-  if pending.err then return end
-  for i = 1, #pending do mine[pending[i][1]] = pending[i][4] end
-  local found = call('XRANGE', source, from, to, 'COUNT', n)
-  for i = 1, #found do fields[found[i][1]] = found[i][2] end
+-- Reads the batches, and of each source which ids it is about.
+local batches, ranges, at = {}, {}, 5
+for n = 1, tonumber(ARGV[4]) do
+  local batch = {
+    source = KEYS[tonumber(ARGV[at])],
+    deliveries = tonumber(ARGV[at + 1]),
+    envelope = ARGV[at + 2],
+    action = ARGV[at + 3],
+  }
+  if batch.action == 'defer' then
+    batch.consumer, batch.count = ARGV[at + 4], ARGV[at + 5]
+    batch.many, batch.first, batch.step = tonumber(ARGV[at + 6]), at + 7, 1
+  else
+    local outputs = tonumber(ARGV[at + 4])
+    batch.targets = {}
+    for i = 1, outputs do batch.targets[i] = KEYS[tonumber(ARGV[at + 4 + i])] end
+    batch.many, batch.first, batch.step = tonumber(ARGV[at + 5 + outputs]), at + 6 + outputs, 2 + outputs
+  end
+  at = batch.first + batch.many * batch.step
+  local range = ranges[batch.source]
+  if not range then
+    range = { from = ARGV[batch.first], many = 0 }
+    ranges[batch.source] = range
+  end
+  range.to, range.many = ARGV[at - batch.step], range.many + batch.many
+  batches[n] = batch
 end
 
--- An entry's delivery count if this consumer holds it, else the answer.
-local function holding(source, id)
+-- By source: delivery counts of what this consumer holds, and the answer for what this call settled.
+local held, settled = {}, {}
+for source, range in pairs(ranges) do
+  local mine = {}
+  -- Some more than asked for, since others may stand in between.
+  local pending = pcall('XPENDING', source, group, range.from, range.to, range.many + 16, me)
+  if not pending.err then
+    for i = 1, #pending do mine[pending[i][1]] = pending[i][4] end
+  end
+  held[source], settled[source] = mine, {}
+end
+
+-- Why the entry is not ours any more, or nil.
+local function lost(source, id, deliveries)
+  local answer = settled[source][id]
+  if answer then return answer end
   local known = held[source][id]
-  if known then return known end
-  local pending = pcall('XPENDING', source, group, id, id, 1)
-  if pending.err or #pending == 0 then return nil, GONE end
-  if pending[1][2] ~= me then return nil, FENCED end
-  return pending[1][4]
-end
-
--- The envelope in an entry's fields, and the bytes of all.
-local function envelope_of(fields)
-  if #fields == 2 and fields[1] == 'e' then return fields[2], #fields[2] end
-  local bytes, envelope = 0, ''
-  for i = 2, #fields, 2 do
-    bytes = bytes + #fields[i]
-    if fields[i - 1] == 'e' then envelope = fields[i] end
+  if not known then
+    local pending = pcall('XPENDING', source, group, id, id, 1)
+    if pending.err or #pending == 0 then return GONE end
+    if pending[1][2] ~= me then return FENCED end
+    known = pending[1][4]
   end
-  return envelope, bytes
-end
-
--- Why the entry is not ours any more, or nil and its bytes.
-local function check(source, id, envelope_id, deliveries)
-  local known, lost = holding(source, id)
-  if lost then return lost end
   if known ~= deliveries then return FENCED end
-  local fields = stored[source][id]
-  if not fields then
-    local found = call('XRANGE', source, id, id)
-    if #found == 0 then
-      call('XACK', source, group, id)
-      return GONE
+  return nil
+end
+
+-- Whether the stream was made anew and has another entry under a batch's first id. Owner and delivery count tell
+-- that of single entries; only a clock that was set back can bring all three back.
+local function is_another(batch)
+  if batch.envelope == '' then return false end
+  local found = call('XRANGE', batch.source, ARGV[batch.first], ARGV[batch.first])
+  if #found == 0 then return false end
+  local fields = found[1][2]
+  for i = 1, #fields, 2 do
+    -- The id stands at the beginning; further on it may be quoted.
+    if fields[i] == 'e' then
+      return not string.find(string.sub(fields[i + 1], 1, 512), batch.envelope, 1, true)
     end
-    fields = found[1][2]
   end
-  local envelope, bytes = envelope_of(fields)
-  -- The id stands at the beginning; further on it may be quoted.
-  if envelope_id ~= '' and not find(string.sub(envelope, 1, 512), envelope_id, 1, true) then return GONE end
-  return nil, bytes
+  return true
 end
 
 -- Whether so many bytes fit onto a stream: nil, or the answer.
@@ -116,14 +133,11 @@ local function refuse_one(key, bytes)
   return nil
 end
 
--- Whether the `n` outputs at `first` fit: nil, or the answer.
-local function refuse(first, n)
-  if n == 1 then return refuse_one(KEYS[tonumber(ARGV[first])], #ARGV[first + 1]) end
+-- Whether the outputs at `first` fit: nil, or the answer.
+local function refuse(targets, first)
+  if #targets == 1 then return refuse_one(targets[1], #ARGV[first]) end
   local more = {}
-  for i = first, first + 2 * n - 2, 2 do
-    local key = KEYS[tonumber(ARGV[i])]
-    more[key] = (more[key] or 0) + #ARGV[i + 1]
-  end
+  for i, key in ipairs(targets) do more[key] = (more[key] or 0) + #ARGV[first + i - 1] end
   for key, bytes in pairs(more) do
     local refused = refuse_one(key, bytes)
     if refused then return refused end
@@ -131,71 +145,98 @@ local function refuse(first, n)
   return nil
 end
 
--- Adds the `n` outputs at `first`, all or none: nil, or the answer.
-local function add(first, n)
+-- Adds or takes away the bytes of the outputs at `first`.
+local function grow_targets(targets, first, sign)
+  for i = 1, #targets do grow(targets[i], sign * #ARGV[first + i - 1]) end
+end
+
+-- Adds the outputs at `first`, all or none: nil, or the answer.
+local function add(targets, first)
   local added = {}
-  for i = first, first + 2 * n - 2, 2 do
-    local key = KEYS[tonumber(ARGV[i])]
-    local id = pcall('XADD', key, '*', 'e', ARGV[i + 1])
+  for i = 1, #targets do
+    local id = pcall('XADD', targets[i], '*', 'e', ARGV[first + i - 1])
     if type(id) == 'table' then
-      for _, undo in ipairs(added) do call('XDEL', undo[1], undo[2]) end
+      for n = 1, i - 1 do call('XDEL', targets[n], added[n]) end
       if string.sub(id.err, 1, 3) == 'OOM' then return FULL end
       return id.err
     end
-    added[#added + 1] = { key, id }
-  end
-  for i = first, first + 2 * n - 2, 2 do
-    local key = KEYS[tonumber(ARGV[i])]
-    kinds[key] = 'stream'
-    grow(key, #ARGV[i + 1])
+    added[i] = id
   end
   return nil
 end
 
--- Settles the entry whose arguments begin at `at`.
-local function settle(at)
-  local source, id = KEYS[tonumber(ARGV[at])], ARGV[at + 1]
-  local deliveries, action = tonumber(ARGV[at + 3]), ARGV[at + 4]
-  local lost, bytes = check(source, id, ARGV[at + 2], deliveries)
-  if lost then return lost end
-  -- Whatever comes of it, a second settlement of it in this call has to look again.
-  held[source][id] = nil
-  if action == 'defer' then
-    call('XCLAIM', source, group, ARGV[at + 5], 0, id, 'IDLE', 0, 'RETRYCOUNT', ARGV[at + 6], 'JUSTID')
-    return DONE
-  end
-  local first, n = at + 6, tonumber(ARGV[at + 5])
-  local refused = refuse(first, n)
-  if refused then return refused end
-  if action == 'emit' then return add(first, n) or DONE end
-  call('XACK', source, group, id)
-  local failed = add(first, n)
-  if failed then
-    call('XCLAIM', source, group, me, 0, id, 'IDLE', 0, 'RETRYCOUNT', deliveries, 'FORCE', 'JUSTID')
-    return failed
-  end
-  call('XDEL', source, id)
-  grow(source, -bytes)
+-- What will be done, entry by entry: its place among the answers, its batch, where its arguments begin.
+local places, owners, begins = {}, {}, {}
+-- By source, what is acknowledged.
+local acks = {}
+
+local function defer(batch, id)
+  call('XCLAIM', batch.source, group, batch.consumer, 0, id, 'IDLE', 0, 'RETRYCOUNT', batch.count, 'JUSTID')
+  settled[batch.source][id] = FENCED
   return DONE
 end
 
--- Where each entry's arguments begin, and of each source the first id, the last, and how many.
-local begins, sources, at = {}, {}, 5
-for n = 1, tonumber(ARGV[4]) do
-  begins[n] = at
-  local source = KEYS[tonumber(ARGV[at])]
-  local range = sources[source]
-  if not range then
-    range = { from = ARGV[at + 1], many = 0 }
-    sources[source] = range
+-- The answer for an entry, or DONE where its outputs are added below.
+local function admit(batch, first, place)
+  local source, id = batch.source, ARGV[first]
+  local answer = lost(source, id, batch.deliveries)
+  if answer then return answer end
+  if batch.action == 'defer' then return defer(batch, id) end
+  answer = refuse(batch.targets, first + 2)
+  if answer then return answer end
+  grow_targets(batch.targets, first + 2, 1)
+  if batch.action == 'done' then
+    grow(source, -tonumber(ARGV[first + 1]))
+    settled[source][id] = GONE
+    local ids = acks[source]
+    if not ids then
+      ids = {}
+      acks[source] = ids
+    end
+    ids[#ids + 1] = id
   end
-  range.to, range.many = ARGV[at + 1], range.many + 1
-  if ARGV[at + 4] == 'defer' then at = at + 7 else at = at + 6 + 2 * tonumber(ARGV[at + 5]) end
+  local n = #places + 1
+  places[n], owners[n], begins[n] = place, batch, first
+  return DONE
 end
-for source, range in pairs(sources) do look(source, range.from, range.to, range.many) end
 
 local answers = {}
-for n, first in ipairs(begins) do answers[n] = settle(first) end
+for _, batch in ipairs(batches) do
+  local another = is_another(batch)
+  for n = 0, batch.many - 1 do
+    local place = #answers + 1
+    answers[place] = another and GONE or admit(batch, batch.first + n * batch.step, place)
+  end
+end
+
+for source, ids in pairs(acks) do call('XACK', source, group, unpack(ids)) end
+
+local kept = {}
+for n = 1, #places do
+  local batch, first = owners[n], begins[n]
+  local failed = add(batch.targets, first + 2)
+  if failed then
+    answers[places[n]] = failed
+    grow_targets(batch.targets, first + 2, -1)
+    if batch.action == 'done' then
+      local id = ARGV[first]
+      call('XCLAIM', batch.source, group, me, 0, id, 'IDLE', 0, 'RETRYCOUNT', batch.deliveries, 'FORCE', 'JUSTID')
+      grow(batch.source, tonumber(ARGV[first + 1]))
+      kept[batch.source .. id] = true
+    end
+  end
+end
+
+for source, ids in pairs(acks) do
+  if next(kept) then
+    local gone = {}
+    for _, id in ipairs(ids) do
+      if not kept[source .. id] then gone[#gone + 1] = id end
+    end
+    ids = gone
+  end
+  if #ids > 0 then call('XDEL', source, unpack(ids)) end
+end
 
 for key in pairs(changed) do
   if used[key] == 0 or call('XLEN', key) == 0 then

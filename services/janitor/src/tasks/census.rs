@@ -30,15 +30,14 @@ pub(crate) async fn run(job: &Job<'_>) -> Result<(), Error> {
 /// Looks at a partition, and takes a census where there is a reason to.
 async fn watch(job: &Job<'_>, partition: u16) -> Result<(), Error> {
     let janitor = job.janitor;
-    let after = Duration::from_secs(job.config().census_after_seconds.max(1));
     let road = janitor.streams.road(partition).await?;
-    let Some(why) = janitor.watch.needs(partition, &road, after, Instant::now()) else {
+    let Some(why) = janitor.watch.needs(partition, &road, Instant::now()) else {
         janitor.watch.note(partition, road);
         return Ok(());
     };
     let mut in_flight = janitor.store.in_flight(partition, COMPARED_MAX).await?;
     if why == Why::Age {
-        in_flight.retain(|release| release.since >= after);
+        in_flight.retain(|release| release.since >= janitor.watch.after());
     }
     let known = in_flight.len();
     let lost = if known == 0 { Vec::new() } else { missing(job, partition, in_flight).await? };
@@ -54,7 +53,7 @@ async fn watch(job: &Job<'_>, partition: u16) -> Result<(), Error> {
     let how = if why == Why::Age { Lost::Stall } else { Lost::Loss };
     release_again(job, &lost, how).await?;
     // Only now: what could not be finished is begun anew.
-    janitor.watch.done(partition, road, why, (known, lost.len()), after, Instant::now());
+    janitor.watch.done(partition, road, why, (known, lost.len()), Instant::now());
     Ok(())
 }
 

@@ -1,5 +1,6 @@
 //! A file for each command.
 
+mod bench;
 mod completions;
 mod config;
 mod ingest;
@@ -84,6 +85,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Config(command) => config::run(&context, &command),
         Command::Key(command) => key::run(&context, command).await,
         Command::Tenant(command) => tenant::run(&context, command).await,
+        Command::Bench(command) => bench::run(&context, command).await,
         Command::Completions { shell } => completions::run(shell),
         Command::Openapi => openapi::run(&context),
     }

@@ -1,0 +1,182 @@
+//! `riacho bench bus`: what the streams and the runner do, beside what Redis can do, in one run.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::{
+    hop::{self, Load},
+    raw, redelivery,
+    server::Server,
+};
+use crate::{cli::BenchBus, commands::Context, output};
+
+/// How long an idle stage is watched.
+const IDLE: Duration = Duration::from_secs(10);
+const SECONDS_OF_A_MONTH: f64 = 30.0 * 86_400.0;
+
+/// Everything that was measured.
+#[derive(Debug, Default, Serialize)]
+struct Figures {
+    /// Events of each rate.
+    events: usize,
+    /// Bytes of an event as it stands on the stream.
+    event_bytes: usize,
+    /// Events a second of a client that only pipelines the four commands of a hop.
+    raw_pipelined_per_s: f64,
+    /// Events a second through the runner, many in one call of the stage.
+    hop_batched_per_s: f64,
+    /// The same as a share of the raw client's.
+    hop_batched_share: f64,
+    /// Events a second through the runner, one in each call of the stage, one call at a time.
+    hop_single_per_s: f64,
+    /// Commands sent for an event in batches.
+    commands_batched: f64,
+    /// Commands executed for an event in batches, those of scripts included.
+    executed_batched: f64,
+    /// Commands sent for an event, one at a time.
+    commands_single: f64,
+    /// Commands executed for an event one at a time, those of scripts included.
+    executed_single: f64,
+    /// Redis' memory for an event that waits.
+    bytes_per_event: f64,
+    /// From sending an event to the start of its handler on an idle system.
+    idle_p50_ms: f64,
+    /// The same, of a hundred the largest but one.
+    idle_p99_ms: f64,
+    /// Commands that one idle stage of one process sends in 30 days.
+    idle_commands_a_month: f64,
+    /// Kills of a worker that held an event.
+    kills: usize,
+    /// From the kill to the start of the next run.
+    redelivery_p50_s: f64,
+    /// The same, of a hundred the largest but one.
+    redelivery_p99_s: f64,
+    /// The longest.
+    redelivery_max_s: f64,
+    /// How the rate changes with partitions, consumers and backlog.
+    growth: Vec<Growth>,
+}
+
+#[derive(Debug, Serialize)]
+struct Growth {
+    partitions: u16,
+    consumers: usize,
+    backlog: usize,
+    hop_batched_per_s: f64,
+}
+
+pub(super) async fn run(context: &Context, options: &BenchBus) -> anyhow::Result<()> {
+    let server = Server::start().await?;
+    let events = options.events.max(1_000);
+    let mut figures = Figures { events, event_bytes: hop::event().1.len(), ..Figures::default() };
+    context.output.note(&format!("{events} events of {} bytes, one after the other:", figures.event_bytes));
+
+    server.flush()?;
+    figures.raw_pipelined_per_s = raw::rate(&server, events, figures.event_bytes)?;
+    let load = Load { events, partitions: 1, consumers: 1, batched: true };
+    let batched = hop::rate(&server, load).await?;
+    figures.hop_batched_per_s = batched.per_second;
+    figures.hop_batched_share = batched.per_second / figures.raw_pipelined_per_s;
+    (figures.commands_batched, figures.executed_batched) = (batched.sent, batched.executed);
+    figures.bytes_per_event = batched.bytes;
+    let single = hop::rate(&server, Load { events: events / 4, batched: false, ..load }).await?;
+    figures.hop_single_per_s = single.per_second;
+    (figures.commands_single, figures.executed_single) = (single.sent, single.executed);
+
+    let waits = hop::latencies(&server, 1_000).await?;
+    let millis = |share| quantile(&waits, share).as_secs_f64() * 1_000.0;
+    (figures.idle_p50_ms, figures.idle_p99_ms) = (millis(0.5), millis(0.99));
+    figures.idle_commands_a_month = hop::idle_commands(&server, IDLE).await? * SECONDS_OF_A_MONTH;
+    if options.kills > 0 {
+        let times = redelivery::times(&server, options.kills).await?;
+        let seconds = |share| quantile(&times, share).as_secs_f64();
+        figures.kills = times.len();
+        figures.redelivery_p50_s = seconds(0.5);
+        figures.redelivery_p99_s = seconds(0.99);
+        figures.redelivery_max_s = seconds(1.0);
+    }
+    if options.growth {
+        figures.growth = growth(&server, events).await?;
+    }
+    context.output.result(&figures, || table(&figures));
+    Ok(())
+}
+
+/// The rate with more partitions, more consumers and a longer backlog.
+async fn growth(server: &Server, events: usize) -> anyhow::Result<Vec<Growth>> {
+    let base = Load { events, partitions: 1, consumers: 1, batched: true };
+    let mut loads = Vec::new();
+    for partitions in [1, 4, 16] {
+        loads.extend([1, 2, 4, 8].map(|consumers| Load { partitions, consumers, ..base }));
+    }
+    loads.extend([10_000, 100_000, 1_000_000].map(|events| Load { events, ..base }));
+    let mut growth = Vec::new();
+    for load in loads {
+        let hop_batched_per_s = hop::rate(server, load).await?.per_second;
+        let Load { partitions, consumers, events: backlog, .. } = load;
+        growth.push(Growth { partitions, consumers, backlog, hop_batched_per_s });
+    }
+    Ok(growth)
+}
+
+/// The value below which a share of the sorted values lies.
+fn quantile(sorted: &[Duration], share: f64) -> Duration {
+    let at = ((sorted.len().max(1) - 1) as f64 * share).round() as usize;
+    sorted.get(at).copied().unwrap_or_default()
+}
+
+fn table(figures: &Figures) -> String {
+    let row = |what: &str, value: String| vec![what.to_owned(), value];
+    let mut rows = vec![
+        row(
+            "raw client, the four commands pipelined",
+            format!("{:.0} events/s", figures.raw_pipelined_per_s),
+        ),
+        row(
+            "runner, in batches",
+            format!(
+                "{:.0} events/s, {:.0}% of the raw client",
+                figures.hop_batched_per_s,
+                figures.hop_batched_share * 100.0
+            ),
+        ),
+        row("runner, one at a time", format!("{:.0} events/s", figures.hop_single_per_s)),
+        row(
+            "commands for an event, in batches",
+            format!("{:.3} sent, {:.2} executed", figures.commands_batched, figures.executed_batched),
+        ),
+        row(
+            "commands for an event, one at a time",
+            format!("{:.2} sent, {:.2} executed", figures.commands_single, figures.executed_single),
+        ),
+        row("memory of Redis for an event that waits", format!("{:.0} bytes", figures.bytes_per_event)),
+        row(
+            "from sending to the handler, idle",
+            format!("p50 {:.2} ms, p99 {:.2} ms", figures.idle_p50_ms, figures.idle_p99_ms),
+        ),
+        row(
+            "commands of an idle stage in 30 days",
+            format!("{:.1} million", figures.idle_commands_a_month / 1e6),
+        ),
+    ];
+    if figures.kills > 0 {
+        rows.push(row(
+            &format!("run again after kill -9 ({} kills)", figures.kills),
+            format!(
+                "p50 {:.2} s, p99 {:.2} s, largest {:.2} s",
+                figures.redelivery_p50_s, figures.redelivery_p99_s, figures.redelivery_max_s
+            ),
+        ));
+    }
+    rows.extend(figures.growth.iter().map(|growth| {
+        row(
+            &format!(
+                "in batches, {} partitions, {} consumers, backlog {}",
+                growth.partitions, growth.consumers, growth.backlog
+            ),
+            format!("{:.0} events/s", growth.hop_batched_per_s),
+        )
+    }));
+    output::table(&["what", "measured"], rows)
+}
