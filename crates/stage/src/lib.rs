@@ -16,6 +16,7 @@ mod guard;
 mod held;
 pub mod metrics;
 mod outage;
+mod room;
 mod runner;
 mod shares;
 mod stage;

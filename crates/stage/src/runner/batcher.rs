@@ -13,7 +13,7 @@ use tracing::Instrument;
 
 use super::{
     line::{Line, Work},
-    worker::{self, Gate},
+    worker::{self, Gate, Opened},
 };
 use crate::{
     BatchLimits, BatchStage, Context, Event, Failure,
@@ -23,14 +23,12 @@ use crate::{
 /// How many payloads are inflated or fetched ahead.
 const OPEN_AHEAD: usize = 16;
 
-type Opened = (Work, Event);
-
 /// Fills and runs batches until it is aborted. `emits` says that runs may emit on the way.
 pub(super) async fn drive<S: BatchStage>(
     line: Arc<Line>,
     stage: Arc<S>,
     emits: bool,
-    mut queue: mpsc::UnboundedReceiver<Work>,
+    mut queue: mpsc::UnboundedReceiver<Box<Work>>,
 ) {
     let works = futures::stream::poll_fn(move |context| queue.poll_recv(context));
     let opened = works.map(|work| worker::opened(&line, work)).buffered(OPEN_AHEAD);
@@ -63,7 +61,7 @@ async fn fill<S: BatchStage>(
 ) -> Vec<Opened> {
     let BatchLimits { max_events, max_weight, linger } = stage.limits();
     let deadline = Instant::now() + linger;
-    let is_last_run = |(work, _): &Opened| line.is_last_run(work.holding.entry.deliveries);
+    let is_last_run = |opened: &Opened| line.is_last_run(opened.0.holding.entry.deliveries);
     let mut weight = stage.weight(&first.1);
     let is_alone = is_last_run(&first);
     let mut batch = vec![first];
@@ -87,13 +85,13 @@ async fn run<S: BatchStage>(
     _slot: OwnedSemaphorePermit,
 ) {
     let gate = match batch.as_mut_slice() {
-        [(only, _)] => Gate::pass(&line, only).await,
+        [only] => Gate::pass(&line, &mut only.0).await,
         _ => Gate::beside(&line).await,
     };
     let Some(_gate) = gate else {
-        return batch.into_iter().for_each(|(work, _)| worker::hand_back(&line, work));
+        return batch.into_iter().for_each(|opened| worker::hand_back(&line, opened.0));
     };
-    let (works, events): (Vec<Work>, Vec<Event>) = batch.into_iter().unzip();
+    let (works, events): (Vec<Work>, Vec<Event>) = batch.into_iter().map(|opened| *opened).unzip();
     let spans: Vec<tracing::Span> = works.iter().map(|work| worker::span(&line, work)).collect();
     let span = if emits {
         spans[0].clone()
@@ -103,8 +101,12 @@ async fn run<S: BatchStage>(
     let cancelled = line.cancel.child_token();
     let emitter = works.first().filter(|_| emits).map(|work| work.emitter(&line, 0));
     let context = Context::new(Arc::clone(&line.consumer), cancelled.clone(), emitter);
+    let begun = Instant::now();
     let ended =
         guarded(line.stage, line.time_limit, stage.run(events, &context), &cancelled).instrument(span).await;
+    if emits {
+        line.room.ran(begun.elapsed());
+    }
     let answers = answers(ended, works.len());
     for ((work, span), answer) in works.into_iter().zip(spans).zip(answers) {
         worker::conclude(&line, work, context.next_ordinal(), answer).instrument(span).await;

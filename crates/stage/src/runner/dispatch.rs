@@ -38,7 +38,7 @@ pub(super) fn all(line: &Arc<Line>, partition: u16, entries: Vec<Entry>, reason:
             .increment(count);
     }
     for entry in entries {
-        let room = Arc::clone(&line.room).try_acquire_owned().ok();
+        let room = line.room.take();
         let is_held = line.held.insert(partition, entry.lane, &entry.id);
         one(line, Holding { partition, entry, envelope_id: String::new(), is_held, room });
     }
@@ -57,7 +57,7 @@ fn one(line: &Arc<Line>, mut holding: Holding) {
                 let message = "the event ended its process each time it ran, the last time alone";
                 return condemn(line, holding, Some(&meta), ReasonCode::Poison, message);
             }
-            let _ = line.work.send(Work { holding, meta, payload });
+            let _ = line.work.send(Box::new(Work { holding, meta, payload }));
         }
         // Left to a consumer that knows the version, while one lives, and else for a while.
         Err(CodecError::Version(version)) => {

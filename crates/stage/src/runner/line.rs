@@ -13,7 +13,7 @@ use std::{
 use riacho_domain::StageName;
 use riacho_proto::v1::envelope::Payload;
 use riacho_streams::{Action, Beat, Entry, Error, Settlement, Streams};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -21,6 +21,7 @@ use crate::{
     breaker::Breaker,
     held::Held,
     outage::{Backoff, Outage},
+    room::Room,
 };
 
 /// The delivery count from which on an event has begun its last run, alone in its process. Whoever
@@ -42,8 +43,8 @@ pub(super) struct Line {
     pub(super) cancel: CancellationToken,
     /// Nothing is waited for any more.
     pub(super) over: CancellationToken,
-    /// A permit for each event that may be held.
-    pub(super) room: Arc<Semaphore>,
+    /// The places for events that are held.
+    pub(super) room: Room,
     pub(super) held: Held,
     pub(super) breaker: Breaker,
     pub(super) outage: Outage,
@@ -51,7 +52,7 @@ pub(super) struct Line {
     pub(super) memory_is_tight: AtomicBool,
     /// The newest envelope version that a consumer which lives can read.
     pub(super) newest_version: AtomicU32,
-    pub(super) work: mpsc::UnboundedSender<Work>,
+    pub(super) work: mpsc::UnboundedSender<Box<Work>>,
     pub(super) settle: mpsc::UnboundedSender<Settling>,
 }
 

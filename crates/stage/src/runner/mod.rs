@@ -22,15 +22,12 @@ use std::{
 };
 
 use riacho_streams::{Beat, Streams, consumer_name};
-use tokio::{
-    sync::{Semaphore, mpsc},
-    task::JoinSet,
-};
+use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use self::line::Line;
 use crate::{
-    BatchStage, Claims, Error, RunnerConfig, Stage, breaker::Breaker, held::Held, outage::Outage,
+    BatchStage, Claims, Error, RunnerConfig, Stage, breaker::Breaker, held::Held, outage::Outage, room::Room,
     stage::Single,
 };
 
@@ -72,7 +69,8 @@ impl Runner {
     /// Runs a stage until `stop`, and returns when it is drained: what runs may finish within the
     /// grace period, what was not started is handed back.
     pub async fn run_stage<S: Stage>(&self, stage: Arc<S>, stop: CancellationToken) -> Result<(), Error> {
-        self.run(Arc::new(Single(stage)), self.0.config.concurrency, true, stop).await
+        let runs = self.0.config.concurrency;
+        self.run(Arc::new(Single(stage)), Room::new(runs, runs), true, stop).await
     }
 
     /// Runs a stage that works in batches; otherwise as [`Runner::run_stage`].
@@ -82,14 +80,15 @@ impl Runner {
         stop: CancellationToken,
     ) -> Result<(), Error> {
         // One batch more than run, so that the next fills meanwhile.
-        let room = (self.0.config.concurrency + 1) * stage.limits().max_events.max(1);
+        let runs = self.0.config.concurrency;
+        let room = Room::new((runs + 1) * stage.limits().max_events.max(1), runs);
         self.run(stage, room, false, stop).await
     }
 
     async fn run<S: BatchStage>(
         &self,
         stage: Arc<S>,
-        room: usize,
+        room: Room,
         emits: bool,
         stop: CancellationToken,
     ) -> Result<(), Error> {
@@ -111,7 +110,7 @@ impl Runner {
             stop,
             cancel: CancellationToken::new(),
             over: CancellationToken::new(),
-            room: Arc::new(Semaphore::new(room)),
+            room,
             held: Held::default(),
             breaker: Breaker::new(stage.name(), shared.config.pause_after_failures),
             outage: Outage::new(stage.name()),

@@ -77,8 +77,7 @@ async fn read(line: &Arc<Line>, partition: u16, taking: &Mutex<()>, mut reader: 
 
 /// Waits until there is room; none when the stop comes first.
 async fn free(line: &Line) -> Option<usize> {
-    let permit = line.stop.run_until_cancelled(line.room.acquire()).await?;
-    permit.ok().map(|_permit| line.room.available_permits() + 1)
+    line.stop.run_until_cancelled(line.room.some_free()).await
 }
 
 /// Fetches again what this consumer holds by the server's account and not by its own.

@@ -52,7 +52,7 @@ async fn take(
         Some(observer) => look(line, partition, observer).await?,
         None => vec![],
     };
-    let room = line.room.available_permits().min(TAKE_MAX);
+    let room = line.room.free().min(TAKE_MAX);
     if room == 0 || line.is_paused() {
         return Ok(());
     }
@@ -62,7 +62,7 @@ async fn take(
     dispatch::all(line, partition, due, Reason::Retry);
     // Whoever cannot beat looks dead to the others, and judges nobody. No lock guards a claim: it
     // is one step of the server, and whoever comes second finds nothing.
-    let room = line.room.available_permits().min(TAKE_MAX);
+    let room = line.room.free().min(TAKE_MAX);
     if !dead.is_empty() && room > 0 && line.beat.is_accepted() {
         let left = streams.take_from(partition, stage, me, room, &dead).await?;
         if !left.is_empty() {

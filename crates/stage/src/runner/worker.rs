@@ -25,10 +25,13 @@ const NOT_ALONE: DelayClass = DelayClass::ThirtySeconds;
 /// How long an event waits that is spared because its stage pauses.
 const SPARED: DelayClass = DelayClass::FiveSeconds;
 
+/// An event and what is held of it. Boxed, because it is large and goes from hand to hand.
+pub(super) type Opened = Box<(Work, Event)>;
+
 /// The event of `work`, its payload inflated or fetched. None where it is settled instead.
-pub(super) async fn opened(line: &Arc<Line>, mut work: Work) -> Option<(Work, Event)> {
+pub(super) async fn opened(line: &Arc<Line>, mut work: Box<Work>) -> Option<Opened> {
     if line.stop.is_cancelled() {
-        hand_back(line, work);
+        hand_back(line, *work);
         return None;
     }
     let payload = std::mem::replace(&mut work.payload, codec::NOTHING);
@@ -36,13 +39,13 @@ pub(super) async fn opened(line: &Arc<Line>, mut work: Work) -> Option<(Work, Ev
     match codec::open(payload, &work.meta.tenant, &line.claims, limit).await {
         Ok(payload) => {
             let event = Event { envelope: work.meta.clone(), payload };
-            return Some((work, event));
+            return Some(Box::new((*work, event)));
         }
         Err(error) if error.is_retryable() => {
-            fail(line, work, Failure::unavailable(error.to_string()), ReasonCode::AttemptsExhausted);
+            fail(line, *work, Failure::unavailable(error.to_string()), ReasonCode::AttemptsExhausted);
         }
         Err(error @ CodecError::Claim(ClaimError::Gone(_))) => {
-            fail(line, work, Failure::transient(error.to_string()), ReasonCode::AttemptsExhausted);
+            fail(line, *work, Failure::transient(error.to_string()), ReasonCode::AttemptsExhausted);
         }
         Err(error) => condemn(line, work.holding, Some(&work.meta), error.reason(), &error.to_string()),
     }

@@ -24,12 +24,18 @@ struct Figures {
     event_bytes: usize,
     /// Events a second of a client that only pipelines the four commands of a hop.
     raw_pipelined_per_s: f64,
+    /// Processor time of Redis and of that client for an event, in microseconds.
+    raw_processor_us: [f64; 2],
     /// Events a second through the runner, many in one call of the stage.
     hop_batched_per_s: f64,
     /// The same as a share of the raw client's.
     hop_batched_share: f64,
+    /// Processor time of Redis and of the runner for an event, in microseconds.
+    hop_batched_processor_us: [f64; 2],
     /// Events a second through the runner, one in each call of the stage, one call at a time.
     hop_single_per_s: f64,
+    /// Processor time of Redis and of the runner for an event, in microseconds.
+    hop_single_processor_us: [f64; 2],
     /// Commands sent for an event in batches.
     commands_batched: f64,
     /// Commands executed for an event in batches, those of scripts included.
@@ -73,15 +79,18 @@ pub(super) async fn run(context: &Context, options: &BenchBus) -> anyhow::Result
     context.output.note(&format!("{events} events of {} bytes, one after the other:", figures.event_bytes));
 
     server.flush()?;
-    figures.raw_pipelined_per_s = raw::rate(&server, events, figures.event_bytes)?;
+    (figures.raw_pipelined_per_s, figures.raw_processor_us) =
+        raw::rate(&server, events, figures.event_bytes)?;
     let load = Load { events, partitions: 1, consumers: 1, batched: true };
     let batched = hop::rate(&server, load).await?;
     figures.hop_batched_per_s = batched.per_second;
     figures.hop_batched_share = batched.per_second / figures.raw_pipelined_per_s;
     (figures.commands_batched, figures.executed_batched) = (batched.sent, batched.executed);
     figures.bytes_per_event = batched.bytes;
+    figures.hop_batched_processor_us = batched.processor_us;
     let single = hop::rate(&server, Load { events: events / 4, batched: false, ..load }).await?;
     figures.hop_single_per_s = single.per_second;
+    figures.hop_single_processor_us = single.processor_us;
     (figures.commands_single, figures.executed_single) = (single.sent, single.executed);
 
     let waits = hop::latencies(&server, 1_000).await?;
@@ -126,22 +135,30 @@ fn quantile(sorted: &[Duration], share: f64) -> Duration {
     sorted.get(at).copied().unwrap_or_default()
 }
 
+fn processor([redis, client]: [f64; 2]) -> String {
+    format!(" ({redis:.1} + {client:.1} us of Redis + client each)")
+}
+
 fn table(figures: &Figures) -> String {
     let row = |what: &str, value: String| vec![what.to_owned(), value];
     let mut rows = vec![
         row(
             "raw client, the four commands pipelined",
-            format!("{:.0} events/s", figures.raw_pipelined_per_s),
+            format!("{:.0} events/s{}", figures.raw_pipelined_per_s, processor(figures.raw_processor_us)),
         ),
         row(
             "runner, in batches",
             format!(
-                "{:.0} events/s, {:.0}% of the raw client",
+                "{:.0} events/s{}, {:.0}% of the raw client",
                 figures.hop_batched_per_s,
+                processor(figures.hop_batched_processor_us),
                 figures.hop_batched_share * 100.0
             ),
         ),
-        row("runner, one at a time", format!("{:.0} events/s", figures.hop_single_per_s)),
+        row(
+            "runner, one at a time",
+            format!("{:.0} events/s{}", figures.hop_single_per_s, processor(figures.hop_single_processor_us)),
+        ),
         row(
             "commands for an event, in batches",
             format!("{:.3} sent, {:.2} executed", figures.commands_batched, figures.executed_batched),

@@ -41,6 +41,8 @@ pub(super) struct Rate {
     pub(super) executed: f64,
     /// Bytes of Redis' memory for each event that waits.
     pub(super) bytes: f64,
+    /// Processor time of Redis and of this process for each event, in microseconds.
+    pub(super) processor_us: [f64; 2],
 }
 
 /// An event of the first stage as it stands on the stream, about 200 bytes.
@@ -70,7 +72,7 @@ pub(super) async fn rate(server: &Server, load: Load) -> anyhow::Result<Rate> {
     let events = load.events / usize::from(load.partitions) * usize::from(load.partitions);
     let bytes = server.memory()?.saturating_sub(empty) as f64 / events as f64;
     let (stop, counted) = (CancellationToken::new(), Arc::new(AtomicUsize::new(0)));
-    let before = server.commands()?;
+    let (before, processor) = (server.commands()?, server.processor_time()?);
     let start = Instant::now();
     let mut running = JoinSet::new();
     for _ in 0..load.consumers {
@@ -92,12 +94,25 @@ pub(super) async fn rate(server: &Server, load: Load) -> anyhow::Result<Rate> {
     }
     let seconds = start.elapsed().as_secs_f64();
     let (sent, executed) = server.commands()?.since(&before);
+    let processor_us = micros_each(server, processor, events)?;
     stop.cancel();
     for ended in running.join_all().await {
         ended?;
     }
     let each = |count: u64| count as f64 / events as f64;
-    Ok(Rate { per_second: events as f64 / seconds, sent: each(sent), executed: each(executed), bytes })
+    Ok(Rate {
+        per_second: events as f64 / seconds,
+        sent: each(sent),
+        executed: each(executed),
+        bytes,
+        processor_us,
+    })
+}
+
+/// The processor time of Redis and of this process since `before` for each event, in microseconds.
+pub(super) fn micros_each(server: &Server, before: [Duration; 2], events: usize) -> anyhow::Result<[f64; 2]> {
+    let now = server.processor_time()?;
+    Ok([0, 1].map(|at| now[at].saturating_sub(before[at]).as_secs_f64() * 1e6 / events as f64))
 }
 
 /// How many entries are not settled.

@@ -1,6 +1,6 @@
 //! The private redis-server of a measurement, and what it says of itself.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
 use riacho_local::{
@@ -51,6 +51,22 @@ impl Server {
         let info = self.info("memory")?;
         let used = info.lines().find_map(|line| line.strip_prefix("used_memory:")).unwrap_or_default();
         Ok(used.trim().parse()?)
+    }
+
+    /// The processor time that the server has used, and that this process has.
+    pub(super) fn processor_time(&self) -> anyhow::Result<[Duration; 2]> {
+        let info = self.info("cpu")?;
+        let of = |name: &str| {
+            let text = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            text.and_then(|text| text.trim().parse::<f64>().ok()).unwrap_or(0.0)
+        };
+        let server = Duration::from_secs_f64(of("used_cpu_user") + of("used_cpu_sys"));
+        let own = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_SELF)?;
+        let micros = |time: nix::sys::time::TimeVal| {
+            Duration::from_secs(time.tv_sec().try_into().unwrap_or(0))
+                + Duration::from_micros(time.tv_usec().try_into().unwrap_or(0))
+        };
+        Ok([server, micros(own.user_time()) + micros(own.system_time())])
     }
 
     pub(super) fn commands(&self) -> anyhow::Result<Commands> {

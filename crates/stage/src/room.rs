@@ -1,0 +1,118 @@
+//! How many events a stage holds in this process.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// So much work is held ready, besides what runs: enough for reading the next events and settling the last ones
+/// meanwhile, and too little to keep it from another process.
+const AHEAD: Duration = Duration::from_millis(10);
+/// At most so many events are held ready.
+const AHEAD_MAX: usize = 256;
+
+/// Places for events: those that run, and where runs are short, some that run next.
+pub(crate) struct Room {
+    places: Arc<Semaphore>,
+    /// How many events run at once.
+    runs: usize,
+    /// How many places there are besides.
+    ahead: AtomicUsize,
+    /// How long a run takes, in nanoseconds, of late.
+    run_ns: AtomicU64,
+}
+
+impl Room {
+    /// Room for `held` events, of which `runs` run at once.
+    pub(crate) fn new(held: usize, runs: usize) -> Room {
+        let long = u64::try_from(AHEAD.as_nanos()).unwrap_or(u64::MAX).saturating_mul(runs as u64 * 2);
+        Room {
+            places: Arc::new(Semaphore::new(held)),
+            runs,
+            ahead: AtomicUsize::new(0),
+            run_ns: AtomicU64::new(long),
+        }
+    }
+
+    /// How many places are free.
+    pub(crate) fn free(&self) -> usize {
+        self.places.available_permits()
+    }
+
+    /// Waits until places are free, and says how many.
+    pub(crate) async fn some_free(&self) -> usize {
+        // Never closed, so that only a place ends the waiting.
+        let place = self.places.acquire().await;
+        self.places.available_permits() + usize::from(place.is_ok())
+    }
+
+    /// Takes a place; none where a read delivered more than was asked for.
+    pub(crate) fn take(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.places).try_acquire_owned().ok()
+    }
+
+    /// A run took this long: there is room ahead for as many as can run in a moment.
+    pub(crate) fn ran(&self, took: Duration) {
+        let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        let before = self.run_ns.load(Ordering::Relaxed);
+        // A moving mean over some eight runs. Two that end at once may lose one of them, which is no harm.
+        let mean = before - before / 8 + took / 8;
+        self.run_ns.store(mean, Ordering::Relaxed);
+        let moment = u64::try_from(AHEAD.as_nanos()).unwrap_or(u64::MAX).saturating_mul(self.runs as u64);
+        let wanted = usize::try_from(moment / mean.max(1)).unwrap_or(AHEAD_MAX).min(AHEAD_MAX);
+        // Less than one run ahead is none: a long run is not kept from others.
+        let ahead = self.ahead.load(Ordering::Relaxed);
+        if wanted > ahead
+            && self.ahead.compare_exchange(ahead, wanted, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        {
+            self.places.add_permits(wanted - ahead);
+        } else if wanted < ahead {
+            let forgotten = self.places.forget_permits(ahead - wanted);
+            self.ahead.fetch_sub(forgotten, Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_runs_make_room_ahead_and_long_ones_take_it_back() {
+        let room = Room::new(4, 4);
+        assert_eq!(room.free(), 4);
+        for _ in 0..100 {
+            room.ran(Duration::from_micros(50));
+        }
+        assert_eq!(room.free(), 4 + AHEAD_MAX);
+        for _ in 0..100 {
+            room.ran(Duration::from_millis(4));
+        }
+        assert!((13..=14).contains(&room.free()), "as many more as four at once run in ten milliseconds");
+        for _ in 0..100 {
+            room.ran(Duration::from_secs(1));
+        }
+        assert_eq!(room.free(), 4, "what takes long is not held ready");
+    }
+
+    #[test]
+    fn places_that_are_taken_are_given_back_before_they_go() {
+        let room = Room::new(1, 1);
+        for _ in 0..100 {
+            room.ran(Duration::from_micros(50));
+        }
+        let taken: Vec<_> = std::iter::from_fn(|| room.take()).collect();
+        assert_eq!((taken.len(), room.free()), (1 + 200, 0));
+        for _ in 0..100 {
+            room.ran(Duration::from_secs(1));
+        }
+        drop(taken);
+        room.ran(Duration::from_secs(1));
+        assert_eq!(room.free(), 1);
+    }
+}
