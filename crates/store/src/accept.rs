@@ -34,6 +34,8 @@ struct Existing {
 /// What the first round trip found.
 struct Found {
     space: Option<i32>,
+    /// The tenant has enough in flight: the version waits.
+    held: bool,
     partitions: Vec<i16>,
     collection: Option<Uuid>,
     replay: Option<(DocumentId, Version, Vec<u8>)>,
@@ -154,6 +156,7 @@ async fn find(tx: &Tx, accept: &Accept, event: Option<&EventKey>) -> Result<Foun
         .map(|row| Ok::<_, Error>((read::document(&row, "document_id")?, read::version(&row, "version")?)));
     Ok(Found {
         space: context.try_get("space_id")?,
+        held: context.try_get("held")?,
         partitions: context.try_get("partitions")?,
         collection: context.try_get("collection_id")?,
         replay: replay(&context)?,
@@ -245,7 +248,7 @@ const LOCKS: &str = "-- store::accept::find
 SELECT pg_advisory_xact_lock(key) FROM unnest($1::bigint[]) AS key";
 
 const CONTEXT: &str = "-- store::accept::find
-SELECT t.state AS tenant_state,
+SELECT t.state AS tenant_state, coalesce(t.held, false) AS held,
        (SELECT id FROM embedding_spaces WHERE state = 'live') AS space_id,
        ARRAY(SELECT partition FROM topology WHERE state = 'active' ORDER BY partition) AS partitions,
        c.id AS collection_id,

@@ -110,6 +110,15 @@ impl Store {
         tx.query(RELEASE, &params).await?.iter().map(ReleasePlan::read).collect()
     }
 
+    /// Tells the gateways which tenants have as much in flight as they may, or something that waits: what comes
+    /// next of these waits as well. Answers how many it is said of anew, one way or the other.
+    pub async fn hold_tenants(&self, caps: ReleaseCaps) -> Result<u64, Error> {
+        let per_tenant = caps.per_tenant.map(|cap| i64::from(read::signed(cap)));
+        let total = caps.total.map(|cap| i64::from(read::signed(cap)));
+        let params: [Param<'_>; 2] = [&per_tenant, &total];
+        Ok(self.single(Scope::all("hold_tenants"), HOLD, &params).await?.len() as u64)
+    }
+
     /// Releases that were fixed and are not known to be on a stream: send them again, with their ids.
     pub async fn stale_releasing(&self, older_than: Duration, limit: u32) -> Result<Vec<ReleasePlan>, Error> {
         let params: [Param<'_>; 2] = [&older_than.as_secs_f64(), &i64::from(limit)];
@@ -246,7 +255,7 @@ impl Store {
     }
 }
 
-// The first of each tenant, then the second of each, and so on, each by urgency and age.
+// Round by round: of each tenant as many as its weight, by urgency and age.
 const CHOOSE: &str = "-- store::janitor::release_waiting
 WITH flying AS (
     SELECT tenant_id, count(*) AS releases FROM document_versions
@@ -260,9 +269,22 @@ CROSS JOIN LATERAL (
     ORDER BY v.lane DESC, v.created_at LIMIT $1) AS w
 LEFT JOIN flying AS f ON f.tenant_id = t.id
 WHERE t.state = 'active' AND ($2::bigint IS NULL OR coalesce(f.releases, 0) + w.place <= $2)
-ORDER BY w.place, w.created_at
+ORDER BY (w.place - 1) / t.weight, w.created_at
 LIMIT CASE WHEN $3::bigint IS NULL THEN $1
            ELSE least($1, greatest(0, $3 - (SELECT coalesce(sum(releases), 0)::bigint FROM flying))) END";
+
+const HOLD: &str = "-- store::janitor::hold_tenants
+WITH flying AS (
+    SELECT tenant_id, count(*) AS releases FROM document_versions
+    WHERE state IN ('releasing', 'extracting', 'embedding', 'indexing') GROUP BY tenant_id),
+new AS (
+    SELECT t.id,
+           coalesce(coalesce(f.releases, 0) >= $1, false)
+           OR coalesce((SELECT sum(releases) FROM flying) >= $2, false)
+           OR EXISTS (SELECT FROM document_versions AS v WHERE v.tenant_id = t.id AND v.state = 'waiting') AS held
+    FROM tenants AS t LEFT JOIN flying AS f ON f.tenant_id = t.id)
+UPDATE tenants AS t SET held = new.held FROM new WHERE t.id = new.id AND t.held <> new.held
+RETURNING t.id";
 
 const LOCK_CHOSEN: &str = "-- store::janitor::release_waiting
 SELECT v.tenant_id, v.document_id, v.version FROM document_versions AS v
@@ -389,6 +411,7 @@ SELECT task, last_started, last_finished, last_outcome, last_summary, runs, fail
 /// The statements of this file.
 pub(crate) const STATEMENTS: &[&str] = &[
     CHOOSE,
+    HOLD,
     LOCK_CHOSEN,
     RELEASE,
     STALE,

@@ -49,6 +49,8 @@ pub struct Tenant {
     pub name: String,
     /// What it may do.
     pub state: TenantState,
+    /// Its share of releases where several tenants wait, from 1 to 100.
+    pub weight: u32,
     /// When it was made.
     pub created_at: DateTime<Utc>,
 }
@@ -59,6 +61,7 @@ impl Tenant {
             id: read::tenant(row, "id")?,
             name: row.try_get("name")?,
             state: TenantState::parse(row.try_get("state")?)?,
+            weight: read::count(row, "weight")?,
             created_at: row.try_get("created_at")?,
         })
     }
@@ -93,6 +96,16 @@ impl Store {
             .first()
             .map(Tenant::read)
             .transpose()
+    }
+
+    /// Sets a tenant's share of releases where several tenants wait, from 1 to 100.
+    pub async fn set_tenant_weight(&self, id: &TenantId, weight: u32) -> Result<Tenant, Error> {
+        if !(1..=100).contains(&weight) {
+            return Err(Error::Invalid("a weight is from 1 to 100".into()));
+        }
+        let params: [Param<'_>; 2] = [&id.as_str(), &read::signed(weight)];
+        let rows = self.single(Scope::all("set_tenant_weight"), SET_WEIGHT, &params).await?;
+        rows.first().map(Tenant::read).transpose()?.ok_or(Error::NotFound("tenant"))
     }
 
     /// Stops a tenant: its keys no longer work, what is in flight finishes.
@@ -146,16 +159,19 @@ impl Store {
 
 const CREATE: &str = "-- store::tenants::create_tenant
 INSERT INTO tenants (id, name) VALUES ($1, $2) ON CONFLICT (id) DO NOTHING
-RETURNING id, name, state, created_at";
+RETURNING id, name, state, weight, created_at";
 
 const LIST: &str = "-- store::tenants::tenants
-SELECT id, name, state, created_at FROM tenants ORDER BY id";
+SELECT id, name, state, weight, created_at FROM tenants ORDER BY id";
 
 const GET: &str = "-- store::tenants::tenant
-SELECT id, name, state, created_at FROM tenants WHERE id = $1";
+SELECT id, name, state, weight, created_at FROM tenants WHERE id = $1";
+
+const SET_WEIGHT: &str = "-- store::tenants::set_tenant_weight
+UPDATE tenants SET weight = $2 WHERE id = $1 RETURNING id, name, state, weight, created_at";
 
 const SET_STATE: &str = "-- store::tenants::set_state
-UPDATE tenants SET state = $2 WHERE id = $1 AND state = ANY ($3) RETURNING id, name, state, created_at";
+UPDATE tenants SET state = $2 WHERE id = $1 AND state = ANY ($3) RETURNING id, name, state, weight, created_at";
 
 const LOCK_DOCUMENTS: &str = "-- store::tenants::delete_tenant
 SELECT 1 FROM documents WHERE tenant_id = $1 ORDER BY id FOR NO KEY UPDATE";
@@ -187,6 +203,7 @@ pub(crate) const STATEMENTS: &[&str] = &[
     CREATE,
     LIST,
     GET,
+    SET_WEIGHT,
     SET_STATE,
     LOCK_DOCUMENTS,
     LOCK_VERSIONS,

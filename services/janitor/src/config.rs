@@ -19,7 +19,8 @@ pub struct Config {
     pub release_batch: u32,
     /// The most documents on the streams before others wait in PostgreSQL. No limit when it is not set.
     pub in_flight: Option<u32>,
-    /// The same for each tenant.
+    /// The same for each tenant. What a tenant uploads within a second may be on the streams besides, until it
+    /// is noticed.
     pub in_flight_per_tenant: Option<u32>,
     /// A release that is not known to stand on its stream after this long is sent again.
     pub stale_releasing_seconds: u64,
@@ -46,7 +47,7 @@ impl Default for Config {
             lease_seconds: 15,
             release_batch: 200,
             in_flight: Some(20_000),
-            in_flight_per_tenant: None,
+            in_flight_per_tenant: Some(1_000),
             stale_releasing_seconds: 10,
             census_after_seconds: 60,
             lost_per_second: 500,

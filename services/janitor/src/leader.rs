@@ -10,7 +10,7 @@ use riacho_store::{Lease, Store};
 use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Error, Janitor, TaskName, metrics::names, schedule::Timetable};
+use crate::{Error, Janitor, TaskName, metrics::names, schedule::Timetable, tasks};
 
 /// The lease's name in the database.
 const LEASE: &str = "janitor";
@@ -122,8 +122,10 @@ async fn repeat(janitor: Janitor, timetable: Arc<Timetable>, task: TaskName, sto
                 if !task.is_frequent() {
                     tracing::info!(task = task.as_str(), summary = %summary, "task done");
                 }
-                // What was put back because a stream is full gives notice, too.
-                !summary.counts.contains_key("put_back")
+                // What was put back because a stream is full gives notice, too; and while the caps keep documents
+                // waiting, each upload of their tenant would.
+                let count = |what| summary.counts.get(what).copied().unwrap_or(0);
+                count("put_back") == 0 && count(tasks::KEPT_WAITING) == 0
             }
             Err(error) => {
                 trouble.is(task.as_str(), &error);

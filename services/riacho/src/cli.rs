@@ -340,6 +340,14 @@ pub(crate) enum TenantCommand {
         /// The tenant
         id: TenantId,
     },
+    /// Sets a tenant's share of what is released where several tenants wait
+    Weight {
+        /// The tenant
+        id: TenantId,
+        /// The share; all begin with 1
+        #[arg(value_parser = clap::value_parser!(u32).range(1..=100))]
+        weight: u32,
+    },
     /// Writes a tenant's documents to a new folder: documents.jsonl, originals, texts
     Export {
         /// The tenant

@@ -34,7 +34,7 @@ impl Start {
             return Ok(nothing(State::AwaitingUpload));
         }
         let space = found.space.ok_or(Conflict::NoLiveSpace)?;
-        if accept.hold {
+        if accept.hold || found.held {
             return Ok(nothing(State::Waiting));
         }
         Ok(Self {

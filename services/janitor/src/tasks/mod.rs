@@ -16,6 +16,8 @@ mod release;
 
 use std::future::Future;
 
+pub(crate) use self::release::KEPT_WAITING;
+
 use crate::{Error, TaskName, job::Job};
 
 pub(crate) async fn run(task: TaskName, job: &Job<'_>) -> Result<(), Error> {

@@ -7,6 +7,9 @@ use riacho_store::{ReleaseCaps, ReleasePlan};
 
 use crate::{Error, job::Job, metrics::names};
 
+/// Counts what waits because of the caps.
+pub(crate) const KEPT_WAITING: &str = "kept_waiting";
+
 pub(crate) async fn run(job: &Job<'_>) -> Result<(), Error> {
     let janitor = job.janitor;
     let config = job.config();
@@ -22,23 +25,29 @@ pub(crate) async fn run(job: &Job<'_>) -> Result<(), Error> {
         send_all(job, stale, "stale").await?;
     }
     let caps = ReleaseCaps { per_tenant: config.in_flight_per_tenant, total: config.in_flight };
-    let mut redis_answered = false;
+    let waiting = janitor.store.queue_figures().await?.waiting;
+    if waiting > 0 {
+        // What is taken while Redis is away would only become stale.
+        janitor.streams.ping().await?;
+        release_waiting(job, limit, caps, waiting).await?;
+    }
+    janitor.store.hold_tenants(caps).await?;
+    Ok(())
+}
+
+/// Releases as long as something waits that the caps allow.
+async fn release_waiting(job: &Job<'_>, limit: u32, caps: ReleaseCaps, waiting: u64) -> Result<(), Error> {
+    let mut left = waiting;
     while job.goes_on() {
-        let plans = match redis_answered || janitor.store.queue_figures().await?.waiting > 0 {
-            true => {
-                // What is taken while Redis is away would only become stale.
-                janitor.streams.ping().await?;
-                redis_answered = true;
-                janitor.store.release_waiting(limit, caps).await?
-            }
-            false => Vec::new(),
-        };
+        let plans = job.janitor.store.release_waiting(limit, caps).await?;
         let taken = plans.len();
+        left = left.saturating_sub(taken as u64);
         let all_fitted = taken == 0 || send_all(job, plans, "waiting").await?;
         if taken < limit as usize || !all_fitted {
             break;
         }
     }
+    job.add(KEPT_WAITING, left);
     Ok(())
 }
 

@@ -26,9 +26,10 @@ pub(super) async fn run(context: &Context, command: TenantCommand) -> anyhow::Re
         }
         TenantCommand::List => {
             let tenants = store.tenants().await.map_err(store_failure)?;
-            context.output.list(&tenants, &["id", "name", "state", "created"], |tenant| {
+            context.output.list(&tenants, &["id", "name", "state", "weight", "created"], |tenant| {
                 let state = json!(tenant.state).as_str().unwrap_or_default().to_owned();
-                vec![tenant.id.to_string(), tenant.name.clone(), state, super::time(Some(tenant.created_at))]
+                let (weight, created) = (tenant.weight.to_string(), super::time(Some(tenant.created_at)));
+                vec![tenant.id.to_string(), tenant.name.clone(), state, weight, created]
             });
         }
         TenantCommand::Suspend { id } => {
@@ -36,6 +37,10 @@ pub(super) async fn run(context: &Context, command: TenantCommand) -> anyhow::Re
         }
         TenantCommand::Resume { id } => {
             show(&store.resume_tenant(&id).await.map_err(store_failure)?, "is active")
+        }
+        TenantCommand::Weight { id, weight } => {
+            let tenant = store.set_tenant_weight(&id, weight).await.map_err(store_failure)?;
+            show(&tenant, &format!("has the weight {weight}"));
         }
         TenantCommand::Delete { id, yes: _ } => {
             let tenant = store.delete_tenant(&id).await.map_err(store_failure)?;
