@@ -4,17 +4,18 @@
 use riacho_domain::{DocumentId, Lane, State, TenantId, Version};
 
 use crate::{
-    Accepted, Conflict, Error, Status, Store,
+    Accepted, Conflict, Error, ReleasePlan, Status, Store,
     accept::{LOCK_BY_ID, version_now},
     read, status,
     transaction::{Param, Scope, Tx},
 };
 
-struct Locked {
-    version: Version,
-    state: State,
+/// The latest version of a document, whose row is locked.
+pub(crate) struct Locked {
+    pub(crate) version: Version,
+    pub(crate) state: State,
     /// Whether its original is needed, because nothing is sealed, and is not there.
-    original_gone: bool,
+    pub(crate) original_gone: bool,
 }
 
 impl Store {
@@ -50,12 +51,25 @@ impl Store {
             if latest.original_gone {
                 return Err(Conflict::OriginalGone.into());
             }
-            let lane = lane.map(Lane::as_str);
-            tx.execute(FRESH, &[&document.0, &read::signed(latest.version), &lane]).await?;
-            let release = self.start_version(&tx, tenant, document, latest.version, hold).await?;
+            let release = self.again(&tx, tenant, document, latest.version, (lane, hold)).await?;
             Ok(Accepted { release, ..version_now(&tx, document, latest.version).await? })
         })
         .await
+    }
+
+    /// Starts a version once more that failed or was cancelled, and whose row is locked: in another lane
+    /// where one is given, and only waiting for its release where it is to be held.
+    pub(crate) async fn again(
+        &self,
+        tx: &Tx,
+        tenant: &TenantId,
+        document: DocumentId,
+        version: Version,
+        (lane, hold): (Option<Lane>, bool),
+    ) -> Result<Option<ReleasePlan>, Error> {
+        let lane = lane.map(Lane::as_str);
+        tx.execute(FRESH, &[&document.0, &read::signed(version), &lane]).await?;
+        self.start_version(tx, tenant, document, version, hold).await
     }
 
     /// Deletes a document: it is invisible at once, and purge removes it. False: it was not there.
@@ -72,7 +86,12 @@ impl Store {
     }
 }
 
-async fn lock(tx: &Tx, tenant: &TenantId, document: DocumentId) -> Result<Locked, Error> {
+/// Locks a document and its latest version.
+///
+/// # Errors
+///
+/// [`Error::NotFound`] where the tenant has no such document, or has deleted it.
+pub(crate) async fn lock(tx: &Tx, tenant: &TenantId, document: DocumentId) -> Result<Locked, Error> {
     let params: [Param<'_>; 2] = [&tenant.as_str(), &document.0];
     tx.prepare(&[LOCK_BY_ID, LOCK_LATEST]).await?;
     let (document, row) = futures::join!(tx.query(LOCK_BY_ID, &params), tx.query_opt(LOCK_LATEST, &params));

@@ -1,11 +1,21 @@
-//! Dead letters: entries that could not be processed, kept with their bytes. Work of the janitor's
-//! role, except that a tenant reads its own, and that the intake keeps what a tenant's producer sent.
+//! Dead letters: entries that could not be processed, kept with their bytes. A tenant sees and resolves
+//! its own; those of all tenants, and those of none, are work of the janitor's role.
+
+mod resolve;
+mod sql;
+
+use std::{fmt, str::FromStr};
 
 use chrono::{DateTime, Utc};
 use riacho_domain::{DocumentId, ReleaseId, TenantId, Version};
+use serde::Serialize;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
+pub use self::resolve::{
+    MAX_LETTERS, Pace, ReplayedVersion, Resolve, Resolved, Selection, SkipReason, Skipped,
+};
+pub(crate) use self::sql::{STATEMENTS, looking};
 use crate::{
     Error, Page, Role, Store, cursor,
     documents::page_limit,
@@ -44,17 +54,21 @@ pub struct NewDeadLetter {
     pub occurred_at: DateTime<Utc>,
 }
 
-/// A dead letter.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A dead letter, without its bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct DeadLetter {
     /// Its id.
     pub id: Uuid,
     /// The tenant, when it is known.
     pub tenant: Option<TenantId>,
     /// The document, when it is known.
+    #[serde(rename = "document_id")]
     pub document: Option<DocumentId>,
     /// Its version.
     pub version: Option<Version>,
+    /// The release that the entry belonged to.
+    #[serde(rename = "release_id")]
+    pub release: Option<ReleaseId>,
     /// The stage that gave up.
     pub stage: String,
     /// The stream that the entry stood on.
@@ -69,31 +83,96 @@ pub struct DeadLetter {
     pub attempts: u32,
     /// The trace it belonged to, or empty.
     pub trace_id: String,
+    /// The size of the entry as it was read.
+    pub original_bytes: u32,
     /// When it was given up.
     pub occurred_at: DateTime<Utc>,
     /// When it came into the database.
     pub created_at: DateTime<Utc>,
-    /// When it was replayed or discarded.
+    /// What was done about it.
+    pub state: LetterState,
+    /// When that was done.
     pub resolved_at: Option<DateTime<Utc>>,
 }
 
 /// What was done about a dead letter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Resolution {
-    /// Its version was released again, or its event taken in again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LetterState {
+    /// Nothing yet.
+    #[default]
+    Unresolved,
+    /// Its version was released again.
     Replayed,
     /// Nothing more will be done.
     Discarded,
 }
 
+impl LetterState {
+    /// All of them.
+    pub const ALL: [LetterState; 3] =
+        [LetterState::Unresolved, LetterState::Replayed, LetterState::Discarded];
+
+    /// The name, as it stands in rows and answers.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            LetterState::Unresolved => "unresolved",
+            LetterState::Replayed => "replayed",
+            LetterState::Discarded => "discarded",
+        }
+    }
+}
+
+impl fmt::Display for LetterState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for LetterState {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let found = LetterState::ALL.into_iter().find(|state| state.as_str() == text);
+        found.ok_or_else(|| format!("{text:?} is none of unresolved, replayed, discarded"))
+    }
+}
+
+/// Which dead letters are meant; those without a limit on a field are all.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LetterFilter {
+    /// Only of this stage.
+    pub stage: Option<String>,
+    /// Only given up for this reason.
+    pub reason_code: Option<String>,
+    /// Only of this document.
+    pub document: Option<DocumentId>,
+}
+
+/// Which dead letters to list.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ListLetters {
+    /// Which are meant.
+    pub filter: LetterFilter,
+    /// Only those that this was done about.
+    pub state: LetterState,
+    /// Where the page begins, as the page before answered.
+    pub cursor: Option<String>,
+    /// Letters of a page, at most [`crate::MAX_PAGE`]; 0 for 100.
+    pub limit: u32,
+}
+
 impl DeadLetter {
     fn read(row: &Row) -> Result<Self, Error> {
         let tenant: Option<&str> = row.try_get("tenant_id")?;
+        let resolution: Option<&str> = row.try_get("resolution")?;
         Ok(Self {
             id: row.try_get("id")?,
             tenant: tenant.and_then(|tenant| tenant.parse().ok()),
             document: row.try_get::<_, Option<Uuid>>("document_id")?.map(DocumentId),
             version: read::count_opt(row, "version")?,
+            release: read::release(row, "release_id")?,
             stage: row.try_get("stage")?,
             stream: row.try_get("stream")?,
             entry_id: row.try_get("entry_id")?,
@@ -101,8 +180,10 @@ impl DeadLetter {
             message: row.try_get("message")?,
             attempts: read::count(row, "attempts")?,
             trace_id: row.try_get("trace_id")?,
+            original_bytes: read::count(row, "original_bytes")?,
             occurred_at: row.try_get("occurred_at")?,
             created_at: row.try_get("created_at")?,
+            state: resolution.map_or(Ok(LetterState::Unresolved), str::parse).map_err(Error::Row)?,
             resolved_at: row.try_get("resolved_at")?,
         })
     }
@@ -147,92 +228,55 @@ impl Store {
         let is_intake = letter.stage == INTAKE;
         self.transaction(scope, |tx| async move {
             // Whoever sends rubbish in a loop must not fill the database with it.
-            if is_intake && tx.query_opt(MANY_OF_INTAKE, &[&tenant]).await?.is_some() {
+            if is_intake && tx.query_opt(sql::MANY_OF_INTAKE, &[&tenant]).await?.is_some() {
                 return Ok(false);
             }
-            let added = tx.execute(ADD, insert).await? == 1;
-            tx.execute(FAIL, fail).await?;
+            let added = tx.execute(sql::ADD, insert).await? == 1;
+            tx.execute(sql::FAIL, fail).await?;
             Ok(added)
         })
         .await
     }
 
-    /// A page of dead letters that nothing was done about, the newest first: of one tenant, or of all.
+    /// A page of dead letters, the newest first: of one tenant, or of all and of none.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] for a cursor that no page was answered with.
     pub async fn dead_letters(
         &self,
         tenant: Option<&TenantId>,
-        cursor: Option<&str>,
-        limit: u32,
+        list: &ListLetters,
     ) -> Result<Page<DeadLetter>, Error> {
-        let (time, id) = cursor.map(cursor::decode_time).transpose()?.unzip();
-        let limit = page_limit(limit);
+        let (time, id) = list.cursor.as_deref().map(cursor::decode_time).transpose()?.unzip();
+        let limit = page_limit(list.limit);
         let more = i64::from(limit) + 1;
         let name = tenant.map(TenantId::as_str);
-        let params: [Param<'_>; 4] = [&name, &time, &id, &more];
-        let scope = tenant.map_or(Scope::all("dead_letters"), |tenant| Scope::tenant("dead_letters", tenant));
-        let rows = self.single(scope, LIST, &params).await?;
+        let document = list.filter.document.map(|document| document.0);
+        let LetterFilter { stage, reason_code, .. } = &list.filter;
+        let resolution = (list.state != LetterState::Unresolved).then(|| list.state.as_str());
+        let params: [Param<'_>; 8] = [&name, stage, reason_code, &document, &time, &id, &more, &resolution];
+        let statement = sql::list(sql::Whose::of(tenant, &list.filter), resolution.is_none());
+        let rows = self.single(scope("dead_letters", tenant), statement, &params).await?;
         let letters = rows.iter().map(DeadLetter::read).collect::<Result<Vec<_>, _>>()?;
         Ok(Page::cut(letters, limit as usize, |last| cursor::encode_time(last.created_at, last.id)))
     }
 
-    /// The entry of a dead letter, as it was read.
-    pub async fn dead_letter_original(&self, id: Uuid) -> Result<Option<Vec<u8>>, Error> {
-        let rows = self.single(Scope::all("dead_letter_original"), ORIGINAL, &[&id]).await?;
-        Ok(rows.first().map(|row| row.try_get("original")).transpose()?)
-    }
-
-    /// Notes what was done about a dead letter. False: it is not there, or something was done before.
-    pub async fn resolve_dead_letter(
+    /// A dead letter, and the entry as it was read; none when there is none, or it is another tenant's.
+    pub async fn dead_letter(
         &self,
         tenant: Option<&TenantId>,
         id: Uuid,
-        resolution: Resolution,
-    ) -> Result<bool, Error> {
+    ) -> Result<Option<(DeadLetter, Vec<u8>)>, Error> {
         let name = tenant.map(TenantId::as_str);
-        let resolution = match resolution {
-            Resolution::Replayed => "replayed",
-            Resolution::Discarded => "discarded",
-        };
-        let scope =
-            tenant.map_or(Scope::all("resolve_dead_letter"), |t| Scope::tenant("resolve_dead_letter", t));
-        let rows = self.single(scope, RESOLVE, &[&name, &id, &resolution]).await?;
-        Ok(!rows.is_empty())
+        let rows = self.single(scope("dead_letter", tenant), sql::GET, &[&name, &id]).await?;
+        rows.first().map(|row| Ok((DeadLetter::read(row)?, row.try_get("original")?))).transpose()
     }
 }
 
 /// The stage of letters that the intake keeps.
 const INTAKE: &str = "intake";
 
-const MANY_OF_INTAKE: &str = "-- store::dead_letters::add_dead_letter
-SELECT 1 FROM dead_letters WHERE tenant_id = $1 AND stage = 'intake' AND resolved_at IS NULL OFFSET 1000 LIMIT 1";
-
-// A tenant that is gone, or never was, leaves the letter without one.
-const ADD: &str = "-- store::dead_letters::add_dead_letter
-INSERT INTO dead_letters (id, tenant_id, document_id, version, release_id, stage, stream, entry_id, reason_code, message,
-    attempts, trace_id, original, occurred_at)
-VALUES ($1, (SELECT t.id FROM tenants AS t WHERE t.id = $2), $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
-ON CONFLICT (stream, entry_id) DO NOTHING";
-
-const FAIL: &str = "-- store::dead_letters::add_dead_letter
-UPDATE document_versions SET state = 'failed', error_code = $4, error_message = $5, finished_at = now()
-WHERE document_id = $1 AND version = $2 AND release_id = $3
-  AND state IN ('releasing', 'extracting', 'embedding', 'indexing')";
-
-const LIST: &str = "-- store::dead_letters::dead_letters
-SELECT id, tenant_id, document_id, version, stage, stream, entry_id, reason_code, message, attempts, trace_id,
-       occurred_at, created_at, resolved_at
-FROM dead_letters
-WHERE ($1::text IS NULL OR tenant_id = $1) AND resolved_at IS NULL
-  AND ($2::timestamptz IS NULL OR (created_at, id) < ($2, $3::uuid))
-ORDER BY created_at DESC, id DESC LIMIT $4";
-
-const ORIGINAL: &str = "-- store::dead_letters::dead_letter_original
-SELECT original FROM dead_letters WHERE id = $1";
-
-const RESOLVE: &str = "-- store::dead_letters::resolve_dead_letter
-UPDATE dead_letters SET resolved_at = now(), resolution = $3
-WHERE ($1::text IS NULL OR tenant_id = $1) AND id = $2 AND resolved_at IS NULL
-RETURNING id";
-
-/// The statements of this file.
-pub(crate) const STATEMENTS: &[&str] = &[MANY_OF_INTAKE, ADD, FAIL, LIST, ORIGINAL, RESOLVE];
+fn scope<'a>(name: &'static str, tenant: Option<&'a TenantId>) -> Scope<'a> {
+    tenant.map_or(Scope::all(name), |tenant| Scope::tenant(name, tenant))
+}

@@ -49,7 +49,10 @@ pub use self::{
     collections::{Collection, DEFAULT_COLLECTION},
     config::Config,
     cursor::Page,
-    dead_letters::{DeadLetter, NewDeadLetter, Resolution},
+    dead_letters::{
+        DeadLetter, LetterFilter, LetterState, ListLetters, MAX_LETTERS, NewDeadLetter, Pace,
+        ReplayedVersion, Resolve, Resolved, Selection, SkipReason, Skipped,
+    },
     documents::{Document, ListDocuments, MAX_PAGE, Original, TextRef},
     due::DueFigures,
     error::{Conflict, Error},

@@ -1,7 +1,7 @@
 //! All statements, so that a test can prepare each against the real schema: a typing error in one
 //! that runs once a month is found at once.
 
-use riacho_domain::SpaceId;
+use riacho_domain::{DocumentId, SpaceId, TenantId};
 use tokio_postgres::SimpleQueryMessage;
 
 use crate::{
@@ -51,6 +51,60 @@ impl crate::Store {
             scans(&plan, &mut |scan| walking.push((sql.clone(), scan)));
         }
         Ok(walking)
+    }
+}
+
+impl crate::Store {
+    /// What the lists of dead letters are read by, planned now for these values: the index, or the kind of
+    /// the scan. For tests and diagnosis.
+    pub async fn letter_scans(
+        &self,
+        tenant: Option<&TenantId>,
+        document: Option<DocumentId>,
+    ) -> Result<Vec<String>, crate::Error> {
+        let client = self.client().await?;
+        let quoted =
+            |text: Option<String>| text.map_or_else(|| "NULL".to_owned(), |text| format!("'{text}'"));
+        let (tenant_text, document_text) =
+            (quoted(tenant.map(ToString::to_string)), quoted(document.map(|d| d.to_string())));
+        let mut found = Vec::new();
+        for (sql, last) in dead_letters::looking(tenant, document) {
+            let execute = format!(
+                "DEALLOCATE ALL; PREPARE looking AS {sql}; EXPLAIN (FORMAT JSON) EXECUTE looking \
+                 ({tenant_text}, NULL, NULL, {document_text}, NULL, NULL, 51{last})"
+            );
+            let mut text = String::new();
+            for message in client.simple_query(&execute).await? {
+                if let SimpleQueryMessage::Row(row) = message {
+                    text.push_str(row.get(0).unwrap_or_default());
+                }
+            }
+            let plan = serde_json::from_str(&text).map_err(|error| crate::Error::Row(error.to_string()))?;
+            leaves(&plan, &mut found);
+        }
+        // Statements that were prepared here are not the pool's to reuse.
+        drop(deadpool_postgres::Object::take(client));
+        Ok(found)
+    }
+}
+
+/// The index of each scan of a plan, or the kind of the scan.
+fn leaves(plan: &serde_json::Value, found: &mut Vec<String>) {
+    use serde_json::Value;
+    match plan {
+        Value::Array(parts) => parts.iter().for_each(|part| leaves(part, found)),
+        Value::Object(node) => {
+            let text = |key: &str| node.get(key).and_then(Value::as_str).map(str::to_owned);
+            match (text("Index Name"), text("Relation Name")) {
+                (Some(index), _) => found.push(index),
+                // The heap of a bitmap; its index stands below.
+                (None, Some(_)) if node.contains_key("Plans") => {}
+                (None, Some(_)) => found.extend(text("Node Type")),
+                (None, None) => {}
+            }
+            node.values().for_each(|part| leaves(part, found));
+        }
+        _ => {}
     }
 }
 

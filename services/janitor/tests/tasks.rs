@@ -10,7 +10,7 @@ use riacho_janitor::{Config, Janitor, TaskName};
 use riacho_objects::Key;
 use riacho_proto::{Message, v1};
 use riacho_stage::{Context, Event, Failure, Outcome, Runner, Stage};
-use riacho_store::{Body, Role};
+use riacho_store::{Body, ListLetters, Role};
 use riacho_testkit::{Deployment, eventually};
 use tokio_util::sync::CancellationToken;
 
@@ -181,12 +181,13 @@ async fn dead_letters_move_to_postgresql_and_fail_their_documents() {
     assert_eq!(status.error.unwrap().code, "internal");
     // The release of a cancelled document is not current any more.
     deployment.reaches(documents[1], State::Cancelled).await;
-    let letters = deployment.janitor.dead_letters(Some(&deployment.tenant), None, 10).await.unwrap();
+    let letters =
+        deployment.janitor.dead_letters(Some(&deployment.tenant), &ListLetters::default()).await.unwrap();
     assert_eq!(letters.items.len(), 2);
     assert!(
         letters.items.iter().all(|letter| letter.message.contains("given up") && letter.stage == "extract")
     );
-    let original = deployment.janitor.dead_letter_original(letters.items[0].id).await.unwrap().unwrap();
+    let (_, original) = deployment.janitor.dead_letter(None, letters.items[0].id).await.unwrap().unwrap();
     let envelope = v1::Envelope::decode(original.as_slice()).unwrap();
     assert!(documents.iter().any(|document| document.to_string() == envelope.document));
     assert_eq!(counts(&janitor, TaskName::DeadLetters).await, BTreeMap::new());

@@ -4,9 +4,7 @@ use std::{collections::HashSet, time::Duration};
 
 use chrono::Utc;
 use riacho_domain::{ReasonCode, RunId, State};
-use riacho_store::{
-    Accept, Body, NewDeadLetter, PurgeKind, Purged, ReleaseCaps, Resolution, SearchRequest, Target,
-};
+use riacho_store::{Accept, Body, PurgeKind, Purged, ReleaseCaps, SearchRequest, Target};
 
 use crate::database::{Database, axis, batch, database, seal, upload};
 
@@ -70,58 +68,6 @@ async fn a_lease_has_one_holder_and_its_token_grows() {
     assert!(db.janitor.renew_lease(&second, long).await.unwrap().is_none(), "it has ended");
     let third = db.janitor.acquire_lease("leader", "a", long).await.unwrap().unwrap();
     assert!(third.token > second.token);
-}
-
-#[tokio::test]
-async fn a_dead_letter_fails_its_version_while_its_release_is_current() {
-    let db = database().await;
-    let accepted = db.store.accept(&upload(&db.acme, "x")).await.unwrap();
-    let release = Database::release_of(&accepted);
-    let letter = NewDeadLetter {
-        tenant: Some(db.acme.clone()),
-        document: Some(accepted.document),
-        version: Some(1),
-        release: Some(release.release),
-        stage: "embed".into(),
-        stream: "riacho:{0}:embed:interactive".into(),
-        entry_id: "1-0".into(),
-        reason_code: "poison".into(),
-        message: "it ended its process".into(),
-        attempts: 4,
-        trace_id: String::new(),
-        original: vec![0, 1, 2],
-        occurred_at: Utc::now(),
-    };
-    assert!(db.janitor.add_dead_letter(&letter).await.unwrap());
-    assert!(!db.janitor.add_dead_letter(&letter).await.unwrap(), "moved twice, written once");
-    let status = db.store.status(&db.acme, accepted.document).await.unwrap().unwrap();
-    assert_eq!((status.state, status.error.unwrap().code), (State::Failed, "poison".into()));
-    let retried = db.store.retry(&db.acme, accepted.document, None, false).await.unwrap();
-    let late = NewDeadLetter { entry_id: "2-0".into(), ..letter.clone() };
-    assert!(db.janitor.add_dead_letter(&late).await.unwrap());
-    assert_eq!(db.state(accepted.document).await, State::Releasing, "an old release's letter fails nothing");
-    assert!(retried.release.is_some());
-
-    let undecodable = NewDeadLetter {
-        tenant: None,
-        document: None,
-        version: None,
-        release: None,
-        entry_id: "3-0".into(),
-        ..letter
-    };
-    db.janitor.add_dead_letter(&undecodable).await.unwrap();
-    assert_eq!(db.janitor.dead_letters(None, None, 10).await.unwrap().items.len(), 3);
-    let page = db.store.dead_letters(Some(&db.acme), None, 1).await.unwrap();
-    assert_eq!((page.items.len(), page.items[0].entry_id.as_str()), (1, "2-0"));
-    let next = db.store.dead_letters(Some(&db.acme), page.next_cursor.as_deref(), 10).await.unwrap();
-    assert_eq!((next.items.len(), next.next_cursor), (1, None));
-    assert!(db.store.dead_letters(Some(&db.other), None, 10).await.unwrap().items.is_empty());
-    let id = next.items[0].id;
-    assert_eq!(db.janitor.dead_letter_original(id).await.unwrap(), Some(vec![0, 1, 2]));
-    assert!(!db.store.resolve_dead_letter(Some(&db.other), id, Resolution::Discarded).await.unwrap());
-    assert!(db.store.resolve_dead_letter(Some(&db.acme), id, Resolution::Replayed).await.unwrap());
-    assert!(!db.store.resolve_dead_letter(Some(&db.acme), id, Resolution::Replayed).await.unwrap());
 }
 
 #[tokio::test]
@@ -251,32 +197,4 @@ async fn tasks_note_how_they_went() {
     assert_eq!((schedules[0].runs, schedules[0].failures), (2, 1));
     assert_eq!(schedules[0].last_outcome.as_deref(), Some("failed"));
     assert_eq!(db.janitor.housekeep().await.unwrap(), 0);
-}
-
-#[tokio::test]
-async fn a_tenant_keeps_so_many_letters_of_its_intake_and_no_more() {
-    let db = database().await;
-    let letter = |tenant: &riacho_domain::TenantId, entry: usize| NewDeadLetter {
-        tenant: Some(tenant.clone()),
-        document: None,
-        version: None,
-        release: None,
-        stage: "intake".into(),
-        stream: format!("riacho:{{intake}}:{tenant}"),
-        entry_id: format!("{entry}-0"),
-        reason_code: "undecodable".into(),
-        message: "no envelope".into(),
-        attempts: 1,
-        trace_id: String::new(),
-        original: vec![255],
-        occurred_at: Utc::now(),
-    };
-    assert!(db.store.add_dead_letter(&letter(&db.acme, 0)).await.unwrap());
-    let mut kept = 1;
-    while db.store.add_dead_letter(&letter(&db.acme, kept)).await.unwrap() {
-        kept += 1;
-        assert!(kept < 2_000, "there is no end");
-    }
-    assert!(kept > 900, "{kept}");
-    assert!(db.store.add_dead_letter(&letter(&db.other, 0)).await.unwrap(), "a neighbour keeps its own");
 }

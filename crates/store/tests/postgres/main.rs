@@ -5,6 +5,7 @@
 mod accept;
 mod commands;
 mod database;
+mod dead_letters;
 mod indexing;
 mod janitor;
 mod schema;

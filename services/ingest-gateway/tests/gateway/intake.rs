@@ -168,11 +168,12 @@ async fn malformed_protobuf_on_the_intake_is_rejected_with_a_reason() {
         assert!(!answer.error_message.is_empty() && !answer.entry_id.is_empty(), "{answer:?}");
     }
     // Their bytes are kept for whoever looks for them.
-    let letters = gateway.deployment.store.dead_letters(Some(&tenant), None, 10).await.unwrap().items;
+    let list = riacho_store::ListLetters::default();
+    let letters = gateway.deployment.store.dead_letters(Some(&tenant), &list).await.unwrap().items;
     let mut kept = Vec::new();
     for letter in &letters {
         assert_eq!((letter.stage.as_str(), letter.reason_code.as_str()), ("intake", "undecodable"));
-        kept.push(gateway.deployment.janitor.dead_letter_original(letter.id).await.unwrap().unwrap());
+        kept.push(gateway.deployment.store.dead_letter(Some(&tenant), letter.id).await.unwrap().unwrap().1);
     }
     assert!(kept.contains(&b"\xff\xfe this is no protobuf".to_vec()), "{kept:?}");
     assert_eq!(kept.len(), 2);
