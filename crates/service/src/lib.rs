@@ -6,6 +6,7 @@
 
 pub mod config;
 pub mod health;
+pub mod letters;
 pub mod ops;
 pub mod release;
 mod resources;

@@ -9,6 +9,7 @@ pub(crate) mod auth;
 mod body;
 mod collections;
 mod content;
+mod dead_letters;
 mod documents;
 mod extract;
 mod keys;
@@ -84,6 +85,7 @@ fn api(limits: &Limits) -> OpenApiRouter<App> {
         .merge(search::router())
         .merge(collections::router())
         .merge(queue::router())
+        .merge(dead_letters::router())
         .merge(spaces::router())
         .merge(keys::router())
         .route_layer(middleware::from_fn_with_state(limits.clone(), limits::time_limit));

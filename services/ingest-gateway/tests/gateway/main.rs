@@ -3,6 +3,7 @@
 
 mod accept;
 mod bad_input;
+mod dead_letters;
 mod fixture;
 mod intake;
 mod limits;
