@@ -26,6 +26,7 @@ async fn the_help_names_every_command_and_the_exit_codes() {
         "config",
         "key",
         "tenant",
+        "dead-letters",
         "completions",
         "Exit codes",
     ] {

@@ -3,6 +3,7 @@
 mod bench;
 mod completions;
 mod config;
+mod dead_letters;
 mod ingest;
 mod janitor;
 mod key;
@@ -86,6 +87,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Key(command) => key::run(&context, command).await,
         Command::Tenant(command) => tenant::run(&context, command).await,
         Command::Bench(command) => bench::run(&context, command).await,
+        Command::DeadLetters(command) => dead_letters::run(&context, command).await,
         Command::Completions { shell } => completions::run(shell),
         Command::Openapi => openapi::run(&context),
     }
