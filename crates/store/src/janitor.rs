@@ -279,8 +279,8 @@ WITH flying AS (
     WHERE state IN ('releasing', 'extracting', 'embedding', 'indexing') GROUP BY tenant_id),
 new AS (
     SELECT t.id,
-           coalesce(coalesce(f.releases, 0) >= $1, false)
-           OR coalesce((SELECT sum(releases) FROM flying) >= $2, false)
+           coalesce(coalesce(f.releases, 0) >= $1::bigint, false)
+           OR coalesce((SELECT sum(releases) FROM flying) >= $2::bigint, false)
            OR EXISTS (SELECT FROM document_versions AS v WHERE v.tenant_id = t.id AND v.state = 'waiting') AS held
     FROM tenants AS t LEFT JOIN flying AS f ON f.tenant_id = t.id)
 UPDATE tenants AS t SET held = new.held FROM new WHERE t.id = new.id AND t.held <> new.held
