@@ -5,8 +5,10 @@ mod eventually;
 mod line_extractor;
 pub mod openai;
 pub mod process;
+mod proxy;
 pub mod s3;
 
 pub use deployment::{Deployment, LOCAL_MODEL, local_model_directory};
 pub use eventually::{PATIENCE, Seen, eventually, within};
 pub use line_extractor::{LineExtractor, cut, release_of};
+pub use proxy::Proxy;

@@ -278,10 +278,30 @@ pub fn processes_of(directory: &Path) -> Vec<(u32, String)> {
     entries.filter_map(Result::ok).filter_map(inspect).collect()
 }
 
+/// The processor time that a process has used, with that of its children that have ended.
+///
+/// # Errors
+/// When there is no such process.
+pub fn cpu_time(pid: u32) -> Result<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("the process is gone")?;
+    // The name, in brackets, may hold anything; the times are the 12th to 15th fields behind it.
+    let fields = stat.rsplit(") ").next().unwrap_or_default().split(' ').skip(11).take(4);
+    let ticks = fields.map(str::parse::<u64>).sum::<Result<u64, _>>()?;
+    let a_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)?.unwrap_or(100);
+    Ok(Duration::from_millis(ticks * 1000 / u64::try_from(a_second)?))
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[tokio::test]
+    async fn the_processor_time_of_a_process_grows_while_it_computes() {
+        let process = Process::spawn("/bin/sh", &["-c", "while :; do :; done"], &[]).unwrap();
+        crate::eventually(|| async { cpu_time(process.pid()).unwrap() >= Duration::from_millis(100) }).await;
+        assert!(cpu_time(u32::MAX).is_err());
+    }
 
     #[tokio::test]
     async fn a_process_is_seen_signalled_and_gone() {
