@@ -104,6 +104,9 @@ impl EmitError {
 
 impl From<EmitError> for Failure {
     fn from(error: EmitError) -> Self {
+        if error.is_retryable() {
+            return Failure::unavailable(error.to_string());
+        }
         let counts =
             matches!(&error, EmitError::Batch) || matches!(&error, EmitError::Codec(e) if !e.is_retryable());
         Failure::Transient { message: error.to_string(), retry_after: None, counts }

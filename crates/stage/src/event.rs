@@ -82,8 +82,13 @@ pub enum Failure {
         /// Not before this long, as the callee said.
         retry_after: Option<Duration>,
         /// Whether it counts as an attempt. It does not where the fault is not the event's: a
-        /// provider's 429, servers that are away.
+        /// provider's 429, say.
         counts: bool,
+    },
+    /// A server is away that the stage needs. No attempt: the entry waits, and so does the stage.
+    Unavailable {
+        /// For people: logged once for each outage.
+        message: String,
     },
     /// It will never succeed. The entry becomes a dead letter.
     Permanent {
@@ -102,7 +107,7 @@ impl Failure {
 
     /// A failure of servers, which is not an attempt.
     pub fn unavailable(message: impl Into<String>) -> Failure {
-        Failure::Transient { message: message.into(), retry_after: None, counts: false }
+        Failure::Unavailable { message: message.into() }
     }
 
     /// A failure for good.

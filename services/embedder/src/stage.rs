@@ -96,7 +96,10 @@ impl Embedder {
             let message = "the model refuses everybody at the moment".to_owned();
             return Err(Failure::Transient { message, retry_after: Some(left), counts: false });
         }
-        if self.gate.pass().await { Ok(()) } else { Err(Failure::unavailable("the embedder stops")) }
+        if self.gate.pass().await {
+            return Ok(());
+        }
+        Err(Failure::Transient { message: "the embedder stops".to_owned(), retry_after: None, counts: false })
     }
 
     /// Adds an event's texts to those of the batch.

@@ -48,6 +48,8 @@ pub(super) struct Line {
     pub(super) held: Held,
     pub(super) breaker: Breaker,
     pub(super) outage: Outage,
+    /// Of the servers that the stage itself works with.
+    pub(super) needs: Outage,
     /// The server is near its memory limit.
     pub(super) memory_is_tight: AtomicBool,
     /// The newest envelope version that a consumer which lives can read.
@@ -71,7 +73,7 @@ impl Line {
     pub(super) fn is_paused(&self) -> bool {
         // The last stage only takes away from the memory, so it goes on.
         let is_tight = self.memory_is_tight.load(Ordering::Relaxed) && self.stage.next().is_some();
-        is_tight || self.breaker.is_open()
+        is_tight || self.breaker.is_open() || self.needs.is_waiting()
     }
 
     /// Runs a task that ends with the line at the latest.

@@ -22,6 +22,8 @@ use crate::{
 
 /// How long an event waits whose last run found no quiet moment in its process.
 const NOT_ALONE: DelayClass = DelayClass::ThirtySeconds;
+/// How long an event waits for a server that is away. The stage waits too, so it need not be longer.
+const UNAVAILABLE: DelayClass = DelayClass::OneSecond;
 /// How long an event waits that is spared because its stage pauses.
 const SPARED: DelayClass = DelayClass::FiveSeconds;
 
@@ -131,6 +133,7 @@ pub(super) async fn conclude(
         Ended::Cancelled => return hand_back(line, work),
     };
     line.breaker.succeeded();
+    line.needs.is_over();
     work.holding.settle(line, action, outcome);
 }
 
@@ -172,6 +175,12 @@ pub(super) fn fail(line: &Line, work: Work, failure: Failure, exhausted: ReasonC
                 counts, message, class = class.consumer(), "an event failed and waits");
             let count = if counts { deliveries } else { line.uncounted(deliveries) };
             return work.holding.settle(line, Action::Retry(class, count), "retried");
+        }
+        Failure::Unavailable { message } => {
+            line.needs.begins(&message);
+            tracing::debug!(stage = %line.stage, document = %work.meta.document, message, "an event waits for a server");
+            let count = line.uncounted(deliveries);
+            return work.holding.settle(line, Action::Retry(UNAVAILABLE, count), "retried");
         }
         Failure::Permanent { code, .. } if line.breaker.failed(code) => {
             let count = line.uncounted(deliveries);
