@@ -19,9 +19,9 @@ const SECONDS: [f64; 16] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 300.0, 1800.0];
 
 /// What comes before the configured filter, which wins where it says something of the same target. The
-/// Redis client warns of each connection that it closes at a stop; the outages that matter are told by
-/// our own lines, and by health.
-const QUIETED: &str = "fred=error";
+/// Redis client warns of each connection that it closes at a stop, the pool of PostgreSQL of each that
+/// ended when it is asked for one; the outages that matter are told by our own lines, and by health.
+const QUIETED: &str = "fred=error,deadpool=error";
 
 /// How often the recorder drains what has not been scraped.
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -130,20 +130,22 @@ mod tests {
 
     use super::*;
 
-    /// Whether a warning of the Redis client, and one of another library, are let through.
-    fn warnings(configured: &str) -> (bool, bool) {
+    /// Whether warnings of the Redis client, of the pool, and of another library are let through.
+    fn warnings(configured: &str) -> (bool, bool, bool) {
         with_default(tracing_subscriber::registry().with(filter(configured).unwrap()), || {
             let redis = tracing::enabled!(target: "fred::router", Level::WARN);
-            (redis, tracing::enabled!(target: "other", Level::WARN))
+            let pool = tracing::enabled!(target: "deadpool.postgres", Level::WARN);
+            (redis, pool, tracing::enabled!(target: "other", Level::WARN))
         })
     }
 
     #[test]
-    fn the_redis_client_is_heard_below_an_error_only_when_it_is_asked_for() {
-        assert_eq!(warnings("info"), (false, true));
-        assert_eq!(warnings("warn,riacho_stage=debug"), (false, true));
-        assert_eq!(warnings("info,fred=warn"), (true, true));
-        assert_eq!(warnings(""), (false, false));
+    fn the_clients_of_servers_are_heard_below_an_error_only_when_they_are_asked_for() {
+        assert_eq!(warnings("info"), (false, false, true));
+        assert_eq!(warnings("warn,riacho_stage=debug"), (false, false, true));
+        assert_eq!(warnings("info,fred=warn"), (true, false, true));
+        assert_eq!(warnings("info,deadpool=warn"), (false, true, true));
+        assert_eq!(warnings(""), (false, false, false));
         assert_eq!(filter("error").unwrap().max_level_hint(), Some(LevelFilter::ERROR));
     }
 

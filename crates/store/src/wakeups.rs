@@ -37,7 +37,8 @@ impl Store {
                     Ok(AsyncMessage::Notification(_)) => drop(sender.try_send(())),
                     Ok(_) => {}
                     Err(error) => {
-                        tracing::warn!(error = chain(&error), "the connection for notices broke");
+                        // The janitor looks by itself meanwhile, and says when that fails.
+                        tracing::debug!(error = chain(&error), "the connection for notices broke");
                         return;
                     }
                 }

@@ -1,5 +1,10 @@
 //! Every error that a client sees is made here: RFC 9457 problem details.
 
+use std::{
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
 use axum::{
     Json,
     http::{HeaderValue, StatusCode, header},
@@ -201,12 +206,35 @@ impl Problem {
     }
 }
 
+/// Lets one line in a while through: of a server that is away, every request would say the same.
+struct Seldom(Mutex<Option<Instant>>);
+
+/// For PostgreSQL.
+static POSTGRES: Seldom = Seldom(Mutex::new(None));
+/// For the object store.
+static OBJECTS: Seldom = Seldom(Mutex::new(None));
+
+impl Seldom {
+    const EVERY: Duration = Duration::from_secs(10);
+
+    fn is_due(&self) -> bool {
+        let (mut last, now) = (self.0.lock().unwrap_or_else(PoisonError::into_inner), Instant::now());
+        let is_due = last.is_none_or(|last| now - last >= Self::EVERY);
+        if is_due {
+            *last = Some(now);
+        }
+        is_due
+    }
+}
+
 impl From<riacho_store::Error> for Problem {
     fn from(error: riacho_store::Error) -> Self {
         use riacho_store::{Conflict, Error};
         match error {
             Error::Unavailable(reason) => {
-                tracing::warn!(error = %reason, "postgres is not available");
+                if POSTGRES.is_due() {
+                    tracing::warn!(error = %reason, "postgres is not available");
+                }
                 Problem::unavailable("the database is not available")
             }
             Error::NotFound(what) => Problem::not_found(what),
@@ -245,7 +273,9 @@ impl From<riacho_objects::Error> for Problem {
                 Problem::out_of_space()
             }
             error if error.is_retryable() => {
-                tracing::warn!(%error, "the object store is not available");
+                if OBJECTS.is_due() {
+                    tracing::warn!(%error, "the object store is not available");
+                }
                 Problem::unavailable("the object store is not available")
             }
             other => Problem::internal(&other),
