@@ -14,7 +14,7 @@ use anyhow::{Context as _, bail};
 use riacho_models::Model;
 use riacho_service::{CoreConfig, Resources, health::Need};
 use riacho_stage::Runner;
-use riacho_store::Store;
+use riacho_store::{Space, Store};
 use tokio_util::sync::CancellationToken;
 
 pub use config::Config;
@@ -22,6 +22,8 @@ pub use stage::Embedder;
 
 /// The longest pause between two tries to reach the model at the start.
 const MAX_PAUSE: Duration = Duration::from_secs(10);
+/// The pause between two tries to read the embedding spaces.
+const SPACES_PAUSE: Duration = Duration::from_millis(500);
 
 /// Embeds until `stop`; returns when what was begun is finished.
 ///
@@ -39,7 +41,8 @@ pub async fn run(
     if !verified(&*model, &stop).await? {
         return Ok(());
     }
-    check_space(&resources.store, &*model).await?;
+    let Some(spaces) = spaces(&resources.store, &stop).await? else { return Ok(()) };
+    check_space(&spaces, &*model)?;
     let runner_config = core.stage.clone().with_concurrency(config.concurrency.max(1));
     let stage = Arc::new(Embedder::new(config, model, resources.store.clone(), stop.clone()));
     let watched = Arc::clone(&stage);
@@ -77,9 +80,27 @@ async fn verified(model: &dyn Model, stop: &CancellationToken) -> anyhow::Result
     }
 }
 
+/// The embedding spaces, once PostgreSQL answers; none when stopped before.
+async fn spaces(store: &Store, stop: &CancellationToken) -> anyhow::Result<Option<Vec<Space>>> {
+    let mut is_told = false;
+    loop {
+        match store.spaces().await {
+            Err(error) if error.is_retryable() => {
+                if !std::mem::replace(&mut is_told, true) {
+                    tracing::warn!(%error, "the embedding spaces cannot be read; waiting for them");
+                }
+            }
+            spaces => return Ok(Some(spaces?)),
+        }
+        tokio::select! {
+            () = stop.cancelled() => return Ok(None),
+            () = tokio::time::sleep(SPACES_PAUSE) => {}
+        }
+    }
+}
+
 /// An embedder whose vectors fit into no space would fail all its work; better not to start.
-async fn check_space(store: &Store, model: &dyn Model) -> anyhow::Result<()> {
-    let spaces = store.spaces().await?;
+fn check_space(spaces: &[Space], model: &dyn Model) -> anyhow::Result<()> {
     if spaces.is_empty() || spaces.iter().any(|space| stage::fits(space, model)) {
         return Ok(());
     }
