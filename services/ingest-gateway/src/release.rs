@@ -3,7 +3,7 @@
 //! The row says `releasing` already, so whatever is lost here (a full queue, Redis away, a crash)
 //! is sent again by the janitor with the same release id.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use riacho_service::release::{Sent, send};
@@ -19,8 +19,11 @@ const TOGETHER: usize = 64;
 const CONCURRENCY: usize = 4;
 /// Releases that wait; more are left to the janitor.
 const QUEUE: usize = 4_096;
-/// The pause after a release that failed.
-const PAUSE: Duration = Duration::from_millis(50);
+/// The pause after a release that failed: the first one, and the longest.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+/// For how long a release is tried. It is longer than a release is fresh to the janitor (10 s), so that
+/// when Redis is back somebody sends each release at once.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Hands releases to the background.
 #[derive(Clone, Debug)]
@@ -37,7 +40,7 @@ impl Releaser {
             });
         let work = plans.ready_chunks(TOGETHER).for_each_concurrent(CONCURRENCY, move |plans| {
             let (store, streams) = (store.clone(), streams.clone());
-            async move { release(&store, &streams, &plans).await }
+            async move { release(&store, &streams, plans).await }
         });
         (Releaser(sender), work)
     }
@@ -50,22 +53,32 @@ impl Releaser {
     }
 }
 
-async fn release(store: &Store, streams: &Streams, plans: &[ReleasePlan]) {
-    let mut failed = false;
-    for (plan, sent) in plans.iter().zip(send(store, streams, plans).await) {
-        let outcome = match sent {
-            Ok(Sent::Released) => "released",
-            Ok(Sent::Full) => "full",
-            Err(error) => {
-                tracing::debug!(%error, release = %plan.release, "a release is left to the janitor");
-                failed = true;
-                "left"
-            }
-        };
-        metrics::counter!(names::RELEASES, "reason" => "accept", "outcome" => outcome).increment(1);
-    }
-    if failed {
-        // Leaves a server that is away in peace for a moment; the queue overflows to the janitor.
-        tokio::time::sleep(PAUSE).await;
+/// Sends releases; again and again while Redis is away, until the janitor takes them for stale.
+async fn release(store: &Store, streams: &Streams, mut plans: Vec<ReleasePlan>) {
+    let (begin, mut pause) = (Instant::now(), PAUSE.0);
+    while !plans.is_empty() {
+        let mut left = Vec::new();
+        let sent = send(store, streams, &plans).await;
+        for (plan, sent) in plans.into_iter().zip(sent) {
+            let outcome = match sent {
+                Ok(Sent::Released) => "released",
+                Ok(Sent::Full) => "full",
+                Err(error) if error.is_retryable() && begin.elapsed() < PATIENCE => {
+                    left.push(plan);
+                    continue;
+                }
+                Err(error) => {
+                    tracing::debug!(%error, release = %plan.release, "a release is left to the janitor");
+                    "left"
+                }
+            };
+            metrics::counter!(names::RELEASES, "reason" => "accept", "outcome" => outcome).increment(1);
+        }
+        plans = left;
+        if !plans.is_empty() {
+            // Leaves a server that is away in peace for a moment; the queue overflows to the janitor.
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSE.1);
+        }
     }
 }
