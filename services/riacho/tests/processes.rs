@@ -3,54 +3,13 @@
 
 mod support;
 
-use std::path::Path;
-
 use reqwest::Client;
-use riacho_local::testing::{self, TestDatabase, TestRedis};
 use riacho_testkit::{
     eventually,
-    process::{self, Process, command, free_port},
+    process::{self, free_port},
 };
 use serde_json::Value;
-use support::RIACHO;
-use tempfile::TempDir;
-
-/// Servers, and the environment that names them.
-struct Cluster {
-    _redis: TestRedis,
-    _database: TestDatabase,
-    dir: TempDir,
-    env: Vec<(String, String)>,
-}
-
-impl Cluster {
-    fn new() -> Cluster {
-        let (redis, database) = (testing::redis(), testing::postgres().create_database());
-        let dir = TempDir::new().unwrap();
-        let objects = dir.path().join("objects").to_str().unwrap().to_owned();
-        let env = vec![
-            ("REDIS_URL".to_owned(), redis.url()),
-            ("DATABASE_URL".to_owned(), database.owner_url()),
-            ("RIACHO__OBJECTS__DIRECTORY".to_owned(), objects),
-            ("RIACHO_DATA_DIR".to_owned(), dir.path().join("none").to_str().unwrap().to_owned()),
-            ("RIACHO__LOG__FORMAT".to_owned(), "text".to_owned()),
-        ];
-        Cluster { _redis: redis, _database: database, dir, env }
-    }
-
-    fn spawn(&self, args: &[&str]) -> Process {
-        let env = self.env.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect::<Vec<_>>();
-        Process::spawn(RIACHO, args, &env).unwrap()
-    }
-
-    /// Runs a command to its end and gives the JSON it prints.
-    fn json(&self, args: &[&str]) -> Value {
-        let output =
-            command(Path::new(RIACHO)).args(args).arg("--json").envs(self.env.clone()).output().unwrap();
-        assert!(output.status.success(), "{args:?}: {}", support::errors_of(&output));
-        support::json_lines(&output).remove(0)
-    }
-}
+use support::cluster::Cluster;
 
 async fn state_of(client: &Client, url: &str, id: &str) -> Value {
     let answer = client.get(format!("{url}/api/v1/documents/{id}/status")).send().await.unwrap();
