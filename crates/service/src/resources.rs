@@ -3,6 +3,7 @@
 use std::{fmt::Display, future::Future, time::Duration};
 
 use riacho_objects::Objects;
+use riacho_stage::RunnerConfig;
 use riacho_store::{Role, Store};
 use riacho_streams::Streams;
 use tokio_util::sync::CancellationToken;
@@ -56,6 +57,26 @@ impl Resources {
         let resources = Resources { store, streams, objects, health: Health::new(), metrics };
         resources.watch();
         Ok(resources)
+    }
+
+    /// The settings of a stage's runner. Where the configuration names no partitions, they are those that the
+    /// database names at this moment.
+    ///
+    /// # Errors
+    ///
+    /// As [`Resources::connect`].
+    pub async fn runner_config(
+        &self,
+        config: &CoreConfig,
+        stop: &CancellationToken,
+    ) -> Result<RunnerConfig, Error> {
+        let mut runner = config.stage.clone();
+        if runner.partitions.is_empty() {
+            let found =
+                patiently("postgres", stop, riacho_store::Error::is_retryable, || self.store.partitions());
+            runner.partitions = found.await?.iter().map(|partition| partition.partition).collect();
+        }
+        Ok(runner)
     }
 
     fn watch(&self) {

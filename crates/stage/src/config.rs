@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 pub struct RunnerConfig {
     /// How many events (or batches, for a stage that works in batches) run at once.
     pub concurrency: usize,
-    /// The partitions that this process reads.
+    /// The partitions that this process reads; all that the database names when there is none here.
     pub partitions: Vec<u16>,
     /// The share of the interactive lane while all lanes have work.
     pub interactive_weight: u32,
@@ -45,7 +45,7 @@ impl Default for RunnerConfig {
     fn default() -> Self {
         Self {
             concurrency: 8,
-            partitions: vec![0],
+            partitions: Vec::new(),
             interactive_weight: 8,
             bulk_weight: 3,
             background_weight: 1,

@@ -117,6 +117,7 @@ impl Deployment {
             ..CoreConfig::default()
         };
         core.models.local.directory = Some(local_model_directory()?);
+        core.stage.partitions = vec![0];
         core.stage.block_ms = 50;
         core.stage.grace_seconds = 5;
         Ok(core)

@@ -43,7 +43,8 @@ pub async fn run(
     }
     let Some(spaces) = spaces(&resources.store, &stop).await? else { return Ok(()) };
     check_space(&spaces, &*model)?;
-    let runner_config = core.stage.clone().with_concurrency(config.concurrency.max(1));
+    let runner_config =
+        resources.runner_config(core, &stop).await?.with_concurrency(config.concurrency.max(1));
     let stage = Arc::new(Embedder::new(config, model, resources.store.clone(), stop.clone()));
     let watched = Arc::clone(&stage);
     resources.health.add("model", Need::Optional, move || {

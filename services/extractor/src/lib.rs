@@ -51,7 +51,8 @@ pub async fn run(
     // The vocabulary takes a tenth of a second, which no document should wait for.
     tokio::task::spawn_blocking(|| chunk::Tokens::new(&chunk::Settings::default().tokenizer).map(drop))
         .await??;
-    let runner_config = core.stage.clone().with_concurrency(config.concurrency().max(1));
+    let runner_config =
+        resources.runner_config(core, &stop).await?.with_concurrency(config.concurrency().max(1));
     let stage = Arc::new(Extractor::new(config, pool, resources.store, resources.objects.clone()));
     let runner = Runner::new(resources.streams, resources.objects, runner_config);
     runner.run_stage(stage, stop).await.context("the extractor's runner")

@@ -26,7 +26,8 @@ pub async fn run(
     resources: Resources,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let runner_config = core.stage.clone().with_concurrency(config.concurrency.max(1));
+    let runner_config =
+        resources.runner_config(core, &stop).await?.with_concurrency(config.concurrency.max(1));
     let stage = Arc::new(Indexer::new(config, resources.store));
     let runner = Runner::new(resources.streams, resources.objects, runner_config);
     runner.run_batch_stage(stage, stop).await.context("the indexer's runner")

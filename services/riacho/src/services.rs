@@ -99,6 +99,7 @@ impl Group {
         let mut first_error = None;
         while let Some(joined) = running.join_next().await {
             let ended = match joined {
+                Ok((_, Err(error))) if stop.is_cancelled() && is_stop(&error) => None,
                 Ok((name, Err(error))) => Some(error.context(name)),
                 Ok((name, Ok(()))) => (!stop.is_cancelled()).then(|| anyhow!("{name} ended by itself")),
                 Err(error) => Some(anyhow!("a service panicked: {error}")),
@@ -110,6 +111,11 @@ impl Group {
         }
         first_error.map_or(Ok(()), Err)
     }
+}
+
+/// Whether a service ended because the stop came while it still waited for a server.
+fn is_stop(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(riacho_service::Error::Stopped(_)))
 }
 
 /// Runs services as the whole of this process, with the operations endpoints beside them.

@@ -114,7 +114,7 @@ pub(crate) fn output(text: &str) -> Output {
 
 /// Settings that lose no time.
 pub(crate) fn quick() -> RunnerConfig {
-    RunnerConfig { block_ms: 100, grace_seconds: 5, ..RunnerConfig::default() }
+    RunnerConfig { partitions: vec![0], block_ms: 100, grace_seconds: 5, ..RunnerConfig::default() }
 }
 
 /// A runner in the test's own runtime.
