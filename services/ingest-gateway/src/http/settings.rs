@@ -38,6 +38,10 @@ pub(crate) struct Settings {
     pub(crate) tokenizer: Option<String>,
 }
 
+/// What an upload says of how it is cut: target size, overlap, tokenizer.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct OwnChunking(Option<u32>, Option<u32>, Option<String>);
+
 /// The fields as the OpenAPI document shows them for a query.
 #[derive(Debug, IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -167,6 +171,12 @@ impl Settings {
             _ => return Err(Problem::field(name, "is not a field of an upload")),
         }
         Ok(())
+    }
+
+    /// What the upload itself says of how it is cut. Gateways can differ in the rest while a new configuration
+    /// is rolled out.
+    pub(crate) fn own_chunking(&self) -> OwnChunking {
+        OwnChunking(self.chunk_max_tokens, self.chunk_overlap_tokens, self.tokenizer.clone())
     }
 
     /// How the document is cut: what the upload says, the configuration for the rest.

@@ -16,7 +16,7 @@ use super::{
     body::{self, Incoming},
     names::{clean_filename, content_type},
     problem::Problem,
-    settings::Settings,
+    settings::{OwnChunking, Settings},
     trace::Trace,
 };
 
@@ -76,9 +76,10 @@ fn accept_of(
     accept.target = target;
     accept.content_type = content_type;
     accept.traceparent = trace.traceparent;
+    let chunking = settings.own_chunking();
     settings.apply(&mut accept, app.config())?;
-    accept.idempotency =
-        idempotency_key(&parts.headers)?.map(|key| Idempotency { key, request_hash: request_hash(&accept) });
+    accept.idempotency = idempotency_key(&parts.headers)?
+        .map(|key| Idempotency { key, request_hash: request_hash(&accept, &chunking) });
     Ok(accept)
 }
 
@@ -207,8 +208,9 @@ pub(crate) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Pro
     }
 }
 
-/// What makes two requests the same: target, bytes, name and settings.
-pub(crate) fn request_hash(accept: &Accept) -> [u8; 32] {
+/// What makes two requests the same: target, bytes, name and what they say of settings. What the gateway's
+/// configuration adds is no part of a request.
+pub(crate) fn request_hash(accept: &Accept, chunking: &OwnChunking) -> [u8; 32] {
     let target = match accept.target {
         Target::New => String::new(),
         Target::NewVersionOf(DocumentId(id)) => id.to_string(),
@@ -225,9 +227,35 @@ pub(crate) fn request_hash(accept: &Accept) -> [u8; 32] {
         accept.content_type,
         accept.external_id,
         accept.collection,
-        accept.chunking,
+        chunking,
         accept.lane,
         accept.ttl
     );
     Sha256::digest(text.as_bytes()).into()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::{Config, config::ChunkingConfig};
+
+    /// The hash of an upload with a query, at a gateway that cuts in pieces of `max_tokens`.
+    fn hash(query: &str, max_tokens: u32) -> [u8; 32] {
+        let chunking = ChunkingConfig { max_tokens, ..ChunkingConfig::default() };
+        let config = Config { chunking, ..Config::default() };
+        let settings = Settings::from_query(Some(query), &config).unwrap();
+        let own = settings.own_chunking();
+        let body = StoredBody::Stored { size: 1, sha256: [7; 32] };
+        let mut accept = Accept::new("acme".parse().unwrap(), "a.txt", "key", body);
+        settings.apply(&mut accept, &config).unwrap();
+        request_hash(&accept, &own)
+    }
+
+    #[test]
+    fn a_request_is_the_same_at_gateways_that_are_configured_differently() {
+        assert_eq!(hash("lane=bulk", 256), hash("lane=bulk", 300));
+        assert_ne!(hash("lane=bulk", 256), hash("lane=bulk&chunk_max_tokens=256", 256));
+        assert_ne!(hash("lane=bulk", 256), hash("lane=background", 256));
+    }
 }

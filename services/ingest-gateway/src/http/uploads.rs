@@ -111,9 +111,11 @@ async fn presign(
         Accept::new(caller.tenant.clone(), filename, key.to_string(), Body::Awaited { expires_at });
     accept.content_type = claimed;
     accept.traceparent = trace.traceparent;
-    Settings::from_body(asked, config)?.apply(&mut accept, config)?;
-    accept.idempotency =
-        idempotency_key(&headers)?.map(|key| Idempotency { key, request_hash: request_hash(&accept) });
+    let settings = Settings::from_body(asked, config)?;
+    let chunking = settings.own_chunking();
+    settings.apply(&mut accept, config)?;
+    accept.idempotency = idempotency_key(&headers)?
+        .map(|key| Idempotency { key, request_hash: request_hash(&accept, &chunking) });
     let row = app.store().accept(&accept).await?;
     // An earlier answer to the same Idempotency-Key has its own file, which may have been sent since.
     let Some(awaited) = app.store().awaited_upload(&caller.tenant, row.document).await? else {
