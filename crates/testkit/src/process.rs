@@ -27,7 +27,7 @@ const FOREIGN: [&str; 6] = ["RIACHO__", "REDIS_URL", "DATABASE_URL", "OPENAI_API
 pub struct Process {
     child: Child,
     log: PathBuf,
-    _directory: TempDir,
+    _directory: Option<TempDir>,
 }
 
 impl Process {
@@ -37,13 +37,35 @@ impl Process {
     /// When it cannot be started.
     pub fn spawn(binary: impl AsRef<Path>, args: &[&str], env: &[(&str, &str)]) -> Result<Process> {
         let directory = TempDir::new()?;
-        let log = directory.path().join("log");
+        let mut process = Self::spawn_into(directory.path().join("log"), binary, args, env)?;
+        process._directory = Some(directory);
+        Ok(process)
+    }
+
+    /// The same with a log that stays.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn spawn_into(
+        log: PathBuf,
+        binary: impl AsRef<Path>,
+        args: &[&str],
+        env: &[(&str, &str)],
+    ) -> Result<Process> {
         let file = File::create(&log)?;
         let mut command = command(binary.as_ref());
         command.args(args).envs(env.iter().copied());
         command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
         let child = command.spawn().with_context(|| format!("starting {}", binary.as_ref().display()))?;
-        Ok(Process { child, log, _directory: directory })
+        Ok(Process { child, log, _directory: None })
+    }
+
+    /// How it ended, if it has.
+    ///
+    /// # Errors
+    /// When the operating system refuses.
+    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        Ok(self.child.try_wait()?)
     }
 
     /// The process id.

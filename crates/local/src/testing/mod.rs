@@ -56,8 +56,16 @@ pub fn private_postgres() -> TestPostgres {
 /// # Panics
 /// When the server cannot be reached or does not answer in its protocol.
 pub fn command<A: AsRef<[u8]>>(socket: &Path, args: &[A]) -> Reply {
+    or_fail("no answer of redis-server", try_command(socket, args))
+}
+
+/// The same, for a server that may be away.
+///
+/// # Errors
+/// When the server cannot be reached or does not answer in its protocol.
+pub fn try_command<A: AsRef<[u8]>>(socket: &Path, args: &[A]) -> Result<Reply> {
     let reply = Connection::open(socket).and_then(|mut connection| connection.ask(args));
-    or_fail("no answer of redis-server", reply.map_err(Error::io("talk to", socket)))
+    reply.map_err(Error::io("talk to", socket))
 }
 
 fn or_fail<T>(what: &str, result: Result<T>) -> T {
