@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint format-check clippy deny proto build bench clean distclean
+.PHONY: help setup run test chaos lint format-check clippy deny proto build bench clean distclean
 
 # A shell that is not a login shell often lacks rustup's directory.
 export PATH := $(HOME)/.cargo/bin:$(PATH)
@@ -12,6 +12,11 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 # Where `make run` keeps its data, and more arguments for `riacho up`.
 DATA_DIR ?= .riacho/data
 ARGS ?=
+# The plan of `make chaos`: a seed (by default a new one), minutes, and partitions. PROFILE=release tests the release.
+SEED ?=
+MINUTES ?= 10
+PARTITIONS ?= 1
+PROFILE ?= dev
 # What a change of the .proto files is compared with; by default the last release, else the main branch.
 PROTO_BASE ?=
 
@@ -38,6 +43,11 @@ run: ## build, start everything, ingest the samples, search, keep serving until 
 test: setup lint ## everything that has to pass before a change lands
 	@$(SAY) "compiling and running all tests"
 	@cargo test --workspace --locked $(QUIET)
+
+chaos: setup ## inject faults into a deployment and check it: SEED=.. MINUTES=.. PARTITIONS=.. PROFILE=release
+	@$(SAY) "compiling"
+	@RIACHO_CHAOS_SEED="$(SEED)" RIACHO_CHAOS_MINUTES="$(MINUTES)" RIACHO_CHAOS_PARTITIONS="$(PARTITIONS)" \
+	  cargo test --workspace --locked $(QUIET) --profile $(PROFILE) --test chaos -- --ignored --nocapture a_long_run
 
 lint: setup format-check clippy deny proto ## format, lints, licences, advisories, .proto files
 

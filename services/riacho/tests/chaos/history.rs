@@ -1,0 +1,260 @@
+//! What the database saw: each step of a version and of what is live, written down by triggers of the test's
+//! own in the transaction that takes the step.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use uuid::Uuid;
+
+use crate::{cluster::Cluster, faults::Injected, oracle::Oracle};
+
+/// How long after a loss a census still looks for what it took: its last look comes a minute and a half after.
+const AFTER_LOSS_SECONDS: f64 = 180.0;
+
+const TRIGGERS: &str = "
+CREATE TABLE chaos_history (
+    number bigint GENERATED ALWAYS AS IDENTITY, at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    document uuid NOT NULL, version integer, state text, release uuid, run uuid, losses integer, stalls integer,
+    live integer, gone boolean NOT NULL DEFAULT false);
+CREATE FUNCTION chaos_version() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public AS $$
+BEGIN
+    INSERT INTO chaos_history (document, version, state, release, run, losses, stalls)
+    VALUES (NEW.document_id, NEW.version, NEW.state, NEW.release_id, NEW.run_id, NEW.losses, NEW.stalls);
+    RETURN NULL;
+END $$;
+CREATE FUNCTION chaos_document() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public AS $$
+BEGIN
+    INSERT INTO chaos_history (document, live, gone) VALUES (NEW.id, NEW.live_version, NEW.deleted_at IS NOT NULL);
+    RETURN NULL;
+END $$;
+CREATE TRIGGER chaos_new_version AFTER INSERT ON document_versions FOR EACH ROW EXECUTE FUNCTION chaos_version();
+CREATE TRIGGER chaos_version AFTER UPDATE ON document_versions FOR EACH ROW
+    WHEN (OLD.state IS DISTINCT FROM NEW.state OR OLD.release_id IS DISTINCT FROM NEW.release_id
+          OR OLD.run_id IS DISTINCT FROM NEW.run_id)
+    EXECUTE FUNCTION chaos_version();
+CREATE TRIGGER chaos_document AFTER UPDATE ON documents FOR EACH ROW
+    WHEN (OLD.live_version IS DISTINCT FROM NEW.live_version OR OLD.deleted_at IS DISTINCT FROM NEW.deleted_at)
+    EXECUTE FUNCTION chaos_document();
+";
+
+/// The SQL that makes the partitions active and begins to write things down.
+pub(crate) fn install(partitions: u16) -> String {
+    format!(
+        "INSERT INTO topology SELECT number, 'active' FROM generate_series(0, {}) AS number ON CONFLICT DO NOTHING;{TRIGGERS}",
+        partitions.max(1) - 1
+    )
+}
+
+/// A step of a version.
+#[derive(Debug, Clone)]
+pub(crate) struct Step {
+    pub(crate) at: f64,
+    pub(crate) state: String,
+    pub(crate) release: Option<String>,
+    pub(crate) run: Option<String>,
+    pub(crate) losses: u32,
+    pub(crate) stalls: u32,
+}
+
+/// A change of what a search sees of a document.
+#[derive(Debug, Clone)]
+pub(crate) struct Change {
+    pub(crate) live: Option<u32>,
+    pub(crate) gone: bool,
+}
+
+/// Everything that was written down.
+#[derive(Debug, Default)]
+pub(crate) struct History {
+    pub(crate) versions: BTreeMap<(Uuid, u32), Vec<Step>>,
+    pub(crate) documents: BTreeMap<Uuid, Vec<Change>>,
+}
+
+pub(crate) fn is_end(state: &str) -> bool {
+    matches!(state, "ready" | "failed" | "cancelled" | "expired")
+}
+
+impl History {
+    pub(crate) fn read(cluster: &Cluster) -> Result<History, String> {
+        let rows = cluster.sql(
+            "SELECT extract(epoch FROM at), document, version, state, release, run, losses, stalls, live, gone
+             FROM chaos_history ORDER BY number",
+        )?;
+        let mut history = History::default();
+        for row in rows {
+            let text = |column: usize| row[column].clone();
+            let number = |column: usize| text(column).and_then(|text| text.parse::<u32>().ok());
+            let document: Uuid = text(1).unwrap_or_default().parse().map_err(|e| format!("{e}"))?;
+            let Some(version) = number(2) else {
+                let change = Change { live: number(8), gone: text(9).as_deref() == Some("t") };
+                history.documents.entry(document).or_default().push(change);
+                continue;
+            };
+            history.versions.entry((document, version)).or_default().push(Step {
+                at: text(0).unwrap_or_default().parse().map_err(|e| format!("{e}"))?,
+                state: text(3).unwrap_or_default(),
+                release: text(4),
+                run: text(5),
+                losses: number(6).unwrap_or(0),
+                stalls: number(7).unwrap_or(0),
+            });
+        }
+        Ok(history)
+    }
+
+    /// How a fault was recovered from.
+    pub(crate) fn recovery(&self, injected: &Injected) -> Recovery {
+        let mut recovery = Recovery::default();
+        for steps in self.versions.values() {
+            let before = steps.iter().rfind(|step| step.at <= injected.began);
+            if before.is_none_or(|step| is_end(&step.state)) {
+                continue;
+            }
+            recovery.in_flight += 1;
+            let later: Vec<&Step> = steps.iter().filter(|step| step.at > injected.ended).collect();
+            let ended = steps.iter().find(|step| step.at > injected.began && is_end(&step.state));
+            // What ended while the fault lasted did not have to recover.
+            let Some(ended) = ended.filter(|step| step.at > injected.ended) else { continue };
+            let seconds = |at: f64| at - injected.ended;
+            let first = later.first().map_or(ended.at, |step| step.at);
+            recovery.progress = Some(recovery.progress.unwrap_or(f64::MAX).min(seconds(first)));
+            recovery.done = Some(recovery.done.unwrap_or(0.0).max(seconds(ended.at)));
+        }
+        recovery
+    }
+
+    /// What the steps say against the rules: states, runs, releases and what is live.
+    pub(crate) fn violations(&self, oracle: &Oracle, injected: &[Injected]) -> Vec<(Option<Uuid>, String)> {
+        let mut wrong = Vec::new();
+        for ((document, version), steps) in &self.versions {
+            let record = oracle.documents.get(document);
+            let retries = record.and_then(|record| record.retries.get(version)).copied().unwrap_or(0);
+            let found = [
+                ends_hold(steps, retries),
+                one_run(steps),
+                releases(steps, retries),
+                losses(steps, injected),
+            ];
+            wrong.extend(
+                found
+                    .into_iter()
+                    .flatten()
+                    .map(|text| (Some(*document), format!("version {version} {text}"))),
+            );
+        }
+        for (document, changes) in &self.documents {
+            wrong.extend(live_goes_forward(changes).map(|text| (Some(*document), text)));
+        }
+        wrong
+    }
+}
+
+/// How long it took after the end of a fault.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Recovery {
+    /// Versions that were on their way when it came.
+    pub(crate) in_flight: usize,
+    /// Until the first of them took a step.
+    pub(crate) progress: Option<f64>,
+    /// Until the last of them had ended.
+    pub(crate) done: Option<f64>,
+}
+
+/// A version leaves an end by a retry only.
+fn ends_hold(steps: &[Step], retries: u32) -> Option<String> {
+    let left = steps.windows(2).filter(|pair| is_end(&pair[0].state) && pair[1].state != pair[0].state);
+    let count = u32::try_from(left.clone().count()).unwrap_or(u32::MAX);
+    let from_ready = left.clone().any(|pair| pair[0].state == "ready");
+    (count > retries || from_ready).then(|| {
+        let steps: Vec<&str> = steps.iter().map(|step| step.state.as_str()).collect();
+        format!("left an end without a command: {}", steps.join(", "))
+    })
+}
+
+/// A run that was sealed stays, unless what it left was purged.
+fn one_run(steps: &[Step]) -> Option<String> {
+    let runs: Vec<Option<&str>> = steps.iter().map(|step| step.run.as_deref()).collect();
+    let changed = runs.windows(2).find(|pair| pair[0].is_some() && pair[1].is_some() && pair[0] != pair[1]);
+    changed.map(|pair| format!("changed its sealed run from {:?} to {:?}", pair[0], pair[1]))
+}
+
+/// A release for the acceptance, one for each retry, one for each loss and stall.
+fn releases(steps: &[Step], retries: u32) -> Option<String> {
+    let ids: BTreeSet<&str> = steps.iter().filter_map(|step| step.release.as_deref()).collect();
+    let growth = |of: fn(&Step) -> u32| -> u32 {
+        steps.windows(2).map(|pair| of(&pair[1]).saturating_sub(of(&pair[0]))).sum()
+    };
+    let allowed = 1 + retries + growth(|step| step.losses) + growth(|step| step.stalls);
+    (ids.len() > allowed as usize).then(|| format!("had {} releases, {allowed} are accounted for", ids.len()))
+}
+
+/// A release is lost only after Redis lost something, and is never merely missing.
+fn losses(steps: &[Step], injected: &[Injected]) -> Option<String> {
+    let lossy = || injected.iter().filter(|injected| injected.fault.loses_data());
+    let explained =
+        |at: f64| lossy().any(|fault| at >= fault.began && at <= fault.ended + AFTER_LOSS_SECONDS);
+    let unexplained = steps.windows(2).find(|pair| {
+        (pair[1].losses > pair[0].losses || pair[1].stalls > pair[0].stalls) && !explained(pair[1].at)
+    });
+    unexplained
+        .map(|pair| format!("was released again though nothing was lost, from state {}", pair[0].state))
+}
+
+/// The live version only goes forward, and goes away only with the document.
+fn live_goes_forward(changes: &[Change]) -> Option<String> {
+    let wrong = changes.windows(2).find(|pair| match (pair[0].live, pair[1].live) {
+        (Some(before), Some(after)) => after < before,
+        (Some(_), None) => !pair[1].gone,
+        (None, Some(_)) => pair[1].gone,
+        (None, None) => false,
+    });
+    wrong.map(|pair| format!("the live version went from {:?} to {:?}", pair[0], pair[1]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schedule::Fault;
+
+    fn step(at: f64, state: &str, release: &str, losses: u32) -> Step {
+        Step { at, state: state.to_owned(), release: Some(release.to_owned()), run: None, losses, stalls: 0 }
+    }
+
+    fn flush(began: f64) -> Injected {
+        let fault = Fault::Flush;
+        Injected { round: 1, fault, began, ended: began + 1.0, poison: Vec::new(), complaints: Vec::new() }
+    }
+
+    #[test]
+    fn a_good_history_is_no_violation_and_gives_the_times_of_recovery() {
+        let steps = vec![
+            step(1.0, "releasing", "a", 0),
+            step(2.0, "extracting", "a", 0),
+            step(5.5, "releasing", "b", 1),
+            step(9.0, "ready", "b", 1),
+        ];
+        let key = (Uuid::from_u128(1), 1);
+        let history = History { versions: BTreeMap::from([(key, steps)]), documents: BTreeMap::new() };
+        assert_eq!(history.violations(&Oracle::default(), &[flush(3.0)]), []);
+        let recovery = history.recovery(&flush(3.0));
+        assert_eq!((recovery.in_flight, recovery.progress, recovery.done), (1, Some(1.5), Some(5.0)));
+        assert_eq!(history.recovery(&flush(10.0)).in_flight, 0);
+    }
+
+    #[test]
+    fn what_breaks_a_rule_is_found() {
+        let again = [step(1.0, "ready", "a", 0), step(2.0, "failed", "a", 0)];
+        assert!(ends_hold(&again, 1).is_some(), "ready does not become failed");
+        let revived = [step(1.0, "failed", "a", 0), step(2.0, "releasing", "b", 0)];
+        assert!(ends_hold(&revived, 0).is_some() && ends_hold(&revived, 1).is_none());
+        assert!(releases(&revived, 0).is_some() && releases(&revived, 1).is_none());
+        let lost = [step(1.0, "embedding", "a", 0), step(2.0, "releasing", "b", 1)];
+        assert!(losses(&lost, &[]).is_some() && losses(&lost, &[flush(1.5)]).is_none());
+        let change = |live, gone| Change { live, gone };
+        assert!(live_goes_forward(&[change(Some(2), false), change(Some(1), false)]).is_some());
+        assert!(live_goes_forward(&[change(Some(2), false), change(None, false)]).is_some());
+        assert!(
+            live_goes_forward(&[change(Some(1), false), change(Some(2), false), change(None, true)])
+                .is_none()
+        );
+    }
+}
