@@ -262,6 +262,16 @@ pub(crate) fn receipts(cluster: &Cluster) -> Result<(usize, Wrong), String> {
     Ok((count, wrong))
 }
 
+/// How many originals no row names: of uploads that were cut off, and of documents that were purged. The first
+/// are the business of the janitor's task for orphans, a day later.
+pub(crate) fn orphans(cluster: &Cluster) -> Result<usize, String> {
+    let rows = cluster.sql("SELECT object_key FROM document_versions")?;
+    let known: BTreeSet<String> = rows.into_iter().filter_map(|row| row[0].clone()).collect();
+    let mut names = Vec::new();
+    files(&cluster.objects().join("t/default/originals"), &mut names);
+    Ok(names.iter().filter(|name| !known.contains(&format!("t/default/originals/{name}"))).count())
+}
+
 fn files(dir: &Path, found: &mut Vec<String>) {
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         match entry.file_type() {

@@ -23,17 +23,17 @@ pub(crate) struct Injected {
     pub(crate) complaints: Vec<String>,
 }
 
-pub(crate) async fn inject(cluster: &Cluster, round: &Round) -> Injected {
+pub(crate) async fn inject(cluster: &Cluster, round: &Round, fault: Fault) -> Injected {
     let mut injected = Injected {
         round: round.number,
-        fault: round.fault,
+        fault,
         began: now(),
         ended: 0.0,
         poison: Vec::new(),
         complaints: Vec::new(),
     };
     let pause = Duration::from_millis(round.millis);
-    match round.fault {
+    match fault {
         Fault::Kill(service, replica) => {
             cluster.kill(service, replica);
             injected.ended = now();

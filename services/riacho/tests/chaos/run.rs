@@ -27,8 +27,7 @@ const QUIET_LIMIT: Duration = Duration::from_secs(240);
 /// How long a round waits for what its fault broke.
 const ROUND_LIMIT: Duration = Duration::from_secs(20);
 
-/// A fault waits, but not for long, until so many versions are on their way.
-const BUSY: usize = 3;
+/// How long a fault waits until enough is on its way.
 const BUSY_LIMIT: Duration = Duration::from_secs(2);
 
 /// How long a run is.
@@ -55,15 +54,16 @@ pub(crate) async fn run(setup: Setup, length: Length) {
     let workload = Workload::new(client.clone());
     let (watched, begun) = (Mutex::new(Watched::default()), Instant::now());
     let mut schedule = Schedule::new(setup.clone());
-    let mut faults: Vec<Injected> = Vec::new();
+    let (mut faults, mut rounds) = (Vec::new(), 0);
     let beside =
         async { futures::join!(cluster.tend(), visible::watch(&cluster, &client, &workload, &watched)) };
     let main = async {
-        while length.goes_on(faults.len(), begun, workload.oracle().documents.len()) {
+        while length.goes_on(rounds, begun, workload.oracle().documents.len()) {
             let round = schedule.round();
             let (injected, ()) = futures::join!(fault(&cluster, &workload, &round), workload.round(&round));
-            tell(&injected, begun);
-            faults.push(injected);
+            rounds += 1;
+            injected.iter().for_each(|injected| tell(injected, begun));
+            faults.extend(injected);
             if !round.overlaps {
                 quiet(&cluster, ROUND_LIMIT).await;
             }
@@ -78,19 +78,23 @@ pub(crate) async fn run(setup: Setup, length: Length) {
     if !is_quiet {
         wrong.push((None, format!("not everything came to its end within {QUIET_LIMIT:?}")));
     }
-    judge(cluster, &client, &workload, Judged { setup, length, begun, faults, watched, wrong }).await;
+    judge(cluster, &client, &workload, Judged { setup, length, begun, rounds, faults, watched, wrong }).await;
 }
 
 /// Injects a round's fault amid its tasks, and where possible while documents are on their way.
-async fn fault(cluster: &Cluster, workload: &Workload, round: &Round) -> Injected {
+async fn fault(cluster: &Cluster, workload: &Workload, round: &Round) -> Vec<Injected> {
     while workload.answered.load(Ordering::Relaxed) < round.after {
         sleep(Duration::from_millis(5)).await;
     }
     let begun = Instant::now();
-    while begun.elapsed() < BUSY_LIMIT && open(cluster).is_none_or(|count| count < BUSY) {
+    while begun.elapsed() < BUSY_LIMIT && open(cluster).is_none_or(|count| count < round.busy) {
         sleep(Duration::from_millis(5)).await;
     }
-    inject(cluster, round).await
+    let alone = inject(cluster, round, round.fault);
+    match round.beside {
+        None => vec![alone.await],
+        Some(beside) => <[Injected; 2]>::from(futures::join!(alone, inject(cluster, round, beside))).into(),
+    }
 }
 
 /// How many versions are on their way.
@@ -128,6 +132,7 @@ struct Judged {
     setup: Setup,
     length: Length,
     begun: Instant,
+    rounds: usize,
     faults: Vec<Injected>,
     watched: Mutex<Watched>,
     wrong: Wrong,
@@ -135,7 +140,7 @@ struct Judged {
 
 /// Checks everything, tells, and fails when anything is wrong.
 async fn judge(cluster: Cluster, client: &Client, workload: &Workload, run: Judged) {
-    let Judged { setup, length, begun, faults, watched, mut wrong } = run;
+    let Judged { setup, length, begun, rounds, faults, watched, mut wrong } = run;
     let seconds = begun.elapsed().as_secs_f64();
     // Acknowledgements and dead letters follow the rows.
     let streams = settled(&cluster).await;
@@ -151,6 +156,7 @@ async fn judge(cluster: Cluster, client: &Client, workload: &Workload, run: Judg
     wrong.extend(visible::marks(client, &oracle, &rows).await);
     let (receipts, left) = checks::receipts(&cluster).map_err(|e| failed.push(e)).unwrap_or_default();
     wrong.extend(left);
+    let orphans = checks::orphans(&cluster);
     for found in [streams, checks::chunks(&cluster), checks::dead_letters(&cluster, &faults)] {
         found.map_or_else(|error| failed.push(error), |found| wrong.extend(found));
     }
@@ -166,6 +172,7 @@ async fn judge(cluster: Cluster, client: &Client, workload: &Workload, run: Judg
         format!("searches meanwhile: {} answered, {} refused or too late", watched.searches, watched.refused),
         format!("documents purged to the last object, with a receipt: {receipts}"),
     ];
+    notes.extend(orphans.map(|count| format!("originals that no row names: {count}")));
     notes.extend(cluster.ended_by_themselves().into_iter().map(|text| format!("ended by itself: {text}")));
     let mut ends = BTreeMap::new();
     for version in rows.values().flat_map(|row| row.versions.values()) {
@@ -178,7 +185,7 @@ async fn judge(cluster: Cluster, client: &Client, workload: &Workload, run: Judg
         setup: &setup,
         length: &length,
         seconds,
-        rounds: faults.len(),
+        rounds,
         faults: &faults,
         history: &history,
         oracle: &oracle,

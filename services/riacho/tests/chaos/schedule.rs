@@ -6,7 +6,7 @@ use std::fmt;
 use crate::contents::{Content, Format, Kind};
 
 /// How many clients work at once. A slot belongs to one of them, so its commands have an order.
-pub(crate) const CLIENTS: usize = 4;
+pub(crate) const CLIENTS: usize = 6;
 
 /// Numbers out of a seed, the same ones for ever.
 #[derive(Debug, Clone)]
@@ -199,8 +199,12 @@ pub(crate) struct Round {
     pub(crate) number: usize,
     pub(crate) tasks: Vec<Task>,
     pub(crate) fault: Fault,
+    /// A process that is killed at the same moment.
+    pub(crate) beside: Option<Fault>,
     /// The fault comes when so many of the tasks are answered.
     pub(crate) after: usize,
+    /// It waits, but not for long, until so many versions are on their way.
+    pub(crate) busy: usize,
     /// How long it lasts, where that can be chosen.
     pub(crate) millis: u64,
     /// The next round does not wait until everything has recovered.
@@ -240,7 +244,21 @@ impl Schedule {
         };
         self.number += 1;
         let overlaps = self.dice.below(4) == 0;
-        Round { number: self.number, tasks, fault, after, millis: millis as u64, overlaps }
+        let beside = self.beside(fault);
+        let busy = self.setup.new_documents / 2;
+        let millis = millis as u64;
+        Round { number: self.number, tasks, fault, beside, after, busy, millis, overlaps }
+    }
+
+    /// Now and then a server fails together with a process; only where all kinds of faults come.
+    fn beside(&mut self, fault: Fault) -> Option<Fault> {
+        let victim = Fault::Kill(*self.dice.pick(&Service::ALL), self.dice.below(2));
+        let is_of_processes = matches!(
+            fault,
+            Fault::Kill(..) | Fault::Pause(..) | Fault::TwoLeaders { .. } | Fault::RollingRestart
+        );
+        let comes = self.dice.below(2) == 0 && !is_of_processes && self.setup.faults.is_none();
+        comes.then_some(victim)
     }
 
     /// New documents, and between them commands on those that are there.
@@ -251,11 +269,16 @@ impl Schedule {
             tasks.push(Task { slot: self.slots, action });
             self.slots += 1;
             if self.dice.below(100) < 45 {
-                // Mostly a slot of a moment ago, whose document may be on its way.
-                let back = 1 + self.dice.below(self.slots.min(3 * self.setup.new_documents));
+                // Often the slot of this moment, whose document is on its way, else one of a while ago.
+                let latest = self.slots.min(3 * self.setup.new_documents);
+                let back = if self.dice.below(2) == 0 { 1 } else { 1 + self.dice.below(latest) };
                 let slot = self.slots - back;
                 let action = self.command();
+                let is_cancelled = action == Action::Cancel;
                 tasks.push(Task { slot, action });
+                if is_cancelled && self.dice.below(2) == 0 {
+                    tasks.push(Task { slot, action: Action::Retry });
+                }
             }
         }
         tasks
