@@ -182,7 +182,7 @@ impl Cluster {
     pub(crate) async fn gateways_are_ready(&self) {
         let http = self.http();
         for gateway in self.gateways() {
-            riacho_testkit::within(Duration::from_secs(90), || async {
+            riacho_testkit::within(Duration::from_secs(180), || async {
                 http.get(format!("{gateway}/readyz")).send().await.is_ok_and(|a| a.status().is_success())
             })
             .await;

@@ -228,7 +228,7 @@ async fn settled(cluster: &Cluster) -> Result<Wrong, String> {
     let begun = Instant::now();
     loop {
         let found = checks::streams_are_empty(cluster);
-        if found.as_ref().is_ok_and(Vec::is_empty) || begun.elapsed() > Duration::from_secs(30) {
+        if found.as_ref().is_ok_and(Vec::is_empty) || begun.elapsed() > Duration::from_secs(90) {
             return found;
         }
         sleep(Duration::from_millis(200)).await;
