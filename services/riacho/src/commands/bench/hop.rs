@@ -131,7 +131,11 @@ pub(super) async fn latencies(server: &Server, events: usize) -> anyhow::Result<
     server.flush()?;
     let (sender, mut started) = mpsc::unbounded_channel();
     let stop = CancellationToken::new();
-    let runner = Runner::new(server.streams.clone(), Claims::in_memory(), RunnerConfig { partitions: vec![0], ..RunnerConfig::default() });
+    let runner = Runner::new(
+        server.streams.clone(),
+        Claims::in_memory(),
+        RunnerConfig { partitions: vec![0], ..RunnerConfig::default() },
+    );
     let token = stop.clone();
     let running = tokio::spawn(async move { runner.run_stage(Arc::new(Clocked(sender)), token).await });
     let mut waits = Vec::with_capacity(events);
@@ -156,7 +160,11 @@ pub(super) async fn latencies(server: &Server, events: usize) -> anyhow::Result<
 pub(super) async fn idle_commands(server: &Server, over: Duration) -> anyhow::Result<f64> {
     server.flush()?;
     let stop = CancellationToken::new();
-    let runner = Runner::new(server.streams.clone(), Claims::in_memory(), RunnerConfig { partitions: vec![0], ..RunnerConfig::default() });
+    let runner = Runner::new(
+        server.streams.clone(),
+        Claims::in_memory(),
+        RunnerConfig { partitions: vec![0], ..RunnerConfig::default() },
+    );
     let stage = Arc::new(Nothing(Arc::default()));
     let token = stop.clone();
     let running = tokio::spawn(async move { runner.run_stage(stage, token).await });

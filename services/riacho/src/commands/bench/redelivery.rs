@@ -74,7 +74,11 @@ impl Worker {
 /// A worker that holds an event for ever at its first attempt, and ends it at the second.
 pub(super) async fn work(redis: &str) -> anyhow::Result<()> {
     let streams = Streams::connect(&Config::for_url(redis)).await?;
-    let runner = Runner::new(streams, Claims::in_memory(), RunnerConfig { partitions: vec![0], ..RunnerConfig::default() });
+    let runner = Runner::new(
+        streams,
+        Claims::in_memory(),
+        RunnerConfig { partitions: vec![0], ..RunnerConfig::default() },
+    );
     Ok(runner.run_stage(Arc::new(Holder), CancellationToken::new()).await?)
 }
 
