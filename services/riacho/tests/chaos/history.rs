@@ -123,6 +123,12 @@ impl History {
         recovery
     }
 
+    /// How many releases followed a loss that was noticed, and how many one that was found by its age.
+    pub(crate) fn released_again(&self) -> (u32, u32) {
+        let sum = |of: fn(&Step) -> u32| self.versions.values().map(|steps| growth(steps, of)).sum();
+        (sum(|step| step.losses), sum(|step| step.stalls))
+    }
+
     /// What the steps say against the rules: states, runs, releases and what is live.
     pub(crate) fn violations(&self, oracle: &Oracle, injected: &[Injected]) -> Vec<(Option<Uuid>, String)> {
         let mut wrong = Vec::new();
@@ -178,13 +184,15 @@ fn one_run(steps: &[Step]) -> Option<String> {
     changed.map(|pair| format!("changed its sealed run from {:?} to {:?}", pair[0], pair[1]))
 }
 
+/// How far a count went up, which a retry sets back.
+fn growth(steps: &[Step], of: fn(&Step) -> u32) -> u32 {
+    steps.windows(2).map(|pair| of(&pair[1]).saturating_sub(of(&pair[0]))).sum()
+}
+
 /// A release for the acceptance, one for each retry, one for each loss and stall.
 fn releases(steps: &[Step], retries: u32) -> Option<String> {
     let ids: BTreeSet<&str> = steps.iter().filter_map(|step| step.release.as_deref()).collect();
-    let growth = |of: fn(&Step) -> u32| -> u32 {
-        steps.windows(2).map(|pair| of(&pair[1]).saturating_sub(of(&pair[0]))).sum()
-    };
-    let allowed = 1 + retries + growth(|step| step.losses) + growth(|step| step.stalls);
+    let allowed = 1 + retries + growth(steps, |step| step.losses) + growth(steps, |step| step.stalls);
     (ids.len() > allowed as usize).then(|| format!("had {} releases, {allowed} are accounted for", ids.len()))
 }
 

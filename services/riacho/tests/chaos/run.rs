@@ -168,8 +168,10 @@ async fn judge(cluster: Cluster, client: &Client, workload: &Workload, run: Judg
     wrong.extend(panics);
 
     let watched = watched.into_inner().unwrap();
+    let (losses, stalls) = history.released_again();
     let mut notes = vec![
         format!("searches meanwhile: {} answered, {} refused or too late", watched.searches, watched.refused),
+        format!("released again: {losses} after a loss that was noticed, {stalls} found by their age"),
         format!("documents purged to the last object, with a receipt: {receipts}"),
     ];
     notes.extend(orphans.map(|count| format!("originals that no row names: {count}")));
