@@ -1,5 +1,8 @@
 //! How reads are split over the lanes.
 
+use riacho_domain::Lane;
+use riacho_streams::Entry;
+
 /// Splits reads over the lanes by weight, and remembers what a lane is owed, so that the lowest
 /// gets its share even when there is room for one entry at a time.
 pub(crate) struct Shares {
@@ -26,6 +29,17 @@ impl Shares {
         }
         counts
     }
+
+    /// Puts what came of several lanes at once in the order in which the lanes take turns.
+    pub(crate) fn interleave(&self, entries: &mut [Entry]) {
+        let mut seen = [0_u64; 3];
+        entries.sort_by_cached_key(|entry| {
+            let lane = Lane::ALL.iter().position(|lane| *lane == entry.lane).unwrap_or(0);
+            seen[lane] += 1;
+            // The turn of a lane's nth entry, in a unit that weights divide finely.
+            (seen[lane] << 32) / u64::from(self.weights[lane].max(1))
+        });
+    }
 }
 
 #[cfg(test)]
@@ -43,5 +57,27 @@ mod tests {
             }
         }
         assert_eq!(sum, [16, 6, 2], "one at a time, over two rounds");
+    }
+
+    #[test]
+    fn entries_of_one_read_take_turns_by_weight() {
+        let entry = |lane, n: usize| Entry {
+            lane,
+            id: format!("{n}-0"),
+            deliveries: 1,
+            body: bytes::Bytes::new(),
+            is_event: true,
+        };
+        let mut entries: Vec<Entry> = (0..16).map(|n| entry(Lane::Interactive, n)).collect();
+        entries.extend((0..6).map(|n| entry(Lane::Bulk, n)));
+        entries.extend((0..2).map(|n| entry(Lane::Background, n)));
+        Shares::new([8, 3, 1]).interleave(&mut entries);
+        for round in entries.chunks(12) {
+            let count = |lane| round.iter().filter(|entry| entry.lane == lane).count();
+            assert_eq!(Lane::ALL.map(count), [8, 3, 1]);
+        }
+        let bulk: Vec<&str> =
+            entries.iter().filter(|entry| entry.lane == Lane::Bulk).map(|entry| entry.id.as_str()).collect();
+        assert_eq!(bulk, ["0-0", "1-0", "2-0", "3-0", "4-0", "5-0"], "each lane in its order");
     }
 }

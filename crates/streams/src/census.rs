@@ -23,6 +23,9 @@ pub struct Road {
     server: ServerIdentity,
     /// A random text that is lost with the data.
     epoch: String,
+    /// How often a group was made. A deleted stream takes its group with it, and counts its entries from the
+    /// beginning; where it is soon filled again, only the group that is made again tells of it.
+    groups_made: u64,
     /// How many entries were ever added to each stream.
     added: Vec<u64>,
 }
@@ -30,9 +33,9 @@ pub struct Road {
 impl Road {
     /// What the streams of a partition would look like with these.
     #[must_use]
-    pub fn of(run_id: &str, epoch: &str, added: &[u64]) -> Road {
+    pub fn of(run_id: &str, epoch: &str, groups_made: u64, added: &[u64]) -> Road {
         let server = ServerIdentity { run_id: run_id.to_owned(), ..ServerIdentity::default() };
-        Road { server, epoch: epoch.to_owned(), added: added.to_vec() }
+        Road { server, epoch: epoch.to_owned(), groups_made, added: added.to_vec() }
     }
 
     /// Whether nothing can have been lost between `before` and this look: the same server, the same data, and no
@@ -42,24 +45,26 @@ impl Road {
         self.server == before.server
             && self.epoch == before.epoch
             && !self.epoch.is_empty()
+            && self.groups_made == before.groups_made
             && self.added.len() == before.added.len()
             && self.added.iter().zip(&before.added).all(|(now, then)| now >= then)
     }
 }
 
 impl Streams {
-    /// Looks at a partition. Loss shows in one of four ways: FLUSHALL takes the epoch, a restart changes the run
-    /// id, a failover the replication id, and a deleted stream begins to count anew.
+    /// Looks at a partition. Loss shows in one of five ways: FLUSHALL takes the epoch, a restart changes the run
+    /// id, a failover the replication id, a deleted stream begins to count anew, and its group is made again.
     pub async fn road(&self, partition: u16) -> Result<Road, Error> {
         let server = self.partition_identity(partition).await?;
-        let mut keys = vec![self.keys().epoch(partition)];
+        let mut keys = vec![self.keys().epoch(partition), self.keys().groups_made(partition)];
         keys.extend(self.flow(partition));
         let epoch = format!("{:016x}", rand::random::<u64>());
         let reply = list(self.scripts().road.run(&self.conn(), &keys, vec![epoch.into()]).await?);
         let mut reply = reply.into_iter();
         let epoch = reply.next().and_then(Value::into_string).ok_or(Error::Reply("epoch"))?;
+        let groups_made = reply.next().and_then(|count| count.as_u64()).ok_or(Error::Reply("groups made"))?;
         let added = reply.map(|count| count.as_u64().ok_or(Error::Reply("entries added")));
-        Ok(Road { server, epoch, added: added.collect::<Result<_, _>>()? })
+        Ok(Road { server, epoch, groups_made, added: added.collect::<Result<_, _>>()? })
     }
 
     /// Every release that has an entry on a partition, dead letters included. Entries only move forward and the
@@ -130,7 +135,7 @@ mod tests {
     use super::*;
 
     fn road(epoch: &str, run_id: &str, added: &[u64]) -> Road {
-        Road::of(run_id, epoch, added)
+        Road::of(run_id, epoch, 9, added)
     }
 
     #[test]
@@ -139,6 +144,8 @@ mod tests {
         assert!(road("e", "1", &[5, 0]).goes_on_from(&before));
         assert!(road("e", "1", &[9, 2]).goes_on_from(&before));
         assert!(!road("e", "1", &[4, 2]).goes_on_from(&before), "a stream was deleted");
+        let refilled = Road::of("1", "e", 10, &[7, 0]);
+        assert!(!refilled.goes_on_from(&before), "a stream was deleted, filled again, and read again");
         assert!(!road("f", "1", &[9, 2]).goes_on_from(&before), "the data were flushed");
         assert!(!road("e", "2", &[9, 2]).goes_on_from(&before), "the server was restarted");
         assert!(!road("", "1", &[9, 2]).goes_on_from(&road("", "1", &[5, 0])), "no epoch could be written");

@@ -21,6 +21,7 @@ pub struct Reader {
     streams: Streams,
     conn: Conn,
     reconnects: Reconnects,
+    partition: u16,
     stage: StageName,
     consumer: String,
     keys: [String; 3],
@@ -34,6 +35,7 @@ impl Streams {
             streams: self.clone(),
             reconnects: conn.watch_reconnects(),
             conn,
+            partition,
             stage,
             consumer: consumer.to_owned(),
             keys: self.keys().lanes(partition, stage),
@@ -53,7 +55,12 @@ impl Reader {
                 vec!["CREATE".into(), key.as_str().into(), group.into(), "0".into(), "MKSTREAM".into()];
             match self.conn.call("XGROUP", Some(key), args).await {
                 Err(Error::Refused(text)) if text.starts_with("BUSYGROUP") => {}
-                result => drop(result?),
+                result => {
+                    result?;
+                    // For the census. At the memory limit it is refused, and then the age of what was lost tells.
+                    let made = self.streams.keys().groups_made(self.partition);
+                    let _ = self.conn.call("INCR", Some(&made), vec![made.as_str().into()]).await;
+                }
             }
         }
         Ok(())

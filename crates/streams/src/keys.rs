@@ -53,6 +53,13 @@ impl Keys {
         format!("{}:{{{partition}}}:epoch", self.prefix)
     }
 
+    /// How often a group of a partition was made. A stream that is deleted takes its group with it, so this
+    /// tells of it when it is made again.
+    #[must_use]
+    pub fn groups_made(&self, partition: u16) -> String {
+        format!("{}:{{{partition}}}:groups-made", self.prefix)
+    }
+
     /// Says that a release was added, for as long as it could be sent again.
     #[must_use]
     pub fn release_marker(&self, partition: u16, release: ReleaseId) -> String {

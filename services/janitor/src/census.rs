@@ -119,7 +119,7 @@ mod tests {
     const AFTER: Duration = Duration::from_secs(60);
 
     fn road(added: u64) -> Road {
-        Road::of("server", "epoch", &[added])
+        Road::of("server", "epoch", 1, &[added])
     }
 
     #[test]

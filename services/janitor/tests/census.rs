@@ -99,6 +99,24 @@ async fn a_stream_that_was_deleted_is_noticed_and_nothing_else_is_released() {
 }
 
 #[tokio::test]
+async fn a_stream_that_was_deleted_and_filled_again_is_noticed_by_its_group() {
+    let deployment = Deployment::start().await.unwrap();
+    submitted(&deployment, 3).await;
+    let janitor = janitor(&deployment);
+    let reader = deployment.streams.reader(0, StageName::Extract, "a-worker").await.unwrap();
+    census(&janitor).await;
+    let key = deployment.streams.keys().work(0, StageName::Extract, Lane::Interactive);
+    deployment.redis().command(&["DEL", &key]);
+    // More are added than before, so that the count of entries does not tell.
+    for n in 0..5 {
+        deployment.submit(&format!("later-{n}.txt"), format!("after the loss {n}")).await.unwrap();
+    }
+    reader.make_groups().await.unwrap();
+    assert_eq!(census(&janitor).await, BTreeMap::from([("compared", 8), ("lost", 3), ("released", 3)]));
+    assert_eq!(counted(&deployment), (3, 0));
+}
+
+#[tokio::test]
 async fn a_redis_that_comes_back_without_its_data_loses_no_document() {
     let deployment = Deployment::start().await.unwrap();
     submitted(&deployment, 8).await;

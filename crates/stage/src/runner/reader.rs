@@ -54,10 +54,11 @@ async fn read(line: &Arc<Line>, partition: u16, taking: &Mutex<()>, mut reader: 
             reader.read_any((free / Lane::ALL.len()).clamp(1, READ_MAX), line.config.block()).await
         };
         match read {
-            Ok(entries) => {
+            Ok(mut entries) => {
                 line.outage.is_over();
                 backoff.reset();
                 is_busy = !entries.is_empty();
+                shares.interleave(&mut entries);
                 dispatch::all(line, partition, entries, Reason::First);
             }
             Err(error) => {

@@ -1,14 +1,16 @@
 -- What tells whether a partition lost anything since the last look.
 --
 -- KEYS[1]    the partition's epoch
--- KEYS[2..]  its streams
+-- KEYS[2]    how often a group of the partition was made
+-- KEYS[3..]  its streams
 -- ARGV[1]    the epoch to set where there is none
--- Returns the epoch, then for each stream how many entries were ever added to it; 0 where there is none.
+-- Returns the epoch, how often a group was made, then for each stream how many entries were ever added to it;
+-- 0 where there is none.
 
 -- Refused at the memory limit; then there is an epoch already, or nothing to compare yet.
 redis.pcall('SET', KEYS[1], ARGV[1], 'NX')
-local answer = { redis.call('GET', KEYS[1]) or '' }
-for at = 2, #KEYS do
+local answer = { redis.call('GET', KEYS[1]) or '', tonumber(redis.call('GET', KEYS[2])) or 0 }
+for at = 3, #KEYS do
   local added = 0
   local info = redis.pcall('XINFO', 'STREAM', KEYS[at])
   if not info.err then
