@@ -2,8 +2,8 @@
 
 use std::{
     sync::{
-        Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -21,8 +21,9 @@ pub(crate) struct Room {
     places: Arc<Semaphore>,
     /// How many events run at once.
     runs: usize,
-    /// How many places there are besides.
-    ahead: AtomicUsize,
+    /// How many places there are besides. Locked while places are added or taken away: two runs that end
+    /// together must not take away the same ones.
+    ahead: Mutex<usize>,
     /// How long a run takes, in nanoseconds, of late.
     run_ns: AtomicU64,
 }
@@ -34,7 +35,7 @@ impl Room {
         Room {
             places: Arc::new(Semaphore::new(held)),
             runs,
-            ahead: AtomicUsize::new(0),
+            ahead: Mutex::new(0),
             run_ns: AtomicU64::new(long),
         }
     }
@@ -65,15 +66,13 @@ impl Room {
         self.run_ns.store(mean, Ordering::Relaxed);
         let moment = u64::try_from(AHEAD.as_nanos()).unwrap_or(u64::MAX).saturating_mul(self.runs as u64);
         let wanted = usize::try_from(moment / mean.max(1)).unwrap_or(AHEAD_MAX).min(AHEAD_MAX);
-        // Less than one run ahead is none: a long run is not kept from others.
-        let ahead = self.ahead.load(Ordering::Relaxed);
-        if wanted > ahead
-            && self.ahead.compare_exchange(ahead, wanted, Ordering::Relaxed, Ordering::Relaxed).is_ok()
-        {
-            self.places.add_permits(wanted - ahead);
-        } else if wanted < ahead {
-            let forgotten = self.places.forget_permits(ahead - wanted);
-            self.ahead.fetch_sub(forgotten, Ordering::Relaxed);
+        let mut ahead = self.ahead.lock().unwrap_or_else(PoisonError::into_inner);
+        if wanted > *ahead {
+            self.places.add_permits(wanted - *ahead);
+            *ahead = wanted;
+        } else if wanted < *ahead {
+            // Those that are taken now go when they are given back.
+            *ahead -= self.places.forget_permits(*ahead - wanted);
         }
     }
 }
@@ -114,5 +113,22 @@ mod tests {
         drop(taken);
         room.ran(Duration::from_secs(1));
         assert_eq!(room.free(), 1);
+    }
+
+    #[test]
+    fn runs_that_end_together_take_away_no_more_than_was_ahead() {
+        let room = Room::new(8, 8);
+        for _ in 0..100 {
+            room.ran(Duration::from_micros(10));
+        }
+        let taken: Vec<_> = (0..AHEAD_MAX / 2).filter_map(|_| room.take()).collect();
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| (0..200).for_each(|_| room.ran(Duration::from_secs(1))));
+            }
+        });
+        drop(taken);
+        room.ran(Duration::from_secs(1));
+        assert_eq!(room.free(), 8);
     }
 }

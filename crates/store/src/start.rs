@@ -22,7 +22,7 @@ impl Store {
         hold: bool,
     ) -> Result<Option<ReleasePlan>, Error> {
         let version = read::signed(version);
-        if hold {
+        if hold || is_held(tx, tenant).await? {
             tx.execute(WAIT, &[&document.0, &version]).await?;
             wake(tx, State::Waiting).await?;
             return Ok(None);
@@ -32,6 +32,11 @@ impl Store {
             [&document.0, &version, &release.0, &partition, &space, &self.inner.deadline_hours];
         Ok(Some(ReleasePlan::read(&tx.query_one(START, &params).await?)?))
     }
+}
+
+/// Whether what the tenant begins now has to wait in line.
+async fn is_held(tx: &Tx, tenant: &TenantId) -> Result<bool, Error> {
+    Ok(tx.query_one(HELD, &[&tenant.as_str()]).await?.try_get("held")?)
 }
 
 /// A new release id, the document's partition and the live space.
@@ -46,6 +51,9 @@ pub(crate) async fn choose(
     let space = space.ok_or(Conflict::NoLiveSpace)?;
     Ok((ReleaseId::new(), partition_of(tenant, document, &partitions), space))
 }
+
+const HELD: &str = "-- store::start::is_held
+SELECT coalesce(bool_or(held), false) AS held FROM tenants WHERE id = $1";
 
 pub(crate) const ROAD: &str = "-- store::start::choose
 SELECT (SELECT id FROM embedding_spaces WHERE state = 'live') AS space_id,
@@ -78,4 +86,4 @@ SET state = 'waiting', release_id = NULL, partition = NULL, error_code = NULL, e
 WHERE document_id = $1 AND version = $2";
 
 /// The statements of this file.
-pub(crate) const STATEMENTS: &[&str] = &[ROAD, START, SUPERSEDE_OLDER, WAIT];
+pub(crate) const STATEMENTS: &[&str] = &[HELD, ROAD, START, SUPERSEDE_OLDER, WAIT];

@@ -127,6 +127,21 @@ async fn a_full_target_answers_full_and_changes_nothing() {
 }
 
 #[tokio::test]
+async fn a_stream_that_was_deleted_at_its_cap_takes_outputs_again() {
+    let server = Server::with(testing::redis(), |config| config.stream_max_bytes = 40).await;
+    let entry = one(&server, "a", "e1").await;
+    let next = one(&server, "a", "e2").await;
+    let answers = handoff(&server, "a", &[done(&entry, "e1", 2), done(&next, "e2", 2)]).await;
+    assert_eq!(answers, [Answer::Done, Answer::Full]);
+    let key = server.streams.keys().work(0, StageName::Embed, Lane::Interactive);
+    server.raw(&["DEL", key.as_str()]);
+    // Its reader makes it again, empty.
+    server.streams.reader(0, StageName::Embed, "b").await.unwrap().close().await;
+    assert_eq!(handoff(&server, "a", &[done(&next, "e2", 2)]).await, [Answer::Done]);
+    assert_eq!(server.len(&key), 2);
+}
+
+#[tokio::test]
 async fn the_bytes_of_a_stream_are_counted_and_end_at_zero() {
     let server = Server::start().await;
     let entry = one(&server, "a", "e1").await;

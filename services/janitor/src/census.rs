@@ -28,6 +28,8 @@ pub(crate) enum Why {
     FollowUp,
     /// A release has been in one state for long.
     Age,
+    /// Something that had been in one state for long was missing a moment ago.
+    FollowUpOfAge,
 }
 
 impl Why {
@@ -37,6 +39,7 @@ impl Why {
             Why::Loss => "loss",
             Why::FollowUp => "follow_up",
             Why::Age => "age",
+            Why::FollowUpOfAge => "follow_up_of_age",
         }
     }
 }
@@ -55,6 +58,8 @@ struct Seen {
     /// How long until the next look that no loss asks for.
     wait: Duration,
     next: Instant,
+    /// Whether the looks follow what age found, and not a loss.
+    follows_age: bool,
 }
 
 impl Watch {
@@ -74,6 +79,7 @@ impl Watch {
             None => Some(Why::Start),
             Some(seen) if !road.goes_on_from(&seen.road) => Some(Why::Loss),
             Some(seen) if now < seen.next => None,
+            Some(seen) if seen.wait < self.after && seen.follows_age => Some(Why::FollowUpOfAge),
             Some(seen) if seen.wait < self.after => Some(Why::FollowUp),
             Some(_) => Some(Why::Age),
         }
@@ -98,13 +104,15 @@ impl Watch {
         let (mut all, after) = (self.lock(), self.after);
         let before = all.get(&partition).map_or(after, |seen| seen.wait);
         let wait = match why {
-            _ if known == 0 => after,
+            // Also where nothing is in flight: what was just put onto a stream may not be written down yet.
             Why::Start | Why::Loss => FOLLOW_UP.min(after),
             _ if lost > 0 => FOLLOW_UP.min(after),
-            Why::FollowUp => (before * 2).min(after),
+            Why::FollowUp | Why::FollowUpOfAge => (before * 2).min(after),
+            Why::Age if known == 0 => after,
             Why::Age => (before * 2).min(after * PATIENCE),
         };
-        all.insert(partition, Seen { road, wait, next: now + wait });
+        let follows_age = matches!(why, Why::Age | Why::FollowUpOfAge);
+        all.insert(partition, Seen { road, wait, next: now + wait, follows_age });
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u16, Seen>> {
@@ -149,6 +157,8 @@ mod tests {
     fn a_partition_without_releases_is_looked_at_after_a_minute() {
         let (watch, now) = (Watch::new(AFTER), Instant::now());
         watch.done(0, road(0), Why::Loss, (0, 0), now);
+        assert_eq!(watch.needs(0, &road(0), now + FOLLOW_UP), Some(Why::FollowUp), "also after a loss");
+        watch.done(0, road(0), Why::Age, (0, 0), now);
         assert_eq!(watch.needs(0, &road(0), now + AFTER - Duration::from_millis(1)), None);
         assert_eq!(watch.needs(0, &road(0), now + AFTER), Some(Why::Age));
     }
@@ -157,7 +167,8 @@ mod tests {
     fn what_was_found_missing_is_followed_up_soon() {
         let (watch, now) = (Watch::new(AFTER), Instant::now());
         watch.done(0, road(0), Why::Age, (9, 2), now);
-        assert_eq!(watch.needs(0, &road(7), now + FOLLOW_UP), Some(Why::FollowUp));
+        // As age found it, no loss is known: the next look counts what it finds as stalled, too.
+        assert_eq!(watch.needs(0, &road(7), now + FOLLOW_UP), Some(Why::FollowUpOfAge));
         watch.note(0, road(7));
         assert_eq!(watch.needs(0, &road(6), now), Some(Why::Loss));
     }

@@ -64,6 +64,19 @@ async fn a_tenant_at_its_cap_waits_and_another_does_not() {
 }
 
 #[tokio::test]
+async fn a_retry_of_a_tenant_at_its_cap_waits_as_well() {
+    let deployment = Deployment::start().await.unwrap();
+    let busy = deployment.add_tenant("busy").await.unwrap().0;
+    let janitor = janitor(&deployment, Some(1));
+    let first = upload(&deployment, &busy, "first.txt", Lane::Bulk).await;
+    deployment.store.cancel(&busy, first.document).await.unwrap();
+    upload(&deployment, &busy, "second.txt", Lane::Bulk).await;
+    release(&janitor).await;
+    let again = deployment.store.retry(&busy, first.document, None, false).await.unwrap();
+    assert_eq!((again.state, again.release), (State::Waiting, None));
+}
+
+#[tokio::test]
 async fn tenants_that_wait_are_released_in_turns_by_their_weight() {
     let deployment = Deployment::start().await.unwrap();
     let mut tenants = Vec::new();

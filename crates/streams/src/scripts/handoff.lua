@@ -20,8 +20,9 @@
 -- XACK and XDEL. The first works best where the entries of a source stand in the order of their ids; those
 -- that do not are asked for one by one.
 --
--- Nothing is written before all is checked, and XACK comes first of the writes, because Redis lets a script
--- that has begun to write finish at its memory limit: handing off must go on then, or nothing would ever drain.
+-- Of what is handed off, nothing is written before all is checked, and XACK comes first of the writes, because Redis
+-- lets a script that has begun to write finish at its memory limit: handing off must go on then, or nothing would
+-- ever drain.
 
 local DONE, FENCED, GONE, FULL = 0, 1, 2, 3
 local call, pcall = redis.call, redis.pcall
@@ -30,12 +31,21 @@ local keys, argv = KEYS, ARGV
 local sizes_key, group, me, cap = keys[1], argv[1], argv[2], tonumber(argv[3])
 local used, changed, kinds = {}, {}, {}
 
+local function is_stream(key)
+  local kind = kinds[key]
+  if not kind then
+    kind = call('TYPE', key).ok
+    kinds[key] = kind
+  end
+  return kind == 'stream' or kind == 'none'
+end
+
 local function size_of(key)
   local size = used[key]
   if not size then
     size = tonumber(call('HGET', sizes_key, key)) or 0
-    -- An empty stream has no bytes, whatever was lost from it.
-    if size ~= 0 and call('EXISTS', key) == 0 then size = 0 end
+    -- An empty stream has no bytes, whatever was lost from it: it may have been deleted and made again.
+    if size ~= 0 and (not is_stream(key) or call('XLEN', key) == 0) then size = 0 end
     used[key] = size
   end
   return size
@@ -44,15 +54,6 @@ end
 local function grow(key, bytes)
   used[key] = math.max(0, size_of(key) + bytes)
   changed[key] = true
-end
-
-local function is_stream(key)
-  local kind = kinds[key]
-  if not kind then
-    kind = call('TYPE', key).ok
-    kinds[key] = kind
-  end
-  return kind == 'stream' or kind == 'none'
 end
 
 -- Reads the batches, and of each source which ids it is about.
@@ -282,7 +283,8 @@ for key in pairs(changed) do
   if used[key] == 0 or call('XLEN', key) == 0 then
     call('HDEL', sizes_key, key)
   else
-    call('HSET', sizes_key, key, used[key])
+    -- Refused at the memory limit where nothing was acknowledged; then nothing was added either.
+    pcall('HSET', sizes_key, key, used[key])
   end
 end
 return answers

@@ -41,7 +41,7 @@ async fn watch(job: &Job<'_>, partition: u16) -> Result<(), Error> {
     }
     let known = in_flight.len();
     let lost = if known == 0 { Vec::new() } else { missing(job, partition, in_flight).await? };
-    if known > 0 {
+    if known > 0 && !job.dry_run {
         metrics::counter!(names::CENSUSES, "reason" => why.as_str()).increment(1);
         tracing::info!(partition, reason = why.as_str(), in_flight = known, lost = lost.len(), "census");
     }
@@ -50,7 +50,7 @@ async fn watch(job: &Job<'_>, partition: u16) -> Result<(), Error> {
     if job.dry_run {
         return Ok(());
     }
-    let how = if why == Why::Age { Lost::Stall } else { Lost::Loss };
+    let how = if matches!(why, Why::Age | Why::FollowUpOfAge) { Lost::Stall } else { Lost::Loss };
     release_again(job, &lost, how).await?;
     // Only now: what could not be finished is begun anew.
     janitor.watch.done(partition, road, why, (known, lost.len()), Instant::now());

@@ -21,18 +21,19 @@ pub(crate) async fn run(job: &Job<'_>) -> Result<(), Error> {
         job.add("waiting", janitor.store.queue_figures().await?.waiting);
         return Ok(());
     }
-    if !stale.is_empty() {
-        send_all(job, stale, "stale").await?;
-    }
     let caps = ReleaseCaps { per_tenant: config.in_flight_per_tenant, total: config.in_flight };
+    // First, because it needs no Redis: the gateways go on accepting while that is away.
+    janitor.store.hold_tenants(caps).await?;
+    // One server that is away, of several, does not keep the others waiting.
+    let sent_again = if stale.is_empty() { Ok(true) } else { send_all(job, stale, "stale").await };
     let waiting = janitor.store.queue_figures().await?.waiting;
     if waiting > 0 {
         // What is taken while Redis is away would only become stale.
         janitor.streams.ping().await?;
         release_waiting(job, limit, caps, waiting).await?;
+        janitor.store.hold_tenants(caps).await?;
     }
-    janitor.store.hold_tenants(caps).await?;
-    Ok(())
+    sent_again.map(|_| ())
 }
 
 /// Releases as long as something waits that the caps allow.
