@@ -8,7 +8,7 @@ use std::{
 
 use riacho_domain::{DocumentId, Lane, ReasonCode, StageName, State};
 use riacho_janitor::{Config, Janitor, TaskName};
-use riacho_store::Role;
+use riacho_store::{Lost, Role};
 use riacho_testkit::Deployment;
 
 fn janitor(deployment: &Deployment) -> Janitor {
@@ -173,12 +173,10 @@ async fn a_long_stall_releases_nothing_again() {
     assert_eq!((on_the_stream(&deployment).await, counted(&deployment)), (12, (0, 0)));
 }
 
-#[tokio::test]
-async fn what_is_nowhere_without_a_known_loss_stalls_and_fails_after_three() {
-    let deployment = Deployment::start().await.unwrap();
-    let document = submitted(&deployment, 1).await[0];
-    let mut seen = Vec::new();
-    for _ in 0..4 {
+/// Loses the only document's release so many times, and says how often it was released again and how often failed.
+async fn lose(deployment: &Deployment, document: DocumentId, times: usize, how: Lost) -> (usize, u64) {
+    let (mut released, mut failed) = (0, 0);
+    for _ in 0..times {
         let rows = deployment.sql("SELECT release_id FROM document_versions");
         let release = riacho_store::Release {
             tenant: deployment.tenant.clone(),
@@ -186,17 +184,35 @@ async fn what_is_nowhere_without_a_known_loss_stalls_and_fails_after_three() {
             version: 1,
             release: rows[0][0].as_ref().unwrap().parse().unwrap(),
         };
-        let again = deployment.janitor.release_lost(&[release], riacho_store::Lost::Stall).await.unwrap();
-        seen.push((again.plans.len(), again.failed));
+        let again = deployment.janitor.release_lost(&[release], how).await.unwrap();
+        released += again.plans.len();
+        failed += again.failed;
         for plan in &again.plans {
             deployment.release(plan).await.unwrap();
         }
     }
-    assert_eq!(seen, [(1, 0), (1, 0), (1, 0), (0, 1)]);
-    let status = deployment.reaches(document, State::Failed).await;
-    let error = status.error.unwrap();
+    (released, failed)
+}
+
+#[tokio::test]
+async fn what_is_nowhere_without_a_known_loss_stalls_and_fails_after_three() {
+    let deployment = Deployment::start().await.unwrap();
+    let document = submitted(&deployment, 1).await[0];
+    assert_eq!(lose(&deployment, document, 3, Lost::Stall).await, (3, 0));
+    assert_eq!(lose(&deployment, document, 1, Lost::Stall).await, (0, 1));
+    let error = deployment.reaches(document, State::Failed).await.error.unwrap();
     assert_eq!(error.code, ReasonCode::Stalled.as_str());
     assert!(error.message.contains("3 more times"), "{}", error.message);
+}
+
+#[tokio::test]
+async fn a_document_that_is_lost_more_than_twenty_times_fails_and_says_so() {
+    let deployment = Deployment::start().await.unwrap();
+    let document = submitted(&deployment, 1).await[0];
+    assert_eq!(lose(&deployment, document, 20, Lost::Loss).await, (20, 0));
+    assert_eq!(lose(&deployment, document, 1, Lost::Loss).await, (0, 1));
+    let error = deployment.reaches(document, State::Failed).await.error.unwrap();
+    assert!(error.message.contains("lost on its way 20 times"), "{}", error.message);
 }
 
 #[tokio::test]
@@ -207,10 +223,10 @@ async fn a_release_that_ended_or_was_superseded_meanwhile_is_not_released_again(
     assert_eq!(in_flight.len(), 2);
     deployment.store.cancel(&deployment.tenant, documents[0]).await.unwrap();
     let lost: Vec<_> = in_flight.into_iter().map(|release| release.release).collect();
-    let first = deployment.janitor.release_lost(&lost, riacho_store::Lost::Loss).await.unwrap();
+    let first = deployment.janitor.release_lost(&lost, Lost::Loss).await.unwrap();
     assert_eq!(first.plans.len(), 1, "the cancelled one stays cancelled");
     // The other leader had the same list.
-    let second = deployment.janitor.release_lost(&lost, riacho_store::Lost::Loss).await.unwrap();
+    let second = deployment.janitor.release_lost(&lost, Lost::Loss).await.unwrap();
     assert_eq!((second.plans.len(), second.failed), (0, 0));
     assert_eq!(counted(&deployment), (1, 0));
 }
