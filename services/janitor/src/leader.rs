@@ -10,7 +10,7 @@ use riacho_store::{Lease, Store};
 use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Error, Janitor, TaskName, metrics::names, schedule::Timetable, tasks};
+use crate::{Janitor, TaskName, metrics::names, schedule::Timetable, tasks, trouble::Trouble};
 
 /// The lease's name in the database.
 const LEASE: &str = "janitor";
@@ -21,15 +21,15 @@ const NEVER: Duration = Duration::from_secs(3600);
 /// Runs until `stop`, leading whenever the lease is free.
 pub(crate) async fn run(janitor: Janitor, timetable: Timetable, stop: CancellationToken) {
     let timetable = Arc::new(timetable);
-    let for_everybody = loops(&janitor, &timetable, &stop, TaskName::is_for_everybody);
+    let trouble = Trouble::default();
+    let for_everybody = loops(&janitor, &timetable, &trouble, &stop, TaskName::is_for_everybody);
     let holder = format!("{}-{:08x}", std::process::id(), rand::random::<u32>());
-    let mut trouble = Trouble::default();
     while !stop.is_cancelled() {
         let asked = Instant::now();
         match janitor.store.acquire_lease(LEASE, &holder, janitor.config.lease()).await {
             Ok(Some(lease)) => {
                 trouble.is_over("the janitor's lease");
-                lead(&janitor, &timetable, lease, asked, &stop).await;
+                lead(&janitor, &timetable, &trouble, lease, asked, &stop).await;
             }
             Ok(None) => trouble.is_over("the janitor's lease"),
             Err(error) => trouble.is("the janitor's lease", &error.into()),
@@ -44,6 +44,7 @@ pub(crate) async fn run(janitor: Janitor, timetable: Timetable, stop: Cancellati
 async fn lead(
     janitor: &Janitor,
     timetable: &Arc<Timetable>,
+    trouble: &Trouble,
     lease: Lease,
     asked: Instant,
     stop: &CancellationToken,
@@ -51,7 +52,7 @@ async fn lead(
     tracing::info!(token = lease.token, "leading the janitors");
     metrics::gauge!(names::LEADER).set(1.0);
     let leading = stop.child_token();
-    let running = loops(janitor, timetable, &leading, |task| !task.is_for_everybody());
+    let running = loops(janitor, timetable, trouble, &leading, |task| !task.is_for_everybody());
     let last = keep(&janitor.store, lease, janitor.config.lease(), asked, &leading).await;
     leading.cancel();
     metrics::gauge!(names::LEADER).set(0.0);
@@ -94,19 +95,26 @@ async fn keep(
 fn loops(
     janitor: &Janitor,
     timetable: &Arc<Timetable>,
+    trouble: &Trouble,
     stop: &CancellationToken,
     wanted: impl Fn(TaskName) -> bool,
 ) -> JoinSet<()> {
     let mut running = JoinSet::new();
     for task in timetable.tasks().filter(|task| wanted(*task)) {
-        running.spawn(repeat(janitor.clone(), Arc::clone(timetable), task, stop.clone()));
+        let timetable = Arc::clone(timetable);
+        running.spawn(repeat(janitor.clone(), timetable, trouble.clone(), task, stop.clone()));
     }
     running
 }
 
 /// Runs one task at its times, one run after the other.
-async fn repeat(janitor: Janitor, timetable: Arc<Timetable>, task: TaskName, stop: CancellationToken) {
-    let mut trouble = Trouble::default();
+async fn repeat(
+    janitor: Janitor,
+    timetable: Arc<Timetable>,
+    trouble: Trouble,
+    task: TaskName,
+    stop: CancellationToken,
+) {
     let mut wakeups = None;
     if !task.is_frequent() {
         sleep(timetable.wait(task, Utc::now()).unwrap_or(NEVER), &stop).await;
@@ -150,23 +158,5 @@ async fn sleep(time: Duration, stop: &CancellationToken) {
     tokio::select! {
         () = stop.cancelled() => {}
         () = tokio::time::sleep(time) => {}
-    }
-}
-
-/// Says once that something fails, and once that it works again.
-#[derive(Debug, Default)]
-struct Trouble(bool);
-
-impl Trouble {
-    fn is(&mut self, what: &str, error: &Error) {
-        if !std::mem::replace(&mut self.0, true) {
-            tracing::warn!(task = what, %error, "failed; trying again on schedule");
-        }
-    }
-
-    fn is_over(&mut self, what: &str) {
-        if std::mem::take(&mut self.0) {
-            tracing::info!(task = what, "works again");
-        }
     }
 }

@@ -12,6 +12,7 @@ pub mod metrics;
 mod schedule;
 mod task;
 mod tasks;
+mod trouble;
 
 use anyhow::Context as _;
 use riacho_service::{CoreConfig, Resources};
