@@ -14,7 +14,7 @@ use self::request::advisory_keys;
 pub use self::request::{Accept, Body, Idempotency, Target};
 pub(crate) use self::write::{STATEMENTS as WRITE_STATEMENTS, wake};
 use crate::{
-    Accepted, Conflict, Error, Store,
+    Accepted, Conflict, Error, Quota, Store,
     collections::DEFAULT_COLLECTION,
     intake::{self, AcceptedEvent, EventAnswer, EventKey},
     read,
@@ -36,6 +36,8 @@ struct Found {
     space: Option<i32>,
     /// The tenant has enough in flight: the version waits.
     held: bool,
+    /// The quotas of the tenant that are used up.
+    over_quota: Vec<Quota>,
     partitions: Vec<i16>,
     collection: Option<Uuid>,
     replay: Option<(DocumentId, Version, Vec<u8>)>,
@@ -102,7 +104,17 @@ impl Store {
             write::remember(tx, accept, event, document, version).await?;
             return Ok(Accepted { duplicate: true, ..version_now(tx, document, version).await? });
         }
+        check_quotas(&found)?;
         self.write_version(tx, accept, event, &found, &fingerprint).await
+    }
+}
+
+/// Refuses what would be new while a quota is used up. A new version is no new document.
+fn check_quotas(found: &Found) -> Result<(), Error> {
+    let counts = |quota: &Quota| *quota != Quota::Documents || found.existing.is_none();
+    match found.over_quota.iter().find(|quota| counts(quota)) {
+        Some(quota) => Err(Conflict::OverQuota(*quota).into()),
+        None => Ok(()),
     }
 }
 
@@ -157,6 +169,7 @@ async fn find(tx: &Tx, accept: &Accept, event: Option<&EventKey>) -> Result<Foun
     Ok(Found {
         space: context.try_get("space_id")?,
         held: context.try_get("held")?,
+        over_quota: Quota::read(&context)?,
         partitions: context.try_get("partitions")?,
         collection: context.try_get("collection_id")?,
         replay: replay(&context)?,
@@ -249,6 +262,7 @@ SELECT pg_advisory_xact_lock(key) FROM unnest($1::bigint[]) AS key";
 
 const CONTEXT: &str = "-- store::accept::find
 SELECT t.state AS tenant_state, coalesce(t.held, false) AS held,
+       coalesce(t.over_quota, '{}') AS over_quota,
        (SELECT id FROM embedding_spaces WHERE state = 'live') AS space_id,
        ARRAY(SELECT partition FROM topology WHERE state = 'active' ORDER BY partition) AS partitions,
        c.id AS collection_id,

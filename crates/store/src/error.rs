@@ -5,6 +5,8 @@ use std::sync::Arc;
 use riacho_domain::State;
 use tokio_postgres::error::SqlState;
 
+use crate::Quota;
+
 /// Why the store could not do what it was asked.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
@@ -67,6 +69,9 @@ pub enum Conflict {
     /// Another document of the tenant has the external id.
     #[error("another document has this external id")]
     ExternalIdTaken,
+    /// The tenant has as much of something as it may have.
+    #[error("the tenant's quota of {0} is used up")]
+    OverQuota(Quota),
 }
 
 impl Error {

@@ -13,7 +13,7 @@ use subtle::ConstantTimeEq;
 use tokio_postgres::Row;
 
 use crate::{
-    Conflict, Error, Store, read,
+    Conflict, Error, OwnLimits, Store, read,
     tenants::TenantState,
     transaction::{Param, Scope},
 };
@@ -118,6 +118,8 @@ pub struct Principal {
     pub key_id: String,
     /// What the key may be used for.
     pub scopes: Vec<KeyScope>,
+    /// What is set for the tenant alone of what it may use.
+    pub limits: OwnLimits,
 }
 
 impl Principal {
@@ -224,6 +226,7 @@ impl Store {
             tenant: read::tenant(&row, "tenant_id")?,
             key_id: row.try_get("id")?,
             scopes: scopes(&row)?,
+            limits: OwnLimits::read(&row)?,
         }))
     }
 }
@@ -253,7 +256,7 @@ const NAME_KEY: &str = "-- store::keys::authenticate
 SELECT set_config('riacho.key_id', $1, true)";
 
 const FIND: &str = "-- store::keys::authenticate
-SELECT k.id, k.tenant_id, k.secret_hash, k.scopes, t.state AS tenant_state,
+SELECT k.id, k.tenant_id, k.secret_hash, k.scopes, t.state AS tenant_state, t.limits,
        k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now()) AS works
 FROM api_keys AS k JOIN tenants AS t ON t.id = k.tenant_id
 WHERE k.id = $1";

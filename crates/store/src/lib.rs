@@ -23,6 +23,7 @@ mod known;
 pub mod language;
 mod leases;
 mod lexemes;
+mod limits;
 pub mod metrics;
 pub mod migrate;
 mod pool;
@@ -61,6 +62,7 @@ pub use self::{
     janitor::{PurgeOriginal, QueueFigures, ReleaseCaps, Schedule},
     keys::{ApiKey, CreatedKey, KeyScope, NewKey, Principal},
     leases::Lease,
+    limits::{Limits, OwnLimits, Quota, Usage},
     pool::{PoolFigures, Role, Store},
     purge::{Purge, PurgeKind, PurgeProgress, Purged, Receipt},
     release::{Accepted, Chunking, Release, ReleasePlan},

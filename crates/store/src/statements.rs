@@ -6,8 +6,8 @@ use tokio_postgres::SimpleQueryMessage;
 
 use crate::{
     accept, census, chunks, collections, commands, dead_letters, documents, due, indexing, intake, janitor,
-    keys, leases, migrate, pool, purge, release, search, spaces, stages, start, status, tenants, topology,
-    uploads,
+    keys, leases, limits, migrate, pool, purge, release, search, spaces, stages, start, status, tenants,
+    topology, uploads,
 };
 
 impl crate::Store {
@@ -161,6 +161,7 @@ fn all(space: SpaceId) -> Vec<String> {
         janitor::STATEMENTS,
         keys::STATEMENTS,
         leases::STATEMENTS,
+        limits::STATEMENTS,
         migrate::STATEMENTS,
         pool::STATEMENTS,
         release::STATEMENTS,

@@ -72,6 +72,12 @@ impl Keys {
         format!("{}:beat:{consumer}", self.prefix)
     }
 
+    /// A bucket of tokens: what is left of a rate.
+    #[must_use]
+    pub fn bucket(&self, tenant: &TenantId, what: &str) -> String {
+        format!("{}:bucket:{tenant}:{what}", self.prefix)
+    }
+
     /// A tenant's producers write here.
     #[must_use]
     pub fn intake(&self, tenant: &TenantId) -> String {

@@ -19,6 +19,7 @@ mod liveness;
 pub mod metrics;
 mod release;
 mod script;
+mod tokens;
 
 pub use census::Road;
 pub use client::Streams;
@@ -33,3 +34,4 @@ pub use intake::{IntakeAnswer, IntakeEntry, IntakeReader};
 pub use keys::Keys;
 pub use liveness::{Beat, Observer, consumer_name};
 pub use release::ReleaseOutcome;
+pub use tokens::Rate;

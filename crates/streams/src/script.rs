@@ -37,6 +37,8 @@ scripts! {
     road = "scripts/road.lua",
     /// Reads the beginnings of a stream's envelopes.
     heads = "scripts/heads.lua",
+    /// Takes a token of a bucket.
+    token = "scripts/token.lua",
 }
 
 /// A script that the server may or may not have.

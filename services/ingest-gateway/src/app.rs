@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use riacho_models::Model;
 use riacho_objects::{Key, Objects};
 use riacho_service::{Health, Resources};
-use riacho_store::{Accept, Accepted, Space, Store};
+use riacho_store::{Accept, Accepted, Limits, Space, Store};
 use riacho_streams::Streams;
 
-use crate::{Config, http::auth::Keys, metrics::names, release::Releaser};
+use crate::{Config, http::auth::Keys, metrics::names, rates::Rates, release::Releaser};
 
 /// For how long the live embedding space is not asked for again.
 const SPACE_FRESH: Duration = Duration::from_secs(5);
@@ -20,6 +20,9 @@ pub(crate) struct App(Arc<Shared>);
 
 struct Shared {
     config: Config,
+    /// What a tenant may use unless something else is set for it.
+    limits: Limits,
+    rates: Rates,
     resources: Resources,
     model: Arc<dyn Model>,
     keys: Keys,
@@ -30,12 +33,23 @@ struct Shared {
 impl App {
     pub(crate) fn new(
         config: Config,
+        limits: Limits,
         resources: Resources,
         model: Arc<dyn Model>,
         releaser: Releaser,
     ) -> App {
         let keys = Keys::new(config.key_cache());
-        App(Arc::new(Shared { config, resources, model, keys, releaser, space: Mutex::default() }))
+        let rates = Rates::default();
+        App(Arc::new(Shared {
+            config,
+            limits,
+            rates,
+            resources,
+            model,
+            keys,
+            releaser,
+            space: Mutex::default(),
+        }))
     }
 
     pub(crate) fn config(&self) -> &Config {
@@ -60,6 +74,15 @@ impl App {
 
     pub(crate) fn model(&self) -> &dyn Model {
         self.0.model.as_ref()
+    }
+
+    /// What a tenant may use unless something else is set for it.
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.0.limits
+    }
+
+    pub(crate) fn rates(&self) -> &Rates {
+        &self.0.rates
     }
 
     pub(crate) fn keys(&self) -> &Keys {

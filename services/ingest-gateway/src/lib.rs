@@ -8,6 +8,7 @@ mod config;
 mod http;
 mod intake;
 pub mod metrics;
+mod rates;
 mod release;
 mod server;
 
@@ -71,7 +72,7 @@ pub async fn serve(
     };
     let (releaser, releasing) = Releaser::new(resources.store.clone(), resources.streams.clone());
     let limits = Limits::new(&config);
-    let app = App::new(config.clone(), resources, model, releaser);
+    let app = App::new(config.clone(), core.limits, resources, model, releaser);
     let health = app.health().spawn(stop.clone());
     let forgetting = tokio::spawn(limits.clone().forget(stop.clone()));
     let releasing = tokio::spawn(releasing);

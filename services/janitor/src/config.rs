@@ -84,6 +84,8 @@ pub struct Schedules {
     pub orphans: String,
     /// Removes what dead versions and deleted documents left.
     pub purge: String,
+    /// Measures tenants that have quotas. A quota may be passed by what arrives between two runs.
+    pub quotas: String,
     /// Deletes consumers that are gone.
     pub consumers: String,
     /// Fails documents whose deadline passed.
@@ -106,6 +108,7 @@ impl Default for Schedules {
             expire_documents: "* * * * *".into(),
             orphans: "23 3 * * *".into(),
             purge: "*/5 * * * *".into(),
+            quotas: "*/2 * * * * *".into(),
             consumers: "*/2 * * * *".into(),
             deadline: "* * * * *".into(),
             index: "*/10 * * * *".into(),
@@ -127,6 +130,7 @@ impl Schedules {
             TaskName::ExpireDocuments => &self.expire_documents,
             TaskName::Orphans => &self.orphans,
             TaskName::Purge => &self.purge,
+            TaskName::Quotas => &self.quotas,
             TaskName::Consumers => &self.consumers,
             TaskName::Deadline => &self.deadline,
             TaskName::Index => &self.index,

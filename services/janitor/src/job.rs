@@ -9,7 +9,7 @@ use std::{
 
 use riacho_objects::Objects;
 use riacho_service::{CoreConfig, Resources};
-use riacho_store::Store;
+use riacho_store::{Limits, Store};
 use riacho_streams::Streams;
 use serde::Serialize;
 use serde_json::json;
@@ -26,6 +26,8 @@ pub struct Janitor {
     pub(crate) streams: Streams,
     pub(crate) objects: Objects,
     pub(crate) watch: Watch,
+    /// What a tenant may use unless something else is set for it.
+    pub(crate) limits: Limits,
 }
 
 /// What a run of a task did, or would do.
@@ -60,6 +62,7 @@ impl Janitor {
         let watch = Watch::new(Duration::from_secs(config.census_after_seconds.max(1)));
         Self {
             watch,
+            limits: core.limits,
             config,
             database: core.database.clone(),
             store: resources.store.clone(),

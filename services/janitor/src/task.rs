@@ -44,6 +44,8 @@ tasks! {
     Orphans = "orphans", "removes objects that no row knows";
     /// Removes what dead versions and deleted documents left.
     Purge = "purge", "removes rows and objects of dead versions and deleted documents, with a receipt";
+    /// Measures what tenants use.
+    Quotas = "quotas", "measures tenants that have quotas, and tells the gateways which are used up";
     /// Removes consumers that are gone.
     Consumers = "consumers", "deletes consumers that are gone and hold nothing";
     /// Fails documents past their deadline.
@@ -65,7 +67,14 @@ impl TaskName {
     /// Whether it runs every few seconds by default: at once when a janitor begins to lead, and
     /// without a line in the log each time.
     pub(crate) const fn is_frequent(self) -> bool {
-        matches!(self, TaskName::Release | TaskName::Census | TaskName::DeadLetters | TaskName::Health)
+        matches!(
+            self,
+            TaskName::Release
+                | TaskName::Census
+                | TaskName::DeadLetters
+                | TaskName::Quotas
+                | TaskName::Health
+        )
     }
 }
 

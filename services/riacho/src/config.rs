@@ -32,6 +32,8 @@ pub(crate) struct Config {
     pub(crate) models: riacho_models::Config,
     /// How stages read, retry and stop.
     pub(crate) stage: riacho_stage::RunnerConfig,
+    /// What each tenant may use.
+    pub(crate) limits: riacho_store::Limits,
     /// Logs.
     pub(crate) log: LogConfig,
     /// Where the services listen.
@@ -57,6 +59,7 @@ impl Config {
             objects: self.objects.clone(),
             models: self.models.clone(),
             stage: self.stage.clone(),
+            limits: self.limits,
             log: self.log.clone(),
             http: self.http.clone(),
         }

@@ -1,12 +1,15 @@
-//! One tenant's flood does not delay another tenant, through the real binary.
+//! One tenant's flood does not delay another tenant, and limits hold, through the real binary.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod support;
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::{Duration, Instant},
+};
 
-use riacho_testkit::process;
-use serde_json::Value;
+use riacho_testkit::{eventually, process};
+use serde_json::{Value, json};
 use support::Deployment;
 
 const BULK: usize = 600;
@@ -36,4 +39,39 @@ async fn an_interactive_upload_does_not_wait_for_another_tenants_bulk() {
     let info: Value = info.json().await.unwrap();
     assert!(info["documents"]["waiting"].as_u64().unwrap_or(0) > 0, "the flood is over already: {info}");
     assert!(took < Duration::from_secs(5), "{took:?} while {info}");
+}
+
+#[tokio::test]
+async fn limits_of_a_tenant_are_set_and_shown_and_hold() {
+    let deployment = Deployment::start(&[], &[]).await;
+    for name in ["a.txt", "b.txt"] {
+        let accepted = deployment.upload(name, format!("The keeper of {name}.")).await;
+        deployment.ready(&accepted).await;
+    }
+    let shown = deployment.json(&["tenant", "limits", "default", "--max-documents", "2"]).await;
+    assert_eq!(
+        (&shown[0]["limits"]["max_documents"], &shown[0]["usage"]["documents"]),
+        (&json!(2), &json!(2))
+    );
+    assert_eq!(shown[0]["over_quota"], json!(["documents"]));
+    // What arrives before the janitor has measured is still accepted, so each is another document.
+    let number = AtomicUsize::new(0);
+    let offer = async || {
+        let n = number.fetch_add(1, Ordering::Relaxed);
+        let url = deployment.up.url(&format!("/api/v1/documents?filename=c-{n}.txt"));
+        let upload = deployment.client().post(url).header("content-type", "text/plain");
+        upload.body(format!("Heron {n}.")).send().await.unwrap()
+    };
+    eventually(|| async {
+        let answer = offer().await;
+        let (status, after) = (answer.status(), answer.headers().contains_key("retry-after"));
+        (status == 429 && after).then_some(()).ok_or(status)
+    })
+    .await;
+    let lifted = deployment.json(&["tenant", "limits", "default", "--max-documents", "none"]).await;
+    assert_eq!(lifted[0]["limits"]["max_documents"], 0);
+    eventually(|| async { (offer().await.status() == 202).then_some(()).ok_or("still refused") }).await;
+    let back = ["tenant", "limits", "default", "--max-documents", "default", "--set", "limits.max_documents=3"];
+    let back = deployment.json(&back).await;
+    assert_eq!((&back[0]["own"], &back[0]["limits"]["max_documents"]), (&json!({}), &json!(3)));
 }

@@ -29,6 +29,8 @@ pub struct CoreConfig {
     pub models: riacho_models::Config,
     /// Section `stage`.
     pub stage: riacho_stage::RunnerConfig,
+    /// Section `limits`.
+    pub limits: riacho_store::Limits,
     /// Section `log`.
     pub log: LogConfig,
     /// Section `http`.

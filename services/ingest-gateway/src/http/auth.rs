@@ -16,6 +16,7 @@ use riacho_store::{KeyScope as Scope, Principal, Store};
 use sha2::{Digest, Sha256};
 
 use super::{App, problem::Problem};
+use crate::rates::Counted;
 
 /// The longest key that is looked up.
 const MAX_KEY_BYTES: usize = 256;
@@ -26,6 +27,8 @@ const MAX_CACHED: usize = 10_000;
 pub(crate) trait Needs: Send + Sync {
     /// The scope.
     const SCOPE: Scope;
+    /// Whether it counts as an upload.
+    const IS_UPLOAD: bool = false;
 }
 
 macro_rules! needs {
@@ -46,7 +49,16 @@ needs! {
     Manage = Admin,
 }
 
-/// A caller whose key has the scope.
+/// Adds a document, or a version of one.
+#[derive(Debug)]
+pub(crate) struct Upload;
+
+impl Needs for Upload {
+    const SCOPE: Scope = Scope::DocumentsWrite;
+    const IS_UPLOAD: bool = true;
+}
+
+/// A caller whose key has the scope, and whose tenant is within its rates.
 #[derive(Debug)]
 pub(crate) struct Caller<N> {
     /// The tenant that the key belongs to; all that the caller can see.
@@ -61,6 +73,12 @@ impl<N: Needs> FromRequestParts<App> for Caller<N> {
         let principal = app.keys().principal(app.store(), &parts.headers).await?;
         if !principal.may(N::SCOPE) {
             return Err(Problem::forbidden(format!("the key lacks the scope `{}`", N::SCOPE)));
+        }
+        let limits = principal.limits.over(app.limits());
+        let take = |counted| app.rates().take(app.streams(), &principal.tenant, counted, &limits);
+        take(Counted::Requests).await?;
+        if N::IS_UPLOAD {
+            take(Counted::Uploads).await?;
         }
         Ok(Caller { tenant: principal.tenant, needs: PhantomData })
     }

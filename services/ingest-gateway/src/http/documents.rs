@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::{
     App,
-    auth::{Caller, Read, Write},
+    auth::{Caller, Read, Upload, Write},
     extract::{DocumentPath, QueryString},
     problem::{Problem, ProblemBody},
     settings::{SettingsQuery, UploadForm},
@@ -97,7 +97,7 @@ pub(super) fn accepted(accepted: &Accepted) -> Response {
 )]
 async fn accept(
     State(app): State<App>,
-    caller: Caller<Write>,
+    caller: Caller<Upload>,
     trace: Trace,
     request: Request,
 ) -> Result<Response, Problem> {
@@ -123,7 +123,7 @@ async fn accept(
 )]
 async fn replace(
     State(app): State<App>,
-    caller: Caller<Write>,
+    caller: Caller<Upload>,
     trace: Trace,
     DocumentPath(document): DocumentPath,
     request: Request,

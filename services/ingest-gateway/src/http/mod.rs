@@ -28,6 +28,7 @@ mod status;
 pub(crate) mod trace;
 mod upload;
 mod uploads;
+mod usage;
 
 use std::any::Any;
 
@@ -88,6 +89,7 @@ fn api(limits: &Limits) -> OpenApiRouter<App> {
         .merge(dead_letters::router())
         .merge(spaces::router())
         .merge(keys::router())
+        .merge(usage::router())
         .route_layer(middleware::from_fn_with_state(limits.clone(), limits::time_limit));
     timed
         .merge(documents::uploads())

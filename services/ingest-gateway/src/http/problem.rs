@@ -13,6 +13,8 @@ use axum::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::metrics::names;
+
 /// The media type of problem details.
 pub(crate) const PROBLEM_JSON: &str = "application/problem+json";
 
@@ -165,6 +167,18 @@ impl Problem {
             .after(retry_after_seconds)
     }
 
+    /// A tenant over a rate of its own.
+    pub(crate) fn over_rate(what: &str, retry_after_seconds: u64) -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", format!("too many {what} of this tenant"))
+            .after(retry_after_seconds)
+    }
+
+    /// A quota that is used up. It is measured every few seconds.
+    fn over_quota(detail: String) -> Self {
+        metrics::counter!(names::REJECTIONS, "reason" => "quota").increment(1);
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "quota_exceeded", detail).after(10)
+    }
+
     /// Not now; later may go well.
     pub(crate) fn unavailable(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", detail).after(1)
@@ -248,6 +262,7 @@ impl From<riacho_store::Error> for Problem {
                     Conflict::Exists(_) | Conflict::ExternalIdTaken => Problem::conflict("exists", detail),
                     Conflict::NotEmpty => Problem::conflict("not_empty", detail),
                     Conflict::OriginalGone => Problem::conflict("original_gone", detail),
+                    Conflict::OverQuota(_) => Problem::over_quota(detail),
                     Conflict::NothingToRetry(_)
                     | Conflict::NothingToCancel(_)
                     | Conflict::NoUploadAwaited(_) => Problem::conflict("state", detail),

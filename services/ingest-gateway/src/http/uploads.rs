@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use super::{
     App,
-    auth::{Caller, Write},
+    auth::{Caller, Upload, Write},
     body::{self, Incoming},
     documents::{AcceptedBody, accepted},
     extract::{DocumentPath, IdPath, JsonBody, QueryString},
@@ -89,7 +89,7 @@ struct UploadBody {
 )]
 async fn presign(
     State(app): State<App>,
-    caller: Caller<Write>,
+    caller: Caller<Upload>,
     trace: Trace,
     headers: HeaderMap,
     JsonBody(asked): JsonBody<SettingsBody>,

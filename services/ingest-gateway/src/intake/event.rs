@@ -28,9 +28,9 @@ impl Rejection {
     }
 
     /// Whether the event would be rejected again whenever it is sent. A newer gateway knows newer
-    /// envelopes, a missing object may be on its way, and our own faults get mended.
+    /// envelopes, a missing object may be on its way, room is made below a quota, and our own faults get mended.
     pub(super) fn is_final(&self) -> bool {
-        !matches!(self.code, "unknown_version" | "object_missing" | "internal")
+        !matches!(self.code, "unknown_version" | "object_missing" | "internal" | "quota_exceeded")
     }
 }
 

@@ -9,7 +9,7 @@ use riacho_ingest_gateway::Config;
 use riacho_models::{Kind, Model};
 use riacho_objects::{Key, Objects};
 use riacho_proto::v1;
-use riacho_store::{IndexItem, Role, Seal};
+use riacho_store::{IndexItem, Limits, Role, Seal};
 use riacho_testkit::Deployment;
 use serde_json::Value;
 use tokio::{net::TcpListener, task::JoinHandle};
@@ -31,6 +31,13 @@ pub(crate) struct Change {
     pub(crate) config: Config,
     pub(crate) objects: Option<Objects>,
     pub(crate) model: Option<Arc<dyn Model>>,
+    pub(crate) limits: Limits,
+}
+
+/// Another gateway of the same deployment. It stops when it is dropped.
+pub(crate) struct Replica {
+    pub(crate) base: String,
+    _stop: DropGuard,
 }
 
 impl Gateway {
@@ -44,7 +51,8 @@ impl Gateway {
 
     pub(crate) async fn with(change: Change) -> Gateway {
         let deployment = Deployment::start().await.expect("deployment");
-        let core = deployment.core().expect("runtime");
+        let mut core = deployment.core().expect("runtime");
+        core.limits = change.limits;
         let mut resources = deployment.resources(Role::Service).expect("resources");
         if let Some(objects) = change.objects {
             resources.objects = objects;
@@ -62,6 +70,21 @@ impl Gateway {
         let http =
             reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().expect("client");
         Gateway { deployment, objects, base, http, stop: Some(stop.drop_guard()), task }
+    }
+
+    /// Starts another gateway of the same deployment.
+    pub(crate) async fn replica(&self, limits: Limits) -> Replica {
+        let mut core = self.deployment.core().expect("runtime");
+        core.limits = limits;
+        let resources = self.deployment.resources(Role::Service).expect("resources");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let base = format!("http://{}", listener.local_addr().expect("address"));
+        let (stop, config) = (CancellationToken::new(), Config::default());
+        let stopped = stop.clone();
+        tokio::spawn(async move {
+            riacho_ingest_gateway::serve(config, &core, resources, model(), listener, stopped).await;
+        });
+        Replica { base, _stop: stop.drop_guard() }
     }
 
     /// Asks it to stop, and waits until it has.

@@ -12,6 +12,7 @@ use riacho_proto::{
     Message,
     v1::{self, document_uploaded::Body, envelope::Payload},
 };
+use riacho_store::Quota;
 use riacho_testkit::eventually;
 use serde_json::json;
 
@@ -255,4 +256,21 @@ async fn tenants_that_come_later_are_read_and_events_survive_redis() {
     send(&gateway, &later, "e", &event("e-2", content("after a restart of redis")).encode_to_vec());
     let answered = answers(&gateway, &later, 2).await;
     assert_eq!(answered[1].status(), v1::IntakeStatus::Accepted, "{answered:?}");
+}
+
+#[tokio::test]
+async fn an_event_over_a_quota_is_rejected_and_accepted_when_it_is_sent_again_later() {
+    let gateway = Gateway::start().await;
+    let (store, tenant) = (&gateway.deployment.janitor, gateway.deployment.tenant.clone());
+    store.set_over_quota(&tenant, &[Quota::Unfinished]).await.unwrap();
+    let event = event("e-1", content("later")).encode_to_vec();
+    send(&gateway, &tenant, "e", &event);
+    let answered = answers(&gateway, &tenant, 1).await;
+    assert_eq!(
+        (answered[0].status(), answered[0].error_code.as_str()),
+        (v1::IntakeStatus::Rejected, "quota_exceeded")
+    );
+    store.set_over_quota(&tenant, &[]).await.unwrap();
+    send(&gateway, &tenant, "e", &event);
+    assert_eq!(answers(&gateway, &tenant, 2).await[1].status(), v1::IntakeStatus::Accepted);
 }

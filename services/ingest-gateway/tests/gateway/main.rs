@@ -8,6 +8,7 @@ mod fixture;
 mod intake;
 mod limits;
 mod openapi;
+mod rates;
 mod read;
 mod search;
 mod tenants;

@@ -1,7 +1,7 @@
 //! `schemas/openapi.json` is what the code says.
 
 /// With this set, the file is written instead of compared.
-const UPDATE: &str = "RIACHO_UPDATE_SCHEMAS";
+const UPDATE: &str = "RIACHO_UPDATE";
 
 #[test]
 fn the_openapi_document_is_up_to_date() {

@@ -12,6 +12,7 @@ mod housekeep;
 mod index;
 mod orphans;
 mod purge;
+mod quotas;
 mod release;
 
 use std::future::Future;
@@ -29,6 +30,7 @@ pub(crate) async fn run(task: TaskName, job: &Job<'_>) -> Result<(), Error> {
         TaskName::ExpireDocuments => expire_documents::run(job).await,
         TaskName::Orphans => orphans::run(job).await,
         TaskName::Purge => purge::run(job).await,
+        TaskName::Quotas => quotas::run(job).await,
         TaskName::Consumers => consumers::run(job).await,
         TaskName::Deadline => deadline::run(job).await,
         TaskName::Index => index::run(job).await,

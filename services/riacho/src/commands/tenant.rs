@@ -1,4 +1,4 @@
-//! `riacho tenant create|list|suspend|resume|export|delete`.
+//! `riacho tenant create|list|suspend|resume|weight|limits|export|delete`.
 
 use riacho_store::{Role, Tenant};
 use serde_json::json;
@@ -7,10 +7,14 @@ use super::{Context, store_failure};
 use crate::cli::TenantCommand;
 
 mod export;
+mod limits;
 
 pub(super) async fn run(context: &Context, command: TenantCommand) -> anyhow::Result<()> {
     if let TenantCommand::Export { id, to } = command {
         return export::run(context, &id, &to).await;
+    }
+    if let TenantCommand::Limits(asked) = command {
+        return limits::run(context, asked).await;
     }
     let store = context.store(Role::Janitor).await?;
     let show = |tenant: &Tenant, done: &str| {
@@ -46,7 +50,7 @@ pub(super) async fn run(context: &Context, command: TenantCommand) -> anyhow::Re
             let tenant = store.delete_tenant(&id).await.map_err(store_failure)?;
             show(&tenant, "is deleted; the janitor removes its data");
         }
-        TenantCommand::Export { .. } => {}
+        TenantCommand::Export { .. } | TenantCommand::Limits(_) => {}
     }
     Ok(())
 }

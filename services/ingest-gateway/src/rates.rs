@@ -1,0 +1,170 @@
+//! How much of a tenant's requests is let in: token buckets in Redis, which all gateways share.
+//!
+//! While Redis is away each gateway counts for itself, so that uploads go on and no tenant floods.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use riacho_domain::TenantId;
+use riacho_store::Limits;
+use riacho_streams::{Rate, Streams};
+
+use crate::{http::problem::Problem, metrics::names};
+
+/// For how long Redis is not asked after it failed to answer.
+const AWAY: Duration = Duration::from_secs(1);
+/// The most buckets that are kept here while Redis is away.
+const MAX_LOCAL: usize = 10_000;
+
+/// What is counted for a tenant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Counted {
+    /// Each request.
+    Requests,
+    /// Uploads.
+    Uploads,
+}
+
+impl Counted {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Counted::Requests => "requests",
+            Counted::Uploads => "uploads",
+        }
+    }
+
+    /// The rate that a tenant may have; none where it is not limited.
+    fn rate(self, limits: &Limits) -> Option<Rate> {
+        let (per_minute, burst) = match self {
+            Counted::Requests => (limits.requests_per_minute, limits.request_burst),
+            Counted::Uploads => (limits.uploads_per_minute, limits.upload_burst),
+        };
+        let burst = if burst == 0 { per_minute.div_ceil(60) } else { burst };
+        (per_minute > 0).then(|| Rate { every: Duration::from_secs(60) / per_minute, burst })
+    }
+}
+
+/// The buckets of all tenants.
+#[derive(Debug, Default)]
+pub(crate) struct Rates(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// Redis is not asked before.
+    away_until: Option<Instant>,
+    /// When each bucket here would be full again.
+    full_at: HashMap<(TenantId, Counted), Instant>,
+}
+
+impl Rates {
+    /// Takes a token for the tenant, or says when there is one.
+    pub(crate) async fn take(
+        &self,
+        streams: &Streams,
+        tenant: &TenantId,
+        counted: Counted,
+        limits: &Limits,
+    ) -> Result<(), Problem> {
+        let Some(rate) = counted.rate(limits) else { return Ok(()) };
+        let wait = match self.is_away() {
+            true => self.take_here(tenant, counted, rate, Instant::now()),
+            false => match streams.take_token(tenant, counted.as_str(), rate).await {
+                Ok(wait) => wait,
+                Err(error) => {
+                    tracing::debug!(%error, "rates are kept by this gateway alone");
+                    self.lock().away_until = Some(Instant::now() + AWAY);
+                    self.take_here(tenant, counted, rate, Instant::now())
+                }
+            },
+        };
+        match wait {
+            None => Ok(()),
+            Some(wait) => {
+                let reason = if counted == Counted::Uploads { "upload_rate" } else { "tenant_rate" };
+                metrics::counter!(names::REJECTIONS, "reason" => reason).increment(1);
+                Err(Problem::over_rate(counted.as_str(), seconds(wait)))
+            }
+        }
+    }
+
+    fn is_away(&self) -> bool {
+        let mut state = self.lock();
+        let is_away = state.away_until.is_some_and(|until| Instant::now() < until);
+        if !is_away && state.away_until.take().is_some() {
+            // What was counted here is not known there; it was little.
+            state.full_at.clear();
+        }
+        is_away
+    }
+
+    /// The algorithm of `token.lua` in crates/streams, on buckets of this process.
+    fn take_here(&self, tenant: &TenantId, counted: Counted, rate: Rate, now: Instant) -> Option<Duration> {
+        let mut state = self.lock();
+        if state.full_at.len() >= MAX_LOCAL {
+            state.full_at.retain(|_, full_at| *full_at > now);
+        }
+        let key = (tenant.clone(), counted);
+        let full_at = state.full_at.get(&key).copied().unwrap_or(now).max(now) + rate.every;
+        let over = full_at.saturating_duration_since(now + rate.every * rate.burst.max(1));
+        if !over.is_zero() {
+            return Some(over);
+        }
+        if state.full_at.len() < MAX_LOCAL {
+            state.full_at.insert(key, full_at);
+        }
+        None
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whole seconds, rounded up: who comes then gets in.
+fn seconds(wait: Duration) -> u64 {
+    wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_burst_goes_through_and_then_one_each_while() {
+        let (rates, tenant) = (Rates::default(), "acme".parse::<TenantId>().unwrap());
+        let limits = Limits { uploads_per_minute: 60, upload_burst: 3, ..Limits::default() };
+        let rate = Counted::Uploads.rate(&limits).unwrap();
+        let start = Instant::now();
+        let take = |after: u64| {
+            rates.take_here(&tenant, Counted::Uploads, rate, start + Duration::from_millis(after))
+        };
+        assert_eq!((take(0), take(0), take(0)), (None, None, None));
+        assert_eq!(take(0), Some(Duration::from_secs(1)));
+        assert_eq!(take(400), Some(Duration::from_millis(600)), "nothing was taken by the refused one");
+        assert_eq!((take(1_000), take(1_000)), (None, Some(Duration::from_secs(1))));
+        assert_eq!((take(60_000), take(60_000), take(60_000)), (None, None, None));
+        assert!(take(60_000).is_some(), "the bucket holds its burst and no more");
+    }
+
+    #[test]
+    fn without_a_limit_nothing_is_counted_and_a_burst_is_at_least_one() {
+        assert_eq!(Counted::Requests.rate(&Limits::default()), None);
+        let slow = Limits { requests_per_minute: 6, ..Limits::default() };
+        assert_eq!(Counted::Requests.rate(&slow), Some(Rate { every: Duration::from_secs(10), burst: 1 }));
+        let fast = Limits { requests_per_minute: 6_000, ..Limits::default() };
+        assert_eq!(
+            Counted::Requests.rate(&fast),
+            Some(Rate { every: Duration::from_millis(10), burst: 100 })
+        );
+    }
+
+    #[test]
+    fn whole_seconds_are_rounded_up() {
+        assert_eq!(seconds(Duration::from_micros(1)), 1);
+        assert_eq!(seconds(Duration::from_secs(2)), 2);
+    }
+}

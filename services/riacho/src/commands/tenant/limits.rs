@@ -1,0 +1,87 @@
+//! `riacho tenant limits`.
+
+use riacho_store::{Limits, OwnLimits, Role, Usage};
+use serde::Serialize;
+
+use super::super::{Context, store_failure};
+use crate::{
+    cli::{OwnLimit, TenantLimits},
+    exit::{Failure, Kind},
+};
+
+/// What a tenant may use and uses, as it is printed.
+#[derive(Debug, Serialize)]
+struct Shown {
+    tenant: String,
+    /// What is set for it alone.
+    own: OwnLimits,
+    /// What holds; 0 is no limit.
+    limits: Limits,
+    usage: Usage,
+    /// The quotas that are used up.
+    over_quota: Vec<&'static str>,
+}
+
+pub(super) async fn run(context: &Context, asked: TenantLimits) -> anyhow::Result<()> {
+    let store = context.store(Role::Janitor).await?;
+    let missing = || store_failure(riacho_store::Error::NotFound("tenant"));
+    let before = store.tenant(&asked.id).await.map_err(store_failure)?.ok_or_else(missing)?;
+    let own = changed(before.limits, &asked)?;
+    if own != before.limits {
+        store.set_tenant_limits(&asked.id, &own).await.map_err(store_failure)?;
+    }
+    let limits = own.over(&context.config()?.limits);
+    let usage = store.usage(&asked.id).await.map_err(store_failure)?;
+    let over_quota = usage.over(&limits).into_iter().map(|quota| quota.as_str()).collect();
+    let shown = Shown { tenant: asked.id.to_string(), own, limits, usage, over_quota };
+    context.output.result(&shown, || shown.text());
+    Ok(())
+}
+
+/// What is set for the tenant once the command was obeyed.
+fn changed(mut own: OwnLimits, asked: &TenantLimits) -> anyhow::Result<OwnLimits> {
+    let narrow = |limit: Option<u64>| -> anyhow::Result<Option<u32>> {
+        let wrong = || Failure::error(Kind::Usage, format!("a rate or a burst is at most {}", u32::MAX));
+        limit.map(|limit| u32::try_from(limit).map_err(|_| wrong())).transpose()
+    };
+    let rates = [
+        (asked.requests_per_minute, &mut own.requests_per_minute),
+        (asked.request_burst, &mut own.request_burst),
+        (asked.uploads_per_minute, &mut own.uploads_per_minute),
+        (asked.upload_burst, &mut own.upload_burst),
+    ];
+    for (limit, field) in rates {
+        if let Some(OwnLimit(limit)) = limit {
+            *field = narrow(limit)?;
+        }
+    }
+    let quotas = [
+        (asked.max_documents, &mut own.max_documents),
+        (asked.max_bytes, &mut own.max_bytes),
+        (asked.max_unfinished, &mut own.max_unfinished),
+    ];
+    for (limit, field) in quotas {
+        if let Some(OwnLimit(limit)) = limit {
+            *field = limit;
+        }
+    }
+    Ok(own)
+}
+
+impl Shown {
+    fn text(&self) -> String {
+        let limit = |limit: u64| if limit == 0 { "no limit".to_owned() } else { limit.to_string() };
+        let rate = |name: &str, per_minute: u32| format!("{name:<14}{} a minute", limit(per_minute.into()));
+        let quota = |name: &str, used: u64, max: u64| format!("{name:<14}{used} of {}", limit(max));
+        let (limits, usage) = (&self.limits, &self.usage);
+        [
+            format!("tenant {}", self.tenant),
+            rate("requests", limits.requests_per_minute),
+            rate("uploads", limits.uploads_per_minute),
+            quota("documents", usage.documents, limits.max_documents),
+            quota("bytes", usage.bytes, limits.max_bytes),
+            quota("unfinished", usage.unfinished, limits.max_unfinished),
+        ]
+        .join("\n")
+    }
+}
