@@ -71,6 +71,22 @@ pub struct Status {
     pub stalls: u32,
 }
 
+/// What is before a version that waits to be released. Counts end at [`Place::MOST`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// Whether the tenant has as much in flight as it may, or others that wait.
+    pub held: bool,
+    /// How many of the tenant's documents are released before it.
+    pub ahead: u64,
+    /// How many of the tenant's documents are in flight.
+    pub in_flight: u64,
+}
+
+impl Place {
+    /// The largest count: what is more is as much.
+    pub const MOST: u64 = 10_000;
+}
+
 pub(crate) fn reason(row: &Row) -> Result<Option<Reason>, Error> {
     let code: Option<String> = row.try_get("error_code")?;
     let message: Option<String> = row.try_get("error_message")?;
@@ -120,6 +136,24 @@ impl Store {
         rows.iter().map(Status::read).collect()
     }
 
+    /// What is before a version that waits to be released; none when there is no such version.
+    pub async fn place(
+        &self,
+        tenant: &TenantId,
+        document: DocumentId,
+        version: Version,
+    ) -> Result<Option<Place>, Error> {
+        let most = i64::try_from(Place::MOST).unwrap_or(i64::MAX);
+        let params: [Param<'_>; 4] = [&tenant.as_str(), &document.0, &read::signed(version), &most];
+        let rows = self.single(Scope::tenant("place", tenant), PLACE, &params).await?;
+        let of = |row: &Row, column: &str| row.try_get::<_, i64>(column).map(i64::unsigned_abs);
+        let place = |row: &Row| {
+            let (ahead, in_flight) = (of(row, "ahead")?, of(row, "in_flight")?);
+            Ok(Place { held: row.try_get("held")?, ahead, in_flight })
+        };
+        rows.first().map(place).transpose()
+    }
+
     /// How many documents are in each state, by their latest versions.
     pub async fn state_counts(&self, tenant: &TenantId) -> Result<Vec<(State, u64)>, Error> {
         let rows = self.single(Scope::tenant("state_counts", tenant), COUNTS, &[&tenant.as_str()]).await?;
@@ -146,5 +180,20 @@ FROM documents AS d JOIN document_versions AS v ON v.document_id = d.id AND v.ve
 WHERE d.tenant_id = $1 AND d.deleted_at IS NULL
 GROUP BY v.state ORDER BY v.state";
 
+// In the order of the release: by urgency, then by age.
+const PLACE: &str = "-- store::status::place
+SELECT t.held,
+       (SELECT count(*) FROM (
+            SELECT FROM document_versions AS o
+            WHERE o.tenant_id = $1 AND o.state = 'waiting'
+              AND (o.lane > v.lane OR (o.lane = v.lane AND o.created_at < v.created_at))
+            LIMIT $4) AS before) AS ahead,
+       (SELECT count(*) FROM (
+            SELECT FROM document_versions AS o
+            WHERE o.tenant_id = $1 AND o.state IN ('releasing', 'extracting', 'embedding', 'indexing')
+            LIMIT $4) AS flying) AS in_flight
+FROM document_versions AS v JOIN tenants AS t ON t.id = v.tenant_id
+WHERE v.tenant_id = $1 AND v.document_id = $2 AND v.version = $3";
+
 /// The statements of this file.
-pub(crate) const STATEMENTS: &[&str] = &[STATUS, COUNTS];
+pub(crate) const STATEMENTS: &[&str] = &[STATUS, COUNTS, PLACE];

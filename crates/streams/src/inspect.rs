@@ -34,6 +34,17 @@ pub struct StageFigures {
     pub bytes: u64,
 }
 
+/// What stands in one lane of a stage.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LaneFigures {
+    /// Entries: waiting, running or retrying.
+    pub entries: u64,
+    /// Those of them that wait for a retry.
+    pub retrying: u64,
+    /// Whether a consumer with a beat reads the lane.
+    pub is_read: bool,
+}
+
 /// What a server says about its memory.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Memory {
@@ -81,6 +92,28 @@ impl Streams {
             }
         }
         Ok(total)
+    }
+
+    /// The figures of one lane of a stage in one partition.
+    pub async fn lane_figures(
+        &self,
+        partition: u16,
+        stage: StageName,
+        lane: Lane,
+    ) -> Result<LaneFigures, Error> {
+        let (conn, key) = (self.conn(), self.keys().work(partition, stage, lane));
+        let entries = conn.call("XLEN", Some(&key), vec![key.as_str().into()]).await?.as_u64().unwrap_or(0);
+        let pending = pending_by_consumer(&conn, &key, stage).await?;
+        let waiting = pending.iter().filter(|(consumer, _)| consumer.starts_with("retry:"));
+        let retrying = waiting.map(|(_, holds)| holds).sum();
+        let mut is_read = false;
+        for consumer in consumer_names(&conn, &key, stage).await? {
+            is_read |= liveness::read_beat(self, &consumer).await?.is_some();
+            if is_read {
+                break;
+            }
+        }
+        Ok(LaneFigures { entries, retrying, is_read })
     }
 
     #[allow(clippy::too_many_arguments)] // one stream's part of a sum, called in one place

@@ -71,7 +71,8 @@ async fn limits_of_a_tenant_are_set_and_shown_and_hold() {
     let lifted = deployment.json(&["tenant", "limits", "default", "--max-documents", "none"]).await;
     assert_eq!(lifted[0]["limits"]["max_documents"], 0);
     eventually(|| async { (offer().await.status() == 202).then_some(()).ok_or("still refused") }).await;
-    let back = ["tenant", "limits", "default", "--max-documents", "default", "--set", "limits.max_documents=3"];
+    let back =
+        ["tenant", "limits", "default", "--max-documents", "default", "--set", "limits.max_documents=3"];
     let back = deployment.json(&back).await;
     assert_eq!((&back[0]["own"], &back[0]["limits"]["max_documents"]), (&json!({}), &json!(3)));
 }

@@ -29,6 +29,7 @@ pub(crate) mod trace;
 mod upload;
 mod uploads;
 mod usage;
+mod waits;
 
 use std::any::Any;
 

@@ -16,6 +16,7 @@ use super::{
     extract::{DocumentPath, QueryString},
     problem::{Problem, ProblemBody},
     shapes::{DocumentState, ErrorBody, Links},
+    waits::Waits,
 };
 
 pub(super) fn router() -> OpenApiRouter<App> {
@@ -45,6 +46,8 @@ pub(super) struct StatusBody {
     /// What it waits for: `upload`, `release`, `queue`, `extractor`, `embedder` or `indexer`; nothing
     /// once it has ended.
     waiting_for: Option<&'static str>,
+    /// Why it is not further, where it has been in its state for a second.
+    waits: Option<Waits>,
     /// When the document was first accepted.
     created_at: DateTime<Utc>,
     /// When the latest version was accepted.
@@ -103,6 +106,7 @@ impl From<Status> for StatusBody {
             },
             error: status.error.map(ErrorBody::from),
             waiting_for: waiting_for(status.state),
+            waits: None,
             created_at: status.created_at,
             accepted_at: status.accepted_at,
             state_changed_at: status.state_changed_at,
@@ -127,7 +131,9 @@ async fn status(
     DocumentPath(document): DocumentPath,
 ) -> Result<Json<StatusBody>, Problem> {
     let found = app.store().status(&caller.tenant, document).await?;
-    found.map(|status| Json(status.into())).ok_or_else(|| Problem::not_found("document"))
+    let status = found.ok_or_else(|| Problem::not_found("document"))?;
+    let waits = Waits::of(&app, &caller.tenant, &status).await?;
+    Ok(Json(StatusBody { waits, ..status.into() }))
 }
 
 /// End the processing of a document's latest version.

@@ -1,6 +1,7 @@
 //! What is read of a document: pages of documents, the original, the text, the chunks.
 
 use reqwest::StatusCode;
+use riacho_store::ReleaseCaps;
 use riacho_testkit::eventually;
 use serde_json::json;
 
@@ -138,6 +139,54 @@ async fn a_part_of_the_text_is_cut_by_code_points() {
     assert_eq!((&body["text"], &body["offset"], &body["length"]), (&json!("bração"), &json!(4), &json!(6)));
     assert_eq!(body["total"], TEXT.chars().count());
     problem(gateway.get(&format!("/api/v1/documents/{id}/text?version=9")), 404, "not_found").await;
+}
+
+#[tokio::test]
+async fn status_says_why_a_document_waits_behind_what_in_which_lane_and_since_when() {
+    let gateway = Gateway::start().await;
+    let (deployment, tenant) = (&gateway.deployment, &gateway.deployment.tenant);
+    let upload = async |name: &str| {
+        let path = format!("/api/v1/documents?filename={name}&lane=bulk");
+        id(&accepted(gateway.post(&path).body(name.to_owned())).await)
+    };
+    let waits = async |id: &str| {
+        let path = format!("/api/v1/documents/{id}/status");
+        eventually(|| async {
+            let status = json(gateway.get(&path), 200).await;
+            (!status["waits"].is_null()).then(|| status.clone()).ok_or(status)
+        })
+        .await
+    };
+    // Released, and nobody works on the stage.
+    let first = upload("a.txt").await;
+    let status = waits(&first).await;
+    let of = |name: &str| &status["waits"][name];
+    assert_eq!(
+        (of("reason"), of("stage"), of("behind")),
+        (&json!("no_consumer"), &json!("extract"), &json!(1))
+    );
+    assert_eq!((of("lane"), of("since")), (&json!("bulk"), &status["state_changed_at"]));
+    assert_eq!(of("detail"), "nobody works on the stage; 1 event is in the bulk lane of the stage");
+    // At the tenant's cap.
+    let caps = ReleaseCaps { per_tenant: Some(1), total: None };
+    deployment.janitor.hold_tenants(caps).await.unwrap();
+    let (second, third) = (upload("b.txt").await, upload("c.txt").await);
+    for (id, behind) in [(&second, 0), (&third, 1)] {
+        let status = waits(id).await;
+        assert_eq!(
+            (&status["waits"]["reason"], &status["waits"]["behind"]),
+            (&json!("tenant_limit"), &json!(behind))
+        );
+    }
+    // Redis is away.
+    deployment.redis().stop();
+    for id in [&first, &third] {
+        assert_eq!(waits(id).await["waits"]["reason"], "redis");
+    }
+    let document = third.parse().unwrap();
+    deployment.store.cancel(tenant, document).await.unwrap();
+    let ended = json(gateway.get(&format!("/api/v1/documents/{third}/status")), 200).await;
+    assert!(ended["waits"].is_null(), "{ended}");
 }
 
 #[tokio::test]

@@ -68,6 +68,11 @@ fn document_text(status: &Value) -> String {
         vec![format!("{}  version {}  {}", cell(&status["id"]), status["version"], cell(&status["state"]))];
     let progress = status["progress"].as_object().into_iter().flatten().filter(|(_, value)| !value.is_null());
     lines.extend(progress.map(|(name, value)| format!("{name}  {}", cell(value))));
+    if let (Some(detail), Some(since)) =
+        (status["waits"]["detail"].as_str(), status["waits"]["since"].as_str())
+    {
+        lines.push(format!("since {since}: {detail}"));
+    }
     if let (Some(code), Some(message)) =
         (status["error"]["code"].as_str(), status["error"]["message"].as_str())
     {
