@@ -112,6 +112,20 @@ async fn a_target_of_the_wrong_type_loses_nothing_and_spoils_no_neighbour() {
 }
 
 #[tokio::test]
+async fn a_source_that_is_no_stream_any_more_spoils_no_other_lane() {
+    let server = Server::start().await;
+    let entry = one(&server, "a", "e1").await;
+    let release = ReleaseId::new();
+    server.streams.release(0, Lane::Bulk, event("e2").as_bytes(), release).await.unwrap();
+    let other = reader(&server, "a").await.read_any(10, WAIT).await.unwrap().remove(0);
+    let key = server.streams.keys().work(0, STAGE, Lane::Interactive);
+    server.raw(&["DEL", key.as_str()]);
+    server.raw(&["SET", key.as_str(), "no stream"]);
+    let answers = handoff(&server, "a", &[done(&entry, "e1", 1), done(&other, "e2", 1)]).await;
+    assert_eq!(answers, [Answer::Gone, Answer::Done]);
+}
+
+#[tokio::test]
 async fn a_full_target_answers_full_and_changes_nothing() {
     let server = Server::with(testing::redis(), |config| config.stream_max_bytes = 40).await;
     let entry = one(&server, "a", "e1").await;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use riacho_domain::{Lane, StageName, TenantId};
 use riacho_local::testing;
-use riacho_streams::{Beat, Config, Error, IntakeAnswer, Observer, Streams};
+use riacho_streams::{Action, Answer, Beat, Config, Error, IntakeAnswer, Observer, Settlement, Streams};
 use support::Server;
 
 const EVERY: Duration = Duration::from_millis(50);
@@ -105,10 +105,14 @@ async fn gone_consumers_are_deleted_only_when_they_hold_nothing() {
     let reader = server.streams.reader(0, stage, "holds").await.unwrap();
     server.raw(&["XADD", key.as_str(), "*", "e", "x"]);
     assert_eq!(reader.read_any(1, Duration::from_millis(200)).await.unwrap().len(), 1);
+    // The server knows a consumer from its first entry on.
     let empty = server.streams.reader(0, stage, "empty").await.unwrap();
-    empty.read_any(1, Duration::from_millis(1)).await.unwrap();
-    let gone = ["holds".to_owned(), "empty".to_owned()];
-    assert!(server.streams.delete_consumers(0, stage, &gone).await.unwrap() > 0);
+    server.raw(&["XADD", key.as_str(), "*", "e", "y"]);
+    let entries = empty.read_any(1, Duration::from_millis(200)).await.unwrap();
+    let done = Settlement::of(&entries[0], "", Action::Done(vec![]));
+    assert_eq!(server.streams.handoff(0, stage, "empty", &[done]).await.unwrap(), [Answer::Done]);
+    let gone = ["holds".to_owned(), "empty".to_owned(), "never".to_owned()];
+    assert_eq!(server.streams.delete_consumers(0, stage, &gone).await.unwrap(), 1);
     assert_eq!(server.streams.consumers(0, stage).await.unwrap(), ["holds"]);
     assert_eq!(reader.own_pending().await.unwrap().len(), 1);
 }

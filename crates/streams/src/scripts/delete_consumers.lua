@@ -4,12 +4,17 @@
 -- KEYS[1]    the stream
 -- ARGV[1]    group
 -- ARGV[2..]  consumers
--- Returns how many were deleted.
+-- Returns how many were deleted, those that are not there not counted.
 
+local gone = {}
+for at = 2, #ARGV do gone[ARGV[at]] = true end
 local deleted = 0
-for at = 2, #ARGV do
-  if #redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 1, ARGV[at]) == 0 then
-    redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], ARGV[at])
+if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+for _, info in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
+  local consumer = {}
+  for field = 1, #info, 2 do consumer[info[field]] = info[field + 1] end
+  if gone[consumer.name] and consumer.pending == 0 then
+    redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], consumer.name)
     deleted = deleted + 1
   end
 end
