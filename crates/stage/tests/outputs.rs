@@ -87,6 +87,45 @@ async fn more_outputs_than_a_call_takes_all_arrive() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_call_takes_more_outputs_than_its_bound() {
+    let server = Server::start().await;
+    server.raw(&["CONFIG", "SET", "slowlog-log-slower-than", "0"]);
+    server.raw(&["CONFIG", "SET", "slowlog-max-len", "10000"]);
+    for label in ["one", "two", "three"] {
+        release(&server, Lane::Interactive, label).await;
+    }
+    let stop =
+        spawn(&server, Claims::in_memory(), quick(), Emitter { before: 0, after: 500, fails_first: false });
+    until_drained(&server).await;
+    assert_eq!(handed_on(&server), 1_500);
+    stop.cancel();
+    // The log shows so many arguments, and in the place of the last one how many more there were.
+    let arguments = |entry: &support::Reply| {
+        let command = entry.list()[3].list();
+        let more = command
+            .last()
+            .and_then(|last| last.text().strip_prefix("... (")?.split(' ').next()?.parse().ok());
+        let is_script = command[0].text() == "EVALSHA";
+        is_script.then(|| command.len() + more.unwrap_or(0_usize))
+    };
+    let log = server.raw(&["SLOWLOG", "GET", "10000"]);
+    let most = log.list().iter().filter_map(arguments).max().unwrap();
+    // A key and an envelope for each of 64 outputs, and what stands before them.
+    assert!(most > 64 && most < 2 * 64 + 32, "{most} arguments in one call");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stage_that_emits_nothing_loses_no_event_silently() {
+    let server = Server::start().await;
+    release(&server, Lane::Interactive, "empty").await;
+    let stop =
+        spawn(&server, Claims::in_memory(), quick(), Emitter { before: 0, after: 0, fails_first: false });
+    until("a dead letter", async || dead(&server).await.len() == 1).await;
+    assert_eq!(dead(&server).await[0].reason_code, "internal");
+    stop.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn outputs_wait_for_a_full_stream_and_nothing_is_lost() {
     let server = Server::with(testing::redis(), |config| config.stream_max_bytes = 2_000).await;
     release(&server, Lane::Interactive, "one").await;

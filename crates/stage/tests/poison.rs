@@ -132,6 +132,55 @@ async fn an_event_that_ends_its_process_in_its_last_run_is_condemned_without_ano
 }
 
 #[tokio::test]
+async fn no_neighbour_of_an_event_that_ends_its_process_is_condemned() {
+    let _one = ONE.lock().await;
+    let server = Server::start().await;
+    for n in 0..63 {
+        release(&server, Lane::Interactive, &n.to_string()).await;
+    }
+    release(&server, Lane::Interactive, "poison").await;
+    let log = Log::default();
+    // Each process dies of the one, the first time while all the others run beside it.
+    for _ in 0..2 {
+        let poisoned = Arc::new(AtomicBool::new(false));
+        let (flag, seen) = (Arc::clone(&poisoned), log.clone());
+        let victim = Victim::start(
+            &server,
+            RunnerConfig { concurrency: 64, ..twice() },
+            stage(move |event| {
+                let (flag, seen) = (Arc::clone(&flag), seen.clone());
+                async move {
+                    if label(&event) == "poison" {
+                        flag.store(true, Ordering::SeqCst);
+                    } else if event.envelope.attempt > 1 {
+                        seen.add(&event);
+                        return ended();
+                    }
+                    std::future::pending().await
+                }
+            }),
+        );
+        until("the poison", async || poisoned.load(Ordering::SeqCst)).await;
+        victim.kill();
+    }
+    let seen = log.clone();
+    let survivor = Running::start(
+        &server,
+        twice(),
+        stage(move |event| {
+            seen.add(&event);
+            async { ended() }
+        }),
+    );
+    until_drained(&server).await;
+    survivor.stop().await;
+    let done: std::collections::BTreeSet<_> = log.all().into_iter().map(|(label, _)| label).collect();
+    assert_eq!(done, (0..63).map(|n| n.to_string()).collect());
+    let letters = dead(&server).await;
+    assert_eq!((letters.len(), letters[0].reason_code.as_str()), (1, "poison"));
+}
+
+#[tokio::test]
 async fn a_last_run_that_finds_no_quiet_moment_waits_and_condemns_nobody() {
     let _one = ONE.lock().await;
     let server = Server::start().await;
