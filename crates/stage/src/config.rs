@@ -5,8 +5,10 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::LanesByStage;
+
 /// How a stage's events are read, run and handed off. Section `stage` of the configuration.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RunnerConfig {
     /// How many events (or batches, for a stage that works in batches) run at once.
@@ -19,6 +21,8 @@ pub struct RunnerConfig {
     pub bulk_weight: u32,
     /// The share of the background lane while all lanes have work.
     pub background_weight: u32,
+    /// Limits of single lanes, for example `stage.lanes.embed.bulk.per_second`.
+    pub lanes: LanesByStage,
     /// How long one blocking read of an idle stream lasts. Stopping takes at most this long.
     pub block_ms: u64,
     /// How often this process says that it lives.
@@ -49,6 +53,7 @@ impl Default for RunnerConfig {
             interactive_weight: 8,
             bulk_weight: 3,
             background_weight: 1,
+            lanes: LanesByStage::default(),
             block_ms: 500,
             beat_ms: 500,
             dead_after_ms: 2_500,

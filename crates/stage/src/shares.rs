@@ -15,15 +15,18 @@ impl Shares {
         Self { weights, credit: [0; 3] }
     }
 
-    /// How many of `free` entries to ask of each lane.
-    pub(crate) fn split(&mut self, free: usize) -> [usize; 3] {
-        let total: i64 = self.weights.iter().map(|weight| i64::from(*weight)).sum();
+    /// How many of `free` entries to ask of each lane; at most so many as `most` says of each.
+    pub(crate) fn split(&mut self, free: usize, most: [usize; 3]) -> [usize; 3] {
         let mut counts = [0; 3];
         for _ in 0..free {
-            for (credit, weight) in self.credit.iter_mut().zip(self.weights) {
-                *credit += i64::from(weight);
+            let open = (0..3).filter(|lane| counts[*lane] < most[*lane]);
+            // What a closed lane would get goes to the others, and it is owed nothing for that.
+            let mut total = 0;
+            for lane in open.clone() {
+                total += i64::from(self.weights[lane]);
+                self.credit[lane] += i64::from(self.weights[lane]);
             }
-            let richest = (0..3).max_by_key(|lane| (self.credit[*lane], 2 - lane)).unwrap_or(0);
+            let Some(richest) = open.max_by_key(|lane| (self.credit[*lane], 2 - lane)) else { break };
             self.credit[richest] -= total;
             counts[richest] += 1;
         }
@@ -46,17 +49,28 @@ impl Shares {
 mod tests {
     use super::*;
 
+    const ALL: [usize; 3] = [usize::MAX; 3];
+
     #[test]
     fn lanes_get_their_weight_and_the_lowest_its_floor() {
         let mut shares = Shares::new([8, 3, 1]);
-        assert_eq!(shares.split(12), [8, 3, 1]);
+        assert_eq!(shares.split(12, ALL), [8, 3, 1]);
         let mut sum = [0; 3];
         for _ in 0..24 {
-            for (total, count) in sum.iter_mut().zip(shares.split(1)) {
+            for (total, count) in sum.iter_mut().zip(shares.split(1, ALL)) {
                 *total += count;
             }
         }
         assert_eq!(sum, [16, 6, 2], "one at a time, over two rounds");
+    }
+
+    #[test]
+    fn what_a_limited_lane_leaves_goes_to_the_others() {
+        let mut shares = Shares::new([8, 3, 1]);
+        assert_eq!(shares.split(12, [2, usize::MAX, usize::MAX]), [2, 8, 2]);
+        assert_eq!(shares.split(12, [0, 5, 0]), [0, 5, 0]);
+        let again: usize = (0..100).map(|_| shares.split(12, ALL)[0]).sum();
+        assert!((795..=805).contains(&again), "{again}: a lane that was closed is owed nothing");
     }
 
     #[test]

@@ -15,6 +15,21 @@ use crate::{
 const WATCH_EVERY: Duration = Duration::from_millis(900);
 const WATCHES: u32 = 4;
 
+/// How many entries are taken over at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Most {
+    /// Of all lanes together.
+    pub total: usize,
+    /// Of each lane, in the order of [`Lane::ALL`].
+    pub lanes: [usize; 3],
+}
+
+impl From<usize> for Most {
+    fn from(total: usize) -> Self {
+        Self { total, lanes: [total; 3] }
+    }
+}
+
 impl Streams {
     /// Takes entries whose retry is due, and those that were handed back.
     pub async fn take_due(
@@ -22,12 +37,12 @@ impl Streams {
         partition: u16,
         stage: StageName,
         consumer: &str,
-        count: usize,
+        most: impl Into<Most>,
     ) -> Result<Vec<Entry>, Error> {
         let mut from = vec![(HANDED_BACK, 0)];
         let millis = |class: DelayClass| i64::try_from(class.delay().as_millis()).unwrap_or(i64::MAX);
         from.extend(DelayClass::ALL.map(|class| (class.consumer(), millis(class))));
-        self.take(partition, stage, consumer, count, &from).await
+        self.take(partition, stage, consumer, most.into(), &from).await
     }
 
     /// Takes entries of consumers that are dead. The caller has judged that, and its own beat is
@@ -37,11 +52,11 @@ impl Streams {
         partition: u16,
         stage: StageName,
         consumer: &str,
-        count: usize,
+        most: impl Into<Most>,
         dead: &[String],
     ) -> Result<Vec<Entry>, Error> {
         let from: Vec<_> = dead.iter().map(|name| (name.as_str(), 0)).collect();
-        self.take(partition, stage, consumer, count, &from).await
+        self.take(partition, stage, consumer, most.into(), &from).await
     }
 
     async fn take(
@@ -49,11 +64,12 @@ impl Streams {
         partition: u16,
         stage: StageName,
         consumer: &str,
-        count: usize,
+        most: Most,
         from: &[(&str, i64)],
     ) -> Result<Vec<Entry>, Error> {
-        let count = i64::try_from(count).unwrap_or(i64::MAX);
-        let mut args = vec![stage.as_str().into(), consumer.into(), count.into()];
+        let count = |most: usize| Value::from(i64::try_from(most).unwrap_or(i64::MAX));
+        let mut args = vec![stage.as_str().into(), consumer.into(), count(most.total)];
+        args.extend(most.lanes.map(|lane| count(lane.min(most.total))));
         for (name, idle_ms) in from {
             args.extend([Value::from(*name), (*idle_ms).into()]);
         }

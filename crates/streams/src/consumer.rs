@@ -68,13 +68,24 @@ impl Reader {
 
     /// Waits up to `block` for entries of any lane; at most `count` of each.
     pub async fn read_any(&self, count: usize, block: Duration) -> Result<Vec<Entry>, Error> {
+        self.read_any_of([true; 3], count, block).await
+    }
+
+    /// Waits up to `block` for entries of some lanes, in the order of [`Lane::ALL`]; at most `count` of each.
+    pub async fn read_any_of(
+        &self,
+        lanes: [bool; 3],
+        count: usize,
+        block: Duration,
+    ) -> Result<Vec<Entry>, Error> {
         // A longer block would look like a connection that does not answer.
         let block = block.min(self.streams.config().command_timeout());
         let millis = i64::try_from(block.as_millis().max(1)).unwrap_or(i64::MAX);
         let mut args = self.read_args(count);
         args.extend(["BLOCK".into(), millis.into(), "STREAMS".into()]);
-        args.extend(self.keys.iter().map(|key| Value::from(key.as_str())));
-        args.extend(self.keys.iter().map(|_| Value::from(">")));
+        let keys = self.keys.iter().zip(lanes).filter(|(_, wanted)| *wanted).map(|(key, _)| key);
+        args.extend(keys.clone().map(|key| Value::from(key.as_str())));
+        args.extend(keys.map(|_| Value::from(">")));
         let reply = self.conn.call_blocking("XREADGROUP", &self.keys[0], args, block).await?;
         self.entries(reply)
     }

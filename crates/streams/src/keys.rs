@@ -72,6 +72,12 @@ impl Keys {
         format!("{}:beat:{consumer}", self.prefix)
     }
 
+    /// The bucket of a lane's rate.
+    #[must_use]
+    pub fn pace(&self, stage: StageName, lane: Lane) -> String {
+        format!("{}:pace:{stage}:{lane}", self.prefix)
+    }
+
     /// A bucket of tokens: what is left of a rate.
     #[must_use]
     pub fn bucket(&self, tenant: &TenantId, what: &str) -> String {

@@ -22,6 +22,7 @@ mod script;
 mod tokens;
 
 pub use census::Road;
+pub use claim::Most;
 pub use client::Streams;
 pub use config::Config;
 pub use consumer::Reader;

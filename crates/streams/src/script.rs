@@ -39,6 +39,8 @@ scripts! {
     heads = "scripts/heads.lua",
     /// Takes a token of a bucket.
     token = "scripts/token.lua",
+    /// Pays for what was read of a lane.
+    pace = "scripts/pace.lua",
 }
 
 /// A script that the server may or may not have.

@@ -1,8 +1,8 @@
-//! Token buckets that all gateways share.
+//! Token buckets: of tenants, which all gateways share, and of lanes, which all consumers share.
 
 use std::time::Duration;
 
-use riacho_domain::TenantId;
+use riacho_domain::{Lane, StageName, TenantId};
 
 use crate::{Error, Streams};
 
@@ -40,5 +40,16 @@ impl Streams {
             Some(micros) => Ok(Some(Duration::from_micros(micros))),
             None => Err(Error::Reply("token answer")),
         }
+    }
+
+    /// Pays for `taken` events of a lane's rate, and answers how many more may begin now. What several
+    /// consumers read at once may overdraw it; then nothing begins until that is made up for.
+    pub async fn pace(&self, stage: StageName, lane: Lane, rate: Rate, taken: usize) -> Result<usize, Error> {
+        let every = i64::try_from(rate.every.as_micros().max(1)).unwrap_or(i64::MAX);
+        let taken = i64::try_from(taken).unwrap_or(i64::MAX);
+        let args = vec![every.into(), i64::from(rate.burst.max(1)).into(), taken.into()];
+        let keys = [self.keys().pace(stage, lane)];
+        let tokens = self.scripts().pace.run(&self.conn(), &keys, args).await?.as_i64();
+        tokens.and_then(|tokens| usize::try_from(tokens).ok()).ok_or(Error::Reply("pace answer"))
     }
 }

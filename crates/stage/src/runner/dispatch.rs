@@ -38,7 +38,7 @@ pub(super) fn all(line: &Arc<Line>, partition: u16, entries: Vec<Entry>, reason:
             .increment(count);
     }
     for entry in entries {
-        let room = line.room.take();
+        let room = (line.room.take(), line.lanes.take(entry.lane));
         let is_held = line.held.insert(partition, entry.lane, &entry.id);
         one(line, Holding { partition, entry, envelope_id: String::new(), is_held, room });
     }

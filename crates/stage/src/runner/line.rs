@@ -20,6 +20,7 @@ use crate::{
     Claims, EventMeta, RunnerConfig,
     breaker::Breaker,
     held::Held,
+    lanes::Lanes,
     outage::{Backoff, Outage},
     room::Room,
 };
@@ -45,6 +46,8 @@ pub(super) struct Line {
     pub(super) over: CancellationToken,
     /// The places for events that are held.
     pub(super) room: Room,
+    /// The limits of single lanes.
+    pub(super) lanes: Lanes,
     pub(super) held: Held,
     pub(super) breaker: Breaker,
     pub(super) outage: Outage,
@@ -103,8 +106,11 @@ pub(super) struct Holding {
     /// Whether it stands in [`Held`].
     pub(super) is_held: bool,
     /// None where a read delivered more than was asked for.
-    pub(super) room: Option<OwnedSemaphorePermit>,
+    pub(super) room: Places,
 }
+
+/// A place among all events that are held, and one among those of the lane where that is limited.
+pub(super) type Places = (Option<OwnedSemaphorePermit>, Option<OwnedSemaphorePermit>);
 
 impl Holding {
     /// Queues what becomes of the entry; the finisher answers for it. `outcome` is for the metrics.
@@ -146,5 +152,5 @@ pub(super) struct Settling {
     /// How long it waited the last time, for a full stream say.
     pub(super) waited: Duration,
     /// Given back when the settlement is answered.
-    pub(super) _room: Option<OwnedSemaphorePermit>,
+    pub(super) _room: Places,
 }

@@ -27,8 +27,8 @@ use tokio_util::sync::CancellationToken;
 
 use self::line::Line;
 use crate::{
-    BatchStage, Claims, Error, RunnerConfig, Stage, breaker::Breaker, held::Held, outage::Outage, room::Room,
-    stage::Single,
+    BatchStage, Claims, Error, RunnerConfig, Stage, breaker::Breaker, held::Held, lanes::Lanes,
+    outage::Outage, room::Room, stage::Single,
 };
 
 /// How long what was cancelled may take to be handed back.
@@ -111,6 +111,7 @@ impl Runner {
             cancel: CancellationToken::new(),
             over: CancellationToken::new(),
             room,
+            lanes: Lanes::new(shared.config.lanes.of(stage.name())),
             held: Held::default(),
             breaker: Breaker::new(stage.name(), shared.config.pause_after_failures),
             outage: Outage::new(stage.name(), "the streams"),

@@ -6,7 +6,7 @@ use std::{
 };
 
 use riacho_domain::Lane;
-use riacho_streams::{Error, Reader};
+use riacho_streams::{Entry, Error, Reader};
 use tokio::sync::Mutex;
 
 use super::{
@@ -19,6 +19,8 @@ use crate::{outage::Backoff, shares::Shares};
 const COMPARE_EVERY: Duration = Duration::from_secs(10);
 /// How long a paused reader waits before it looks again.
 const PAUSE: Duration = Duration::from_millis(100);
+/// How long a lane that is at its limit is not looked at.
+const CLOSED: Duration = Duration::from_millis(20);
 /// At most this many entries of a lane come with one read, so that a reply stays small.
 const READ_MAX: usize = 1024;
 
@@ -48,10 +50,10 @@ async fn read(line: &Arc<Line>, partition: u16, taking: &Mutex<()>, mut reader: 
         let Some(free) = free(line).await else { break };
         // These futures are awaited to their end whatever happens: the server would deliver all
         // the same, to nobody. The stop waits for a short block.
-        let read = if is_busy {
-            reader.read_lanes(shares.split(free.min(READ_MAX))).await
-        } else {
-            reader.read_any((free / Lane::ALL.len()).clamp(1, READ_MAX), line.config.block()).await
+        let read = match most(line).await {
+            Ok(most) if is_busy => reader.read_lanes(shares.split(free.min(READ_MAX), most)).await,
+            Ok(most) => wait(line, &reader, free, most).await,
+            Err(error) => Err(error),
         };
         match read {
             Ok(mut entries) => {
@@ -74,6 +76,35 @@ async fn read(line: &Arc<Line>, partition: u16, taking: &Mutex<()>, mut reader: 
         }
     }
     reader.close().await;
+}
+
+/// How many entries of each lane may be read; its limits are paid for.
+async fn most(line: &Line) -> Result<[usize; 3], Error> {
+    let mut most = line.lanes.free();
+    for (lane, most) in Lane::ALL.into_iter().zip(&mut most) {
+        let Some((rate, taken)) = line.lanes.bill(lane) else { continue };
+        match line.streams.pace(line.stage, lane, rate, taken).await {
+            Ok(tokens) => *most = (*most).min(tokens),
+            Err(error) => {
+                line.lanes.owe(lane, taken);
+                return Err(error);
+            }
+        }
+    }
+    Ok(most)
+}
+
+/// Waits for entries of the lanes that are open.
+async fn wait(line: &Line, reader: &Reader, free: usize, most: [usize; 3]) -> Result<Vec<Entry>, Error> {
+    let open = most.map(|most| most > 0);
+    let least = most.into_iter().filter(|most| *most > 0).min();
+    let Some(least) = least else {
+        line.pause(CLOSED).await;
+        return Ok(vec![]);
+    };
+    // A lane that opens meanwhile is not kept waiting for long.
+    let block = if open == [true; 3] { line.config.block() } else { line.config.block().min(CLOSED) };
+    reader.read_any_of(open, (free / Lane::ALL.len()).clamp(1, READ_MAX).min(least), block).await
 }
 
 /// Waits until there is room; none when the stop comes first.

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use riacho_streams::{Error, Observer};
+use riacho_streams::{Error, Most, Observer};
 use tokio::sync::Mutex;
 
 use super::{
@@ -52,25 +52,30 @@ async fn take(
         Some(observer) => look(line, partition, observer).await?,
         None => vec![],
     };
-    let room = line.room.free().min(TAKE_MAX);
-    if room == 0 || line.is_paused() {
+    let most = most(line);
+    if most.total == 0 || line.is_paused() {
         return Ok(());
     }
     let _guard = taking.lock().await;
     let (streams, stage, me) = (&line.streams, line.stage, &line.consumer);
-    let due = streams.take_due(partition, stage, me, room).await?;
+    let due = streams.take_due(partition, stage, me, most).await?;
     dispatch::all(line, partition, due, Reason::Retry);
     // Whoever cannot beat looks dead to the others, and judges nobody. No lock guards a claim: it
     // is one step of the server, and whoever comes second finds nothing.
-    let room = line.room.free().min(TAKE_MAX);
-    if !dead.is_empty() && room > 0 && line.beat.is_accepted() {
-        let left = streams.take_from(partition, stage, me, room, &dead).await?;
+    let most = self::most(line);
+    if !dead.is_empty() && most.total > 0 && line.beat.is_accepted() {
+        let left = streams.take_from(partition, stage, me, most, &dead).await?;
         if !left.is_empty() {
             tracing::warn!(%stage, partition, entries = left.len(), "claimed from consumers that are dead");
         }
         dispatch::all(line, partition, left, Reason::Claimed);
     }
     Ok(())
+}
+
+/// How many entries there are places for.
+fn most(line: &Line) -> Most {
+    Most { total: line.room.free().min(TAKE_MAX), lanes: line.lanes.free() }
 }
 
 /// Looks at the server and at the others; says who of them is dead.

@@ -1,0 +1,96 @@
+//! Limits of single lanes, on a real server.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod harness;
+#[path = "../../streams/tests/support/mod.rs"]
+mod support;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use harness::*;
+use riacho_domain::Lane;
+use riacho_stage::{Failure, LaneLimit, LaneLimits, LanesByStage, RunnerConfig};
+use support::Server;
+
+fn limited(bulk: LaneLimit) -> RunnerConfig {
+    let extract = LaneLimits { bulk, ..LaneLimits::default() };
+    RunnerConfig { lanes: LanesByStage { extract, ..LanesByStage::default() }, ..quick() }
+}
+
+#[tokio::test]
+async fn a_lane_runs_no_more_at_once_than_it_may_and_the_others_go_on() {
+    let server = Server::start().await;
+    for n in 0..6 {
+        release(&server, Lane::Bulk, &format!("bulk{n}")).await;
+        release(&server, Lane::Interactive, &format!("urgent{n}")).await;
+    }
+    let (running, most, others) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
+    let counts = Arc::new((running, most, others));
+    let seen = Arc::clone(&counts);
+    let config = limited(LaneLimit { concurrency: Some(2), ..LaneLimit::default() });
+    let runner = Running::start(
+        &server,
+        config,
+        stage(move |event| {
+            let seen = Arc::clone(&seen);
+            async move {
+                let (running, most, others) = &*seen;
+                if event.envelope.lane != Lane::Bulk {
+                    others.fetch_add(1, Ordering::SeqCst);
+                    return ended();
+                }
+                most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                // The first ones run until all of the other lane are done.
+                while others.load(Ordering::SeqCst) < 6 {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                running.fetch_sub(1, Ordering::SeqCst);
+                // A retry is within the limit as well.
+                if event.envelope.attempt == 1 { Err(Failure::transient("again")) } else { ended() }
+            }
+        }),
+    );
+    until_drained(&server).await;
+    runner.stop().await;
+    assert_eq!(counts.1.load(Ordering::SeqCst), 2, "two places, and both were used");
+}
+
+#[tokio::test]
+async fn a_lane_keeps_its_rate_over_all_processes_and_the_others_go_on() {
+    let server = Server::start().await;
+    let (events, per_second) = (20, 5.0);
+    for n in 0..events {
+        release(&server, Lane::Bulk, &format!("bulk{n}")).await;
+    }
+    let log = Log::default();
+    let config = limited(LaneLimit { per_second: Some(per_second), ..LaneLimit::default() });
+    let begin = Instant::now();
+    let runners: Vec<Running> = (0..2)
+        .map(|_| {
+            let seen = log.clone();
+            let work = stage(move |event| {
+                seen.add(&event);
+                async { ended() }
+            });
+            Running::start(&server, config.clone(), work)
+        })
+        .collect();
+    until("the first ones", async || log.len() >= 5).await;
+    release(&server, Lane::Interactive, "urgent").await;
+    until_drained(&server).await;
+    // A second's worth at once, the rest at the rate; what was read last may have been read by two at once.
+    let least = Duration::from_secs_f64((f64::from(events) - 3.0 * per_second) / per_second);
+    assert!(begin.elapsed() >= least, "{:?}", begin.elapsed());
+    let order: Vec<String> = log.all().into_iter().map(|(label, _)| label).collect();
+    assert_eq!(order.len(), 21);
+    assert!(order[20] != "urgent", "{order:?}");
+    for runner in runners {
+        runner.stop().await;
+    }
+}
