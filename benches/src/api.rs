@@ -15,6 +15,7 @@ pub(crate) struct Api {
     http: reqwest::Client,
     url: String,
     key: String,
+    lane: &'static str,
 }
 
 /// Where a document stands.
@@ -46,7 +47,19 @@ impl Api {
     pub(crate) fn new(url: &str, key: &str) -> anyhow::Result<Api> {
         let http =
             reqwest::Client::builder().timeout(Duration::from_secs(60)).pool_max_idle_per_host(64).build()?;
-        Ok(Api { http, url: url.trim_end_matches('/').to_owned(), key: key.to_owned() })
+        Ok(Api { http, url: url.trim_end_matches('/').to_owned(), key: key.to_owned(), lane: "interactive" })
+    }
+
+    /// The same with another key.
+    #[must_use]
+    pub(crate) fn with_key(&self, key: &str) -> Api {
+        Api { key: key.to_owned(), ..self.clone() }
+    }
+
+    /// The same with uploads in another lane.
+    #[must_use]
+    pub(crate) fn in_lane(self, lane: &'static str) -> Api {
+        Api { lane, ..self }
     }
 
     /// Uploads a file as a raw body; answers the document's id.
@@ -59,7 +72,7 @@ impl Api {
         let answer = self
             .http
             .post(format!("{}/api/v1/documents", self.url))
-            .query(&[("filename", filename)])
+            .query(&[("filename", filename), ("lane", self.lane)])
             .bearer_auth(&self.key)
             .header("content-type", content_type)
             .body(body)

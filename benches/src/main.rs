@@ -9,6 +9,7 @@ mod api;
 mod bulk;
 mod corpus;
 mod deployment;
+mod fairness;
 mod figures;
 mod folder;
 mod idle;
@@ -52,6 +53,8 @@ enum Bench {
     Idle(idle::Options),
     /// Documents and chunks a second, from the first upload to the last document searchable.
     Bulk(bulk::Options),
+    /// What an interactive upload waits while thousands of bulk documents of another tenant wait.
+    Fairness(fairness::Options),
     /// What becomes of every file of a folder.
     Folder(folder::Options),
     /// Memory of each service in a process of its own, at rest and at work.
@@ -69,6 +72,7 @@ fn main() -> anyhow::Result<()> {
             Bench::Accept(options) => accept::run(&cli.target, options).await,
             Bench::Idle(options) => idle::run(&cli.target, options).await,
             Bench::Bulk(options) => bulk::run(&cli.target, options).await,
+            Bench::Fairness(options) => fairness::run(&cli.target, options).await,
             Bench::Folder(options) => folder::run(&cli.target, options).await,
             Bench::Memory(options) => memory::run(&cli.target, options).await,
         }

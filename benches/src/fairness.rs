@@ -1,0 +1,119 @@
+//! What an interactive upload of one tenant waits while thousands of bulk documents of another wait.
+
+use std::{
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, bail};
+use bytes::Bytes;
+use clap::Args;
+use serde_json::Value;
+use tokio::task::JoinSet;
+
+use crate::{Target, api::Api, corpus, deployment, deployment::Deployment, figures::Figures};
+
+/// The tenant of the bulk documents.
+const FLOOD: &str = "flood";
+
+/// How much to measure.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// How many bulk documents of 5 to 20 KB wait.
+    #[arg(long, default_value_t = 10_000)]
+    documents: u64,
+    /// How many interactive documents, one after the other, idle and then beside the bulk.
+    #[arg(long, default_value_t = 50)]
+    uploads: u64,
+}
+
+/// Times interactive uploads on an idle deployment, then while the other tenant's documents wait.
+pub(crate) async fn run(target: &Target, options: &Options) -> anyhow::Result<Figures> {
+    let deployment = Deployment::of(target).await?;
+    let flood = flooding(target, &deployment)?;
+    let mut first = 0;
+    let mut uploads = async |count| {
+        let mut latencies = Vec::new();
+        for n in first..first + count {
+            latencies.push(searchable(&deployment.api, n).await?);
+        }
+        first += count;
+        anyhow::Ok(latencies)
+    };
+    // The first three warm the system up.
+    uploads(3).await?;
+    let idle = uploads(options.uploads).await?;
+    fill(&flood, options.documents).await?;
+    let waiting_at_begin = flood.unfinished().await?;
+    let busy = uploads(options.uploads).await?;
+    let waiting_at_end = flood.unfinished().await?;
+    if waiting_at_end == 0 {
+        bail!("the bulk was done before the last interactive upload; send more --documents");
+    }
+    let mut figures = Figures::default();
+    figures.add("bulk_documents", options.documents);
+    figures.add("bulk_unfinished_at_begin", waiting_at_begin);
+    figures.add("bulk_unfinished_at_end", waiting_at_end);
+    figures.add_latencies("idle", idle);
+    figures.add_latencies("busy", busy);
+    Ok(figures)
+}
+
+/// A client of another tenant, which is made for it.
+fn flooding(target: &Target, deployment: &Deployment) -> anyhow::Result<Api> {
+    let (_, directory) = deployment.process().context("this measurement starts its own deployment")?;
+    let riacho = |args: &[&str]| -> anyhow::Result<Value> {
+        let data = directory.join("data");
+        let output = Command::new(deployment::binary(target)?)
+            .args(args)
+            .args(["--json", "--data-dir"])
+            .arg(data)
+            .output()?;
+        if !output.status.success() {
+            bail!("riacho {} failed: {}", args.join(" "), String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(serde_json::from_slice(&output.stdout)?)
+    };
+    riacho(&["tenant", "create", FLOOD])?;
+    let key = riacho(&["key", "create", "--tenant", FLOOD])?;
+    Ok(deployment.api.with_key(key["secret"].as_str().context("a key without a secret")?))
+}
+
+/// Uploads one small document, waits until it is ready, and answers how long that took from the 202 on.
+async fn searchable(api: &Api, n: u64) -> anyhow::Result<Duration> {
+    let text = format!("{}\n\nUrgent note {n}.\n", corpus::document(1_000_000 + n, 2_000));
+    let id = api.upload(&format!("urgent-{n}.md"), "text/markdown", Bytes::from(text)).await?;
+    let accepted = Instant::now();
+    let status = api.finished(&id, Duration::from_millis(2)).await?;
+    match status.state.as_str() {
+        "ready" => Ok(accepted.elapsed()),
+        state => bail!("document {id} is {state}: {}", status.body),
+    }
+}
+
+/// Uploads the bulk.
+async fn fill(api: &Api, documents: u64) -> anyhow::Result<()> {
+    let next = Arc::new(AtomicU64::new(0));
+    let mut workers = JoinSet::new();
+    for _ in 0..32 {
+        let (api, next) = (api.clone().in_lane("bulk"), Arc::clone(&next));
+        workers.spawn(async move {
+            loop {
+                let n = next.fetch_add(1, Ordering::Relaxed);
+                if n >= documents {
+                    return anyhow::Ok(());
+                }
+                let body = Bytes::from(corpus::document(n, corpus::size(n)));
+                api.upload(&format!("bulk-{n}.md"), "text/markdown", body).await?;
+            }
+        });
+    }
+    while let Some(done) = workers.join_next().await {
+        done??;
+    }
+    Ok(())
+}
