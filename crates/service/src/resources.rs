@@ -3,8 +3,8 @@
 use std::{fmt::Display, future::Future, time::Duration};
 
 use riacho_objects::Objects;
-use riacho_stage::RunnerConfig;
-use riacho_store::{Role, Store};
+use riacho_stage::Runner;
+use riacho_store::{Partition, Role, Store};
 use riacho_streams::Streams;
 use tokio_util::sync::CancellationToken;
 
@@ -12,6 +12,8 @@ use crate::{CoreConfig, Error, Health, Metrics, health::Need};
 
 /// The longest pause between two tries.
 const MAX_PAUSE: Duration = Duration::from_secs(1);
+/// How often partitions that were added are looked for. What is released there waits as long.
+const LOOK_FOR_PARTITIONS: Duration = Duration::from_secs(2);
 
 /// What a service works with.
 #[derive(Clone, Debug)]
@@ -59,22 +61,29 @@ impl Resources {
         Ok(resources)
     }
 
-    /// The settings of a stage's runner. Where the configuration names no partitions, they are those that the
-    /// database names at this moment.
+    /// A runner of a stage with so many runs at once. Where the configuration names no partitions, it reads all
+    /// that the database names, and until `stop` takes up those that are added, so that they are read before
+    /// much is written there.
     ///
     /// # Errors
     ///
     /// As [`Resources::connect`].
-    pub async fn runner_config(
+    pub async fn runner(
         &self,
         config: &CoreConfig,
+        concurrency: usize,
         stop: &CancellationToken,
-    ) -> Result<RunnerConfig, Error> {
-        let mut runner = config.stage.clone();
-        if runner.partitions.is_empty() {
+    ) -> Result<Runner, Error> {
+        let mut settings = config.stage.clone().with_concurrency(concurrency.max(1));
+        let is_fixed = !settings.partitions.is_empty();
+        if !is_fixed {
             let found =
                 patiently("postgres", stop, riacho_store::Error::is_retryable, || self.store.partitions());
-            runner.partitions = found.await?.iter().map(|partition| partition.partition).collect();
+            settings.partitions = numbers(&found.await?);
+        }
+        let runner = Runner::new(self.streams.clone(), self.objects.clone(), settings);
+        if !is_fixed {
+            tokio::spawn(follow(self.store.clone(), runner.clone(), stop.clone()));
         }
         Ok(runner)
     }
@@ -96,6 +105,22 @@ impl Resources {
             let objects = objects.clone();
             Box::pin(async move { objects.check().await.map_err(|e| e.to_string()) })
         });
+    }
+}
+
+fn numbers(partitions: &[Partition]) -> Vec<u16> {
+    partitions.iter().map(|partition| partition.partition).collect()
+}
+
+/// Lets a runner read what is added to the partitions of the database.
+async fn follow(store: Store, runner: Runner, stop: CancellationToken) {
+    while stop.run_until_cancelled(tokio::time::sleep(LOOK_FOR_PARTITIONS)).await.is_some() {
+        // While the database is away nothing is added, and others tell of it.
+        if let Ok(found) = store.partitions().await
+            && runner.add_partitions(&numbers(&found))
+        {
+            tracing::info!(consumer = runner.consumer(), "partitions were added, and are read from now on");
+        }
     }
 }
 

@@ -13,7 +13,6 @@ use std::{sync::Arc, time::Duration};
 use anyhow::{Context as _, bail};
 use riacho_models::Model;
 use riacho_service::{CoreConfig, Resources, health::Need};
-use riacho_stage::Runner;
 use riacho_store::{Space, Store};
 use tokio_util::sync::CancellationToken;
 
@@ -43,15 +42,13 @@ pub async fn run(
     }
     let Some(spaces) = spaces(&resources.store, &stop).await? else { return Ok(()) };
     check_space(&spaces, &*model)?;
-    let runner_config =
-        resources.runner_config(core, &stop).await?.with_concurrency(config.concurrency.max(1));
+    let runner = resources.runner(core, config.concurrency, &stop).await?;
     let stage = Arc::new(Embedder::new(config, model, resources.store.clone(), stop.clone()));
     let watched = Arc::clone(&stage);
     resources.health.add("model", Need::Optional, move || {
         let trouble = watched.trouble();
         Box::pin(async move { trouble.map_or(Ok(()), Err) })
     });
-    let runner = Runner::new(resources.streams, resources.objects, runner_config);
     runner.run_batch_stage(stage, stop).await.context("the embedder's runner")
 }
 

@@ -22,7 +22,6 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use riacho_service::{CoreConfig, Resources};
-use riacho_stage::Runner;
 use tokio_util::sync::CancellationToken;
 
 pub use config::Config;
@@ -51,9 +50,7 @@ pub async fn run(
     // The vocabulary takes a tenth of a second, which no document should wait for.
     tokio::task::spawn_blocking(|| chunk::Tokens::new(&chunk::Settings::default().tokenizer).map(drop))
         .await??;
-    let runner_config =
-        resources.runner_config(core, &stop).await?.with_concurrency(config.concurrency().max(1));
-    let stage = Arc::new(Extractor::new(config, pool, resources.store, resources.objects.clone()));
-    let runner = Runner::new(resources.streams, resources.objects, runner_config);
+    let runner = resources.runner(core, config.concurrency(), &stop).await?;
+    let stage = Arc::new(Extractor::new(config, pool, resources.store, resources.objects));
     runner.run_stage(stage, stop).await.context("the extractor's runner")
 }

@@ -10,7 +10,6 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use riacho_service::{CoreConfig, Resources};
-use riacho_stage::Runner;
 use tokio_util::sync::CancellationToken;
 
 pub use config::Config;
@@ -26,9 +25,7 @@ pub async fn run(
     resources: Resources,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let runner_config =
-        resources.runner_config(core, &stop).await?.with_concurrency(config.concurrency.max(1));
+    let runner = resources.runner(core, config.concurrency, &stop).await?;
     let stage = Arc::new(Indexer::new(config, resources.store));
-    let runner = Runner::new(resources.streams, resources.objects, runner_config);
     runner.run_batch_stage(stage, stop).await.context("the indexer's runner")
 }

@@ -14,6 +14,7 @@ mod taker;
 mod worker;
 
 use std::{
+    collections::BTreeSet,
     sync::{
         Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicBool, AtomicU32},
@@ -22,7 +23,10 @@ use std::{
 };
 
 use riacho_streams::{Beat, Streams, consumer_name};
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 
 use self::line::Line;
@@ -45,6 +49,8 @@ struct Shared {
     consumer: Arc<str>,
     /// One beat while any stage runs.
     beat: Mutex<Weak<Beat>>,
+    /// What is read: what is configured, and what was added since.
+    partitions: watch::Sender<Vec<u16>>,
 }
 
 impl Runner {
@@ -52,6 +58,7 @@ impl Runner {
     #[must_use]
     pub fn new(streams: Streams, claims: impl Into<Claims>, config: RunnerConfig) -> Runner {
         Runner(Arc::new(Shared {
+            partitions: watch::Sender::new(config.partitions.clone()),
             streams,
             claims: claims.into(),
             config,
@@ -64,6 +71,17 @@ impl Runner {
     #[must_use]
     pub fn consumer(&self) -> &str {
         &self.0.consumer
+    }
+
+    /// Reads these partitions too, from now on; says whether any is new.
+    pub fn add_partitions(&self, partitions: &[u16]) -> bool {
+        self.0.partitions.send_if_modified(|known| {
+            let before = known.len();
+            known.extend(partitions);
+            known.sort_unstable();
+            known.dedup();
+            known.len() > before
+        })
     }
 
     /// Runs a stage until `stop`, and returns when it is drained: what runs may finish within the
@@ -93,7 +111,8 @@ impl Runner {
         stop: CancellationToken,
     ) -> Result<(), Error> {
         let shared = &self.0;
-        if shared.config.concurrency == 0 || shared.config.partitions.is_empty() {
+        let partitions = shared.partitions.subscribe();
+        if shared.config.concurrency == 0 || partitions.borrow().is_empty() {
             return Err(Error::Config("concurrency and partitions must not be empty"));
         }
         let beat = self.beat(stage.time_limit())?;
@@ -125,7 +144,7 @@ impl Runner {
         background.spawn(batcher::drive(Arc::clone(&line), stage, emits, work));
         background.spawn(finisher::run(Arc::clone(&line), settle));
         background.spawn(tick(beat));
-        line.run_until_drained().await;
+        line.run_until_drained(partitions).await;
         // The beat ends last, with the tasks that hold it.
         line.over.cancel();
         background.shutdown().await;
@@ -154,18 +173,27 @@ async fn tick(beat: Arc<Beat>) {
 
 impl Line {
     /// Reads until the stop, then waits until nothing is held any more.
-    async fn run_until_drained(self: &Arc<Self>) {
-        let mut intake = JoinSet::new();
-        for partition in self.config.partitions.iter().copied() {
-            let taking = Arc::new(tokio::sync::Mutex::new(()));
-            intake.spawn(reader::run(Arc::clone(self), partition, Arc::clone(&taking)));
-            intake.spawn(taker::run(Arc::clone(self), partition, taking));
-        }
+    async fn run_until_drained(self: &Arc<Self>, mut partitions: watch::Receiver<Vec<u16>>) {
+        let (mut intake, mut read) = (JoinSet::new(), BTreeSet::new());
         tracing::info!(stage = %self.stage, consumer = %self.consumer, "stage runs");
-        while let Some(ended) = intake.join_next().await {
-            if let Err(error) = ended {
-                tracing::error!(stage = %self.stage, %error, "a part of the runner ended by itself");
-                self.stop.cancel();
+        loop {
+            for partition in partitions.borrow_and_update().iter().copied() {
+                if read.insert(partition) {
+                    let taking = Arc::new(tokio::sync::Mutex::new(()));
+                    intake.spawn(reader::run(Arc::clone(self), partition, Arc::clone(&taking)));
+                    intake.spawn(taker::run(Arc::clone(self), partition, taking));
+                }
+            }
+            tokio::select! {
+                ended = intake.join_next() => match ended {
+                    Some(Ok(())) => {}
+                    Some(Err(error)) => {
+                        tracing::error!(stage = %self.stage, %error, "a part of the runner ended by itself");
+                        self.stop.cancel();
+                    }
+                    None => break,
+                },
+                Ok(()) = partitions.changed(), if !self.stop.is_cancelled() => {}
             }
         }
         if tokio::time::timeout(self.config.grace(), self.held.empty()).await.is_err() {
