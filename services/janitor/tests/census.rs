@@ -99,6 +99,28 @@ async fn a_stream_that_was_deleted_is_noticed_and_nothing_else_is_released() {
 }
 
 #[tokio::test]
+async fn a_partition_that_cannot_be_looked_at_keeps_no_other_waiting() {
+    let deployment = Deployment::start().await.unwrap();
+    deployment.sql("INSERT INTO topology VALUES (1, 'active')");
+    submitted(&deployment, 20).await;
+    let janitor = janitor(&deployment);
+    census(&janitor).await;
+    let keys = deployment.streams.keys();
+    let work = keys.work(1, StageName::Extract, Lane::Interactive);
+    let length = || deployment.redis().command(&["XLEN", &work]).int();
+    let before = length();
+    assert!(before > 0, "none of twenty is in the second partition");
+    // Of a wrong type, so that every look at the first partition fails.
+    deployment.redis().command(&["DEL", &keys.epoch(0)]);
+    deployment.redis().command(&["RPUSH", &keys.epoch(0), "no epoch"]);
+    for key in [&work, &keys.epoch(1)] {
+        deployment.redis().command(&["DEL", key]);
+    }
+    janitor.run_task(TaskName::Census, false).await.expect_err("the first partition cannot be looked at");
+    assert_eq!(length(), before, "what the second one lost is there again");
+}
+
+#[tokio::test]
 async fn a_stream_that_was_deleted_and_filled_again_is_noticed_by_its_group() {
     let deployment = Deployment::start().await.unwrap();
     submitted(&deployment, 3).await;

@@ -6,6 +6,7 @@
 
 use std::{
     collections::HashSet,
+    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -13,22 +14,46 @@ use riacho_domain::ReleaseId;
 use riacho_service::release::send;
 use riacho_store::{InFlight, Lost, Release};
 
+use super::each_partition;
 use crate::{Error, census::Why, job::Job, metrics::names};
 
 /// At most so many releases of a partition are compared in one census, the oldest first.
 const COMPARED_MAX: u32 = 100_000;
 
 pub(crate) async fn run(job: &Job<'_>) -> Result<(), Error> {
-    for partition in job.janitor.store.partitions().await? {
-        if job.goes_on() {
-            watch(job, partition.partition).await?;
-        }
+    let pace = Pace::new(job.config().lost_per_second);
+    let pace = &pace;
+    each_partition(job, |partition| watch(job, partition, pace)).await
+}
+
+/// How many releases are released again in a second, over all partitions: what was lost all at once would fill the
+/// streams.
+struct Pace {
+    per_second: f64,
+    /// When the next ones may go.
+    next: Mutex<Instant>,
+}
+
+impl Pace {
+    fn new(per_second: u32) -> Pace {
+        Pace { per_second: f64::from(per_second.max(1)), next: Mutex::new(Instant::now()) }
     }
-    Ok(())
+
+    /// Waits until these may go.
+    async fn wait_for(&self, releases: usize) {
+        let (now, due) = (Instant::now(), Duration::from_secs_f64(releases as f64 / self.per_second));
+        let wait = {
+            let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+            let begin = (*next).max(now);
+            *next = begin + due;
+            begin - now
+        };
+        tokio::time::sleep(wait).await;
+    }
 }
 
 /// Looks at a partition, and takes a census where there is a reason to.
-async fn watch(job: &Job<'_>, partition: u16) -> Result<(), Error> {
+async fn watch(job: &Job<'_>, partition: u16, pace: &Pace) -> Result<(), Error> {
     let janitor = job.janitor;
     let road = janitor.streams.road(partition).await?;
     let Some(why) = janitor.watch.needs(partition, &road, Instant::now()) else {
@@ -51,7 +76,7 @@ async fn watch(job: &Job<'_>, partition: u16) -> Result<(), Error> {
         return Ok(());
     }
     let how = if matches!(why, Why::Age | Why::FollowUpOfAge) { Lost::Stall } else { Lost::Loss };
-    release_again(job, &lost, how).await?;
+    release_again(job, &lost, how, pace).await?;
     // Only now: what could not be finished is begun anew.
     janitor.watch.done(partition, road, why, (known, lost.len()), Instant::now());
     Ok(())
@@ -64,8 +89,8 @@ async fn missing(job: &Job<'_>, partition: u16, in_flight: Vec<InFlight>) -> Res
     Ok(releases.filter(|release| !there.contains(&release.release)).collect())
 }
 
-/// Releases again what is still current, so many a second: what was lost all at once would fill the streams.
-async fn release_again(job: &Job<'_>, lost: &[Release], how: Lost) -> Result<(), Error> {
+/// Releases again what is still current.
+async fn release_again(job: &Job<'_>, lost: &[Release], how: Lost, pace: &Pace) -> Result<(), Error> {
     let janitor = job.janitor;
     let batch = usize::try_from(job.config().release_batch.max(1)).unwrap_or(1);
     let reason = if how == Lost::Stall { "stalled" } else { "lost" };
@@ -73,7 +98,7 @@ async fn release_again(job: &Job<'_>, lost: &[Release], how: Lost) -> Result<(),
         if !job.goes_on() {
             break;
         }
-        let begun = Instant::now();
+        pace.wait_for(some.len()).await;
         let again = janitor.store.release_lost(some, how).await?;
         job.add("failed", again.failed);
         // What cannot be sent now stays `releasing`, and the task `release` sends it.
@@ -82,8 +107,6 @@ async fn release_again(job: &Job<'_>, lost: &[Release], how: Lost) -> Result<(),
             metrics::counter!(names::RELEASES, "reason" => reason, "outcome" => outcome).increment(1);
             job.add(if sent.is_ok() { "released" } else { "unsent" }, 1);
         }
-        let due = Duration::from_secs_f64(some.len() as f64 / f64::from(job.config().lost_per_second.max(1)));
-        tokio::time::sleep(due.saturating_sub(begun.elapsed())).await;
     }
     Ok(())
 }

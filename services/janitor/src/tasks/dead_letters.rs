@@ -9,20 +9,21 @@ use riacho_proto::{
 use riacho_store::NewDeadLetter;
 use riacho_streams::DeadEntry;
 
+use super::each_partition;
 use crate::{Error, job::Job};
 
 /// A dead letter is up to a few hundred kilobytes.
 const BATCH: usize = 32;
 
 pub(crate) async fn run(job: &Job<'_>) -> Result<(), Error> {
-    for partition in job.janitor.store.partitions().await? {
+    each_partition(job, async |partition| {
         if job.dry_run {
-            job.add("waiting", job.janitor.streams.dead_letter_count(partition.partition).await?);
-        } else {
-            move_all(job, partition.partition).await?;
+            job.add("waiting", job.janitor.streams.dead_letter_count(partition).await?);
+            return Ok(());
         }
-    }
-    Ok(())
+        move_all(job, partition).await
+    })
+    .await
 }
 
 async fn move_all(job: &Job<'_>, partition: u16) -> Result<(), Error> {

@@ -17,6 +17,8 @@ mod release;
 
 use std::future::Future;
 
+use futures::future::join_all;
+
 pub(crate) use self::release::KEPT_WAITING;
 
 use crate::{Error, TaskName, job::Job};
@@ -37,6 +39,17 @@ pub(crate) async fn run(task: TaskName, job: &Job<'_>) -> Result<(), Error> {
         TaskName::Housekeep => housekeep::run(job).await,
         TaskName::Health => health::run(job).await,
     }
+}
+
+/// Does something for all partitions at once, and answers the first error when all have ended: a partition whose
+/// server is away keeps no other waiting.
+async fn each_partition<F, Fut>(job: &Job<'_>, step: F) -> Result<(), Error>
+where
+    F: Fn(u16) -> Fut,
+    Fut: Future<Output = Result<(), Error>>,
+{
+    let partitions = job.janitor.store.partitions().await?;
+    join_all(partitions.iter().map(|partition| step(partition.partition))).await.into_iter().collect()
 }
 
 /// Takes steps of at most `batch` until one finds less than that.
