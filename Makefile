@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help setup run test chaos lint format-check clippy deny proto build bench clean distclean
+.PHONY: help setup run test topologies chaos lint format-check clippy deny proto build bench clean distclean
 
 # A shell that is not a login shell often lacks rustup's directory.
 export PATH := $(HOME)/.cargo/bin:$(PATH)
@@ -17,6 +17,9 @@ SEED ?=
 MINUTES ?= 10
 PARTITIONS ?= 1
 PROFILE ?= dev
+# What `make topologies` tests, and on which ways to run Redis.
+TOPOLOGIES ?= single sentinel cluster
+SUITES := handoff server runner outputs poison foreground
 # What a change of the .proto files is compared with; by default the last release, else the main branch.
 PROTO_BASE ?=
 
@@ -43,6 +46,13 @@ run: ## build, start everything, ingest the samples, search, keep serving until 
 test: setup lint ## everything that has to pass before a change lands
 	@$(SAY) "compiling and running all tests"
 	@cargo test --workspace --locked $(QUIET)
+	@$(MAKE) topologies TOPOLOGIES="sentinel cluster"
+
+topologies: ## the suites of streams and runner on each way to run Redis: TOPOLOGIES="single sentinel cluster"
+	@for topology in $(TOPOLOGIES); do \
+	  $(SAY) "testing streams and runner: $$topology"; \
+	  RIACHO_TEST_TOPOLOGY=$$topology cargo test --workspace --locked $(QUIET) $(SUITES:%=--test %); \
+	done
 
 chaos: setup ## inject faults into a deployment and check it: SEED=.. MINUTES=.. PARTITIONS=.. PROFILE=release
 	@$(SAY) "compiling"

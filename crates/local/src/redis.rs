@@ -21,9 +21,19 @@ const PID_FILE: &str = "redis.pid";
 /// SIGTERM flushes and closes the append-only file.
 const FAREWELL: Farewell = &[(Signal::SIGTERM, Duration::from_secs(10))];
 
+/// What a redis-server does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Holds data.
+    Data,
+    /// Watches servers that do, and promotes a replica when their primary is away.
+    Sentinel,
+}
+
 /// How a redis-server is to run.
 #[derive(Debug, Clone)]
 pub(crate) struct Spec {
+    pub(crate) kind: Kind,
     /// Its directory: data, configuration and socket.
     pub(crate) dir: PathBuf,
     /// A short path to the same directory, for clients.
@@ -56,7 +66,11 @@ pub(crate) fn start(runtime: &Runtime, spec: &Spec) -> Result<Process> {
     let (log, log_start) = process::open_log(&spec.log)?;
     let errors = log.try_clone().map_err(Error::io("open", &spec.log))?;
     let mut command = Command::new(program);
-    command.arg("redis.conf").current_dir(&spec.dir).stdin(Stdio::null()).stdout(log).stderr(errors);
+    command.arg("redis.conf");
+    if spec.kind == Kind::Sentinel {
+        command.arg("--sentinel");
+    }
+    command.current_dir(&spec.dir).stdin(Stdio::null()).stdout(log).stderr(errors);
     let child =
         spawner::spawn(command, None, spec.death_signal).map_err(Error::io("start", Path::new(NAME)))?;
     let mut server = Process::new(NAME, &spec.log, log_start, child, FAREWELL);
@@ -96,13 +110,17 @@ fn write_config(spec: &Spec) -> Result<()> {
         ("unixsocketperm", "700"),
         ("pidfile", PID_FILE),
         ("daemonize", "no"),
-        ("appendonly", "yes"),
-        ("appendfsync", "everysec"),
-        // The append-only file is the only copy; snapshots beside it would cost memory and disk for nothing.
-        ("save", "\"\""),
-        // A stream that silently loses entries is worse than a writer that is told to wait.
-        ("maxmemory-policy", "noeviction"),
     ];
+    if spec.kind == Kind::Data {
+        lines.extend([
+            ("appendonly", "yes"),
+            ("appendfsync", "everysec"),
+            // The append-only file is the only copy; snapshots beside it would cost memory and disk for nothing.
+            ("save", "\"\""),
+            // A stream that silently loses entries is worse than a writer that is told to wait.
+            ("maxmemory-policy", "noeviction"),
+        ]);
+    }
     if let Some(password) = &spec.password {
         lines.push(("requirepass", password));
     }

@@ -340,6 +340,7 @@ fn start_redis(data_dir: &Path, options: &Options) -> Result<Running<redis::Spec
     let address = Address::of(&dir)?;
     let password = options.redis_port.map(|_| password_in(&data_dir.join("redis-password"))).transpose()?;
     let spec = redis::Spec {
+        kind: redis::Kind::Data,
         address: address.path().to_owned(),
         dir,
         log: data_dir.join("logs/redis.log"),

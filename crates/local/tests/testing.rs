@@ -8,7 +8,7 @@ use std::fs;
 use std::process::{Command, Stdio};
 use std::thread;
 
-use riacho_local::testing;
+use riacho_local::testing::{self, Reply, TestServers, Topology};
 use support::{redis, runs, sql, wait_until};
 use tempfile::tempdir;
 
@@ -40,6 +40,24 @@ fn a_killed_redis_starts_again() {
 fn a_redis_takes_more_settings() {
     let server = testing::redis_with(&[("maxmemory", "20mb")]);
     assert!(redis(&server.socket(), "CONFIG GET maxmemory").ends_with(" 20971520"));
+}
+
+#[test]
+fn a_replica_takes_over_what_it_has_of_a_primary_that_is_killed() {
+    for topology in [Topology::Sentinel, Topology::Cluster] {
+        let servers = TestServers::start(topology, &[]);
+        let primary = servers.home_of("key");
+        assert_eq!(servers.command(&["SET", "key", "replicated"]), Reply::Text("OK".to_owned()));
+        primary.wait_until_replicated();
+        primary.pause_replication();
+        servers.command(&["SET", "key", "lost"]);
+        primary.kill9();
+        servers.wait_for_failover("key", primary);
+        assert_eq!(servers.command(&["GET", "key"]).text(), "replicated");
+        primary.start();
+        servers.wait_until_whole();
+        assert_eq!(servers.command(&["GET", "key"]).text(), "replicated", "it came back as a replica");
+    }
 }
 
 #[test]

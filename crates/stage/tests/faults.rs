@@ -15,6 +15,7 @@ use futures::StreamExt;
 use harness::*;
 use rand::Rng;
 use riacho_domain::{Lane, StageName};
+use riacho_local::testing;
 use riacho_proto::{Message, v1};
 use riacho_stage::{Context, Event, Failure, Outcome, Runner, Stage, codec};
 use riacho_streams::{Config, Streams};
@@ -35,7 +36,8 @@ struct Road {
 
 impl Road {
     async fn start() -> Road {
-        let server = Server::start().await;
+        // The proxy stands before one server; a client of others would go past it.
+        let server = Server::with(testing::redis(), |_| {}).await;
         let proxy = Proxy::before(&server.redis.url()).unwrap();
         let streams = Streams::connect(&Config::for_url(proxy.url())).await.unwrap();
         Road { server, proxy, streams }

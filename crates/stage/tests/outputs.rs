@@ -17,7 +17,6 @@ use std::{
 use bytes::Bytes;
 use harness::*;
 use riacho_domain::{Lane, StageName};
-use riacho_local::testing;
 use riacho_proto::{Message, v1, v1::envelope::Payload};
 use riacho_stage::{
     BatchLimits, BatchStage, Claims, Context, EmitError, Event, Failure, Outcome, Runner, RunnerConfig, Stage,
@@ -127,7 +126,7 @@ async fn a_stage_that_emits_nothing_loses_no_event_silently() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn outputs_wait_for_a_full_stream_and_nothing_is_lost() {
-    let server = Server::with(testing::redis(), |config| config.stream_max_bytes = 2_000).await;
+    let server = Server::start_with(|config| config.stream_max_bytes = 2_000).await;
     release(&server, Lane::Interactive, "one").await;
     let stop =
         spawn(&server, Claims::in_memory(), quick(), Emitter { before: 0, after: 100, fails_first: false });

@@ -221,8 +221,9 @@ async fn a_restarted_server_is_served_again() {
     );
     release(&server, Lane::Interactive, "before").await;
     until_drained(&server).await;
-    server.redis.stop();
-    server.redis.start();
+    let home = server.redis.home_of(&server.streams.keys().work(0, StageName::Extract, Lane::Interactive));
+    home.stop();
+    home.start();
     until("the server", async || server.streams.ping().await.is_ok()).await;
     release(&server, Lane::Interactive, "after").await;
     until("the event after the restart", async || log.len() == 2).await;

@@ -55,13 +55,14 @@ impl Streams {
     /// Looks at a partition. Loss shows in one of five ways: FLUSHALL takes the epoch, a restart changes the run
     /// id, a failover the replication id, a deleted stream begins to count anew, and its group is made again.
     pub async fn road(&self, partition: u16) -> Result<Road, Error> {
-        let server = self.partition_identity(partition).await?;
         let mut keys = vec![self.keys().epoch(partition), self.keys().groups_made(partition)];
         keys.extend(self.flow(partition));
         let epoch = format!("{:016x}", rand::random::<u64>());
         let reply = list(self.scripts().road.run(&self.conn(), &keys, vec![epoch.into()]).await?);
         let mut reply = reply.into_iter();
-        let epoch = reply.next().and_then(Value::into_string).ok_or(Error::Reply("epoch"))?;
+        let mut text = |what| reply.next().and_then(Value::into_string).ok_or(Error::Reply(what));
+        let server = ServerIdentity { run_id: text("run id")?, replication_id: text("replication id")? };
+        let epoch = text("epoch")?;
         let groups_made = reply.next().and_then(|count| count.as_u64()).ok_or(Error::Reply("groups made"))?;
         let added = reply.map(|count| count.as_u64().ok_or(Error::Reply("entries added")));
         Ok(Road { server, epoch, groups_made, added: added.collect::<Result<_, _>>()? })

@@ -5,20 +5,28 @@ use std::{sync::Arc, time::Duration};
 
 use fred::{
     clients::{Client, Pool},
-    interfaces::{ClientLike, EventInterface},
+    interfaces::{ClientLike, ClusterInterface, EventInterface},
     prelude::{Builder, ReconnectPolicy},
     types::{
-        ClusterHash, CustomCommand,
-        config::{Config as FredConfig, Options, TlsConfig, UnresponsiveConfig},
+        ClusterHash, ConnectHandle, CustomCommand,
+        config::{
+            ClusterDiscoveryPolicy, Config as FredConfig, Options, ReconnectError, Server, ServerConfig,
+            TlsConfig, UnresponsiveConfig,
+        },
     },
 };
+use futures::future::join_all;
 
 pub(crate) use fred::types::Value;
 
-use crate::{Config, Error, Keys, metrics::names, script::Scripts};
+use crate::{Config, Error, Keys, metrics::names, script::Scripts, servers::NO_EVICTION};
 
 /// How long a reconnect waits at most.
 const RECONNECT_MAX_MS: u32 = 1_000;
+/// How often a command follows a slot to another node of a cluster: once for each step of a move, and some more.
+const REDIRECTIONS: u32 = 5;
+/// How long a client that gave up is left alone.
+const RESTART_PAUSE: Duration = Duration::from_millis(500);
 
 /// A cheap handle to the streams of one deployment.
 ///
@@ -40,7 +48,7 @@ impl Streams {
     pub async fn connect(config: &Config) -> Result<Streams, Error> {
         let builder = builder(config)?;
         let pool = builder.build_pool(config.pool_size.clamp(1, 64))?;
-        pool.init().await?;
+        connect_all(pool.clients(), config.command_timeout()).await?;
         let conn = Conn::new(pool.next().clone(), config.command_timeout());
         let scripts = Scripts::load(&conn).await?;
         let streams = Streams(Arc::new(Shared {
@@ -51,7 +59,7 @@ impl Streams {
             config: config.clone(),
         }));
         let policy = streams.memory().await?.policy;
-        if policy != "noeviction" && !config.allow_eviction {
+        if policy != NO_EVICTION && !config.allow_eviction {
             streams.close().await;
             return Err(Error::Eviction(policy));
         }
@@ -70,18 +78,10 @@ impl Streams {
         &self.0.config
     }
 
-    /// Asks whether the server answers, and how long that takes.
-    pub async fn ping(&self) -> Result<Duration, Error> {
-        let start = std::time::Instant::now();
-        self.conn().call("PING", None, vec![]).await?;
-        Ok(start.elapsed())
-    }
-
     /// Ends the pool's connections.
     pub async fn close(&self) {
-        if let Err(error) = self.0.pool.quit().await {
-            tracing::debug!(%error, "closing the connections to redis");
-        }
+        join_all(self.0.pool.clients().iter().map(|client| quit(client, self.0.config.command_timeout())))
+            .await;
     }
 
     pub(crate) fn scripts(&self) -> &Scripts {
@@ -95,8 +95,15 @@ impl Streams {
 
     /// A connection of its own, for one blocking reader or the beat.
     pub(crate) async fn dedicated(&self) -> Result<Conn, Error> {
-        let client = self.0.builder.build()?;
-        client.init().await?;
+        let mut builder = self.0.builder.clone();
+        builder.with_config(|config| {
+            // The nodes that the URL names may be away by now.
+            if let ServerConfig::Clustered { hosts, .. } = &mut config.server {
+                hosts.extend(self.conn().nodes().into_iter().flatten());
+            }
+        });
+        let client = builder.build()?;
+        connect(&client).await?;
         Ok(Conn::new(client, self.0.config.command_timeout()))
     }
 }
@@ -124,6 +131,25 @@ impl Conn {
         self
     }
 
+    /// The servers that take writes, as targets for [`Conn::call_on`].
+    pub(crate) fn nodes(&self) -> Vec<Option<Server>> {
+        match self.client.cached_cluster_state() {
+            Some(cluster) => cluster.unique_primary_nodes().into_iter().map(Some).collect(),
+            None => vec![None],
+        }
+    }
+
+    /// Sends a command once to one of [`Conn::nodes`].
+    pub(crate) async fn call_on(
+        &self,
+        node: Option<&Server>,
+        command: &'static str,
+        args: Vec<Value>,
+    ) -> Result<Value, Error> {
+        let options = Options { cluster_node: node.cloned(), ..self.options(self.timeout) };
+        self.send(command, ClusterHash::Random, false, args, &options).await
+    }
+
     /// Sends a command once. `key` says which node of a cluster gets it.
     pub(crate) async fn call(
         &self,
@@ -131,7 +157,7 @@ impl Conn {
         key: Option<&str>,
         args: Vec<Value>,
     ) -> Result<Value, Error> {
-        self.send(command, key, args, self.timeout, false).await
+        self.send(command, hash_of(key), false, args, &self.options(self.timeout)).await
     }
 
     /// Sends a command that blocks the connection for up to `block`.
@@ -142,26 +168,34 @@ impl Conn {
         args: Vec<Value>,
         block: Duration,
     ) -> Result<Value, Error> {
-        self.send(command, Some(key), args, block + self.timeout, true).await
+        self.send(command, hash_of(Some(key)), true, args, &self.options(block + self.timeout)).await
+    }
+
+    fn options(&self, timeout: Duration) -> Options {
+        let mut options = Options { timeout: Some(timeout), max_attempts: Some(1), ..Options::default() };
+        if self.client.is_clustered() {
+            // A node that does not have the slot refuses, and following the slot is an attempt too. Without any left
+            // the client ends at the first slot that is on the move. With `fail_fast` a command is all the same not
+            // sent again where a connection was lost, and its reply with it.
+            options.max_attempts = Some(1 + REDIRECTIONS);
+            options.max_redirections = Some(REDIRECTIONS);
+            options.fail_fast = true;
+        }
+        options
     }
 
     async fn send(
         &self,
-        command: &'static str,
-        key: Option<&str>,
+        name: &'static str,
+        hash: ClusterHash,
+        blocks: bool,
         args: Vec<Value>,
-        timeout: Duration,
-        blocking: bool,
+        options: &Options,
     ) -> Result<Value, Error> {
-        metrics::counter!(names::COMMANDS, "command" => command).increment(1);
-        let hash = match key {
-            Some(key) => ClusterHash::Custom(fred::util::redis_keyslot(key.as_bytes())),
-            None => ClusterHash::Random,
-        };
-        let options = Options { timeout: Some(timeout), max_attempts: Some(1), ..Options::default() };
-        let command = CustomCommand::new_static(command, hash, blocking);
+        metrics::counter!(names::COMMANDS, "command" => name).increment(1);
+        let command = CustomCommand::new_static(name, hash, blocks);
         // fred's futures are of many kilobytes, and would be a part of everything that awaits this.
-        Ok(Box::pin(self.client.with_options(&options).custom(command, args)).await?)
+        Ok(Box::pin(self.client.with_options(options).custom(command, args)).await?)
     }
 
     /// Tells later whether the connection was made again.
@@ -170,14 +204,60 @@ impl Conn {
     }
 
     pub(crate) async fn close(&self) {
-        if let Err(error) = self.client.quit().await {
-            tracing::debug!(%error, "closing a connection to redis");
+        quit(&self.client, self.timeout).await;
+    }
+}
+
+/// Which slot of a cluster a command is for.
+fn hash_of(key: Option<&str>) -> ClusterHash {
+    match key {
+        Some(key) => ClusterHash::Custom(fred::util::redis_keyslot(key.as_bytes())),
+        None => ClusterHash::Random,
+    }
+}
+
+/// Connects all of them or none.
+async fn connect_all(clients: &[Client], timeout: Duration) -> Result<(), Error> {
+    let results = join_all(clients.iter().map(connect)).await;
+    let connected = clients.iter().zip(&results).filter(|(_, result)| result.is_ok());
+    if let Some(Err(error)) = results.iter().find(|result| result.is_err()) {
+        join_all(connected.map(|(client, _)| quit(client, timeout))).await;
+        return Err(error.clone());
+    }
+    Ok(())
+}
+
+/// Connects a client, and sees to it that it stays one.
+async fn connect(client: &Client) -> Result<(), Error> {
+    let running = client.init().await?;
+    tokio::spawn(keep_running(client.clone(), running));
+    Ok(())
+}
+
+/// A client makes lost connections again by itself, but its task ends with errors that it cannot place, such as a slot
+/// that moves to a node which it does not know. Without a task it would answer nothing for ever.
+async fn keep_running(client: Client, mut running: ConnectHandle) {
+    loop {
+        match running.await {
+            Ok(Err(error)) => tracing::debug!(%error, "a client of redis gave up, and begins anew"),
+            // It was closed, or everything is.
+            Ok(Ok(())) | Err(_) => return,
         }
+        tokio::time::sleep(RESTART_PAUSE).await;
+        running = client.connect();
+    }
+}
+
+async fn quit(client: &Client, timeout: Duration) {
+    match tokio::time::timeout(timeout, client.quit()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "closing a connection to redis"),
+        Err(_) => tracing::debug!("closing a connection to redis took too long"),
     }
 }
 
 /// Tells whether a connection was made again since the last look.
-pub(crate) struct Reconnects(tokio::sync::broadcast::Receiver<fred::types::config::Server>);
+pub(crate) struct Reconnects(tokio::sync::broadcast::Receiver<Server>);
 
 impl Reconnects {
     pub(crate) fn happened(&mut self) -> bool {
@@ -225,6 +305,10 @@ fn builder(config: &Config) -> Result<Builder, Error> {
         let _ = rustls::crypto::ring::default_provider().install_default();
     }
     let mut fred = FredConfig::from_url(url)?;
+    if fred.server.is_clustered() {
+        // The nodes that the URL names may all be away while others serve.
+        fred.server.set_cluster_discovery_policy(ClusterDiscoveryPolicy::UseCache)?;
+    }
     if let (Some(file), true) = (&config.tls_ca_file, fred.tls.is_some()) {
         fred.tls = Some(trust_only(file)?);
     }
@@ -237,6 +321,8 @@ fn builder(config: &Config) -> Result<Builder, Error> {
         // repeated above this layer.
         connection.max_command_attempts = 1;
         connection.reconnect_on_auth_error = true;
+        // A primary that was demoted may keep its connections; another server is the primary then.
+        connection.reconnect_errors = vec![ReconnectError::ReadOnly, ReconnectError::MasterDown];
         connection.unresponsive = UnresponsiveConfig {
             max_timeout: Some(config.command_timeout() * 2 + Duration::from_secs(1)),
             interval: Duration::from_millis(500),

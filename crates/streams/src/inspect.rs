@@ -45,34 +45,6 @@ pub struct LaneFigures {
     pub is_read: bool,
 }
 
-/// What a server says about its memory.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Memory {
-    /// Bytes in use.
-    pub used: u64,
-    /// The limit; 0 for none.
-    pub max: u64,
-    /// What happens at the limit.
-    pub policy: String,
-}
-
-impl Memory {
-    /// Whether at least `percent` of the limit are in use.
-    #[must_use]
-    pub fn is_above(&self, percent: u64) -> bool {
-        self.max > 0 && self.used.saturating_mul(100) >= self.max.saturating_mul(percent)
-    }
-}
-
-/// Tells whether the server, or its data, may be another one than before.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ServerIdentity {
-    /// New with each start of the server.
-    pub run_id: String,
-    /// New with each failover.
-    pub replication_id: String,
-}
-
 impl Streams {
     /// The figures of a stage.
     pub async fn figures(&self, stage: StageName, partitions: &[u16]) -> Result<StageFigures, Error> {
@@ -86,7 +58,7 @@ impl Streams {
             }
         }
         for consumer in consumers {
-            match liveness::read_beat(self, &consumer).await? {
+            match liveness::read_beat(self, &consumer).await?.value {
                 Some(_) => total.consumers_alive += 1,
                 None => total.consumers_dead += 1,
             }
@@ -108,7 +80,7 @@ impl Streams {
         let retrying = waiting.map(|(_, holds)| holds).sum();
         let mut is_read = false;
         for consumer in consumer_names(&conn, &key, stage).await? {
-            is_read |= liveness::read_beat(self, &consumer).await?.is_some();
+            is_read |= liveness::read_beat(self, &consumer).await?.value.is_some();
             if is_read {
                 break;
             }
@@ -168,55 +140,6 @@ impl Streams {
         let reply = self.conn().call("XLEN", Some(&key), vec![key.as_str().into()]).await?;
         Ok(reply.as_u64().unwrap_or(0))
     }
-
-    /// The memory of the server (of one of them, in a cluster).
-    pub async fn memory(&self) -> Result<Memory, Error> {
-        self.memory_of(None).await
-    }
-
-    /// The memory of the server that holds a partition.
-    pub async fn partition_memory(&self, partition: u16) -> Result<Memory, Error> {
-        self.memory_of(Some(&self.keys().sizes(partition))).await
-    }
-
-    async fn memory_of(&self, key: Option<&str>) -> Result<Memory, Error> {
-        let info = info(&self.conn(), key, "memory").await?;
-        let number = |name| field(&info, name).and_then(|text| text.parse().ok()).unwrap_or(0);
-        Ok(Memory {
-            used: number("used_memory"),
-            max: number("maxmemory"),
-            policy: field(&info, "maxmemory_policy").unwrap_or("noeviction").to_owned(),
-        })
-    }
-
-    /// Who the server is (one of them, in a cluster).
-    pub async fn server_identity(&self) -> Result<ServerIdentity, Error> {
-        self.identity_of(None).await
-    }
-
-    /// Who the server is that holds a partition.
-    pub async fn partition_identity(&self, partition: u16) -> Result<ServerIdentity, Error> {
-        self.identity_of(Some(&self.keys().sizes(partition))).await
-    }
-
-    async fn identity_of(&self, key: Option<&str>) -> Result<ServerIdentity, Error> {
-        let conn = self.conn();
-        let server = info(&conn, key, "server").await?;
-        let replication = info(&conn, key, "replication").await?;
-        let text = |info, name| field(info, name).unwrap_or_default().to_owned();
-        Ok(ServerIdentity {
-            run_id: text(&server, "run_id"),
-            replication_id: text(&replication, "master_replid"),
-        })
-    }
-}
-
-async fn info(conn: &Conn, key: Option<&str>, section: &'static str) -> Result<String, Error> {
-    conn.call("INFO", key, vec![section.into()]).await?.into_string().ok_or(Error::Reply("info"))
-}
-
-fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
-    info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
 }
 
 fn signed(number: u64) -> i64 {

@@ -12,7 +12,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{Error, ServerIdentity, Streams, client::Conn};
+use crate::{
+    Error, ServerIdentity, Streams,
+    client::{Conn, Value, list},
+};
 
 /// How long a beat's key outlives its process. Only tidiness: nothing is concluded from it.
 const BEAT_KEPT_MS: i64 = 3_600_000;
@@ -44,10 +47,19 @@ impl BeatValue {
     }
 }
 
-pub(crate) async fn read_beat(streams: &Streams, consumer: &str) -> Result<Option<BeatValue>, Error> {
-    let key = streams.keys().beat(consumer);
-    let reply = streams.conn().call("GET", Some(&key), vec![key.as_str().into()]).await?;
-    Ok(reply.as_string().and_then(|text| BeatValue::parse(&text)))
+/// What was read of a beat.
+pub(crate) struct BeatRead {
+    /// The run id of the server that it was read from. In a cluster beats stand on all servers.
+    server: String,
+    pub(crate) value: Option<BeatValue>,
+}
+
+pub(crate) async fn read_beat(streams: &Streams, consumer: &str) -> Result<BeatRead, Error> {
+    let keys = [streams.keys().beat(consumer)];
+    let mut reply = list(streams.scripts().beat.run(&streams.conn(), &keys, vec![]).await?).into_iter();
+    let server = reply.next().and_then(Value::into_string).ok_or(Error::Reply("run id"))?;
+    let value = reply.next().and_then(Value::into_string);
+    Ok(BeatRead { server, value: value.and_then(|text| BeatValue::parse(&text)) })
 }
 
 /// This process's sign of life, written from a thread, a runtime and a connection of its own, so
@@ -183,9 +195,17 @@ pub struct Observer {
 }
 
 struct Sight {
-    value: Option<BeatValue>,
+    read: BeatRead,
     same_reads: u32,
     since: Instant,
+    /// It is not judged before.
+    spared_until: Option<Instant>,
+}
+
+impl Sight {
+    fn of(read: BeatRead, spared_until: Option<Instant>) -> Sight {
+        Sight { read, same_reads: 1, since: Instant::now(), spared_until }
+    }
 }
 
 impl Observer {
@@ -208,16 +228,18 @@ impl Observer {
     /// Looks at the beats of `consumers` once; call it about twice a second.
     pub async fn look(&mut self, streams: &Streams, consumers: &[String]) -> Result<(), Error> {
         for consumer in consumers {
-            let value = read_beat(streams, consumer).await?;
-            let sight = self.seen.entry(consumer.clone()).or_insert_with(|| Sight {
-                value: value.clone(),
-                same_reads: 0,
-                since: Instant::now(),
-            });
-            if sight.value == value {
+            let read = read_beat(streams, consumer).await?;
+            let Some(sight) = self.seen.get_mut(consumer) else {
+                self.seen.insert(consumer.clone(), Sight::of(read, None));
+                continue;
+            };
+            if sight.read.server != read.server {
+                // Its server was restarted or replaced: it lost the connection, and perhaps its last beats.
+                *sight = Sight::of(read, Some(Instant::now() + self.restart_grace));
+            } else if sight.read.value == read.value && sight.same_reads > 0 {
                 sight.same_reads += 1;
             } else {
-                *sight = Sight { value, same_reads: 1, since: Instant::now() };
+                *sight = Sight::of(read, sight.spared_until);
             }
         }
         self.seen.retain(|name, _| consumers.contains(name));
@@ -227,17 +249,21 @@ impl Observer {
     /// Forgets what was seen, because a look failed: a number that could not be read is not one
     /// that stayed the same.
     pub fn forget(&mut self) {
-        self.seen.clear();
+        // Where each was read from is kept: it tells whether the server is another one afterwards.
+        self.seen.values_mut().for_each(|sight| sight.same_reads = 0);
     }
 
     /// Who of those seen is dead.
     #[must_use]
     pub fn dead(&self) -> Vec<String> {
-        if self.quiet_until.is_some_and(|until| Instant::now() < until) {
+        let is_ahead = |until: Option<Instant>| until.is_some_and(|until| Instant::now() < until);
+        if is_ahead(self.quiet_until) {
             return vec![];
         }
-        let is_dead =
-            |sight: &Sight| sight.same_reads >= SAME_READS && sight.since.elapsed() >= self.dead_after;
+        let is_dead = |sight: &Sight| {
+            let stands_still = sight.same_reads >= SAME_READS && sight.since.elapsed() >= self.dead_after;
+            stands_still && !is_ahead(sight.spared_until)
+        };
         self.seen.iter().filter(|(_, sight)| is_dead(sight)).map(|(name, _)| name.clone()).collect()
     }
 
@@ -246,6 +272,6 @@ impl Observer {
     pub fn newest_version(&self) -> u32 {
         let dead = self.dead();
         let alive = self.seen.iter().filter(|(name, _)| !dead.contains(name));
-        alive.filter_map(|(_, sight)| Some(sight.value.as_ref()?.envelope_version)).max().unwrap_or(0)
+        alive.filter_map(|(_, sight)| Some(sight.read.value.as_ref()?.envelope_version)).max().unwrap_or(0)
     }
 }

@@ -33,6 +33,10 @@ scripts! {
     delete_consumers = "scripts/delete_consumers.lua",
     /// Acknowledges and deletes producers' events.
     ack_intake = "scripts/ack_intake.lua",
+    /// Asks the server that holds a partition about itself.
+    server = "scripts/server.lua",
+    /// Reads a sign of life.
+    beat = "scripts/beat.lua",
     /// Looks whether a partition lost anything.
     road = "scripts/road.lua",
     /// Reads the beginnings of a stream's envelopes.

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use riacho_domain::{DelayClass, Lane, ReleaseId, StageName};
-use riacho_local::testing;
 use riacho_streams::{Action, Answer, Entry, Reader, ReleaseOutcome, Settlement, Target};
 use support::Server;
 
@@ -127,7 +126,7 @@ async fn a_source_that_is_no_stream_any_more_spoils_no_other_lane() {
 
 #[tokio::test]
 async fn a_full_target_answers_full_and_changes_nothing() {
-    let server = Server::with(testing::redis(), |config| config.stream_max_bytes = 40).await;
+    let server = Server::start_with(|config| config.stream_max_bytes = 40).await;
     let entry = one(&server, "a", "e1").await;
     let next = one(&server, "a", "e2").await;
     let answers = handoff(&server, "a", &[done(&entry, "e1", 2), done(&next, "e2", 2)]).await;
@@ -142,7 +141,7 @@ async fn a_full_target_answers_full_and_changes_nothing() {
 
 #[tokio::test]
 async fn a_stream_that_was_deleted_at_its_cap_takes_outputs_again() {
-    let server = Server::with(testing::redis(), |config| config.stream_max_bytes = 40).await;
+    let server = Server::start_with(|config| config.stream_max_bytes = 40).await;
     let entry = one(&server, "a", "e1").await;
     let next = one(&server, "a", "e2").await;
     let answers = handoff(&server, "a", &[done(&entry, "e1", 2), done(&next, "e2", 2)]).await;
@@ -190,7 +189,7 @@ async fn a_release_sent_twice_is_one_entry() {
 
 #[tokio::test]
 async fn a_release_waits_for_a_full_stream() {
-    let server = Server::with(testing::redis(), |config| config.stream_max_bytes = 20).await;
+    let server = Server::start_with(|config| config.stream_max_bytes = 20).await;
     assert_eq!(add(&server, "e1").await, ReleaseOutcome::Added);
     assert_eq!(add(&server, "e2").await, ReleaseOutcome::Full);
 }

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use riacho_domain::{Lane, StageName, TenantId};
-use riacho_local::testing;
 use riacho_streams::{Action, Answer, Beat, Config, Error, IntakeAnswer, Observer, Settlement, Streams};
 use support::Server;
 
@@ -15,8 +14,7 @@ const EVERY: Duration = Duration::from_millis(50);
 
 #[tokio::test]
 async fn a_server_that_evicts_is_refused_unless_allowed() {
-    let redis = testing::redis();
-    let server = Server::with(redis, |_| {}).await;
+    let server = Server::start().await;
     server.raw(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
     let mut config = Config::for_url(&server.redis.url());
     assert!(
@@ -39,7 +37,7 @@ async fn only_a_beat_that_stands_still_is_dead() {
     let _lives = Beat::start(&server.streams, "lives", EVERY, Duration::from_secs(60)).unwrap();
     let stops = Beat::start(&server.streams, "stops", EVERY, Duration::from_secs(60)).unwrap();
     let mut observer = Observer::new(Duration::from_millis(400), Duration::from_secs(10));
-    observer.note_server(server.streams.server_identity().await.unwrap());
+    observer.note_server(server.streams.home_of(0).await.unwrap().identity);
     while !stops.is_accepted() {
         tokio::time::sleep(EVERY).await;
     }
@@ -60,7 +58,7 @@ async fn only_a_beat_that_stands_still_is_dead() {
     dead.sort();
     assert_eq!(dead, ["never", "stops"]);
 
-    let mut other = server.streams.server_identity().await.unwrap();
+    let mut other = server.streams.home_of(0).await.unwrap().identity;
     other.run_id.push('x');
     observer.note_server(other);
     look(&mut observer, 8).await;
@@ -146,14 +144,15 @@ async fn producers_events_are_read_over_many_tenants_answered_and_claimed_from_t
 #[tokio::test]
 async fn the_pool_heals_after_a_restart_of_the_server() {
     let server = Server::start().await;
-    let before = server.streams.server_identity().await.unwrap();
-    server.redis.kill9();
-    assert!(server.streams.ping().await.unwrap_err().is_retryable());
-    server.redis.start();
-    let after = tokio::time::timeout(Duration::from_secs(5), async {
+    let before = server.streams.home_of(0).await.unwrap().identity;
+    let home = server.redis.home_of(&server.streams.keys().sizes(0));
+    home.kill9();
+    assert!(server.streams.home_of(0).await.unwrap_err().is_retryable());
+    home.start();
+    let after = tokio::time::timeout(Duration::from_secs(20), async {
         loop {
-            match server.streams.server_identity().await {
-                Ok(identity) => break identity,
+            match server.streams.home_of(0).await {
+                Ok(home) => break home.identity,
                 Err(error) => assert!(error.is_retryable(), "{error}"),
             }
         }

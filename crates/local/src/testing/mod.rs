@@ -6,17 +6,26 @@
 // A test has no better answer to a missing server than to fail with the reason.
 #![allow(clippy::panic)]
 
+mod cluster;
 mod postgres;
 mod redis;
 mod scratch;
+mod sentinel;
+mod topology;
 
 use std::{path::Path, sync::OnceLock};
 
 pub use crate::resp::Reply;
+pub use cluster::{MovingSlot, TestCluster};
 pub use postgres::{TestDatabase, TestPostgres};
 pub use redis::TestRedis;
+pub use sentinel::TestSentinel;
+pub use topology::{TestServers, Topology};
 
 use crate::{Error, Result, resp::Connection};
+
+/// How long servers may take to agree with each other, on a busy machine.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// Starts a redis-server of the test's own on a Unix socket. It keeps an append-only file, so that its data
 /// survive a restart within the test.
@@ -66,6 +75,18 @@ pub fn command<A: AsRef<[u8]>>(socket: &Path, args: &[A]) -> Reply {
 pub fn try_command<A: AsRef<[u8]>>(socket: &Path, args: &[A]) -> Result<Reply> {
     let reply = Connection::open(socket).and_then(|mut connection| connection.ask(args));
     reply.map_err(Error::io("talk to", socket))
+}
+
+/// Waits until something is so, which tests of several servers do for each other's views.
+fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let begin = std::time::Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(begin.elapsed() < PATIENCE, "waited in vain for {what}");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
 }
 
 fn or_fail<T>(what: &str, result: Result<T>) -> T {

@@ -4,13 +4,14 @@ use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
+use std::{fs, io};
 
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use super::{Reply, command, or_fail, scratch};
+use super::{Reply, command, or_fail, scratch, try_command, wait_for};
 use crate::process::Process;
-use crate::redis::{self, Spec};
+use crate::redis::{self, Kind, Spec};
 use crate::runtime::Runtime;
 use crate::{Error, Result};
 
@@ -21,37 +22,52 @@ const PORT_ATTEMPTS: u32 = 5;
 #[derive(Debug)]
 pub struct TestRedis {
     runtime: Runtime,
-    spec: Spec,
+    spec: Box<Spec>,
     process: Mutex<Option<Process>>,
     _dir: TempDir,
 }
 
+/// How a server of a test is to run.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub(super) kind: Kind,
+    /// A port on 127.0.0.1 beside the socket.
+    pub(super) port: Option<u16>,
+    /// Lines for the end of the configuration.
+    pub(super) settings: Vec<(String, String)>,
+    /// What the server finds in its directory: names and contents.
+    pub(super) files: Vec<(&'static str, String)>,
+}
+
 impl TestRedis {
     pub(super) fn start_with(tcp: bool, settings: &[(&str, &str)]) -> TestRedis {
-        let mut attempt = 1;
-        loop {
-            match TestRedis::try_start(tcp, settings) {
-                Err(Error::PortTaken { .. }) if attempt < PORT_ATTEMPTS => attempt += 1,
-                other => return or_fail("no redis-server for the test", other),
-            }
-        }
+        let start = || {
+            let port = if tcp { free_ports(1)?.pop() } else { None };
+            let settings = owned(settings);
+            TestRedis::try_start(Plan { kind: Kind::Data, port, settings, files: vec![] })
+        };
+        or_fail("no redis-server for the test", retried(start))
     }
 
-    fn try_start(tcp: bool, settings: &[(&str, &str)]) -> Result<TestRedis> {
+    pub(super) fn try_start(plan: Plan) -> Result<TestRedis> {
         let runtime = Runtime::find();
         let made = tempfile::Builder::new().prefix("redis-").tempdir_in(scratch::dir());
         let dir = made.map_err(Error::io("make a directory in", scratch::dir()))?;
-        let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
-        let spec = Spec {
+        for (name, content) in &plan.files {
+            let path = dir.path().join(name);
+            fs::write(&path, content).map_err(Error::io("write", &path))?;
+        }
+        let spec = Box::new(Spec {
+            kind: plan.kind,
             dir: dir.path().to_owned(),
             address: dir.path().to_owned(),
             log: dir.path().join("redis.log"),
-            port: if tcp { Some(free_port()?) } else { None },
+            port: plan.port,
             password: None,
-            settings: settings.iter().map(own).collect(),
+            settings: plan.settings,
             death_signal: Signal::SIGKILL,
             start_limit: Duration::from_secs(30),
-        };
+        });
         let process = Mutex::new(Some(redis::start(&runtime, &spec)?));
         Ok(TestRedis { runtime, spec, process, _dir: dir })
     }
@@ -86,6 +102,46 @@ impl TestRedis {
     /// When the server does not answer.
     pub fn command<A: AsRef<[u8]>>(&self, args: &[A]) -> Reply {
         command(&self.socket(), args)
+    }
+
+    /// The port on 127.0.0.1, of a server that has one.
+    #[must_use]
+    pub fn port(&self) -> Option<u16> {
+        self.spec.port
+    }
+
+    /// Sends a command to a server that may be away.
+    ///
+    /// # Errors
+    /// When the server cannot be reached or does not answer in its protocol.
+    pub fn try_command<A: AsRef<[u8]>>(&self, args: &[A]) -> Result<Reply> {
+        try_command(&self.socket(), args)
+    }
+
+    /// The value of a line of INFO; none of a server that is away.
+    #[must_use]
+    pub fn info(&self, section: &str, name: &str) -> Option<String> {
+        let reply = self.try_command(&["INFO", section]).ok()?;
+        let Reply::Text(text) = reply else { return None };
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+        Some(value.trim().to_owned())
+    }
+
+    /// Waits until a replica has acknowledged all that was written to this server up to now.
+    pub fn wait_until_replicated(&self) {
+        let written =
+            self.info("replication", "master_repl_offset").and_then(|text| text.parse::<u64>().ok());
+        wait_for("a replica with all data", || {
+            let replica = self.info("replication", "slave0")?;
+            let offset = replica.split(',').find_map(|field| field.strip_prefix("offset="))?;
+            (offset.parse().ok() >= written).then_some(())
+        });
+    }
+
+    /// Cuts the replicas of this server off: from now on they do not get what is written to it.
+    pub fn pause_replication(&self) {
+        self.command(&["ACL", "SETUSER", "default", "-psync", "-sync"]);
+        self.command(&["CLIENT", "KILL", "TYPE", "replica"]);
     }
 
     /// The process of the server; none while it is stopped.
@@ -127,11 +183,32 @@ impl Drop for TestRedis {
     }
 }
 
-fn free_port() -> Result<u16> {
-    let bound = TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr());
-    bound.map(|address| address.port()).map_err(|source| Error::Io {
+/// Tries again with other ports where one was taken before the server got to it.
+pub(super) fn retried<T>(start: impl Fn() -> Result<T>) -> Result<T> {
+    let mut attempt = 1;
+    loop {
+        match start() {
+            Err(Error::PortTaken { .. }) if attempt < PORT_ATTEMPTS => attempt += 1,
+            other => return other,
+        }
+    }
+}
+
+/// Ports that are free at this moment, each another.
+pub(super) fn free_ports(count: usize) -> Result<Vec<u16>> {
+    let bind = || -> io::Result<Vec<u16>> {
+        // All are held until the last one is found.
+        let bound: Vec<_> =
+            (0..count).map(|_| TcpListener::bind(("127.0.0.1", 0))).collect::<io::Result<_>>()?;
+        bound.iter().map(|listener| Ok(listener.local_addr()?.port())).collect()
+    };
+    bind().map_err(|source| Error::Io {
         what: "find a free port on",
         path: PathBuf::from("127.0.0.1"),
         source,
     })
+}
+
+pub(super) fn owned(settings: &[(&str, &str)]) -> Vec<(String, String)> {
+    settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }

@@ -80,9 +80,9 @@ fn most(line: &Line) -> Most {
 
 /// Looks at the server and at the others; says who of them is dead.
 async fn look(line: &Line, partition: u16, observer: &mut Observer) -> Result<Vec<String>, Error> {
-    observer.note_server(line.streams.partition_identity(partition).await?);
-    let memory = line.streams.partition_memory(partition).await?;
-    line.memory_is_tight.store(memory.is_above(TIGHT_PERCENT), Ordering::Relaxed);
+    let home = line.streams.home_of(partition).await?;
+    observer.note_server(home.identity);
+    line.memory_is_tight.store(home.memory.is_above(TIGHT_PERCENT), Ordering::Relaxed);
     let mut others = line.streams.consumers(partition, line.stage).await?;
     others.retain(|name| **name != *line.consumer);
     observer.look(&line.streams, &others).await?;

@@ -154,6 +154,9 @@ local function grow_targets(targets, first, sign)
   for i = 1, #targets do grow(targets[i], sign * #argv[first + i - 1]) end
 end
 
+-- A server that takes no writes now: a primary that was demoted, has too few replicas, or cannot write to disk.
+local is_away = { READONLY = true, NOREPLICAS = true, MISCONF = true }
+
 -- Adds the outputs at `first`, all or none: nil, or the answer.
 local function add(targets, first)
   local added = {}
@@ -161,7 +164,11 @@ local function add(targets, first)
     local id = pcall('XADD', targets[i], '*', 'e', argv[first + i - 1])
     if type(id) == 'table' then
       for n = 1, i - 1 do call('XDEL', targets[n], added[n]) end
-      if string.sub(id.err, 1, 3) == 'OOM' then return FULL end
+      local code = string.match(id.err, '^%-?(%S*)')
+      if code == 'OOM' then return FULL end
+      -- The server's state and no fault of the target. Nothing can have been written before, or it would have
+      -- gone on, so the call fails as a whole.
+      if is_away[code] then call('XADD', targets[i], '*', 'e', argv[first + i - 1]) end
       return id.err
     end
     added[i] = id

@@ -4,12 +4,18 @@
 -- KEYS[2]    how often a group of the partition was made
 -- KEYS[3..]  its streams
 -- ARGV[1]    the epoch to set where there is none
--- Returns the epoch, how often a group was made, then for each stream how many entries were ever added to it;
--- 0 where there is none.
+-- Returns the server's run id and replication id, the epoch, how often a group was made, then for each stream how many
+-- entries were ever added to it; 0 where there is none. All in one step: after a failover the ids would otherwise be
+-- those of one server, and the rest of another.
 
 -- Refused at the memory limit; then there is an epoch already, or nothing to compare yet.
 redis.pcall('SET', KEYS[1], ARGV[1], 'NX')
-local answer = { redis.call('GET', KEYS[1]) or '', tonumber(redis.call('GET', KEYS[2])) or 0 }
+local text = redis.call('INFO', 'server') .. redis.call('INFO', 'replication')
+local function field(name) return string.match(text, '\n' .. name .. ':([^\r\n]*)') or '' end
+local answer = {
+  field('run_id'), field('master_replid'),
+  redis.call('GET', KEYS[1]) or '', tonumber(redis.call('GET', KEYS[2])) or 0,
+}
 for at = 3, #KEYS do
   local added = 0
   local info = redis.pcall('XINFO', 'STREAM', KEYS[at])

@@ -1,23 +1,28 @@
-//! A private server for one test, and a plain connection to look behind the crate's back.
+//! Private servers for one test, of the topology that `RIACHO_TEST_TOPOLOGY` names, and a plain connection to look behind the crate's back.
 
 #[allow(unused_imports)] // each test file uses some of these
 pub(crate) use riacho_local::testing::Reply;
-use riacho_local::testing::{self, TestRedis};
+use riacho_local::testing::{TestServers, Topology};
 use riacho_streams::{Config, Streams};
 
-/// A server, the streams on it, and a connection of its own.
+/// Servers, the streams on them, and connections of the test's own.
 pub(crate) struct Server {
-    pub(crate) redis: TestRedis,
+    pub(crate) redis: TestServers,
     pub(crate) streams: Streams,
 }
 
 #[allow(dead_code)] // each test file uses some of these
 impl Server {
     pub(crate) async fn start() -> Server {
-        Server::with(testing::redis(), |_| {}).await
+        Server::start_with(|_| {}).await
     }
 
-    pub(crate) async fn with(redis: TestRedis, change: impl FnOnce(&mut Config)) -> Server {
+    pub(crate) async fn start_with(change: impl FnOnce(&mut Config)) -> Server {
+        Server::with(TestServers::start(Topology::of_the_environment(), &[]), change).await
+    }
+
+    pub(crate) async fn with(redis: impl Into<TestServers>, change: impl FnOnce(&mut Config)) -> Server {
+        let redis = redis.into();
         let mut config = Config::for_url(&redis.url());
         change(&mut config);
         let streams = Streams::connect(&config).await.unwrap();
@@ -30,6 +35,6 @@ impl Server {
     }
 
     pub(crate) fn len(&self, key: &str) -> i64 {
-        self.raw(&["XLEN", key]).int()
+        self.redis.stream_length(key)
     }
 }
