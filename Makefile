@@ -19,7 +19,7 @@ PARTITIONS ?= 1
 PROFILE ?= dev
 # What `make topologies` tests, and on which ways to run Redis.
 TOPOLOGIES ?= single sentinel cluster
-SUITES := handoff server runner outputs poison foreground
+SUITES := handoff server runner outputs poison foreground lanes
 # What a change of the .proto files is compared with; by default the last release, else the main branch.
 PROTO_BASE ?=
 

@@ -73,9 +73,10 @@ async fn a_long_run_outlives_restarts_of_the_server_and_is_no_other_ones() {
     until("the run", async || gate.begun() == 1).await;
     let second = Running::start(&server, impatient(), gate.stage());
     for _ in 0..2 {
-        server.redis.stop();
+        let home = server.redis.home_of(&server.streams.keys().sizes(0));
+        home.stop();
         tokio::time::sleep(Duration::from_secs(2)).await;
-        server.redis.start();
+        home.start();
         until("the server", async || server.streams.ping().await.is_ok()).await;
         tokio::time::sleep(LONG_DEAD / 2).await;
     }

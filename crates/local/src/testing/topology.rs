@@ -6,7 +6,7 @@ use super::sentinel::TestSentinel;
 use super::{Reply, wait_for};
 
 /// Commands that are meant for every server which takes writes.
-const FOR_ALL: [&str; 5] = ["CONFIG", "FLUSHALL", "SCRIPT", "CLIENT", "ACL"];
+const FOR_ALL: [&str; 6] = ["CONFIG", "FLUSHALL", "SCRIPT", "CLIENT", "ACL", "INFO"];
 
 /// A way to run Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
