@@ -3,8 +3,9 @@
 
 use std::path::PathBuf;
 
-use riacho_domain::{ReasonCode, RunId, StageName, State, content_hash};
+use riacho_domain::{Lane, ReasonCode, RunId, StageName, State, content_hash};
 use riacho_extractor::{Config, pool};
+use riacho_local::testing::Reply;
 use riacho_objects::Key;
 use riacho_proto::v1::{ChunksCut, envelope::Payload};
 use riacho_stage::{Context, Event, Failure, Outcome, Runner, Stage};
@@ -116,6 +117,28 @@ async fn a_document_becomes_chunks_that_are_slices_of_the_stored_text() {
         assert!(chunk.page_first >= 1 && !chunk.heading_path.is_empty());
     }
     assert_eq!((batches[0].language.as_str(), batches[0].space), ("en", running.deployment.space.id));
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_document_goes_on_in_the_next_lower_lane() {
+    let running = Running::start(Deployment::start().await.unwrap()).await;
+    let bytes = include_bytes!("../../../docs/examples/station-handbook.pdf").as_slice();
+    let accepted = running.deployment.submit("handbook.pdf", bytes).await.unwrap();
+    running.deployment.reaches(accepted.document, State::Embedding).await;
+    let keys = running.deployment.streams.keys();
+    let added = |lane| {
+        let info =
+            running.deployment.redis().command(&["XINFO", "STREAM", &keys.work(0, StageName::Embed, lane)]);
+        let fields = info.list();
+        let at =
+            fields.iter().position(|field| matches!(field, Reply::Text(name) if name == "entries-added"));
+        fields[at.unwrap() + 1].int()
+    };
+    let urgent = i64::try_from(config().urgent_batches).unwrap();
+    // The last batch goes a moment after the seal.
+    eventually(|| async { (added(Lane::Bulk) > 0).then_some(()) }).await;
+    assert_eq!(added(Lane::Interactive), urgent);
     running.stop().await;
 }
 

@@ -76,6 +76,32 @@ async fn what_a_flushed_redis_lost_is_released_again() {
 }
 
 #[tokio::test]
+async fn what_was_lost_keeps_its_places_under_the_cap_and_gives_them_free_at_its_end() {
+    let deployment = Deployment::start().await.unwrap();
+    let core = deployment.core().unwrap();
+    let config = Config { lost_per_second: 100_000, in_flight: Some(3), ..Config::default() };
+    let janitor = Janitor::new(config, &core, &deployment.resources(Role::Janitor).unwrap());
+    let documents = submitted(&deployment, 3).await;
+    let release = async || {
+        let mut counts = janitor.run_task(TaskName::Release, false).await.unwrap().counts;
+        counts.retain(|_, count| *count > 0);
+        counts
+    };
+    let mut late = deployment.stored("late.txt", &"waits for a place".into()).await.unwrap();
+    late.hold = true;
+    let late = deployment.store.accept(&late).await.unwrap();
+    census(&janitor).await;
+    deployment.redis().command(&["FLUSHALL"]);
+    assert_eq!(release().await, BTreeMap::from([("kept_waiting", 1)]), "what was lost is owed first");
+    assert_eq!(census(&janitor).await["released"], 3);
+    assert_eq!(release().await, BTreeMap::from([("kept_waiting", 1)]));
+    assert_eq!(on_the_stream(&deployment).await, 3);
+    deployment.store.cancel(&deployment.tenant, documents[0]).await.unwrap();
+    assert_eq!(release().await, BTreeMap::from([("released", 1)]));
+    deployment.reaches(late.document, State::Extracting).await;
+}
+
+#[tokio::test]
 async fn a_stream_that_was_deleted_is_noticed_and_nothing_else_is_released() {
     let deployment = Deployment::start().await.unwrap();
     submitted(&deployment, 5).await;

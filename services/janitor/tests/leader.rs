@@ -4,7 +4,7 @@
 use riacho_domain::State;
 use riacho_janitor::Config;
 use riacho_store::Role;
-use riacho_testkit::{Deployment, eventually};
+use riacho_testkit::{Deployment, Proxy, eventually};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -62,6 +62,32 @@ async fn a_leader_that_lost_its_lease_leads_again_only_with_a_new_token() {
     deployment.reaches(document, State::Extracting).await;
     stop.cancel();
     janitor.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_whose_connection_is_half_open_is_replaced_when_its_lease_is_over() {
+    let deployment = Deployment::start().await.unwrap();
+    let database = deployment.database_config();
+    let proxy = Proxy::before(database.url.expose()).unwrap();
+    let through = riacho_store::Config { url: proxy.url().into(), ..database };
+    let mut resources = deployment.resources(Role::Janitor).unwrap();
+    resources.store = riacho_store::Store::connect(&through, Role::Janitor).await.unwrap();
+    let config = Config { lease_seconds: 3, ..Config::default() };
+    let core = deployment.core().unwrap();
+    let first_config = config.clone();
+    let first = tokio::spawn(async move {
+        riacho_janitor::run(first_config, &core, resources, CancellationToken::new()).await
+    });
+    let (leader, _) = eventually(|| holder(&deployment)).await;
+    // Nothing comes through any more, and nothing is closed.
+    proxy.blackhole();
+    let (stop, second) = start(&deployment, config);
+    eventually(|| async { holder(&deployment).await.filter(|(now, _)| *now != leader) }).await;
+    let document = hold(&deployment, "after.txt").await;
+    deployment.reaches(document, State::Extracting).await;
+    stop.cancel();
+    second.await.unwrap().unwrap();
+    first.abort();
 }
 
 #[tokio::test]

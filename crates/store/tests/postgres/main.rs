@@ -8,6 +8,7 @@ mod database;
 mod dead_letters;
 mod indexing;
 mod janitor;
+mod races;
 mod schema;
 mod search;
 mod security;
