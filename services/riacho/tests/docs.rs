@@ -50,18 +50,40 @@ fn quoted(text: &str) -> impl Iterator<Item = &str> {
         .flat_map(|line| line.split('`').skip(1).step_by(2))
 }
 
+/// The tests that a text names: what is quoted and reads as a sentence.
+fn named_tests(text: &str) -> BTreeSet<&str> {
+    let is_name =
+        |name: &&str| name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+    quoted(text).filter(is_name).filter(|name| name.matches('_').count() >= 3).collect()
+}
+
+/// A page of the documentation, after a look whether the tests that it names exist.
+fn page_with_tests(page: &str) -> String {
+    let tests = tests_of_the_workspace();
+    let text = fs::read_to_string(workspace().join(page)).unwrap();
+    let missing = named_tests(&text).into_iter().filter(|name| !tests.contains(*name)).collect::<Vec<_>>();
+    assert!(missing.is_empty(), "{page} names tests that are not there: {missing:?}");
+    text
+}
+
 #[test]
 fn every_promise_names_tests_that_exist() {
-    let tests = tests_of_the_workspace();
-    let text = fs::read_to_string(workspace().join("docs/delivery.md")).unwrap();
+    let text = page_with_tests("docs/delivery.md");
     let promises = text.lines().filter(|line| line.starts_with("- **")).count();
-    let named = quoted(&text).filter(|name| {
-        name.contains('_') && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
-    });
-    let named = named.filter(|name| name.matches('_').count() >= 3).collect::<BTreeSet<_>>();
-    let missing = named.iter().filter(|name| !tests.contains(**name)).collect::<Vec<_>>();
-    assert!(missing.is_empty(), "docs/delivery.md names tests that are not there: {missing:?}");
-    assert!(promises > 10 && named.len() >= promises, "{promises} promises, {} tests", named.len());
+    let named = named_tests(&text).len();
+    assert!(promises > 10 && named >= promises, "{promises} promises, {named} tests");
+}
+
+#[test]
+fn every_way_to_break_names_tests_that_exist() {
+    let text = page_with_tests("docs/proofs.md");
+    let is_row = |line: &&str| line.starts_with("| ") && !line.starts_with("| what would go wrong");
+    let rows: Vec<&str> = text.lines().filter(is_row).collect();
+    assert!(rows.len() > 50, "{} rows", rows.len());
+    for row in rows {
+        let tests = row.rsplit('|').nth(1).unwrap_or_default();
+        assert!(!named_tests(tests).is_empty(), "no test: {row}");
+    }
 }
 
 #[test]
