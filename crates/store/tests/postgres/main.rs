@@ -8,6 +8,7 @@ mod database;
 mod dead_letters;
 mod indexing;
 mod janitor;
+mod machine;
 mod races;
 mod schema;
 mod search;
