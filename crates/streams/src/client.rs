@@ -19,7 +19,9 @@ use futures::future::join_all;
 
 pub(crate) use fred::types::Value;
 
-use crate::{Config, Error, Keys, metrics::names, script::Scripts, servers::NO_EVICTION};
+use crate::{
+    Config, Error, Keys, liveness::RecentBeats, metrics::names, script::Scripts, servers::NO_EVICTION,
+};
 
 /// How long a reconnect waits at most.
 const RECONNECT_MAX_MS: u32 = 1_000;
@@ -40,6 +42,7 @@ struct Shared {
     scripts: Scripts,
     keys: Keys,
     config: Config,
+    recent_beats: RecentBeats,
 }
 
 impl Streams {
@@ -57,6 +60,7 @@ impl Streams {
             scripts,
             keys: Keys::new(&config.key_prefix),
             config: config.clone(),
+            recent_beats: RecentBeats::default(),
         }));
         let policy = streams.memory().await?.policy;
         if policy != NO_EVICTION && !config.allow_eviction {
@@ -82,6 +86,10 @@ impl Streams {
     pub async fn close(&self) {
         join_all(self.0.pool.clients().iter().map(|client| quit(client, self.0.config.command_timeout())))
             .await;
+    }
+
+    pub(crate) fn recent_beats(&self) -> &RecentBeats {
+        &self.0.recent_beats
     }
 
     pub(crate) fn scripts(&self) -> &Scripts {

@@ -36,5 +36,5 @@ pub use intake::{IntakeAnswer, IntakeEntry, IntakeReader};
 pub use keys::Keys;
 pub use liveness::{Beat, Observer, consumer_name};
 pub use release::ReleaseOutcome;
-pub use servers::{Home, Memory, ServerIdentity};
+pub use servers::{Home, Look, Memory, ServerIdentity};
 pub use tokens::Rate;

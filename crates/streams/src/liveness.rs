@@ -6,7 +6,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -19,6 +19,9 @@ use crate::{
 
 /// How long a beat's key outlives its process. Only tidiness: nothing is concluded from it.
 const BEAT_KEPT_MS: i64 = 3_600_000;
+/// How long a beat that was read serves for other looks. Less than two beats are apart, so that whoever lives is
+/// never seen twice without a change for this alone.
+const RECENT: Duration = Duration::from_millis(200);
 /// A consumer is dead only after this many successful reads of the same number.
 const SAME_READS: u32 = 3;
 
@@ -48,6 +51,7 @@ impl BeatValue {
 }
 
 /// What was read of a beat.
+#[derive(Debug, Clone)]
 pub(crate) struct BeatRead {
     /// The run id of the server that it was read from. In a cluster beats stand on all servers.
     server: String,
@@ -60,6 +64,28 @@ pub(crate) async fn read_beat(streams: &Streams, consumer: &str) -> Result<BeatR
     let server = reply.next().and_then(Value::into_string).ok_or(Error::Reply("run id"))?;
     let value = reply.next().and_then(Value::into_string);
     Ok(BeatRead { server, value: value.and_then(|text| BeatValue::parse(&text)) })
+}
+
+/// Beats that were read a moment ago. A process watches the same others in every stage and partition.
+#[derive(Default)]
+pub(crate) struct RecentBeats(Mutex<HashMap<String, (Instant, BeatRead)>>);
+
+impl RecentBeats {
+    async fn read(&self, streams: &Streams, consumer: &str) -> Result<BeatRead, Error> {
+        let known = |now: Instant| {
+            let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            known.get(consumer).filter(|(at, _)| now - *at < RECENT).map(|(_, read)| read.clone())
+        };
+        if let Some(read) = known(Instant::now()) {
+            return Ok(read);
+        }
+        let begun = Instant::now();
+        let read = read_beat(streams, consumer).await?;
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|_, (at, _)| begun - *at < RECENT);
+        all.insert(consumer.to_owned(), (begun, read.clone()));
+        Ok(read)
+    }
 }
 
 /// This process's sign of life, written from a thread, a runtime and a connection of its own, so
@@ -228,7 +254,7 @@ impl Observer {
     /// Looks at the beats of `consumers` once; call it about twice a second.
     pub async fn look(&mut self, streams: &Streams, consumers: &[String]) -> Result<(), Error> {
         for consumer in consumers {
-            let read = read_beat(streams, consumer).await?;
+            let read = streams.recent_beats().read(streams, consumer).await?;
             let Some(sight) = self.seen.get_mut(consumer) else {
                 self.seen.insert(consumer.clone(), Sight::of(read, None));
                 continue;

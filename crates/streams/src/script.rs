@@ -33,8 +33,8 @@ scripts! {
     delete_consumers = "scripts/delete_consumers.lua",
     /// Acknowledges and deletes producers' events.
     ack_intake = "scripts/ack_intake.lua",
-    /// Asks the server that holds a partition about itself.
-    server = "scripts/server.lua",
+    /// Looks at a partition's server and at the consumers of a stage.
+    look = "scripts/look.lua",
     /// Reads a sign of life.
     beat = "scripts/beat.lua",
     /// Looks whether a partition lost anything.

@@ -6,6 +6,7 @@
 use std::time::{Duration, Instant};
 
 use futures::future::try_join_all;
+use riacho_domain::StageName;
 
 use crate::{Error, Streams, client::list};
 
@@ -46,6 +47,17 @@ pub struct Home {
     pub memory: Memory,
 }
 
+/// A stage of a partition, as its consumers watch it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Look {
+    /// The server that holds it.
+    pub home: Home,
+    /// Entries that somebody has, or that wait for a retry.
+    pub pending: u64,
+    /// The consumers, without those of the delay classes.
+    pub consumers: Vec<String>,
+}
+
 impl Streams {
     /// Asks whether every server answers, and how long that takes.
     pub async fn ping(&self) -> Result<Duration, Error> {
@@ -77,17 +89,20 @@ impl Streams {
 
     /// The server that holds a partition.
     pub async fn home_of(&self, partition: u16) -> Result<Home, Error> {
-        let keys = [self.keys().sizes(partition)];
-        let reply = list(self.scripts().server.run(&self.conn(), &keys, vec![]).await?);
-        let texts = reply.into_iter().map(|text| text.into_string().ok_or(Error::Reply("server")));
-        let texts = texts.collect::<Result<Vec<_>, _>>()?;
-        let [run_id, replication_id, used, max, policy] = &texts[..] else {
-            return Err(Error::Reply("server"));
-        };
-        Ok(Home {
-            identity: ServerIdentity { run_id: run_id.clone(), replication_id: replication_id.clone() },
-            memory: Memory { used: number(used), max: number(max), policy: policy.clone() },
-        })
+        Ok(self.look(partition, StageName::Extract).await?.home)
+    }
+
+    /// Looks at a stage of a partition: its server, its consumers, and whether anything is pending.
+    pub async fn look(&self, partition: u16, stage: StageName) -> Result<Look, Error> {
+        let keys = self.keys().lanes(partition, stage);
+        let reply = self.scripts().look.run(&self.conn(), &keys, vec![stage.as_str().into()]).await?;
+        let mut texts = list(reply).into_iter().map(|text| text.into_string().ok_or(Error::Reply("look")));
+        let mut next = || texts.next().ok_or(Error::Reply("look")).flatten();
+        let identity = ServerIdentity { run_id: next()?, replication_id: next()? };
+        let memory = Memory { used: number(&next()?), max: number(&next()?), policy: next()? };
+        let pending = number(&next()?);
+        let consumers = texts.collect::<Result<_, _>>()?;
+        Ok(Look { home: Home { identity, memory }, pending, consumers })
     }
 }
 

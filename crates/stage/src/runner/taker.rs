@@ -2,7 +2,7 @@
 
 use std::{
     sync::{Arc, atomic::Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use riacho_streams::{Error, Most, Observer};
@@ -12,10 +12,12 @@ use super::{
     dispatch::{self, Reason},
     line::Line,
 };
-use crate::outage::Backoff;
+use crate::{RunnerConfig, outage::Backoff};
 
-/// How often due retries are looked for. The beats of the others are looked at every other time.
+/// How often due retries are looked for while anything is pending.
 const EVERY: Duration = Duration::from_millis(250);
+/// How often the server and the beats of the others are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// At most this many entries are taken over at once.
 const TAKE_MAX: usize = 256;
 /// From this share of the memory limit on nothing is read.
@@ -23,35 +25,69 @@ const TIGHT_PERCENT: u64 = 90;
 
 /// Takes entries over until the stop.
 pub(super) async fn run(line: Arc<Line>, partition: u16, taking: Arc<Mutex<()>>) {
-    let millis = Duration::from_millis;
-    let (dead_after, grace) = (millis(line.config.dead_after_ms), millis(line.config.restart_grace_ms));
-    let (mut observer, mut backoff) = (Observer::new(dead_after, grace), Backoff::new());
-    let mut looks = false;
+    let mut taker = Taker::new(&line.config);
+    let mut backoff = Backoff::new();
+    // The stages and partitions of a process take turns, so that one read of a beat serves them all.
+    line.pause(EVERY.mul_f64(rand::random())).await;
     while !line.stop.is_cancelled() {
-        looks = !looks;
-        match take(&line, partition, &taking, looks.then_some(&mut observer)).await {
+        match taker.turn(&line, partition, &taking).await {
             Ok(()) => {
                 backoff.reset();
-                line.pause(EVERY).await;
+                line.pause(if taker.has_pending { EVERY } else { LOOK_EVERY }).await;
             }
             Err(error) => {
-                observer.forget();
+                taker.forget();
                 line.back_off(&error, &mut backoff).await;
             }
         }
     }
 }
 
-async fn take(
-    line: &Arc<Line>,
-    partition: u16,
-    taking: &Mutex<()>,
-    observer: Option<&mut Observer>,
-) -> Result<(), Error> {
-    let dead = match observer {
-        Some(observer) => look(line, partition, observer).await?,
-        None => vec![],
-    };
+/// What is known of a partition.
+struct Taker {
+    observer: Observer,
+    looked: Option<Instant>,
+    /// Whether anybody held anything at the last look. While nobody does, nothing can be due or left behind.
+    has_pending: bool,
+}
+
+impl Taker {
+    fn new(config: &RunnerConfig) -> Taker {
+        let millis = Duration::from_millis;
+        let observer = Observer::new(millis(config.dead_after_ms), millis(config.restart_grace_ms));
+        Taker { observer, looked: None, has_pending: false }
+    }
+
+    /// A number that could not be read is not one that stayed the same.
+    fn forget(&mut self) {
+        self.observer.forget();
+        self.looked = None;
+    }
+
+    async fn turn(&mut self, line: &Arc<Line>, partition: u16, taking: &Mutex<()>) -> Result<(), Error> {
+        let dead = match self.looked {
+            Some(at) if at.elapsed() < LOOK_EVERY - EVERY / 2 => vec![],
+            _ => self.look(line, partition).await?,
+        };
+        if self.has_pending { take(line, partition, taking, &dead).await } else { Ok(()) }
+    }
+
+    /// Looks at the server and at the others; says who of them is dead.
+    async fn look(&mut self, line: &Line, partition: u16) -> Result<Vec<String>, Error> {
+        let look = line.streams.look(partition, line.stage).await?;
+        self.observer.note_server(look.home.identity);
+        line.memory_is_tight.store(look.home.memory.is_above(TIGHT_PERCENT), Ordering::Relaxed);
+        let mut others = look.consumers;
+        others.retain(|name| **name != *line.consumer);
+        self.observer.look(&line.streams, &others).await?;
+        line.newest_version.store(self.observer.newest_version(), Ordering::Relaxed);
+        (self.looked, self.has_pending) = (Some(Instant::now()), look.pending > 0);
+        Ok(self.observer.dead())
+    }
+}
+
+/// Takes what is due, and what the dead left behind.
+async fn take(line: &Arc<Line>, partition: u16, taking: &Mutex<()>, dead: &[String]) -> Result<(), Error> {
     let most = most(line);
     if most.total == 0 || line.is_paused() {
         return Ok(());
@@ -64,7 +100,7 @@ async fn take(
     // is one step of the server, and whoever comes second finds nothing.
     let most = self::most(line);
     if !dead.is_empty() && most.total > 0 && line.beat.is_accepted() {
-        let left = streams.take_from(partition, stage, me, most, &dead).await?;
+        let left = streams.take_from(partition, stage, me, most, dead).await?;
         if !left.is_empty() {
             tracing::warn!(%stage, partition, entries = left.len(), "claimed from consumers that are dead");
         }
@@ -76,16 +112,4 @@ async fn take(
 /// How many entries there are places for.
 fn most(line: &Line) -> Most {
     Most { total: line.room.free().min(TAKE_MAX), lanes: line.lanes.free() }
-}
-
-/// Looks at the server and at the others; says who of them is dead.
-async fn look(line: &Line, partition: u16, observer: &mut Observer) -> Result<Vec<String>, Error> {
-    let home = line.streams.home_of(partition).await?;
-    observer.note_server(home.identity);
-    line.memory_is_tight.store(home.memory.is_above(TIGHT_PERCENT), Ordering::Relaxed);
-    let mut others = line.streams.consumers(partition, line.stage).await?;
-    others.retain(|name| **name != *line.consumer);
-    observer.look(&line.streams, &others).await?;
-    line.newest_version.store(observer.newest_version(), Ordering::Relaxed);
-    Ok(observer.dead())
 }
