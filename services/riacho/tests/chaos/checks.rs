@@ -13,6 +13,8 @@ use crate::{
     faults::{Injected, streams},
     history::is_end,
     oracle::{Oracle, Record},
+    producer::{self, Answer},
+    schedule::Flaw,
 };
 
 /// A violation, with the document that it is about.
@@ -81,6 +83,15 @@ pub(crate) fn adopt(cluster: &Cluster, oracle: &mut Oracle) -> Result<(), String
         }
         oracle.unanswered.push(upload);
     }
+    let unanswered = oracle.events.values().filter(|sent| sent.answer.is_none());
+    let unanswered: Vec<_> =
+        unanswered.map(|sent| (sent.event.id.clone(), sent.event.content.clone())).collect();
+    let rows = producer::rows(cluster)?;
+    for (id, content) in unanswered {
+        if let Some([Answer::Accepted(id, version)]) = rows.get(&id).map(Vec::as_slice) {
+            oracle.new_version(0.0, *id, *version, &content);
+        }
+    }
     Ok(())
 }
 
@@ -97,6 +108,20 @@ pub(crate) fn ends(oracle: &Oracle, rows: &HashMap<Uuid, DocumentRow>) -> Wrong 
     }
     for (id, row) in rows.iter().filter(|(id, _)| !oracle.documents.contains_key(id)) {
         wrong.push((Some(*id), format!("nobody uploaded this document: {row:?}")));
+    }
+    wrong
+}
+
+/// No version failed for anything but what its own content says.
+pub(crate) fn failures(oracle: &Oracle, rows: &HashMap<Uuid, DocumentRow>) -> Wrong {
+    let mut wrong = Wrong::new();
+    for (id, row) in rows {
+        for version in row.versions.values().filter(|version| version.state == "failed") {
+            let content = oracle.documents.get(id).and_then(|record| record.versions.get(&version.version));
+            if content.is_some_and(|content| !content.reasons().contains(&version.error.as_str())) {
+                wrong.push((Some(*id), format!("version {} failed: {}", version.version, version.error)));
+            }
+        }
     }
     wrong
 }
@@ -178,8 +203,9 @@ pub(crate) fn streams_are_empty(cluster: &Cluster) -> Result<Wrong, String> {
     let mut wrong = Wrong::new();
     for partition in 0..cluster.partitions {
         let dead = format!("riacho:{{{partition}}}:dead");
+        let intake = "riacho:{intake}:default".to_owned();
         let work = streams(partition).map(|(key, stage)| (key, Some(stage)));
-        for (key, stage) in work.chain([(dead, None)]) {
+        for (key, stage) in work.chain([(dead, None), (intake, None)]) {
             let length = cluster.redis(&["XLEN", &key])?.int();
             if length != 0 {
                 wrong.push((None, format!("{key} has {length} entries")));
@@ -213,23 +239,39 @@ pub(crate) fn conservation(cluster: &Cluster, key: &str, stage: &str) -> Result<
 }
 
 /// Dead letters are those that were put there, and no document is among them.
-pub(crate) fn dead_letters(cluster: &Cluster, injected: &[Injected]) -> Result<Wrong, String> {
+pub(crate) fn dead_letters(
+    cluster: &Cluster,
+    oracle: &Oracle,
+    injected: &[Injected],
+) -> Result<Wrong, String> {
     let poison: BTreeSet<&str> = injected.iter().flat_map(|i| &i.poison).map(String::as_str).collect();
+    let no_events = || oracle.events.values().filter(|sent| sent.event.flaw == Some(Flaw::Bytes));
+    let refused: BTreeSet<Vec<u8>> = no_events().map(|sent| sent.event.bytes()).collect();
+    let owed: BTreeSet<Vec<u8>> =
+        no_events().filter(|sent| sent.answer.is_some()).map(|sent| sent.event.bytes()).collect();
     let rows = cluster.sql(
         "SELECT CASE WHEN left(encode(original, 'hex'), 2) = '07' THEN convert_from(original, 'UTF8') ELSE '' END,
                 document_id, reason_code, message, stage
          FROM dead_letters",
     )?;
-    let mut wrong = Wrong::new();
+    let (mut wrong, mut is_kept) = (Wrong::new(), BTreeSet::new());
     for row in rows {
         let original = row[0].clone().unwrap_or_default();
-        if !poison.contains(original.as_str()) {
-            let document = row[1].as_ref().and_then(|id| id.parse().ok());
+        let document = row[1].as_ref().and_then(|id| id.parse().ok());
+        let is_deadly = row[2].as_deref() == Some("poison")
+            && document.and_then(|id| oracle.documents.get(&id)).is_some_and(Record::is_deadly);
+        let is_known = poison.contains(original.as_str()) || refused.contains(original.as_bytes());
+        is_kept.insert(original.clone().into_bytes());
+        if !is_known && !is_deadly {
             wrong.push((document, format!("is a dead letter that nobody poisoned: {:?}", &row[1..])));
         }
     }
-    let moved = cluster.sql("SELECT count(DISTINCT original) FROM dead_letters")?;
-    let moved: usize = moved[0][0].as_ref().and_then(|count| count.parse().ok()).unwrap_or(0);
+    let moved = poison.iter().filter(|text| is_kept.contains(text.as_bytes())).count();
+    // They are kept before they are answered, whatever Redis loses then.
+    wrong.extend(
+        owed.difference(&is_kept)
+            .map(|bytes| (None, format!("{} was answered and is not kept", String::from_utf8_lossy(bytes)))),
+    );
     let lossy = injected.iter().any(|injected| injected.fault.loses_data());
     if moved < poison.len() && !lossy {
         wrong.push((None, format!("{moved} of {} poisons became dead letters", poison.len())));

@@ -10,17 +10,34 @@ use std::{
 
 use nix::sys::signal::Signal;
 use riacho_local::testing::{self, Reply, TestDatabase, TestPostgres, TestRedis};
-use riacho_testkit::process::{self, Process, command};
+use riacho_testkit::{
+    Proxy,
+    openai::OpenAi,
+    process::{self, Process, command},
+};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::time::sleep;
 
-use crate::{history, schedule::Service};
+use crate::{
+    history,
+    schedule::{Service, Wire},
+};
 
 const RIACHO: &str = env!("CARGO_BIN_EXE_riacho");
 pub(crate) const REPLICAS: usize = 2;
 /// The hour after which what is deleted is purged, for a test.
 const PURGE_GRACE_SECONDS: u32 = 15;
+/// The most bytes on a stream: little enough to be reached.
+pub(crate) const STREAM_MAX_BYTES: usize = 96 << 10;
+/// The most documents of the tenant on their way: little enough to be reached.
+pub(crate) const IN_FLIGHT: usize = 40;
+/// The dimensions of the model's vectors.
+pub(crate) const DIMENSIONS: usize = 64;
+/// How long a parser may take: longer than a process is stopped, whose clock goes on.
+const PARSER_SECONDS: u32 = 8;
+/// What a parser may map. The program itself takes two thirds of it, unless it is a release.
+const PARSER_BYTES: u64 = 288 << 20;
 /// How long an orchestrator waits before it starts a process again that ended.
 const RESTART_PAUSE: Duration = Duration::from_millis(500);
 
@@ -54,6 +71,10 @@ pub(crate) struct Cluster {
     pub(crate) redis: TestRedis,
     pub(crate) postgres: TestPostgres,
     database: TestDatabase,
+    /// What computes the vectors, and counts what it was asked for.
+    pub(crate) model: OpenAi,
+    to_redis: Proxy,
+    to_postgres: Proxy,
     dir: PathBuf,
     pub(crate) partitions: u16,
     pub(crate) key: String,
@@ -88,10 +109,16 @@ impl Cluster {
         let (redis, postgres) =
             tokio::task::block_in_place(|| (testing::redis(), testing::private_postgres()));
         let database = postgres.create_database();
+        let to_redis = Proxy::before(&redis.url()).unwrap();
+        let to_postgres = Proxy::before(&database.owner_url()).unwrap();
+        let model = OpenAi::start(DIMENSIONS).await.unwrap();
         let mut cluster = Cluster {
             redis,
             postgres,
             database,
+            model,
+            to_redis,
+            to_postgres,
             dir,
             partitions,
             key: String::new(),
@@ -115,20 +142,33 @@ impl Cluster {
         cluster
     }
 
-    fn env(&self) -> Vec<(String, String)> {
+    /// The settings of a replica's processes. The second reaches its servers through proxies.
+    fn env(&self, replica: usize) -> Vec<(String, String)> {
         let objects = self.objects();
         let tuning = self.tuning();
+        let (redis, postgres) = match replica {
+            1 => (self.to_redis.url().to_owned(), self.to_postgres.url().to_owned()),
+            _ => (self.redis.url(), self.database.owner_url()),
+        };
         let text = |path: PathBuf| path.to_str().unwrap().to_owned();
         let settings = [
-            ("REDIS_URL", self.redis.url()),
-            ("DATABASE_URL", self.database.owner_url()),
+            ("REDIS_URL", redis),
+            ("DATABASE_URL", postgres),
             ("RIACHO_DATA_DIR", text(self.dir.join("none"))),
             ("RIACHO__OBJECTS__DIRECTORY", text(objects)),
+            ("RIACHO__REDIS__STREAM_MAX_BYTES", STREAM_MAX_BYTES.to_string()),
             ("RIACHO__DATABASE__POOL_SIZE", "6".to_owned()),
+            ("RIACHO__MODELS__PROVIDER", "openai".to_owned()),
+            ("RIACHO__MODELS__BASE_URL", self.model.base_url()),
+            ("RIACHO__MODELS__DIMENSIONS", DIMENSIONS.to_string()),
+            ("OPENAI_API_KEY", self.model.api_key().to_owned()),
             ("RIACHO__EXTRACTOR__PARSER__PROCESSES", "1".to_owned()),
+            ("RIACHO__EXTRACTOR__PARSER__TIMEOUT_SECONDS", PARSER_SECONDS.to_string()),
+            ("RIACHO__EXTRACTOR__PARSER__MEMORY_BYTES", PARSER_BYTES.to_string()),
             ("RIACHO__EXTRACTOR__BATCH_CHUNKS", tuning.batch_chunks.to_string()),
             ("RIACHO__GATEWAY__CHUNKING__MAX_TOKENS", tuning.chunk_tokens.to_string()),
             ("RIACHO__JANITOR__LEASE_SECONDS", "6".to_owned()),
+            ("RIACHO__JANITOR__IN_FLIGHT_PER_TENANT", IN_FLIGHT.to_string()),
             ("RIACHO__JANITOR__PURGE_GRACE_SECONDS", PURGE_GRACE_SECONDS.to_string()),
             ("RIACHO__JANITOR__SCHEDULES__PURGE", "*/5 * * * * *".to_owned()),
             ("RIACHO__JANITOR__SCHEDULES__CONSUMERS", "*/15 * * * * *".to_owned()),
@@ -139,7 +179,7 @@ impl Cluster {
     /// Runs a command to its end and gives the JSON it prints.
     fn json(&self, args: &[&str]) -> Value {
         let output = tokio::task::block_in_place(|| {
-            command(Path::new(RIACHO)).args(args).arg("--json").envs(self.env()).output().unwrap()
+            command(Path::new(RIACHO)).args(args).arg("--json").envs(self.env(0)).output().unwrap()
         });
         assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
         serde_json::from_slice(output.stdout.split(|byte| *byte == b'\n').next().unwrap()).unwrap()
@@ -212,13 +252,25 @@ impl Cluster {
 
     /// Starts a process; where one runs, nothing happens.
     pub(crate) fn start_process(&self, service: Service, replica: usize) {
-        let (env, logs) = (self.env(), self.logs());
+        let (env, logs) = (self.env(replica), self.logs());
         self.with(service, replica, |member| {
             member.is_down = false;
             if member.process.is_none() {
                 member.start(&env, &logs);
             }
         });
+    }
+
+    pub(crate) fn wire(&self, wire: Wire) -> &Proxy {
+        match wire {
+            Wire::Redis => &self.to_redis,
+            Wire::Postgres => &self.to_postgres,
+        }
+    }
+
+    /// The process of a replica, while one runs.
+    pub(crate) fn pid(&self, service: Service, replica: usize) -> Option<u32> {
+        self.with(service, replica, |member| member.process.as_ref().map(Process::pid))
     }
 
     /// Kills a process, which stays down.
@@ -254,7 +306,7 @@ impl Cluster {
     pub(crate) async fn tend(&self) {
         loop {
             sleep(RESTART_PAUSE).await;
-            let (env, logs) = (self.env(), self.logs());
+            let (env, logs) = ([self.env(0), self.env(1)], self.logs());
             for member in lock(&self.members).iter_mut().filter(|member| !member.is_down) {
                 let status = member.process.as_mut().and_then(|process| process.ended().ok().flatten());
                 let Some(status) = status else { continue };
@@ -265,7 +317,7 @@ impl Cluster {
                     member.service.name(),
                     member.replica
                 ));
-                member.start(&env, &logs);
+                member.start(&env[member.replica], &logs);
             }
         }
     }

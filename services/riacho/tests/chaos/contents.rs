@@ -44,6 +44,12 @@ pub(crate) enum Kind {
     Binary,
     /// Failed: a document that breaks off.
     Torn,
+    /// Failed: its parser is at it for minutes.
+    Hanging,
+    /// Failed: its parser needs more memory than it may have.
+    Growing,
+    /// Failed: it hangs, and whoever runs it is killed.
+    Deadly,
 }
 
 /// A file, before it is written out.
@@ -118,6 +124,10 @@ impl Content {
             Kind::Blank => &["empty"],
             Kind::Binary => &["unsupported"],
             Kind::Torn => &["corrupt", "unsupported"],
+            Kind::Hanging => &["timeout"],
+            // On a machine that is busy enough, time is up first.
+            Kind::Growing => &["memory", "timeout"],
+            Kind::Deadly => &["poison"],
         }
     }
 
@@ -134,7 +144,11 @@ impl Content {
     }
 
     pub(crate) fn filename(&self) -> String {
-        let extension = if self.kind == Kind::Torn { "docx" } else { self.format.extension() };
+        let extension = match self.kind {
+            Kind::Torn | Kind::Growing => "docx",
+            Kind::Hanging | Kind::Deadly => "html",
+            _ => self.format.extension(),
+        };
         format!("{}.{extension}", self.mark())
     }
 
@@ -148,7 +162,15 @@ impl Content {
                 let whole = self.write(Format::Docx);
                 whole[..whole.len() / 2].to_vec()
             }
+            Kind::Hanging | Kind::Deadly => self.endless().into_bytes(),
+            Kind::Growing => docx(&vec![self.mark(); 250_000]),
         }
+    }
+
+    /// A page that keeps the parser busy for minutes: text that a table does not take is moved before it, and each
+    /// piece looks for the table among all those that were moved earlier.
+    fn endless(&self) -> String {
+        format!("<p>{}</p><table>{}", self.mark(), "<b>x</b>".repeat(100_000))
     }
 
     fn noise(&self) -> Vec<u8> {

@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use riacho_testkit::Proxy;
 use tokio::{task::block_in_place, time::sleep};
 
 use crate::{
     cluster::{Cluster, REPLICAS, now},
+    deadly,
     schedule::{Fault, Round, Service},
+    workload::Workload,
 };
 
 /// A fault that was injected, on the clock of the database.
@@ -23,7 +26,13 @@ pub(crate) struct Injected {
     pub(crate) complaints: Vec<String>,
 }
 
-pub(crate) async fn inject(cluster: &Cluster, round: &Round, fault: Fault) -> Injected {
+/// How often answers are lost on the wire, and how many of them.
+const LOSE_EVERY: Duration = Duration::from_millis(150);
+const LOSE: u32 = 2;
+/// How often connections are cut on the wire.
+const CUT_EVERY: Duration = Duration::from_millis(100);
+
+pub(crate) async fn inject(cluster: &Cluster, workload: &Workload, round: &Round, fault: Fault) -> Injected {
     let mut injected = Injected {
         round: round.number,
         fault,
@@ -48,12 +57,31 @@ pub(crate) async fn inject(cluster: &Cluster, round: &Round, fault: Fault) -> In
         Fault::TwoLeaders { flush } => two_leaders(cluster, pause, flush, &mut injected).await,
         Fault::RollingRestart => injected.complaints = rolling_restart(cluster).await,
         Fault::Poison => poison(cluster, round.number, &mut injected),
+        Fault::LoseReplies(wire) => lose_replies(cluster.wire(wire), pause).await,
+        Fault::CutWire(wire) => harm(cluster.wire(wire), pause, |proxy| proxy.cut_every(CUT_EVERY)).await,
+        Fault::Silence(wire) => harm(cluster.wire(wire), pause, Proxy::blackhole).await,
+        Fault::KillParsers(replica) => deadly::kill_parsers(cluster, replica, pause).await,
+        Fault::Deadly => injected.complaints.extend(deadly::run(cluster, workload, round.number).await.err()),
         fault => servers(cluster, fault, pause, &mut injected).await,
     }
     if injected.ended == 0.0 {
         injected.ended = now();
     }
     injected
+}
+
+async fn harm(wire: &Proxy, time: Duration, begin: impl FnOnce(&Proxy)) {
+    begin(wire);
+    sleep(time).await;
+    wire.pass();
+}
+
+async fn lose_replies(wire: &Proxy, time: Duration) {
+    for _ in 0..time.as_millis() / LOSE_EVERY.as_millis() + 1 {
+        wire.lose_replies(LOSE);
+        sleep(LOSE_EVERY).await;
+    }
+    wire.pass();
 }
 
 /// The faults of Redis and PostgreSQL.

@@ -138,7 +138,9 @@ impl History {
             let found = [
                 ends_hold(steps, retries),
                 one_run(steps),
+                no_release_returns(steps),
                 releases(steps, retries),
+                a_loss_for_a_fault(steps, injected),
                 losses(steps, injected),
             ];
             wrong.extend(
@@ -182,6 +184,23 @@ fn one_run(steps: &[Step]) -> Option<String> {
     let runs: Vec<Option<&str>> = steps.iter().map(|step| step.run.as_deref()).collect();
     let changed = runs.windows(2).find(|pair| pair[0].is_some() && pair[1].is_some() && pair[0] != pair[1]);
     changed.map(|pair| format!("changed its sealed run from {:?} to {:?}", pair[0], pair[1]))
+}
+
+/// A release that was replaced is never current again.
+fn no_release_returns(steps: &[Step]) -> Option<String> {
+    let mut ids: Vec<&str> = steps.iter().filter_map(|step| step.release.as_deref()).collect();
+    ids.dedup();
+    let distinct: BTreeSet<&str> = ids.iter().copied().collect();
+    (distinct.len() != ids.len()).then(|| format!("returned to an earlier release: {ids:?}"))
+}
+
+/// No fault takes a version more than once: what it lost is released again once.
+fn a_loss_for_a_fault(steps: &[Step], injected: &[Injected]) -> Option<String> {
+    let (first, last) = (steps.first()?.at, steps.last()?.at);
+    let lossy = injected.iter().filter(|fault| fault.fault.loses_data());
+    let near = lossy.filter(|fault| fault.began <= last && fault.ended + AFTER_LOSS_SECONDS >= first).count();
+    let count = growth(steps, |step| step.losses) as usize;
+    (count > near).then(|| format!("was lost {count} times, by {near} faults"))
 }
 
 /// How far a count went up, which a retry sets back.
@@ -258,6 +277,11 @@ mod tests {
         assert!(releases(&revived, 0).is_some() && releases(&revived, 1).is_none());
         let lost = [step(1.0, "embedding", "a", 0), step(2.0, "releasing", "b", 1)];
         assert!(losses(&lost, &[]).is_some() && losses(&lost, &[flush(1.5)]).is_none());
+        let twice = [step(1.0, "embedding", "a", 0), step(2.0, "releasing", "b", 2)];
+        assert!(a_loss_for_a_fault(&twice, &[flush(1.5)]).is_some());
+        assert!(a_loss_for_a_fault(&lost, &[flush(1.5)]).is_none());
+        let back = ["a", "b", "a"].map(|release| step(1.0, "releasing", release, 0));
+        assert!(no_release_returns(&back).is_some() && no_release_returns(&back[..2]).is_none());
         let change = |live, gone| Change { live, gone };
         assert!(live_goes_forward(&[change(Some(2), false), change(Some(1), false)]).is_some());
         assert!(live_goes_forward(&[change(Some(2), false), change(None, false)]).is_some());

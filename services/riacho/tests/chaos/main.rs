@@ -1,17 +1,22 @@
 //! Chaos: each service as processes of its own, faults from a seed, and an oracle that remembers what was
 //! asked for. At the end every document is where the last command that was answered left it, whole and once.
 //!
-//! `schedule` makes the plan of a seed, `contents` the files, `workload` and `client` carry it out against a
-//! `cluster`, `faults` injects, `oracle` remembers, `history` and `checks` judge, `report` tells.
+//! `schedule` makes the plan of a seed, `contents` the files, `workload`, `client` and `producer` carry it out against a
+//! `cluster`, `faults` and `deadly` inject, `oracle` remembers, `history`, `checks`, `bounds`, `model` and `visible` judge,
+//! `report` tells.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
+mod bounds;
 mod checks;
 mod client;
 mod cluster;
 mod contents;
+mod deadly;
 mod faults;
 mod history;
+mod model;
 mod oracle;
+mod producer;
 mod report;
 mod run;
 mod schedule;
@@ -21,7 +26,7 @@ mod workload;
 use std::time::Duration;
 
 use run::{Length, run};
-use schedule::{Fault, Service, Setup};
+use schedule::{Fault, Service, Setup, Wire};
 use tokio::sync::Mutex;
 
 /// The seed of the short runs.
@@ -53,17 +58,19 @@ async fn every_accepted_document_comes_to_its_right_end_whatever_fails() {
         Fault::TwoLeaders { flush: true },
         Fault::RollingRestart,
         Fault::Poison,
+        Fault::LoseReplies(Wire::Redis),
+        Fault::CutWire(Wire::Postgres),
     ];
     let setup = Setup { seed: seed(SEED), partitions: 1, new_documents: 7, faults: Some(faults) };
-    run(setup, Length::Rounds(8)).await;
+    run(setup, Length::Rounds(10)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn documents_on_sixteen_partitions_come_to_their_right_end() {
     let _alone = ALONE.lock().await;
-    let faults = vec![Fault::Flush, Fault::Kill(Service::Indexer, 0)];
+    let faults = vec![Fault::Flush, Fault::Silence(Wire::Redis), Fault::Kill(Service::Indexer, 0)];
     let setup = Setup { seed: seed(SEED), partitions: 16, new_documents: 10, faults: Some(faults) };
-    run(setup, Length::Rounds(2)).await;
+    run(setup, Length::Rounds(3)).await;
 }
 
 /// `make chaos` runs it.

@@ -7,7 +7,8 @@ use uuid::Uuid;
 
 use crate::{
     client::{Answer, Reply},
-    contents::Content,
+    contents::{Content, Kind},
+    producer::{self, Event},
 };
 
 /// The ends that a document may have.
@@ -53,6 +54,11 @@ impl Record {
         self.ends.or(self.late)
     }
 
+    /// Whether it ended each process that ran it.
+    pub(crate) fn is_deadly(&self) -> bool {
+        self.versions.values().any(|content| content.kind == Kind::Deadly)
+    }
+
     pub(crate) fn latest(&self) -> u32 {
         self.versions.keys().next_back().copied().unwrap_or(0)
     }
@@ -69,11 +75,20 @@ pub(crate) struct Unanswered {
     pub(crate) content: Content,
 }
 
+/// A producer's event, and what it was answered.
+#[derive(Debug, Clone)]
+pub(crate) struct Published {
+    pub(crate) event: Event,
+    pub(crate) answer: Option<producer::Answer>,
+}
+
 /// Everything that is known from answers.
 #[derive(Debug, Default)]
 pub(crate) struct Oracle {
     pub(crate) documents: BTreeMap<Uuid, Record>,
     pub(crate) unanswered: Vec<Unanswered>,
+    /// Every event that was published, by its id.
+    pub(crate) events: BTreeMap<String, Published>,
     /// Answers that should not have been given.
     pub(crate) violations: Vec<(Option<Uuid>, String)>,
     /// How many answers of each kind there were.
@@ -108,6 +123,33 @@ impl Oracle {
             self.new_version(at, id, version, content);
         }
         Some(id)
+    }
+
+    /// A producer's event was answered, or not. The document that it became, if that is known.
+    pub(crate) fn published(
+        &mut self,
+        at: f64,
+        event: Event,
+        answer: Option<producer::Answer>,
+    ) -> Option<Uuid> {
+        let right = event.right_code();
+        let (document, what) = match &answer {
+            Some(producer::Answer::Accepted(id, version)) if right.is_none() => {
+                self.new_version(at, *id, *version, &event.content);
+                (Some(*id), "event accepted".to_owned())
+            }
+            Some(producer::Answer::Rejected(code)) if Some(code.as_str()) == right => {
+                (None, format!("event rejected: {code}"))
+            }
+            None => (None, "event without an answer".to_owned()),
+            Some(other) => {
+                self.wrong(None, format!("event {} was answered {other:?}, right was {right:?}", event.id));
+                (None, "event answered wrongly".to_owned())
+            }
+        };
+        self.count(&what);
+        self.events.insert(event.id.clone(), Published { event, answer });
+        document
     }
 
     pub(crate) fn new_version(&mut self, at: f64, id: Uuid, version: u32, content: &Content) {
@@ -243,7 +285,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::contents::{Format, Kind};
+    use crate::contents::Format;
 
     const ID: Uuid = Uuid::from_u128(5);
 

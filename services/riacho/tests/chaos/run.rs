@@ -10,11 +10,14 @@ use std::{
 use tokio::time::sleep;
 
 use crate::{
+    bounds,
     checks::{self, Wrong},
     client::Client,
     cluster::Cluster,
     faults::{Injected, inject},
     history::{History, is_end},
+    model,
+    producer::Producer,
     report::Report,
     schedule::{Round, Schedule, Setup},
     visible::{self, Watched},
@@ -51,7 +54,8 @@ impl Length {
 pub(crate) async fn run(setup: Setup, length: Length) {
     let cluster = Cluster::start(setup.partitions).await;
     let client = Client::new(cluster.http(), cluster.gateways());
-    let workload = Workload::new(client.clone());
+    let workload = Workload::new(client.clone(), Producer::new(&cluster));
+    let memory = bounds::memory_at_start(&cluster).await;
     let (watched, begun) = (Mutex::new(Watched::default()), Instant::now());
     let mut schedule = Schedule::new(setup.clone());
     let (mut faults, mut rounds) = (Vec::new(), 0);
@@ -78,7 +82,13 @@ pub(crate) async fn run(setup: Setup, length: Length) {
     if !is_quiet {
         wrong.push((None, format!("not everything came to its end within {QUIET_LIMIT:?}")));
     }
-    judge(cluster, &client, &workload, Judged { setup, length, begun, rounds, faults, watched, wrong }).await;
+    judge(
+        cluster,
+        &client,
+        &workload,
+        Judged { setup, length, begun, rounds, faults, memory, watched, wrong },
+    )
+    .await;
 }
 
 /// Injects a round's fault amid its tasks, and where possible while documents are on their way.
@@ -90,10 +100,12 @@ async fn fault(cluster: &Cluster, workload: &Workload, round: &Round) -> Vec<Inj
     while begun.elapsed() < BUSY_LIMIT && open(cluster).is_none_or(|count| count < round.busy) {
         sleep(Duration::from_millis(5)).await;
     }
-    let alone = inject(cluster, round, round.fault);
+    let alone = inject(cluster, workload, round, round.fault);
     match round.beside {
         None => vec![alone.await],
-        Some(beside) => <[Injected; 2]>::from(futures::join!(alone, inject(cluster, round, beside))).into(),
+        Some(beside) => {
+            <[Injected; 2]>::from(futures::join!(alone, inject(cluster, workload, round, beside))).into()
+        }
     }
 }
 
@@ -134,13 +146,14 @@ struct Judged {
     begun: Instant,
     rounds: usize,
     faults: Vec<Injected>,
+    memory: u64,
     watched: Mutex<Watched>,
     wrong: Wrong,
 }
 
 /// Checks everything, tells, and fails when anything is wrong.
 async fn judge(cluster: Cluster, client: &Client, workload: &Workload, run: Judged) {
-    let Judged { setup, length, begun, rounds, faults, watched, mut wrong } = run;
+    let Judged { setup, length, begun, rounds, faults, memory, watched, mut wrong } = run;
     let seconds = begun.elapsed().as_secs_f64();
     // Acknowledgements and dead letters follow the rows.
     let streams = settled(&cluster).await;
@@ -151,13 +164,25 @@ async fn judge(cluster: Cluster, client: &Client, workload: &Workload, run: Judg
     let history = History::read(&cluster).map_err(|error| failed.push(error)).unwrap_or_default();
     wrong.extend(oracle.violations.clone());
     wrong.extend(checks::ends(&oracle, &rows));
+    wrong.extend(checks::failures(&oracle, &rows));
     wrong.extend(history.violations(&oracle, &faults));
     wrong.extend(visible::live(client, &oracle, &rows).await);
     wrong.extend(visible::marks(client, &oracle, &rows).await);
     let (receipts, left) = checks::receipts(&cluster).map_err(|e| failed.push(e)).unwrap_or_default();
     wrong.extend(left);
     let orphans = checks::orphans(&cluster);
-    for found in [streams, checks::chunks(&cluster), checks::dead_letters(&cluster, &faults)] {
+    let (compared, of_vectors) = model::vectors(&cluster).map_err(|e| failed.push(e)).unwrap_or_default();
+    wrong.extend(of_vectors);
+    let spent = model::spent(&cluster, &oracle, &rows, &history, &faults);
+    if spent.is_too_much() {
+        wrong.push((None, format!("the model was asked for too much: {spent:?}")));
+    }
+    let events = workload.producer.check(&cluster, &oracle);
+    let (at_rest, too_much) =
+        bounds::memory_at_rest(&cluster, memory).await.map_err(|e| failed.push(e)).unwrap_or_default();
+    wrong.extend(too_much.map(|text| (None, text)));
+    let letters = checks::dead_letters(&cluster, &oracle, &faults);
+    for found in [streams, checks::chunks(&cluster), letters, events, bounds::objects(&cluster)] {
         found.map_or_else(|error| failed.push(error), |found| wrong.extend(found));
     }
     wrong.extend(failed.into_iter().map(|error| (None, format!("a check could not be made: {error}"))));
@@ -173,6 +198,12 @@ async fn judge(cluster: Cluster, client: &Client, workload: &Workload, run: Judg
         format!("searches meanwhile: {} answered, {} refused or too late", watched.searches, watched.refused),
         format!("released again: {losses} after a loss that was noticed, {stalls} found by their age"),
         format!("documents purged to the last object, with a receipt: {receipts}"),
+        format!("events published: {}", oracle.events.len()),
+        format!(
+            "chunks sent to the model: {}, of them distinct {}, excused {}; vectors compared: {compared}",
+            spent.chunks, spent.distinct, spent.excused
+        ),
+        format!("redis' memory at rest: {at_rest} bytes, {memory} at the start"),
     ];
     notes.extend(orphans.map(|count| format!("originals that no row names: {count}")));
     notes.extend(cluster.ended_by_themselves().into_iter().map(|text| format!("ended by itself: {text}")));

@@ -65,6 +65,13 @@ impl Service {
     }
 }
 
+/// A server that the second process of each service reaches through a proxy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wire {
+    Redis,
+    Postgres,
+}
+
 /// What is done to the deployment. One more is a variant here and an arm in `faults`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
@@ -101,6 +108,26 @@ pub(crate) enum Fault {
     RollingRestart,
     /// Entries that no stage can read are put onto the streams.
     Poison,
+    /// Answers of a server are lost on the wire: what was asked is done, and nobody hears of it.
+    LoseReplies(Wire),
+    /// Connections to a server are cut ten times a second.
+    CutWire(Wire),
+    /// Nothing comes through the connections to a server for longer than it takes to be called dead; then what
+    /// waited does.
+    Silence(Wire),
+    /// The parsers of an extractor are killed from outside.
+    KillParsers(usize),
+    /// A document whose extractor is killed each time it runs.
+    Deadly,
+}
+
+impl Wire {
+    const fn name(self) -> &'static str {
+        match self {
+            Wire::Redis => "redis",
+            Wire::Postgres => "postgres",
+        }
+    }
 }
 
 impl Fault {
@@ -126,6 +153,10 @@ impl Fault {
         all.extend([Fault::RestartRedis, Fault::KillRedis, Fault::EmptyRedis, Fault::CutRedis]);
         all.extend([Fault::RestartPostgres, Fault::KillPostgres, Fault::CutPostgres]);
         all.extend([Fault::TwoLeaders { flush: dice.below(2) == 0 }, Fault::RollingRestart, Fault::Poison]);
+        for wire in [Wire::Redis, Wire::Postgres] {
+            all.extend([Fault::LoseReplies(wire), Fault::CutWire(wire), Fault::Silence(wire)]);
+        }
+        all.extend([Fault::KillParsers(dice.below(2)), Fault::Deadly]);
         for at in (1..all.len()).rev() {
             all.swap(at, dice.below(at + 1));
         }
@@ -153,6 +184,11 @@ impl fmt::Display for Fault {
             Fault::TwoLeaders { flush: true } => f.write_str("two janitors lead, FLUSHALL"),
             Fault::RollingRestart => f.write_str("rolling restart, other chunk size"),
             Fault::Poison => f.write_str("poison on the streams"),
+            Fault::LoseReplies(wire) => write!(f, "replies of {} lost", wire.name()),
+            Fault::CutWire(wire) => write!(f, "wire to {} cut", wire.name()),
+            Fault::Silence(wire) => write!(f, "wire to {} silent", wire.name()),
+            Fault::KillParsers(replica) => write!(f, "parsers of extractor {replica} killed"),
+            Fault::Deadly => f.write_str("document that kills its extractor"),
         }
     }
 }
@@ -166,6 +202,19 @@ pub(crate) struct Setup {
     pub(crate) new_documents: usize,
     /// The faults, a round each; all kinds in an order of the seed's choice when there are none here.
     pub(crate) faults: Option<Vec<Fault>>,
+}
+
+/// What is wrong with a producer's event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Flaw {
+    /// It names another tenant.
+    Tenant,
+    /// It has no file name.
+    Filename,
+    /// The hash is of other bytes.
+    Hash,
+    /// It is no event.
+    Bytes,
 }
 
 /// One command for a slot. A slot is a place for a document, which changes in the course of the run.
@@ -184,8 +233,19 @@ pub(crate) enum Action {
         external: bool,
         lane: &'static str,
     },
-    /// A new version.
-    Replace(Content),
+    /// A new document by a producer's event.
+    Publish {
+        content: Content,
+        external: bool,
+        flaw: Option<Flaw>,
+        /// The event is sent a second time at once.
+        twice: bool,
+    },
+    /// A new version; by a producer's event, perhaps, where the document has an external id.
+    Replace {
+        content: Content,
+        by_event: bool,
+    },
     /// The same bytes once more, as a new document.
     Again,
     Cancel,
@@ -238,12 +298,13 @@ impl Schedule {
         let after = self.dice.between(tasks.len() / 3, tasks.len() * 3 / 4);
         let millis = match fault {
             // Longer than it takes to be called dead, shorter than what is purged has to wait.
-            Fault::Pause(..) => self.dice.between(3_500, 6_000),
+            Fault::Pause(..) | Fault::Silence(_) => self.dice.between(3_500, 6_000),
             Fault::TwoLeaders { .. } => self.dice.between(4_000, 7_000),
             _ => self.dice.between(300, 2_500),
         };
         self.number += 1;
-        let overlaps = self.dice.below(4) == 0;
+        // What was near a document that kills its process may be in its last run, which a fault would condemn it for.
+        let overlaps = self.dice.below(4) == 0 && fault != Fault::Deadly;
         let beside = self.beside(fault);
         let busy = self.setup.new_documents / 2;
         let millis = millis as u64;
@@ -255,7 +316,12 @@ impl Schedule {
         let victim = Fault::Kill(*self.dice.pick(&Service::ALL), self.dice.below(2));
         let is_of_processes = matches!(
             fault,
-            Fault::Kill(..) | Fault::Pause(..) | Fault::TwoLeaders { .. } | Fault::RollingRestart
+            Fault::Kill(..)
+                | Fault::Pause(..)
+                | Fault::TwoLeaders { .. }
+                | Fault::RollingRestart
+                | Fault::Deadly
+                | Fault::KillParsers(_)
         );
         let comes = self.dice.below(2) == 0 && !is_of_processes && self.setup.faults.is_none();
         comes.then_some(victim)
@@ -286,17 +352,23 @@ impl Schedule {
 
     fn upload(&mut self) -> Action {
         const LANES: [&str; 5] = ["interactive", "interactive", "interactive", "bulk", "background"];
-        let content = self.content();
-        Action::Upload {
-            content,
-            external: self.dice.below(4) == 0,
-            lane: LANES[self.dice.below(LANES.len())],
+        let (content, external) = (self.content(), self.dice.below(4) == 0);
+        if self.dice.below(4) == 0 {
+            let flaw = match self.dice.below(40) {
+                0 => Some(Flaw::Tenant),
+                1 => Some(Flaw::Filename),
+                2 => Some(Flaw::Hash),
+                3 => Some(Flaw::Bytes),
+                _ => None,
+            };
+            return Action::Publish { content, external, flaw, twice: self.dice.below(3) == 0 };
         }
+        Action::Upload { content, external, lane: LANES[self.dice.below(LANES.len())] }
     }
 
     fn command(&mut self) -> Action {
         match self.dice.below(100) {
-            0..30 => Action::Replace(self.content()),
+            0..30 => Action::Replace { content: self.content(), by_event: self.dice.below(2) == 0 },
             30..45 => Action::Again,
             45..65 => Action::Cancel,
             65..82 => Action::Retry,
@@ -306,10 +378,12 @@ impl Schedule {
 
     fn content(&mut self) -> Content {
         let kind = match self.dice.below(100) {
-            0..88 => Kind::Good,
-            88..92 => Kind::Blank,
-            92..96 => Kind::Binary,
-            _ => Kind::Torn,
+            0..86 => Kind::Good,
+            86..90 => Kind::Blank,
+            90..94 => Kind::Binary,
+            94..98 => Kind::Torn,
+            98 => Kind::Hanging,
+            _ => Kind::Growing,
         };
         let paragraphs = match self.dice.below(100) {
             0..40 => self.dice.between(1, 8),
@@ -347,11 +421,17 @@ mod tests {
             "{first:?}"
         );
         let tasks = || rounds.iter().flat_map(|round| &round.tasks);
-        assert!(tasks().any(|task| matches!(task.action, Action::Replace(_))));
+        assert!(tasks().any(|task| matches!(task.action, Action::Replace { .. })));
+        for wanted in [None, Some(Flaw::Tenant), Some(Flaw::Filename), Some(Flaw::Hash), Some(Flaw::Bytes)] {
+            let is_wanted =
+                |action: &Action| matches!(action, Action::Publish { flaw, .. } if *flaw == wanted);
+            assert!(tasks().any(|task| is_wanted(&task.action)), "{wanted:?}");
+        }
         for wanted in [Action::Again, Action::Cancel, Action::Retry, Action::Delete] {
             assert!(tasks().any(|task| task.action == wanted), "{wanted:?}");
         }
-        assert!(tasks().filter(|task| matches!(task.action, Action::Upload { .. })).count() >= 1_000);
+        let is_new = |task: &&Task| matches!(task.action, Action::Upload { .. } | Action::Publish { .. });
+        assert!(tasks().filter(is_new).count() >= 1_000);
     }
 
     #[test]
@@ -360,7 +440,7 @@ mod tests {
         for round in rounds(5) {
             for task in &round.tasks {
                 match task.action {
-                    Action::Upload { .. } => known = known.max(task.slot + 1),
+                    Action::Upload { .. } | Action::Publish { .. } => known = known.max(task.slot + 1),
                     _ => assert!(task.slot < known),
                 }
             }

@@ -13,6 +13,7 @@ use tokio::time::sleep;
 use uuid::Uuid;
 
 use crate::{
+    bounds,
     checks::{self, DocumentRow, Wrong},
     client::{Ask, Client, Reply},
     cluster::Cluster,
@@ -23,7 +24,7 @@ use crate::{
     workload::Workload,
 };
 
-const QUERIES: [&str; 4] =
+pub(crate) const QUERIES: [&str; 4] =
     ["heron weir", "the barge passed the lock", "sediment measured upstream", "gate inspection"];
 
 fn search(query: &str, mode: &str) -> Ask {
@@ -157,7 +158,10 @@ pub(crate) async fn watch(cluster: &Cluster, client: &Client, workload: &Workloa
         for (key, stage) in streams(partition) {
             // While Redis is away there is nothing to add up.
             wrong.extend(checks::conservation(cluster, &key, stage).ok().flatten().map(|text| (None, text)));
+            wrong.extend(bounds::stream(cluster, &key).ok().flatten().map(|text| (None, text)));
         }
+        wrong.extend(bounds::in_flight(cluster).ok().flatten().map(|text| (None, text)));
+        wrong.extend(bounds::objects(cluster).unwrap_or_default());
         let mut watched = watched.lock().unwrap();
         watched.searches += usize::from(is_answered);
         watched.refused += usize::from(!is_answered);

@@ -15,9 +15,10 @@ use uuid::Uuid;
 use crate::{
     client::{Ask, Client},
     cluster::now,
-    contents::Content,
+    contents::{Content, Format, Kind},
     oracle::Oracle,
-    schedule::{Action, CLIENTS, Round, Task},
+    producer::{Event, Producer},
+    schedule::{Action, CLIENTS, Flaw, Round, Task},
 };
 
 /// What a slot holds.
@@ -31,6 +32,7 @@ struct Slot {
 /// The clients and what they know.
 pub(crate) struct Workload {
     client: Client,
+    pub(crate) producer: Producer,
     begun: f64,
     pub(crate) oracle: Mutex<Oracle>,
     slots: Mutex<HashMap<usize, Slot>>,
@@ -39,14 +41,20 @@ pub(crate) struct Workload {
     pub(crate) answered: AtomicUsize,
 }
 
+/// The id that a producer gives to a slot's document.
+fn external_id(slot: usize) -> String {
+    format!("slot-{slot}")
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Workload {
-    pub(crate) fn new(client: Client) -> Self {
+    pub(crate) fn new(client: Client, producer: Producer) -> Self {
         Self {
             client,
+            producer,
             begun: now(),
             oracle: Mutex::default(),
             slots: Mutex::default(),
@@ -81,6 +89,12 @@ impl Workload {
             (Action::Upload { content, external, lane }, _) => {
                 self.upload(client, task.slot, content, *external, lane).await;
             }
+            (Action::Publish { content, external, flaw, twice }, _) => {
+                let external_id = if *external { external_id(task.slot) } else { String::new() };
+                self.publish(task.slot, content, external_id, *flaw, *twice).await;
+            }
+            // Nobody knows whether bytes of an event that was refused are known.
+            (Action::Again, Some(Slot { document: None, .. })) => {}
             (Action::Again, Some(slot)) => {
                 self.upload(client, task.slot, &slot.content, slot.external, "interactive").await;
             }
@@ -96,10 +110,35 @@ impl Workload {
         let mut ask = self.file(Ask::new(Method::POST, "/api/v1/documents"), content);
         ask.query.push(("lane", lane.to_owned()));
         if external {
-            ask.query.push(("external_id", format!("slot-{slot}")));
+            ask.query.push(("external_id", external_id(slot)));
         }
         let document = self.send_file(client, &ask, content).await;
         lock(&self.slots).insert(slot, Slot { document, content: content.clone(), external });
+    }
+
+    /// Publishes an event; what it becomes is the slot's document.
+    async fn publish(
+        &self,
+        slot: usize,
+        content: &Content,
+        external_id: String,
+        flaw: Option<Flaw>,
+        twice: bool,
+    ) {
+        let id = format!("event-{}", self.keys.fetch_add(1, Ordering::Relaxed));
+        let external = !external_id.is_empty();
+        let event = Event { id, content: content.clone(), external_id, flaw, twice };
+        let answer = self.producer.publish(&event).await;
+        let document = self.oracle().published(self.seconds(), event, answer);
+        lock(&self.slots).insert(slot, Slot { document, content: content.clone(), external });
+    }
+
+    /// Uploads a document that hangs in its parser; in no slot, so that nobody commands it.
+    pub(crate) async fn upload_deadly(&self, round: usize) -> Option<Uuid> {
+        let seed = 0xdead_0000 + round as u64;
+        let content = Content { seed, kind: Kind::Deadly, format: Format::Html, paragraphs: 0 };
+        let ask = self.file(Ask::new(Method::POST, "/api/v1/documents"), &content);
+        self.send_file(0, &ask, &content).await
     }
 
     fn file(&self, mut ask: Ask, content: &Content) -> Ask {
@@ -124,7 +163,10 @@ impl Workload {
             return;
         }
         match action {
-            Action::Replace(content) => {
+            Action::Replace { content, by_event: true } if external => {
+                self.publish(slot, content, external_id(slot), None, false).await;
+            }
+            Action::Replace { content, .. } => {
                 let ask = self.file(Ask::new(Method::PUT, format!("{path}/content")), content);
                 let document = self.send_file(client, &ask, content).await;
                 lock(&self.slots).insert(slot, Slot { document, content: content.clone(), external });
@@ -143,7 +185,7 @@ impl Workload {
                 let reply = self.client.send(&Ask::new(Method::DELETE, path), client).await;
                 self.oracle().deleted(self.seconds(), document, &reply);
             }
-            Action::Upload { .. } | Action::Again => {}
+            Action::Upload { .. } | Action::Publish { .. } | Action::Again => {}
         }
     }
 }
