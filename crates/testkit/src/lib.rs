@@ -3,6 +3,7 @@
 mod deployment;
 mod eventually;
 mod line_extractor;
+mod memory;
 pub mod openai;
 pub mod process;
 mod proxy;
@@ -11,4 +12,5 @@ pub mod s3;
 pub use deployment::{Deployment, LOCAL_MODEL, local_model_directory};
 pub use eventually::{PATIENCE, Seen, eventually, within};
 pub use line_extractor::{LineExtractor, cut, release_of};
+pub use memory::data_bytes;
 pub use proxy::Proxy;

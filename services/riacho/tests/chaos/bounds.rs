@@ -6,8 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use riacho_local::testing::Reply;
-use tokio::time::sleep;
+use riacho_testkit::data_bytes;
+use tokio::{task::block_in_place, time::sleep};
 
 use crate::{
     checks::Wrong,
@@ -119,17 +119,6 @@ fn holdings(cluster: &Cluster) -> String {
     format!("{}; {}", keys.join(", "), lines.join(" "))
 }
 
-/// What Redis needs for data: without its clients, what waits to be written to disk, its log of slow commands, and
-/// its histogram of each command that was ever sent.
 fn memory(cluster: &Cluster) -> Result<u64, String> {
-    cluster.redis(&["SLOWLOG", "RESET"])?;
-    cluster.redis(&["CONFIG", "SET", "latency-tracking", "no"])?;
-    cluster.redis(&["CONFIG", "RESETSTAT"])?;
-    let reply = cluster.redis(&["INFO", "memory"])?;
-    let Reply::Text(text) = reply else { return Err("INFO is no text".to_owned()) };
-    let field = |name: &str| -> u64 {
-        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-        value.and_then(|value| value.trim().parse().ok()).unwrap_or(0)
-    };
-    Ok(field("used_memory") - field("mem_clients_normal") - field("mem_aof_buffer"))
+    block_in_place(|| data_bytes(&cluster.redis)).map_err(|error| error.to_string())
 }

@@ -29,9 +29,9 @@ pub(crate) const REPLICAS: usize = 2;
 /// The hour after which what is deleted is purged, for a test.
 const PURGE_GRACE_SECONDS: u32 = 15;
 /// The most bytes on a stream: little enough to be reached.
-pub(crate) const STREAM_MAX_BYTES: usize = 96 << 10;
+pub(crate) const STREAM_MAX_BYTES: usize = 48 << 10;
 /// The most documents of the tenant on their way: little enough to be reached.
-pub(crate) const IN_FLIGHT: usize = 40;
+pub(crate) const IN_FLIGHT: usize = 20;
 /// The dimensions of the model's vectors.
 pub(crate) const DIMENSIONS: usize = 64;
 /// How long a parser may take: longer than a process is stopped, whose clock goes on.

@@ -91,7 +91,7 @@ fn bytes(hex: &str) -> Vec<u8> {
 pub(crate) struct Spent {
     pub(crate) chunks: usize,
     pub(crate) distinct: usize,
-    /// Chunks of versions that were on their way when a fault came: they may be asked for again.
+    /// Chunks of versions that were on their way when a fault came that ends or repeats what is at the model.
     pub(crate) excused: usize,
 }
 
@@ -102,7 +102,7 @@ impl Spent {
 }
 
 /// Counts what the model was asked for against what it had to be asked for: each text once, and a tenth more;
-/// besides for each fault what it may have interrupted, for each retry the version's chunks, and the same bytes
+/// besides for each fault that ends or repeats work what was on its way when it began, for each retry the version's chunks, and the same bytes
 /// in a document anew.
 pub(crate) fn spent(
     cluster: &Cluster,
@@ -122,7 +122,10 @@ pub(crate) fn spent(
         for (version, content) in record.versions.iter().filter(|(_, content)| content.is_good()) {
             let chunks = chunks_of(id, *version, content);
             let steps = history.versions.get(&(*id, *version)).map(Vec::as_slice).unwrap_or_default();
-            let faults = injected.iter().filter(|fault| is_on_its_way(steps, fault)).count();
+            let faults = injected
+                .iter()
+                .filter(|fault| fault.fault.repeats_work() && is_on_its_way(steps, fault))
+                .count();
             let retries = record.retries.get(version).map_or(0, |retries| *retries as usize);
             let before = seen.entry(content.seed).or_default();
             excused += chunks * (faults + retries + usize::from(*before > 0));
@@ -133,9 +136,9 @@ pub(crate) fn spent(
     Spent { chunks: of_chunks().count(), distinct, excused }
 }
 
-/// Whether a version was on its way while a fault lasted.
+/// Whether a version was on its way when a fault began, or set out while it lasted.
 fn is_on_its_way(steps: &[Step], fault: &Injected) -> bool {
-    let begins = steps.iter().find(|step| !is_end(&step.state)).map(|step| step.at);
-    let ends = steps.iter().rfind(|step| is_end(&step.state)).map_or(f64::MAX, |step| step.at);
-    begins.is_some_and(|begins| begins <= fault.ended) && ends >= fault.began
+    let before = steps.iter().rfind(|step| step.at <= fault.began);
+    let during = steps.iter().any(|step| step.at > fault.began && step.at <= fault.ended);
+    during || before.is_some_and(|step| !is_end(&step.state))
 }

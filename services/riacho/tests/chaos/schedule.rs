@@ -143,6 +143,24 @@ impl Fault {
         )
     }
 
+    /// Whether chunks that were at the model may be asked for again: who had them is gone, their entries are, or
+    /// nobody heard that they were done.
+    pub(crate) const fn repeats_work(self) -> bool {
+        self.loses_data()
+            || matches!(
+                self,
+                Fault::Kill(Service::Extractor | Service::Embedder, _)
+                    | Fault::Pause(Service::Extractor | Service::Embedder, _)
+                    | Fault::DestroyGroup(_)
+                    | Fault::RestartRedis
+                    | Fault::CutRedis
+                    | Fault::LoseReplies(Wire::Redis)
+                    | Fault::CutWire(Wire::Redis)
+                    | Fault::Silence(_)
+                    | Fault::Deadly
+            )
+    }
+
     /// Every kind once, on replicas and stages of the dice's choice, in an order of its choice.
     fn all(dice: &mut Dice) -> Vec<Fault> {
         let mut all = Vec::new();
