@@ -23,7 +23,7 @@ fn extracted(cluster: &Cluster) -> u64 {
 /// Offers a document again and again until it is kept, as a client does that is told to come again.
 async fn insist(services: &mut Services, word: &str) {
     let begin = Instant::now();
-    while !services.offer(word).await {
+    while !services.offer(word, "unavailable").await {
         assert!(begin.elapsed() < Duration::from_secs(60), "{word} was never kept\n{}", services.log());
         sleep(Duration::from_millis(20)).await;
     }
@@ -63,7 +63,7 @@ async fn connections_that_are_cut_every_100_ms_cost_no_document_and_double_none(
     let (begin, mut refused) = (Instant::now(), Vec::new());
     for number in 0.. {
         let word = format!("otter{number}");
-        if !services.offer(&word).await {
+        if !services.offer(&word, "unavailable").await {
             refused.push(word);
         }
         sleep(PACE).await;

@@ -176,7 +176,7 @@ async fn behind_a_stall(documents: usize, stream_bytes: usize, most_bytes: u64) 
     let (mut cluster, model) = with_a_model().await;
     cluster.set("RIACHO__REDIS__STREAM_MAX_BYTES", &stream_bytes.to_string());
     cluster.set("RIACHO__REDIS__RELEASE_MARKER_SECONDS", "60");
-    cluster.set("RIACHO__JANITOR__IN_FLIGHT_PER_TENANT", "600");
+    cluster.set("RIACHO__JANITOR__IN_FLIGHT_PER_TENANT", &(documents / 3).to_string());
     cluster.set("RIACHO__JANITOR__CENSUS_AFTER_SECONDS", "5");
     let key = cluster.prepare();
     let (mut embeds, of_embeds) = embedder(&mut cluster);
@@ -244,7 +244,7 @@ async fn is_at_rest(cluster: &Cluster, start: u64) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stalled_embedder_keeps_redis_small_and_after_the_drain_nothing_is_left() {
-    behind_a_stall(1_500, 256 << 10, 8 << 20).await;
+    behind_a_stall(400, 48 << 10, 4 << 20).await;
 }
 
 /// By hand, with the caps of a real deployment: `cargo test --test stalls -- --ignored --nocapture`.

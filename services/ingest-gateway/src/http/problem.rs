@@ -189,9 +189,10 @@ impl Problem {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "timeout", "the request took too long").after(1)
     }
 
-    /// The object store has no room.
+    /// The object store has no room. It may be made, so clients come again, as for a store that is away.
     pub(crate) fn out_of_space() -> Self {
-        Self::new(StatusCode::INSUFFICIENT_STORAGE, "out_of_space", "there is no space left for files")
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "out_of_space", "there is no space left for files")
+            .after(5)
     }
 
     /// A fault of ours. The reason goes to the log, not to the client.
@@ -284,7 +285,9 @@ impl From<riacho_objects::Error> for Problem {
             Error::TooLarge { limit_bytes } => Problem::too_large("file", limit_bytes),
             Error::Body { reason } => Problem::bad_request(format!("the body broke off: {reason}")),
             Error::Full => {
-                tracing::error!("the object store is full");
+                if OBJECTS.is_due() {
+                    tracing::error!("the object store is full");
+                }
                 Problem::out_of_space()
             }
             error if error.is_retryable() => {

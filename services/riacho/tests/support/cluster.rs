@@ -57,8 +57,13 @@ impl Cluster {
     }
 
     pub fn spawn(&self, args: &[&str]) -> Process {
+        self.spawn_program(RIACHO, args)
+    }
+
+    /// The same for a program that becomes the binary, or stands between.
+    pub fn spawn_program(&self, program: &str, args: &[&str]) -> Process {
         let env = self.env.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect::<Vec<_>>();
-        Process::spawn(RIACHO, args, &env).unwrap()
+        Process::spawn(program, args, &env).unwrap()
     }
 
     /// Runs a command to its end and gives the JSON it prints.
@@ -172,14 +177,14 @@ impl Services {
     }
 
     /// Sends a document that may be refused, in the way that a client can act on: says whether it was kept.
-    pub async fn offer(&mut self, word: &str) -> bool {
+    pub async fn offer(&mut self, word: &str, code: &str) -> bool {
         let answer = self.send(word).await;
         if answer.status() == StatusCode::ACCEPTED {
             let body = answer.json().await.unwrap();
             self.owe(word, &body);
             return true;
         }
-        is_unavailable(answer).await;
+        is_refused_for_now(answer, code).await;
         false
     }
 
@@ -252,6 +257,11 @@ impl Services {
 
 /// Checks that an answer tells a client to come again: 503, when, and why.
 pub async fn is_unavailable(answer: Response) {
+    is_refused_for_now(answer, "unavailable").await;
+}
+
+/// The same with a reason of its own.
+pub async fn is_refused_for_now(answer: Response, code: &str) {
     let (status, headers) = (answer.status(), answer.headers().clone());
     let body = answer.text().await.unwrap();
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{body}");
@@ -259,5 +269,5 @@ pub async fn is_unavailable(answer: Response) {
     let seconds: u64 = headers["retry-after"].to_str().unwrap().parse().unwrap();
     assert!(seconds >= 1, "{body}");
     let body: Value = serde_json::from_str(&body).unwrap();
-    assert_eq!((&body["code"], &body["status"]), (&json!("unavailable"), &json!(503)));
+    assert_eq!((&body["code"], &body["status"]), (&json!(code), &json!(503)));
 }
