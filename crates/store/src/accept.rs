@@ -40,7 +40,7 @@ struct Found {
     over_quota: Vec<Quota>,
     partitions: Vec<i16>,
     collection: Option<Uuid>,
-    replay: Option<(DocumentId, Version, Vec<u8>)>,
+    replay: Option<Replay>,
     existing: Option<Existing>,
     duplicate: Option<(DocumentId, Version)>,
     event: Option<EventAnswer>,
@@ -85,11 +85,12 @@ impl Store {
         event: Option<&EventKey>,
         mut found: Found,
     ) -> Result<Accepted, Error> {
-        if let (Some((document, version, hash)), Some(idempotency)) = (&found.replay, &accept.idempotency) {
-            if hash.as_slice() != idempotency.request_hash {
+        if let (Some(replay), Some(idempotency)) = (&found.replay, &accept.idempotency) {
+            if replay.request_hash.as_slice() != idempotency.request_hash {
                 return Err(Conflict::IdempotencyKeyReused.into());
             }
-            return Ok(Accepted { replayed: true, ..version_now(tx, *document, *version).await? });
+            let now = version_now(tx, replay.document, replay.version).await?;
+            return Ok(Accepted { replayed: true, duplicate: replay.duplicate, ..now });
         }
         if matches!(accept.target, Target::NewVersionOf(_)) && found.existing.is_none() {
             return Err(Error::NotFound("document"));
@@ -101,7 +102,7 @@ impl Store {
             found.duplicate = Some((existing.id, existing.latest));
         }
         if let Some((document, version)) = found.duplicate {
-            write::remember(tx, accept, event, document, version).await?;
+            write::remember(tx, accept, event, document, version, true).await?;
             return Ok(Accepted { duplicate: true, ..version_now(tx, document, version).await? });
         }
         check_quotas(&found)?;
@@ -116,6 +117,14 @@ fn check_quotas(found: &Found) -> Result<(), Error> {
         Some(quota) => Err(Conflict::OverQuota(*quota).into()),
         None => Ok(()),
     }
+}
+
+/// What a request with the same Idempotency-Key was answered.
+struct Replay {
+    document: DocumentId,
+    version: Version,
+    request_hash: Vec<u8>,
+    duplicate: bool,
 }
 
 /// The locks and everything that the decision needs, in one round trip.
@@ -179,15 +188,14 @@ async fn find(tx: &Tx, accept: &Accept, event: Option<&EventKey>) -> Result<Foun
     })
 }
 
-fn replay(context: &Row) -> Result<Option<(DocumentId, Version, Vec<u8>)>, Error> {
-    match context.try_get::<_, Option<Vec<u8>>>("request_hash")? {
-        None => Ok(None),
-        Some(hash) => Ok(Some((
-            read::document(context, "replay_document")?,
-            read::version(context, "replay_version")?,
-            hash,
-        ))),
-    }
+fn replay(context: &Row) -> Result<Option<Replay>, Error> {
+    let Some(request_hash) = context.try_get("request_hash")? else { return Ok(None) };
+    Ok(Some(Replay {
+        document: read::document(context, "replay_document")?,
+        version: read::version(context, "replay_version")?,
+        request_hash,
+        duplicate: context.try_get("duplicate")?,
+    }))
 }
 
 async fn existing(tx: &Tx, accept: &Accept) -> Result<Option<Existing>, Error> {
@@ -266,7 +274,7 @@ SELECT t.state AS tenant_state, coalesce(t.held, false) AS held,
        (SELECT id FROM embedding_spaces WHERE state = 'live') AS space_id,
        ARRAY(SELECT partition FROM topology WHERE state = 'active' ORDER BY partition) AS partitions,
        c.id AS collection_id,
-       k.document_id AS replay_document, k.version AS replay_version, k.request_hash
+       k.document_id AS replay_document, k.version AS replay_version, k.request_hash, k.duplicate
 FROM (VALUES (1)) AS one (row)
 LEFT JOIN tenants AS t ON t.id = $1
 LEFT JOIN collections AS c ON c.tenant_id = $1 AND c.name = $2

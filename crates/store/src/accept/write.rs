@@ -67,7 +67,7 @@ impl Store {
         let (documented, added, remembered, woken, committed) = futures::join!(
             write_document(tx, accept, found.existing.as_ref(), document, collection),
             self.add_version(tx, accept, &start, &brings, fingerprint),
-            remember(tx, accept, event, document, version),
+            remember(tx, accept, event, document, version, false),
             wake(tx, start.state),
             tx.commit(),
         );
@@ -231,12 +231,14 @@ pub(super) async fn remember(
     event: Option<&EventKey>,
     document: DocumentId,
     version: Version,
+    duplicate: bool,
 ) -> Result<(), Error> {
     let number = read::signed(version);
     let request = async {
         let Some(idempotency) = &accept.idempotency else { return Ok(0) };
         let hash = idempotency.request_hash.as_slice();
-        let params: [Param<'_>; 5] = [&accept.tenant.as_str(), &idempotency.key, &hash, &document.0, &number];
+        let params: [Param<'_>; 6] =
+            [&accept.tenant.as_str(), &idempotency.key, &hash, &document.0, &number, &duplicate];
         tx.execute(REMEMBER, &params).await
     };
     let answer = async {
@@ -293,7 +295,8 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16,
 RETURNING created_at";
 
 const REMEMBER: &str = "-- store::accept::remember
-INSERT INTO idempotency_keys (tenant_id, key, request_hash, document_id, version) VALUES ($1, $2, $3, $4, $5)";
+INSERT INTO idempotency_keys (tenant_id, key, request_hash, document_id, version, duplicate)
+VALUES ($1, $2, $3, $4, $5, $6)";
 
 const WAKE: &str = "-- store::accept::wake
 SELECT pg_notify('riacho_waiting', '')::text";

@@ -133,6 +133,12 @@ async fn an_idempotency_key_answers_the_same_and_refuses_another_request() {
     assert_eq!((again.document, again.version), (first.document, first.version));
     let other = db.store.accept(&with_key(&upload(&db.acme, "b"), "key", 2)).await;
     assert!(matches!(other, Err(Error::Conflict(Conflict::IdempotencyKeyReused))));
+    // That the bytes were known is a part of the answer.
+    for is_repeated in [false, true] {
+        let known = db.store.accept(&with_key(&upload(&db.acme, "a"), "another", 1)).await.unwrap();
+        assert_eq!((known.duplicate, known.replayed, known.document), (true, is_repeated, first.document));
+    }
+    assert!(!again.duplicate);
     assert!(!db.store.accept(&with_key(&upload(&db.other, "a"), "key", 1)).await.unwrap().replayed);
 }
 
