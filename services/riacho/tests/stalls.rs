@@ -1,6 +1,6 @@
 //! A model that is slow or refuses everybody: processes that were stopped meanwhile, commands in the middle, and
 //! very many documents behind it.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
 mod support;
 
