@@ -60,7 +60,7 @@ impl Disk {
         let probe = cluster.dir.path().join("probe");
         let probe = ["-Urm", "sh", "-c", ON_A_SMALL_DISK, probe.to_str().unwrap(), "true"];
         let may_mount =
-            Command::new("unshare").args(&probe).output().is_ok_and(|output| output.status.success());
+            Command::new("unshare").args(probe).output().is_ok_and(|output| output.status.success());
         let gateway = ["ingest-gateway", "--listen", &listen];
         let work = ["work", "--stages", "extractor,embedder,indexer,janitor"];
         let begin = |wrapper: &[&str], args: &[&str]| {
