@@ -1,12 +1,16 @@
 //! The partitions in use.
 
 use riacho_domain::{DocumentId, TenantId};
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use crate::{Error, Store, transaction::Scope};
+use crate::{
+    Error, Store,
+    transaction::{Param, Scope},
+};
 
 /// A partition of the streams.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Partition {
     /// Its number.
     pub partition: u16,
@@ -24,6 +28,19 @@ impl Store {
                 Ok(Partition { partition: u16::try_from(number).unwrap_or(0), active: row.try_get(1)? })
             })
             .collect()
+    }
+
+    /// Makes the first `count` partitions those that releases are put on, and lets the others drain: what
+    /// stands there is still read. At least one stays.
+    pub async fn set_partitions(&self, count: u16) -> Result<Vec<Partition>, Error> {
+        let count = i32::from(count.max(1));
+        let params: [Param<'_>; 1] = [&count];
+        self.transaction(Scope::all("set_partitions"), |tx| async move {
+            tx.execute(ACTIVATE, &params).await?;
+            tx.execute(DRAIN, &params).await.map(drop)
+        })
+        .await?;
+        self.partitions().await
     }
 }
 
@@ -45,8 +62,15 @@ pub(crate) fn partition_of(tenant: &TenantId, document: DocumentId, active: &[i1
 const PARTITIONS: &str = "-- store::topology::partitions
 SELECT partition, state = 'active' FROM topology ORDER BY partition";
 
+const ACTIVATE: &str = "-- store::topology::set_partitions
+INSERT INTO topology (partition, state) SELECT number, 'active' FROM generate_series(0, $1::int - 1) AS number
+ON CONFLICT (partition) DO UPDATE SET state = 'active'";
+
+const DRAIN: &str = "-- store::topology::set_partitions
+UPDATE topology SET state = 'draining' WHERE partition >= $1::int";
+
 /// The statements of this file.
-pub(crate) const STATEMENTS: &[&str] = &[PARTITIONS];
+pub(crate) const STATEMENTS: &[&str] = &[PARTITIONS, ACTIVATE, DRAIN];
 
 #[cfg(test)]
 mod tests {

@@ -101,6 +101,9 @@ pub(crate) enum Command {
     /// Makes, lists, suspends, exports and deletes tenants
     #[command(subcommand)]
     Tenant(TenantCommand),
+    /// Lists the partitions of the streams, and sets how many are in use
+    #[command(subcommand)]
+    Partitions(PartitionsCommand),
     /// Measures parts of a deployment on private servers
     #[command(subcommand)]
     Bench(BenchCommand),
@@ -115,6 +118,18 @@ pub(crate) enum Command {
     /// Prints the description of the HTTP interface
     #[command(hide = true)]
     Openapi,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PartitionsCommand {
+    /// Lists the partitions: active ones get releases, draining ones are only read
+    List,
+    /// Puts releases onto this many partitions; the others drain
+    Set {
+        /// How many; a Redis Cluster spreads them over its masters
+        #[arg(value_parser = clap::value_parser!(u16).range(1..=256))]
+        count: u16,
+    },
 }
 
 #[derive(Debug, Subcommand)]

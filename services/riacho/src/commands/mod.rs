@@ -9,6 +9,7 @@ mod janitor;
 mod key;
 mod migrate;
 mod openapi;
+mod partitions;
 pub(crate) mod search;
 mod serve;
 mod status;
@@ -86,6 +87,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Config(command) => config::run(&context, &command),
         Command::Key(command) => key::run(&context, command).await,
         Command::Tenant(command) => tenant::run(&context, command).await,
+        Command::Partitions(command) => partitions::run(&context, command).await,
         Command::Bench(command) => bench::run(&context, command).await,
         Command::DeadLetters(command) => dead_letters::run(&context, command).await,
         Command::Completions { shell } => completions::run(shell),
