@@ -17,8 +17,8 @@ SEED ?=
 MINUTES ?= 10
 PARTITIONS ?= 1
 PROFILE ?= dev
-# What `make topologies` tests, and on which ways to run Redis.
-TOPOLOGIES ?= single sentinel cluster
+# What `make topologies` tests, and on which ways to run Redis; `valkey` is Valkey 8 as one server, where there is a package of it.
+TOPOLOGIES ?= single sentinel cluster valkey valkey-sentinel valkey-cluster
 SUITES := handoff server runner outputs poison foreground lanes
 # What a change of the .proto files is compared with; by default the last release, else the main branch.
 PROTO_BASE ?=
@@ -46,12 +46,18 @@ run: ## build, start everything, ingest the samples, search, keep serving until 
 test: setup lint ## everything that has to pass before a change lands
 	@$(SAY) "compiling and running all tests"
 	@cargo test --workspace --locked $(QUIET)
-	@$(MAKE) topologies TOPOLOGIES="sentinel cluster"
+	@$(MAKE) topologies TOPOLOGIES="sentinel cluster valkey"
 
-topologies: ## the suites of streams and runner on each way to run Redis: TOPOLOGIES="single sentinel cluster"
+topologies: setup ## the suites of streams and runner on each way to run Redis: TOPOLOGIES="cluster valkey"
 	@for topology in $(TOPOLOGIES); do \
 	  $(SAY) "testing streams and runner: $$topology"; \
-	  RIACHO_TEST_TOPOLOGY=$$topology cargo test --workspace --locked $(QUIET) $(SUITES:%=--test %); \
+	  export RIACHO_TEST_TOPOLOGY=$${topology#valkey-} RIACHO_TEST_REDIS_DIR=; \
+	  if [[ $$topology == valkey* ]]; then \
+	    export RIACHO_TEST_REDIS_DIR=$(CURDIR)/.riacho/tools/valkey; \
+	    if [ ! -e $$RIACHO_TEST_REDIS_DIR ]; then $(SAY) "no package of Valkey 8 for this processor"; continue; fi; \
+	  fi; \
+	  if [ $$topology = valkey ]; then RIACHO_TEST_TOPOLOGY=single; fi; \
+	  cargo test --workspace --locked $(QUIET) $(SUITES:%=--test %); \
 	done
 
 chaos: setup ## inject faults into a deployment and check it: SEED=.. MINUTES=.. PARTITIONS=.. PROFILE=release

@@ -50,7 +50,7 @@ impl TestRedis {
     }
 
     pub(super) fn try_start(plan: Plan) -> Result<TestRedis> {
-        let runtime = Runtime::find();
+        let runtime = runtime();
         let made = tempfile::Builder::new().prefix("redis-").tempdir_in(scratch::dir());
         let dir = made.map_err(Error::io("make a directory in", scratch::dir()))?;
         for (name, content) in &plan.files {
@@ -180,6 +180,15 @@ impl Drop for TestRedis {
     fn drop(&mut self) {
         // Its data go with it, so there is nothing to write in good order.
         self.kill9();
+    }
+}
+
+/// Where the server program is: in the directory that `RIACHO_TEST_REDIS_DIR` names, as `bin/redis-server`, so that the
+/// same tests run on another server; else where every other program is.
+fn runtime() -> Runtime {
+    match std::env::var_os("RIACHO_TEST_REDIS_DIR").filter(|dir| !dir.is_empty()) {
+        Some(dir) => Runtime::at(dir),
+        None => Runtime::find(),
     }
 }
 
