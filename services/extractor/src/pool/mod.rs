@@ -1,5 +1,6 @@
 //! Parser processes: kept warm, watched, killed when they overrun, and replaced.
 
+mod clock;
 mod process;
 mod spawner;
 

@@ -14,10 +14,10 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, BufReader},
     process::{Child, ChildStderr, ChildStdin, ChildStdout},
     task::JoinHandle,
-    time::{Instant, timeout, timeout_at},
+    time::timeout,
 };
 
-use super::{Config, Spawner, time_limit};
+use super::{Config, Spawner, clock::Clock, time_limit};
 use crate::{
     error::Error,
     extracted::{Extracted, Failure, Outline},
@@ -146,13 +146,11 @@ impl Process {
         config: &Config,
         on_page: &mut (impl FnMut(u32, u32) + Send),
     ) -> Result<Result<Extracted, Failure>, Broken> {
-        let start = Instant::now();
-        let mut deadline = start + time_limit(config, 0);
-        timeout_at(deadline, self.send(filename, bytes)).await.map_err(|_| Broken::Time)??;
+        let mut clock = Clock::new(time_limit(config, 0));
+        clock.within(self.send(filename, bytes)).await.ok_or(Broken::Time)??;
         let mut text = None;
         loop {
-            let frame = timeout_at(deadline, self.frame(config)).await.map_err(|_| Broken::Time)?;
-            match frame? {
+            match clock.within(self.frame(config)).await.ok_or(Broken::Time)?? {
                 (Tag::Progress, payload) => {
                     let numbers = payload.as_chunks::<4>().0;
                     let [done, total] = numbers else { return Err(Broken::Rules) };
@@ -160,7 +158,7 @@ impl Process {
                     if total > config.limits.max_pages || done > total {
                         return Err(Broken::Rules);
                     }
-                    deadline = start + time_limit(config, total);
+                    clock.set_limit(time_limit(config, total));
                     on_page(done, total);
                 }
                 (Tag::Ready, _) => return Err(Broken::Rules),
