@@ -44,6 +44,16 @@ impl Store {
     }
 }
 
+impl Store {
+    /// Removes a partition that drains and that no release in flight is on. False: it is not there, takes releases, or
+    /// has some. Whether its streams are empty is for the caller to know.
+    pub async fn remove_drained(&self, partition: u16) -> Result<bool, Error> {
+        let number = i16::try_from(partition).unwrap_or(i16::MAX);
+        let rows = self.single(Scope::all("remove_drained"), REMOVE_DRAINED, &[&number]).await?;
+        Ok(!rows.is_empty())
+    }
+}
+
 /// The partition for a release of a document: a hash over the active ones, which are sorted. It is
 /// stored with the release and not computed again, so the set may change in between.
 pub(crate) fn partition_of(tenant: &TenantId, document: DocumentId, active: &[i16]) -> i16 {
@@ -69,8 +79,14 @@ ON CONFLICT (partition) DO UPDATE SET state = 'active'";
 const DRAIN: &str = "-- store::topology::set_partitions
 UPDATE topology SET state = 'draining' WHERE partition >= $1::int";
 
+const REMOVE_DRAINED: &str = "-- store::topology::remove_drained
+DELETE FROM topology AS t WHERE t.partition = $1 AND t.state = 'draining' AND NOT EXISTS (
+    SELECT FROM document_versions AS v
+    WHERE v.partition = t.partition AND v.state IN ('releasing', 'extracting', 'embedding', 'indexing'))
+RETURNING t.partition";
+
 /// The statements of this file.
-pub(crate) const STATEMENTS: &[&str] = &[PARTITIONS, ACTIVATE, DRAIN];
+pub(crate) const STATEMENTS: &[&str] = &[PARTITIONS, ACTIVATE, DRAIN, REMOVE_DRAINED];
 
 #[cfg(test)]
 mod tests {

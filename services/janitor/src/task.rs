@@ -53,7 +53,7 @@ tasks! {
     /// Builds the vector index.
     Index = "index", "builds a larger vector index where many vectors are outside of it";
     /// Removes what was kept for a while only.
-    Housekeep = "housekeep", "forgets old idempotency keys and intake events; removes deleted tenants that are empty";
+    Housekeep = "housekeep", "forgets old idempotency keys and intake events; removes deleted tenants and drained partitions that are empty";
     /// Measures.
     Health = "health", "measures backlogs, lag, dead letters and waiting documents";
 }

@@ -1,11 +1,15 @@
 //! Each task on real servers: what it does, that it does it once, and what it leaves alone.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use chrono::Utc;
-use riacho_domain::{DocumentId, Lane, ReasonCode, RunId, StageName, State, UploadId};
+use riacho_domain::{DocumentId, Lane, ReasonCode, ReleaseId, RunId, StageName, State, UploadId};
 use riacho_janitor::{Config, Janitor, TaskName};
 use riacho_objects::Key;
 use riacho_proto::{Message, v1};
@@ -374,4 +378,37 @@ async fn consumers_that_are_gone_are_deleted_and_running_ones_stay() {
     assert_eq!(left, [alive]);
     stop.cancel();
     running.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_partition_that_is_drained_goes_and_one_with_work_stays() {
+    let deployment = Deployment::start().await.unwrap();
+    let store = &deployment.janitor;
+    store.set_partitions(8).await.unwrap();
+    let mut used = BTreeSet::new();
+    while used.is_empty() || used.iter().all(|partition| *partition == 0) {
+        let name = format!("{}.txt", used.len());
+        let plan =
+            deployment.submit(&name, format!("text {name} {:?}", ReleaseId::new())).await.unwrap().release;
+        used.insert(plan.unwrap().partition);
+    }
+    used.insert(0);
+    store.set_partitions(1).await.unwrap();
+    let janitor = janitor(&deployment);
+    let housekeep = async || {
+        janitor.run_task(TaskName::Housekeep, false).await.unwrap();
+        store.partitions().await.unwrap().iter().map(|found| found.partition).collect::<BTreeSet<_>>()
+    };
+    assert_eq!(housekeep().await, used, "those with a release in flight stay");
+    // Their documents end; what is on the streams is still to be read away.
+    deployment
+        .sql("UPDATE document_versions SET state = 'cancelled', ended_by = 'command', finished_at = now()");
+    assert_eq!(housekeep().await, used, "those with entries stay");
+    for partition in &used {
+        deployment.redis().command(&[
+            "DEL",
+            &deployment.streams.keys().work(*partition, StageName::Extract, Lane::Interactive),
+        ]);
+    }
+    assert_eq!(housekeep().await, BTreeSet::from([0]), "one that takes releases stays");
 }
