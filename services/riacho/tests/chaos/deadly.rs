@@ -10,6 +10,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use riacho_domain::RetryPolicy;
 use tokio::time::sleep;
 use uuid::Uuid;
 
@@ -27,20 +28,22 @@ const PAUSE: Duration = Duration::from_millis(30);
 /// How long an orchestrator waits before it starts an extractor again.
 const RESTART_PAUSE: Duration = Duration::from_millis(300);
 
-/// Uploads such a document and kills its extractors until it has failed.
+/// Uploads such a document and kills its extractors until it has failed. Nothing that loses data comes meanwhile,
+/// so each attempt has to end a process before it is condemned.
 pub(crate) async fn run(cluster: &Cluster, workload: &Workload, round: usize) -> Result<(), String> {
     let document = workload.upload_deadly(round).await.ok_or("the document was not accepted")?;
-    let (begun, mut killed) = (Instant::now(), 0);
+    let (begun, mut killed, mut seen) = (Instant::now(), 0, 0);
     while begun.elapsed() < PATIENCE {
         sleep(PAUSE).await;
         let Some((state, extractions)) = progress(cluster, document) else { continue };
         if is_end(&state) {
-            return if killed >= 2 { Ok(()) } else { Err(format!("{document} failed after {killed} kills")) };
+            let is_right = killed >= RetryPolicy::default().max_attempts;
+            return if is_right { Ok(()) } else { Err(format!("{document} failed after {killed} kills")) };
         }
-        if extractions > killed
+        if extractions > seen
             && let Some(replica) = holder(cluster, document)
         {
-            killed = extractions;
+            (killed, seen) = (killed + 1, extractions);
             cluster.kill(Service::Extractor, replica);
             sleep(RESTART_PAUSE).await;
             cluster.start_process(Service::Extractor, replica);

@@ -1,6 +1,6 @@
 //! Faults, each as it happens. A fault ends when what it broke could work again; from there on recovery counts.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use riacho_testkit::Proxy;
@@ -29,6 +29,8 @@ pub(crate) struct Injected {
 /// How often answers are lost on the wire, and how many of them.
 const LOSE_EVERY: Duration = Duration::from_millis(150);
 const LOSE: u32 = 2;
+/// How long a poison may take to become a dead letter.
+const LETTER_LIMIT: Duration = Duration::from_secs(90);
 /// How often connections are cut on the wire.
 const CUT_EVERY: Duration = Duration::from_millis(100);
 
@@ -56,7 +58,7 @@ pub(crate) async fn inject(cluster: &Cluster, workload: &Workload, round: &Round
         }
         Fault::TwoLeaders { flush } => two_leaders(cluster, pause, flush, &mut injected).await,
         Fault::RollingRestart => injected.complaints = rolling_restart(cluster).await,
-        Fault::Poison => poison(cluster, round.number, &mut injected),
+        Fault::Poison => poison(cluster, round.number, &mut injected).await,
         Fault::LoseReplies(wire) => lose_replies(cluster.wire(wire), pause).await,
         Fault::CutWire(wire) => harm(cluster.wire(wire), pause, |proxy| proxy.cut_every(CUT_EVERY)).await,
         Fault::Silence(wire) => harm(cluster.wire(wire), pause, Proxy::blackhole).await,
@@ -171,8 +173,9 @@ async fn rolling_restart(cluster: &Cluster) -> Vec<String> {
     complaints
 }
 
-/// Bytes that are no envelope, one for each stage.
-fn poison(cluster: &Cluster, round: usize, injected: &mut Injected) {
+/// Bytes that are no envelope, one for each stage. Lasts until they are kept: nothing that loses data comes
+/// meanwhile, so that each of them has to be.
+async fn poison(cluster: &Cluster, round: usize, injected: &mut Injected) {
     for (at, stage) in STAGES.iter().enumerate() {
         let partition = (round + at) % usize::from(cluster.partitions);
         let key = format!("riacho:{{{partition}}}:{stage}:interactive");
@@ -182,4 +185,17 @@ fn poison(cluster: &Cluster, round: usize, injected: &mut Injected) {
             Err(error) => injected.complaints.push(error),
         }
     }
+    let begun = Instant::now();
+    while !injected.poison.iter().all(|bytes| is_kept(cluster, bytes)) {
+        if begun.elapsed() > LETTER_LIMIT {
+            return injected.complaints.push(format!("a poison of round {round} became no dead letter"));
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Whether bytes stand among the dead letters in PostgreSQL.
+fn is_kept(cluster: &Cluster, bytes: &str) -> bool {
+    let sql = format!("SELECT 1 FROM dead_letters WHERE original = convert_to('{bytes}', 'UTF8')");
+    cluster.sql(&sql).is_ok_and(|rows| !rows.is_empty())
 }
