@@ -1,9 +1,16 @@
 //! A client as it should be: it asks the other gateway when one does not answer, with the same Idempotency-Key,
 //! until it has an answer.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
-use reqwest::{Method, StatusCode};
+use reqwest::{
+    Method, StatusCode,
+    header::{HeaderMap, RETRY_AFTER},
+};
 use serde_json::Value;
 
 /// How long one try may take. A gateway that is stopped takes connections and never answers.
@@ -50,11 +57,13 @@ impl Ask {
 pub(crate) struct Client {
     http: reqwest::Client,
     gateways: Vec<String>,
+    /// Answers that no fault excuses, and how often each was given.
+    wrong: Arc<Mutex<BTreeMap<String, usize>>>,
 }
 
 impl Client {
     pub(crate) fn new(http: reqwest::Client, gateways: Vec<String>) -> Self {
-        Self { http, gateways }
+        Self { http, gateways, wrong: Arc::default() }
     }
 
     /// Sends until there is an answer that says something. `first` chooses the gateway that is asked first.
@@ -84,9 +93,27 @@ impl Client {
     pub(crate) async fn once(&self, ask: &Ask, turn: usize) -> reqwest::Result<(StatusCode, Value)> {
         let answer = self.request(ask, turn).send().await?;
         let status = answer.status();
+        let flaw = flaw(status, answer.headers());
         // A document that is gone answers without a body.
         let bytes = answer.bytes().await?;
+        if let Some(flaw) = flaw {
+            let text = format!("{} {} was answered {flaw}", ask.method, shape(&ask.path));
+            let mut wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
+            *wrong.entry(text).or_default() += 1;
+            eprintln!(
+                "{} {} was answered {status}: {}",
+                ask.method,
+                ask.path,
+                String::from_utf8_lossy(&bytes)
+            );
+        }
         Ok((status, serde_json::from_slice(&bytes).unwrap_or(Value::Null)))
+    }
+
+    /// What was answered and should never be, whatever fails.
+    pub(crate) fn violations(&self) -> Vec<String> {
+        let wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
+        wrong.iter().map(|(text, count)| format!("{text}, {count} times")).collect()
     }
 
     /// The bytes of an answer that has to be a good one.
@@ -118,7 +145,45 @@ fn content_type(ask: &Ask) -> &'static str {
     if ask.path.ends_with("/search") { "application/json" } else { "application/octet-stream" }
 }
 
-/// Whether an answer says to come again.
+/// Whether an answer says to come again. One that may not be given is recorded, and asked again for all the same.
 fn is_later(status: StatusCode) -> bool {
-    matches!(status.as_u16(), 408 | 429 | 500 | 502 | 503 | 504)
+    matches!(status.as_u16(), 408 | 429 | 500..=599)
+}
+
+/// Why an answer may not be given: a gateway refuses for the time being with 503 or 429, and says until when.
+fn flaw(status: StatusCode, headers: &HeaderMap) -> Option<String> {
+    let says_when = || {
+        let value = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+        value.and_then(|seconds| seconds.parse::<u64>().ok()).is_some_and(|seconds| seconds > 0)
+    };
+    match status.as_u16() {
+        429 | 503 => (!says_when()).then(|| format!("{status} without Retry-After")),
+        500..=599 => Some(status.to_string()),
+        _ => None,
+    }
+}
+
+/// A path without its ids.
+fn shape(path: &str) -> String {
+    let parts = path.split('/').map(|part| if part.len() == 36 { "{id}" } else { part });
+    parts.collect::<Vec<_>>().join("/")
+}
+
+#[cfg(test)]
+mod tests {
+    use reqwest::header::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn an_error_and_a_refusal_without_a_time_are_flaws() {
+        let flaw_of = |status: u16, seconds: Option<&'static str>| {
+            let values = seconds.map(|seconds| (RETRY_AFTER, HeaderValue::from_static(seconds)));
+            flaw(StatusCode::from_u16(status).unwrap(), &values.into_iter().collect())
+        };
+        assert!(flaw_of(500, Some("1")).is_some() && flaw_of(502, None).is_some());
+        assert!(flaw_of(503, None).is_some() && flaw_of(429, Some("0")).is_some());
+        assert!(flaw_of(503, Some("1")).is_none() && flaw_of(429, Some("2")).is_none());
+        assert!(flaw_of(404, None).is_none() && flaw_of(202, None).is_none());
+    }
 }

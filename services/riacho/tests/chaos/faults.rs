@@ -20,10 +20,18 @@ pub(crate) struct Injected {
     pub(crate) fault: Fault,
     pub(crate) began: f64,
     pub(crate) ended: f64,
+    /// The only partition that it touched, where there is one.
+    pub(crate) partition: Option<u16>,
     /// Entries that nobody can read, by what stands in them.
     pub(crate) poison: Vec<String>,
     /// What went otherwise than it should.
     pub(crate) complaints: Vec<String>,
+}
+
+impl Injected {
+    pub(crate) const fn new(round: usize, fault: Fault, began: f64, ended: f64) -> Injected {
+        Injected { round, fault, began, ended, partition: None, poison: Vec::new(), complaints: Vec::new() }
+    }
 }
 
 /// How often answers are lost on the wire, and how many of them.
@@ -35,14 +43,7 @@ const LETTER_LIMIT: Duration = Duration::from_secs(90);
 const CUT_EVERY: Duration = Duration::from_millis(100);
 
 pub(crate) async fn inject(cluster: &Cluster, workload: &Workload, round: &Round, fault: Fault) -> Injected {
-    let mut injected = Injected {
-        round: round.number,
-        fault,
-        began: now(),
-        ended: 0.0,
-        poison: Vec::new(),
-        complaints: Vec::new(),
-    };
+    let mut injected = Injected::new(round.number, fault, now(), 0.0);
     let pause = Duration::from_millis(round.millis);
     match fault {
         Fault::Kill(service, replica) => {
@@ -91,11 +92,14 @@ async fn servers(cluster: &Cluster, fault: Fault, pause: Duration, injected: &mu
     let (redis, postgres) = (&cluster.redis, &cluster.postgres);
     let done = match fault {
         Fault::Flush => cluster.redis(&["FLUSHALL"]).map(drop),
-        Fault::DeleteStream(stage) => {
-            longest_stream(cluster, stage).and_then(|key| cluster.redis(&["DEL", &key]).map(drop))
-        }
-        Fault::DestroyGroup(stage) => longest_stream(cluster, stage)
-            .and_then(|key| cluster.redis(&["XGROUP", "DESTROY", &key, STAGES[stage]]).map(drop)),
+        Fault::DeleteStream(stage) => longest_stream(cluster, stage).and_then(|(partition, key)| {
+            injected.partition = Some(partition);
+            cluster.redis(&["DEL", &key]).map(drop)
+        }),
+        Fault::DestroyGroup(stage) => longest_stream(cluster, stage).and_then(|(partition, key)| {
+            injected.partition = Some(partition);
+            cluster.redis(&["XGROUP", "DESTROY", &key, STAGES[stage]]).map(drop)
+        }),
         Fault::CutRedis => cluster.redis(&["CLIENT", "KILL", "TYPE", "normal"]).map(drop),
         Fault::CutPostgres => cluster.sql(CUT).map(drop),
         Fault::RestartRedis | Fault::KillRedis | Fault::EmptyRedis => {
@@ -132,13 +136,14 @@ pub(crate) fn streams(partition: u16) -> impl Iterator<Item = (String, &'static 
     })
 }
 
-fn longest_stream(cluster: &Cluster, stage: usize) -> Result<String, String> {
-    let mut found = (format!("riacho:{{0}}:{}:interactive", STAGES[stage]), 0);
+/// The longest stream of a stage, with its partition.
+fn longest_stream(cluster: &Cluster, stage: usize) -> Result<(u16, String), String> {
+    let mut found = ((0, format!("riacho:{{0}}:{}:interactive", STAGES[stage])), 0);
     for partition in 0..cluster.partitions {
         for (key, _) in streams(partition).filter(|(_, of)| *of == STAGES[stage]) {
             let length = cluster.redis(&["XLEN", &key])?.int();
             if length > found.1 {
-                found = (key, length);
+                found = ((partition, key), length);
             }
         }
     }

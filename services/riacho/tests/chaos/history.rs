@@ -123,6 +123,11 @@ impl History {
         recovery
     }
 
+    /// Whether a version was ready at some time.
+    pub(crate) fn was_ready(&self, key: &(Uuid, u32)) -> bool {
+        self.versions.get(key).is_some_and(|steps| steps.iter().any(|step| step.state == "ready"))
+    }
+
     /// How many releases followed a loss that was noticed, and how many one that was found by its age.
     pub(crate) fn released_again(&self) -> (u32, u32) {
         let sum = |of: fn(&Step) -> u32| self.versions.values().map(|steps| growth(steps, of)).sum();
@@ -249,7 +254,7 @@ mod tests {
 
     fn flush(began: f64) -> Injected {
         let fault = Fault::Flush;
-        Injected { round: 1, fault, began, ended: began + 1.0, poison: Vec::new(), complaints: Vec::new() }
+        Injected::new(1, fault, began, began + 1.0)
     }
 
     #[test]

@@ -2,10 +2,11 @@
 //! asked for. At the end every document is where the last command that was answered left it, whole and once.
 //!
 //! `schedule` makes the plan of a seed, `contents` the files, `workload`, `client` and `producer` carry it out against a
-//! `cluster`, `faults` and `deadly` inject, `oracle` remembers, `history`, `checks`, `bounds`, `model` and `visible` judge,
+//! `cluster`, `faults` and `deadly` inject, `oracle` remembers, `history`, `checks`, `answers`, `bounds`, `model` and `visible` judge,
 //! `report` tells.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
+mod answers;
 mod bounds;
 mod checks;
 mod client;

@@ -91,6 +91,10 @@ pub(crate) struct Oracle {
     pub(crate) events: BTreeMap<String, Published>,
     /// Answers that should not have been given.
     pub(crate) violations: Vec<(Option<Uuid>, String)>,
+    /// How many uploads were sent, new versions among them.
+    pub(crate) uploads: usize,
+    /// What was never answered, and when it was given up.
+    pub(crate) silent: Vec<(f64, String)>,
     /// How many answers of each kind there were.
     pub(crate) counts: BTreeMap<String, u64>,
 }
@@ -100,14 +104,22 @@ impl Oracle {
         *self.counts.entry(what.to_owned()).or_default() += 1;
     }
 
+    /// How many uploads were accepted.
+    pub(crate) fn given(&self) -> usize {
+        let count = |what: &str| self.counts.get(what).copied().unwrap_or(0);
+        usize::try_from(count("202") + count("202, known bytes")).unwrap_or(usize::MAX)
+    }
+
     fn wrong(&mut self, document: Option<Uuid>, what: String) {
         self.violations.push((document, what));
     }
 
     /// An upload was answered, or not. The document that it became, if that is known.
     pub(crate) fn uploaded(&mut self, at: f64, key: &str, content: &Content, reply: &Reply) -> Option<Uuid> {
+        self.uploads += 1;
         let Reply::Answered(answer) = reply else {
             self.count("upload without an answer");
+            self.silent.push((at, format!("upload {key}")));
             self.unanswered.push(Unanswered { key: key.to_owned(), content: content.clone() });
             return None;
         };
@@ -141,7 +153,10 @@ impl Oracle {
             Some(producer::Answer::Rejected(code)) if Some(code.as_str()) == right => {
                 (None, format!("event rejected: {code}"))
             }
-            None => (None, "event without an answer".to_owned()),
+            None => {
+                self.silent.push((at, format!("event {}", event.id)));
+                (None, "event without an answer".to_owned())
+            }
             Some(other) => {
                 self.wrong(None, format!("event {} was answered {other:?}, right was {right:?}", event.id));
                 (None, "event answered wrongly".to_owned())
@@ -193,7 +208,7 @@ impl Oracle {
     }
 
     pub(crate) fn cancelled(&mut self, at: f64, id: Uuid, reply: &Reply) {
-        self.may_come_late(id, reply, Ends::CANCELLED);
+        self.may_come_late(at, id, reply, Ends::CANCELLED);
         let (ends, text) = match reply {
             Reply::Answered(answer) if answer.status == 200 => (Ends::CANCELLED, "cancelled"),
             Reply::Answered(answer) if answer.status == 409 => {
@@ -207,7 +222,7 @@ impl Oracle {
     }
 
     pub(crate) fn retried(&mut self, at: f64, id: Uuid, reply: &Reply) {
-        self.may_come_late(id, reply, Ends::BY_CONTENT);
+        self.may_come_late(at, id, reply, Ends::BY_CONTENT);
         let (ends, text, again) = match reply {
             Reply::Answered(answer) if answer.status == 202 => {
                 (Ends::BY_CONTENT, "retried", 1 + u32::from(answer.is_uncertain))
@@ -227,7 +242,7 @@ impl Oracle {
     }
 
     pub(crate) fn deleted(&mut self, at: f64, id: Uuid, reply: &Reply) {
-        self.may_come_late(id, reply, Ends::DELETED);
+        self.may_come_late(at, id, reply, Ends::DELETED);
         let (ends, text) = match reply {
             Reply::Answered(answer) if answer.status == 204 => (Ends::DELETED, "deleted"),
             Reply::Answered(answer) if answer.status == 404 && answer.is_uncertain => {
@@ -239,7 +254,10 @@ impl Oracle {
         self.settle(at, id, ends, text);
     }
 
-    fn may_come_late(&mut self, id: Uuid, reply: &Reply, ends: Ends) {
+    fn may_come_late(&mut self, at: f64, id: Uuid, reply: &Reply, ends: Ends) {
+        if matches!(reply, Reply::Silent) {
+            self.silent.push((at, format!("a command for {id}")));
+        }
         let late = match reply {
             Reply::Answered(answer) => answer.may_come_late,
             Reply::Silent => true,

@@ -10,7 +10,7 @@ use std::{
 use tokio::time::sleep;
 
 use crate::{
-    bounds,
+    answers, bounds,
     checks::{self, Wrong},
     client::Client,
     cluster::Cluster,
@@ -163,6 +163,8 @@ async fn judge(cluster: Cluster, client: &Client, workload: &Workload, run: Judg
     let rows = checks::documents(&cluster).map_err(|error| failed.push(error)).unwrap_or_default();
     let history = History::read(&cluster).map_err(|error| failed.push(error)).unwrap_or_default();
     wrong.extend(oracle.violations.clone());
+    wrong.extend(answers::silence(&oracle, workload.begun, &faults));
+    wrong.extend(answers::shares(&oracle, &history));
     wrong.extend(checks::ends(&oracle, &rows));
     wrong.extend(checks::failures(&oracle, &rows));
     wrong.extend(history.violations(&oracle, &faults));
@@ -186,6 +188,7 @@ async fn judge(cluster: Cluster, client: &Client, workload: &Workload, run: Judg
         found.map_or_else(|error| failed.push(error), |found| wrong.extend(found));
     }
     wrong.extend(failed.into_iter().map(|error| (None, format!("a check could not be made: {error}"))));
+    wrong.extend(client.violations().into_iter().map(|text| (None, text)));
     let unstopped = cluster.stop_all().await;
     let complaints = faults.iter().flat_map(|injected| &injected.complaints).chain(&unstopped);
     wrong.extend(complaints.map(|text| (None, text.clone())));

@@ -143,6 +143,22 @@ impl Fault {
         )
     }
 
+    /// Whether clients and producers may have to wait for answers meanwhile.
+    pub(crate) const fn keeps_answers_away(self) -> bool {
+        let is_behind_them = matches!(
+            self,
+            Fault::Kill(Service::Extractor | Service::Embedder | Service::Indexer | Service::Janitor, _)
+                | Fault::Pause(
+                    Service::Extractor | Service::Embedder | Service::Indexer | Service::Janitor,
+                    _
+                )
+                | Fault::Poison
+                | Fault::KillParsers(_)
+                | Fault::Deadly
+        );
+        !is_behind_them
+    }
+
     /// Whether chunks that were at the model may be asked for again: who had them is gone, their entries are, or
     /// nobody heard that they were done.
     pub(crate) const fn repeats_work(self) -> bool {

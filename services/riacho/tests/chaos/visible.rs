@@ -148,10 +148,6 @@ pub(crate) async fn watch(cluster: &Cluster, client: &Client, workload: &Workloa
                 wrong.extend(mixed(&hits(&body), &deleted));
                 true
             }
-            Ok((status, body)) if status == 500 => {
-                wrong.push((None, format!("a search was answered 500: {body}")));
-                true
-            }
             _ => false,
         };
         let partition = u16::try_from(dice.below(usize::from(cluster.partitions))).unwrap_or(0);

@@ -33,7 +33,8 @@ struct Slot {
 pub(crate) struct Workload {
     client: Client,
     pub(crate) producer: Producer,
-    begun: f64,
+    /// From when on the oracle's times count, on the clock of the database.
+    pub(crate) begun: f64,
     pub(crate) oracle: Mutex<Oracle>,
     slots: Mutex<HashMap<usize, Slot>>,
     keys: AtomicUsize,
