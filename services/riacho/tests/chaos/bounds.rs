@@ -2,26 +2,35 @@
 //! what a document on its way must always find: its objects.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
 use riacho_testkit::data_bytes;
 use tokio::{task::block_in_place, time::sleep};
+use uuid::Uuid;
 
 use crate::{
     checks::Wrong,
     cluster::{Cluster, IN_FLIGHT, STREAM_MAX_BYTES},
     faults::streams,
+    history::{History, Step, is_in_flight},
 };
 
 /// What a stream may hold above its bound: entries that the test puts there without saying so.
 const SLACK_BYTES: i64 = 4 << 10;
-/// What was accepted so recently may be on its way above the cap: a janitor may be dead, and another one waits for
-/// its lease, before anybody notices.
-const UNNOTICED_SECONDS: u32 = 20;
+/// So long gateways may release above the cap: a janitor may be dead, and another one waits for its lease, before
+/// anybody notices.
+const UNNOTICED_SECONDS: f64 = 20.0;
+/// What a gateway released so shortly before may be unseen by the janitor that releases.
+const SAME_MOMENT_SECONDS: f64 = 5.0;
 /// How long Redis' memory may take to come to rest: the janitor removes consumers that are gone.
 const REST_LIMIT: Duration = Duration::from_secs(60);
+/// Memory is steady when the median of so many looks is within so many percent of that of as many looks before. One look
+/// alone says little: what clients are sending makes a twentieth of it.
+const LOOKS: usize = 8;
+const STEADY_PERCENT: u64 = 2;
+const LOOK_PAUSE: Duration = Duration::from_millis(250);
 /// What Redis may need more at the end than at the beginning, in percent.
 const MORE_PERCENT: u64 = 5;
 
@@ -39,14 +48,53 @@ pub(crate) fn stream(cluster: &Cluster, key: &str) -> Result<Option<String>, Str
     Ok(is_over.then(|| format!("{key} holds {} bytes in {} entries", bytes.int(), entries.int())))
 }
 
-/// Why more documents are on their way than may be.
-pub(crate) fn in_flight(cluster: &Cluster) -> Result<Option<String>, String> {
-    let rows = cluster.sql(&format!(
-        "SELECT count(*) FROM document_versions WHERE state IN ('releasing', 'extracting', 'embedding', 'indexing')
-         AND created_at < now() - interval '{UNNOTICED_SECONDS} s'"
-    ))?;
-    let count: usize = rows[0][0].as_ref().and_then(|count| count.parse().ok()).unwrap_or(0);
-    Ok((count > IN_FLIGHT).then(|| format!("{count} documents were on their way, {IN_FLIGHT} may be")))
+/// Why more documents were on their way than may be, at each release that the database saw.
+///
+/// What a janitor releases has to fit under the cap, but for what gateways released at the same moment. Gateways
+/// release by themselves until they hear that the cap is reached, which takes a moment, or a new leader.
+pub(crate) fn in_flight(history: &History) -> Wrong {
+    let mut steps: Vec<Released> = history.versions.iter().flat_map(released).collect();
+    steps.sort_by(|a, b| a.at.total_cmp(&b.at));
+    let (mut wrong, mut flying, mut full_since) = (Wrong::new(), BTreeMap::new(), None::<f64>);
+    for step in steps {
+        if !step.is_in_flight {
+            flying.remove(&step.key);
+        } else if !flying.contains_key(&step.key) {
+            flying.insert(step.key, (step.at, step.by_janitor));
+            let is_counted =
+                |(at, by_janitor): &&(f64, bool)| *by_janitor || step.at - at > SAME_MOMENT_SECONDS;
+            let counted = flying.values().filter(is_counted).count();
+            let is_late = full_since.is_some_and(|since| step.at - since > UNNOTICED_SECONDS);
+            if step.by_janitor && counted > IN_FLIGHT || !step.by_janitor && is_late {
+                let by = if step.by_janitor { "a janitor" } else { "a gateway" };
+                let text =
+                    format!("was released by {by} as the {counted}th, {IN_FLIGHT} may be on their way");
+                wrong.push((Some(step.key.0), text));
+            }
+        }
+        full_since = if flying.len() < IN_FLIGHT { None } else { full_since.or(Some(step.at)) };
+    }
+    wrong
+}
+
+/// A step of a version, as far as the cap goes.
+struct Released {
+    at: f64,
+    key: (Uuid, u32),
+    is_in_flight: bool,
+    /// It waited before, and a gateway releases what is new.
+    by_janitor: bool,
+}
+
+fn released((key, steps): (&(Uuid, u32), &Vec<Step>)) -> Vec<Released> {
+    let before = std::iter::once(None).chain(steps.iter().map(Some));
+    let one = |(before, step): (Option<&Step>, &Step)| Released {
+        at: step.at,
+        key: *key,
+        is_in_flight: is_in_flight(&step.state),
+        by_janitor: before.is_some_and(|before| before.state == "waiting"),
+    };
+    before.zip(steps).map(one).collect()
 }
 
 /// The objects that documents on their way and live versions need.
@@ -75,7 +123,7 @@ pub(crate) fn objects(cluster: &Cluster) -> Result<Wrong, String> {
     Ok(first.intersection(&still).map(tell).collect())
 }
 
-/// Waits until every stage has its groups, and gives the memory that Redis needs then.
+/// Waits until every stage has its groups and the memory that Redis needs is steady, and gives that.
 pub(crate) async fn memory_at_start(cluster: &Cluster) -> u64 {
     let has_group = |(key, _): (String, &str)| {
         cluster.redis(&["XINFO", "GROUPS", &key]).is_ok_and(|groups| !groups.list().is_empty())
@@ -84,7 +132,28 @@ pub(crate) async fn memory_at_start(cluster: &Cluster) -> u64 {
         (0..cluster.partitions).all(|partition| streams(partition).all(has_group))
     })
     .await;
-    memory(cluster).unwrap()
+    let (begun, mut seen) = (Instant::now(), Vec::new());
+    loop {
+        if let Some(memory) = steady(&seen) {
+            return memory;
+        }
+        assert!(begun.elapsed() < REST_LIMIT, "redis' memory is not steady at the start: {seen:?}");
+        sleep(LOOK_PAUSE).await;
+        seen.push(memory(cluster).unwrap());
+    }
+}
+
+/// The median of the latest looks, where it is that of those before, nearly.
+fn steady(seen: &[u64]) -> Option<u64> {
+    let (before, latest) = seen.get(seen.len().checked_sub(2 * LOOKS)?..)?.split_at(LOOKS);
+    let (before, latest) = (median(before), median(latest));
+    (before.abs_diff(latest) <= latest * STEADY_PERCENT / 100).then_some(latest)
+}
+
+fn median(of: &[u64]) -> u64 {
+    let mut sorted = of.to_vec();
+    sorted.sort_unstable();
+    sorted.get(sorted.len() / 2).copied().unwrap_or(0)
 }
 
 /// Forgets what stays for a while only (markers of releases, answers to producers), waits for rest, and gives the
@@ -121,4 +190,44 @@ fn holdings(cluster: &Cluster) -> String {
 
 fn memory(cluster: &Cluster) -> Result<u64, String> {
     block_in_place(|| data_bytes(&cluster.redis)).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Versions of one step or two each, a tenth of a second apart.
+    fn history(begun: f64, count: usize, states: &[&str]) -> History {
+        let step = |at: f64, state: &str| Step { at, state: state.to_owned(), ..Step::default() };
+        let version = |number: usize| {
+            let at = begun + number as f64 / 10.0;
+            let steps =
+                states.iter().zip(0..).map(|(state, step_number)| step(at + f64::from(step_number), state));
+            ((Uuid::from_u128(begun as u128 * 1_000 + number as u128), 1), steps.collect())
+        };
+        History { versions: (0..count).map(version).collect(), ..History::default() }
+    }
+
+    #[test]
+    fn what_is_released_above_the_cap_is_seen() {
+        let janitor = ["waiting", "releasing"];
+        assert_eq!(in_flight(&history(1.0, IN_FLIGHT, &janitor)), []);
+        assert_eq!(in_flight(&history(1.0, IN_FLIGHT + 2, &janitor)).len(), 2);
+        let ended = ["waiting", "releasing", "ready"];
+        assert_eq!(in_flight(&history(1.0, 3 * IN_FLIGHT, &ended)), [], "they are not on their way at once");
+        let mut gateway = history(1.0, IN_FLIGHT + 2, &["releasing"]);
+        assert_eq!(in_flight(&gateway), [], "nobody noticed yet");
+        gateway.versions.extend(history(60.0, 1, &["releasing"]).versions);
+        assert_eq!(in_flight(&gateway).len(), 1);
+    }
+
+    #[test]
+    fn memory_that_grows_is_not_steady_and_one_high_look_changes_nothing() {
+        let mut looks = [1_000; 2 * LOOKS];
+        looks[2 * LOOKS - 1] = 1_300;
+        assert_eq!(steady(&looks), Some(1_000));
+        assert_eq!(steady(&looks[1..]), None, "too few looks");
+        let growing: Vec<u64> = (0..2 * LOOKS as u64).map(|look| 1_000 + 100 * look).collect();
+        assert_eq!(steady(&growing), None);
+    }
 }

@@ -32,6 +32,10 @@ const PURGE_GRACE_SECONDS: u32 = 15;
 pub(crate) const STREAM_MAX_BYTES: usize = 48 << 10;
 /// The most documents of the tenant on their way: little enough to be reached.
 pub(crate) const IN_FLIGHT: usize = 20;
+/// The most events in a batch of the embedder: few, so that little is at the model when a fault comes.
+pub(crate) const EMBEDDER_BATCH_EVENTS: usize = 4;
+/// The most chunks in an event, with either tuning.
+pub(crate) const BATCH_CHUNKS_MAX: usize = 7;
 /// The dimensions of the model's vectors.
 pub(crate) const DIMENSIONS: usize = 64;
 /// How long a parser may take: longer than a process is stopped, whose clock goes on.
@@ -52,7 +56,11 @@ impl Tuning {
     const FIRST: Tuning = Tuning { chunk_tokens: 64, batch_chunks: 4 };
 
     pub(crate) fn other(self) -> Tuning {
-        if self == Self::FIRST { Tuning { chunk_tokens: 96, batch_chunks: 7 } } else { Self::FIRST }
+        if self == Self::FIRST {
+            Tuning { chunk_tokens: 96, batch_chunks: BATCH_CHUNKS_MAX as u32 }
+        } else {
+            Self::FIRST
+        }
     }
 }
 
@@ -166,6 +174,7 @@ impl Cluster {
             ("RIACHO__EXTRACTOR__PARSER__TIMEOUT_SECONDS", PARSER_SECONDS.to_string()),
             ("RIACHO__EXTRACTOR__PARSER__MEMORY_BYTES", PARSER_BYTES.to_string()),
             ("RIACHO__EXTRACTOR__BATCH_CHUNKS", tuning.batch_chunks.to_string()),
+            ("RIACHO__EMBEDDER__BATCH_EVENTS", EMBEDDER_BATCH_EVENTS.to_string()),
             ("RIACHO__GATEWAY__CHUNKING__MAX_TOKENS", tuning.chunk_tokens.to_string()),
             ("RIACHO__JANITOR__LEASE_SECONDS", "6".to_owned()),
             ("RIACHO__JANITOR__IN_FLIGHT_PER_TENANT", IN_FLIGHT.to_string()),

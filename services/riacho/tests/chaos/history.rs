@@ -10,16 +10,19 @@ use crate::{cluster::Cluster, faults::Injected, oracle::Oracle};
 /// How long after a loss a census may still find what it took: its last look comes a minute and a half after, and
 /// on a busy machine later.
 const AFTER_LOSS_SECONDS: f64 = 300.0;
+/// A release that began so shortly after a fault may have been on its way to Redis while it lasted.
+const SHORTLY_SECONDS: f64 = 2.0;
 
 const TRIGGERS: &str = "
 CREATE TABLE chaos_history (
     number bigint GENERATED ALWAYS AS IDENTITY, at timestamptz NOT NULL DEFAULT clock_timestamp(),
     document uuid NOT NULL, version integer, state text, release uuid, run uuid, losses integer, stalls integer,
-    live integer, gone boolean NOT NULL DEFAULT false);
+    partition smallint, live integer, gone boolean NOT NULL DEFAULT false);
 CREATE FUNCTION chaos_version() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public AS $$
 BEGIN
-    INSERT INTO chaos_history (document, version, state, release, run, losses, stalls)
-    VALUES (NEW.document_id, NEW.version, NEW.state, NEW.release_id, NEW.run_id, NEW.losses, NEW.stalls);
+    INSERT INTO chaos_history (document, version, state, release, run, losses, stalls, partition)
+    VALUES (NEW.document_id, NEW.version, NEW.state, NEW.release_id, NEW.run_id, NEW.losses, NEW.stalls,
+        NEW.partition);
     RETURN NULL;
 END $$;
 CREATE FUNCTION chaos_document() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public AS $$
@@ -46,7 +49,7 @@ pub(crate) fn install(partitions: u16) -> String {
 }
 
 /// A step of a version.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Step {
     pub(crate) at: f64,
     pub(crate) state: String,
@@ -54,6 +57,7 @@ pub(crate) struct Step {
     pub(crate) run: Option<String>,
     pub(crate) losses: u32,
     pub(crate) stalls: u32,
+    pub(crate) partition: Option<u16>,
 }
 
 /// A change of what a search sees of a document.
@@ -70,6 +74,11 @@ pub(crate) struct History {
     pub(crate) documents: BTreeMap<Uuid, Vec<Change>>,
 }
 
+/// Whether a version has a release on its way.
+pub(crate) fn is_in_flight(state: &str) -> bool {
+    matches!(state, "releasing" | "extracting" | "embedding" | "indexing")
+}
+
 pub(crate) fn is_end(state: &str) -> bool {
     matches!(state, "ready" | "failed" | "cancelled" | "expired")
 }
@@ -77,7 +86,7 @@ pub(crate) fn is_end(state: &str) -> bool {
 impl History {
     pub(crate) fn read(cluster: &Cluster) -> Result<History, String> {
         let rows = cluster.sql(
-            "SELECT extract(epoch FROM at), document, version, state, release, run, losses, stalls, live, gone
+            "SELECT extract(epoch FROM at), document, version, state, release, run, losses, stalls, live, gone, partition
              FROM chaos_history ORDER BY number",
         )?;
         let mut history = History::default();
@@ -97,6 +106,7 @@ impl History {
                 run: text(5),
                 losses: number(6).unwrap_or(0),
                 stalls: number(7).unwrap_or(0),
+                partition: number(10).and_then(|partition| u16::try_from(partition).ok()),
             });
         }
         Ok(history)
@@ -147,6 +157,7 @@ impl History {
                 releases(steps, retries),
                 a_loss_for_a_fault(steps, injected),
                 losses(steps, injected),
+                stalls(steps),
             ];
             wrong.extend(
                 found
@@ -201,15 +212,14 @@ fn no_release_returns(steps: &[Step]) -> Option<String> {
 
 /// No fault takes a version more than once: what it lost is released again once.
 fn a_loss_for_a_fault(steps: &[Step], injected: &[Injected]) -> Option<String> {
-    let (first, last) = (steps.first()?.at, steps.last()?.at);
     let lossy = injected.iter().filter(|fault| fault.fault.loses_data());
-    let near = lossy.filter(|fault| fault.began <= last && fault.ended + AFTER_LOSS_SECONDS >= first).count();
+    let near = lossy.filter(|fault| is_on_its_way(steps, fault)).count();
     let count = growth(steps, |step| step.losses) as usize;
     (count > near).then(|| format!("was lost {count} times, by {near} faults"))
 }
 
 /// How far a count went up, which a retry sets back.
-fn growth(steps: &[Step], of: fn(&Step) -> u32) -> u32 {
+pub(crate) fn growth(steps: &[Step], of: fn(&Step) -> u32) -> u32 {
     steps.windows(2).map(|pair| of(&pair[1]).saturating_sub(of(&pair[0]))).sum()
 }
 
@@ -220,16 +230,42 @@ fn releases(steps: &[Step], retries: u32) -> Option<String> {
     (ids.len() > allowed as usize).then(|| format!("had {} releases, {allowed} are accounted for", ids.len()))
 }
 
-/// A release is lost only after Redis lost something, and is never merely missing.
+/// A release is lost only where Redis lost something while it was on its way.
 fn losses(steps: &[Step], injected: &[Injected]) -> Option<String> {
     let lossy = || injected.iter().filter(|injected| injected.fault.loses_data());
-    let explained =
-        |at: f64| lossy().any(|fault| at >= fault.began && at <= fault.ended + AFTER_LOSS_SECONDS);
-    let unexplained = steps.windows(2).find(|pair| {
-        (pair[1].losses > pair[0].losses || pair[1].stalls > pair[0].stalls) && !explained(pair[1].at)
-    });
+    let explained = |before: &Step, after: &Step| {
+        let since =
+            steps.iter().find(|step| step.release == before.release).map_or(before.at, |step| step.at);
+        lossy().any(|fault| {
+            let is_there = fault.partition.is_none() || fault.partition == before.partition;
+            let was_there = since <= fault.ended + SHORTLY_SECONDS;
+            let found = after.at >= fault.began && after.at <= fault.ended + AFTER_LOSS_SECONDS;
+            is_there && was_there && found
+        })
+    };
+    let unexplained =
+        steps.windows(2).find(|pair| pair[1].losses > pair[0].losses && !explained(&pair[0], &pair[1]));
     unexplained
-        .map(|pair| format!("was released again though nothing was lost, from state {}", pair[0].state))
+        .map(|pair| format!("was released again though nothing of it was lost, from state {}", pair[0].state))
+}
+
+/// A release is never merely missing: what Redis lost is noticed as a loss.
+fn stalls(steps: &[Step]) -> Option<String> {
+    let stalled = steps.iter().find(|step| step.stalls > 0);
+    stalled.map(|step| format!("was missing though no loss was noticed, {} times", step.stalls))
+}
+
+/// Whether a version was on its way when a fault began, or set out while it lasted or shortly after; where it touched
+/// one partition only, there.
+pub(crate) fn is_on_its_way(steps: &[Step], fault: &Injected) -> bool {
+    let is_touched = |step: &Step| {
+        let is_there = fault.partition.is_none() || fault.partition == step.partition;
+        is_in_flight(&step.state) && is_there
+    };
+    let before = steps.iter().rfind(|step| step.at <= fault.began);
+    let mut during =
+        steps.iter().filter(|step| step.at > fault.began && step.at <= fault.ended + SHORTLY_SECONDS);
+    before.is_some_and(is_touched) || during.any(is_touched)
 }
 
 /// The live version only goes forward, and goes away only with the document.
@@ -249,7 +285,8 @@ mod tests {
     use crate::schedule::Fault;
 
     fn step(at: f64, state: &str, release: &str, losses: u32) -> Step {
-        Step { at, state: state.to_owned(), release: Some(release.to_owned()), run: None, losses, stalls: 0 }
+        let (state, release) = (state.to_owned(), Some(release.to_owned()));
+        Step { at, state, release, run: None, losses, stalls: 0, partition: Some(3) }
     }
 
     fn flush(began: f64) -> Injected {
@@ -282,6 +319,13 @@ mod tests {
         assert!(releases(&revived, 0).is_some() && releases(&revived, 1).is_none());
         let lost = [step(1.0, "embedding", "a", 0), step(2.0, "releasing", "b", 1)];
         assert!(losses(&lost, &[]).is_some() && losses(&lost, &[flush(1.5)]).is_none());
+        assert!(losses(&lost, &[flush(0.5)]).is_none(), "it set out while the fault lasted");
+        let later = [step(9.0, "embedding", "a", 0), step(10.0, "releasing", "b", 1)];
+        assert!(losses(&later, &[flush(1.5)]).is_some(), "it set out long after the fault");
+        let elsewhere = Injected { partition: Some(4), ..flush(1.5) };
+        assert!(losses(&lost, &[elsewhere]).is_some());
+        let missing = [step(1.0, "embedding", "a", 0), Step { stalls: 1, ..step(2.0, "releasing", "b", 0) }];
+        assert!(stalls(&missing).is_some() && stalls(&lost).is_none());
         let twice = [step(1.0, "embedding", "a", 0), step(2.0, "releasing", "b", 2)];
         assert!(a_loss_for_a_fault(&twice, &[flush(1.5)]).is_some());
         assert!(a_loss_for_a_fault(&lost, &[flush(1.5)]).is_none());

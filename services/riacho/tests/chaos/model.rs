@@ -12,16 +12,21 @@ use uuid::Uuid;
 
 use crate::{
     checks::{DocumentRow, Wrong},
-    cluster::{Cluster, DIMENSIONS},
+    cluster::{BATCH_CHUNKS_MAX, Cluster, DIMENSIONS, EMBEDDER_BATCH_EVENTS},
     contents::Content,
     faults::Injected,
-    history::{History, Step, is_end},
+    history::{History, growth, is_on_its_way},
     oracle::Oracle,
     visible::QUERIES,
 };
 
 /// How far a value may be from the model's: vectors are kept as 16-bit floats.
 const NEAR: f32 = 2e-3;
+
+/// The events that an embedder holds at most: of two batches that run, and of one that fills.
+const EMBEDDER_EVENTS: usize = 3 * EMBEDDER_BATCH_EVENTS;
+/// The documents that an extractor holds at most: two for its parser.
+const EXTRACTOR_DOCUMENTS: usize = 2;
 
 /// Every live version: its sealed manifest and the name of its text.
 const LIVE: &str =
@@ -91,7 +96,7 @@ fn bytes(hex: &str) -> Vec<u8> {
 pub(crate) struct Spent {
     pub(crate) chunks: usize,
     pub(crate) distinct: usize,
-    /// Chunks of versions that were on their way when a fault came that ends or repeats what is at the model.
+    /// Those that a loss, a retry, the same bytes or a fault may have made it asked for again.
     pub(crate) excused: usize,
 }
 
@@ -102,8 +107,8 @@ impl Spent {
 }
 
 /// Counts what the model was asked for against what it had to be asked for: each text once, and a tenth more;
-/// besides for each fault that ends or repeats work what was on its way when it began, for each retry the version's chunks, and the same bytes
-/// in a document anew.
+/// besides for each loss and each retry of a version its chunks, the same bytes in a document anew, and for each fault that
+/// ends or repeats work what was on its way when it began, but no more than the processes that it meets hold.
 pub(crate) fn spent(
     cluster: &Cluster,
     oracle: &Oracle,
@@ -117,28 +122,28 @@ pub(crate) fn spent(
         let total = rows.get(id).and_then(|row| row.versions.get(&version)?.total);
         total.map_or(4 * content.paragraphs + 4, |total| total as usize)
     };
-    let (mut excused, mut seen) = (0, BTreeMap::<u64, usize>::new());
+    let (mut excused, mut seen, mut longest) = (0, BTreeMap::<u64, usize>::new(), 0);
+    let mut near = vec![0; injected.len()];
     for (id, record) in &oracle.documents {
         for (version, content) in record.versions.iter().filter(|(_, content)| content.is_good()) {
             let chunks = chunks_of(id, *version, content);
             let steps = history.versions.get(&(*id, *version)).map(Vec::as_slice).unwrap_or_default();
-            let faults = injected
-                .iter()
-                .filter(|fault| fault.fault.repeats_work() && is_on_its_way(steps, fault))
-                .count();
+            longest = longest.max(chunks);
+            for (near, fault) in near.iter_mut().zip(injected) {
+                *near += if is_on_its_way(steps, fault) { chunks } else { 0 };
+            }
+            let losses = growth(steps, |step| step.losses) as usize;
             let retries = record.retries.get(version).map_or(0, |retries| *retries as usize);
             let before = seen.entry(content.seed).or_default();
-            excused += chunks * (faults + retries + usize::from(*before > 0));
+            excused += chunks * (losses + retries + usize::from(*before > 0));
             *before += 1;
         }
     }
+    let held = |fault: &Injected| {
+        let (embedders, extractors) = fault.fault.repeats();
+        embedders * EMBEDDER_EVENTS * BATCH_CHUNKS_MAX + extractors * EXTRACTOR_DOCUMENTS * longest
+    };
+    excused += near.iter().zip(injected).map(|(near, fault)| held(fault).min(*near)).sum::<usize>();
     let distinct = of_chunks().collect::<BTreeSet<_>>().len();
     Spent { chunks: of_chunks().count(), distinct, excused }
-}
-
-/// Whether a version was on its way when a fault began, or set out while it lasted.
-fn is_on_its_way(steps: &[Step], fault: &Injected) -> bool {
-    let before = steps.iter().rfind(|step| step.at <= fault.began);
-    let during = steps.iter().any(|step| step.at > fault.began && step.at <= fault.ended);
-    during || before.is_some_and(|step| !is_end(&step.state))
 }

@@ -168,6 +168,7 @@ async fn judge(cluster: Cluster, client: &Client, workload: &Workload, run: Judg
     wrong.extend(checks::ends(&oracle, &rows));
     wrong.extend(checks::failures(&oracle, &rows));
     wrong.extend(history.violations(&oracle, &faults));
+    wrong.extend(bounds::in_flight(&history));
     wrong.extend(visible::live(client, &oracle, &rows).await);
     wrong.extend(visible::marks(client, &oracle, &rows).await);
     let (receipts, left) = checks::receipts(&cluster).map_err(|e| failed.push(e)).unwrap_or_default();

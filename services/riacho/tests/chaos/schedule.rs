@@ -159,22 +159,24 @@ impl Fault {
         !is_behind_them
     }
 
-    /// Whether chunks that were at the model may be asked for again: who had them is gone, their entries are, or
-    /// nobody heard that they were done.
-    pub(crate) const fn repeats_work(self) -> bool {
-        self.loses_data()
-            || matches!(
-                self,
-                Fault::Kill(Service::Extractor | Service::Embedder, _)
-                    | Fault::Pause(Service::Extractor | Service::Embedder, _)
-                    | Fault::DestroyGroup(_)
-                    | Fault::RestartRedis
-                    | Fault::CutRedis
-                    | Fault::LoseReplies(Wire::Redis)
-                    | Fault::CutWire(Wire::Redis)
-                    | Fault::Silence(_)
-                    | Fault::Deadly
-            )
+    /// What may have to be done again beside what is lost: so many times what an embedder holds, and what an extractor
+    /// holds. Who had it is gone, or nobody heard that it was done. What lasts may meet what is held when it begins,
+    /// and what is held when it ends.
+    pub(crate) const fn repeats(self) -> (usize, usize) {
+        match self {
+            Fault::Kill(Service::Embedder, _) => (1, 0),
+            Fault::Pause(Service::Embedder, _) => (2, 0),
+            Fault::Kill(Service::Extractor, _) => (0, 1),
+            Fault::Pause(Service::Extractor, _) => (0, 2),
+            // Each of its runs ends an extractor.
+            Fault::Deadly => (0, 4),
+            // Of these the second process of each service knows only.
+            Fault::LoseReplies(Wire::Redis) | Fault::CutWire(Wire::Redis) | Fault::Silence(_) => (2, 2),
+            Fault::Flush | Fault::DeleteStream(_) | Fault::DestroyGroup(_) | Fault::CutRedis => (2, 2),
+            Fault::RestartRedis | Fault::KillRedis | Fault::EmptyRedis => (4, 4),
+            Fault::TwoLeaders { flush: true } => (2, 2),
+            _ => (0, 0),
+        }
     }
 
     /// Every kind once, on replicas and stages of the dice's choice, in an order of its choice.

@@ -156,7 +156,6 @@ pub(crate) async fn watch(cluster: &Cluster, client: &Client, workload: &Workloa
             wrong.extend(checks::conservation(cluster, &key, stage).ok().flatten().map(|text| (None, text)));
             wrong.extend(bounds::stream(cluster, &key).ok().flatten().map(|text| (None, text)));
         }
-        wrong.extend(bounds::in_flight(cluster).ok().flatten().map(|text| (None, text)));
         wrong.extend(bounds::objects(cluster).unwrap_or_default());
         let mut watched = watched.lock().unwrap();
         watched.searches += usize::from(is_answered);
