@@ -2,7 +2,7 @@
 //! what a document on its way must always find: its objects.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     time::{Duration, Instant},
 };
 
@@ -59,8 +59,8 @@ pub(crate) fn in_flight(history: &History) -> Wrong {
     for step in steps {
         if !step.is_in_flight {
             flying.remove(&step.key);
-        } else if !flying.contains_key(&step.key) {
-            flying.insert(step.key, (step.at, step.by_janitor));
+        } else if let Entry::Vacant(place) = flying.entry(step.key) {
+            place.insert((step.at, step.by_janitor));
             let is_counted =
                 |(at, by_janitor): &&(f64, bool)| *by_janitor || step.at - at > SAME_MOMENT_SECONDS;
             let counted = flying.values().filter(is_counted).count();

@@ -52,6 +52,12 @@ pub(crate) enum Kind {
     Deadly,
 }
 
+/// The first mark of a file that stands in a text.
+pub(crate) fn mark_in(text: &str) -> Option<&str> {
+    text.split(|letter: char| !letter.is_ascii_alphanumeric())
+        .find(|word| word.len() == 15 && word.starts_with("zq") && word.ends_with('x'))
+}
+
 /// A file, before it is written out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Content {

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use crate::{
     checks::{DocumentRow, Wrong},
     cluster::{BATCH_CHUNKS_MAX, Cluster, DIMENSIONS, EMBEDDER_BATCH_EVENTS},
-    contents::Content,
+    contents::mark_in,
     faults::Injected,
     history::{History, growth, is_on_its_way},
     oracle::Oracle,
@@ -92,23 +92,28 @@ fn bytes(hex: &str) -> Vec<u8> {
 }
 
 /// What the model was asked for, and what it may have been asked for.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Spent {
     pub(crate) chunks: usize,
     pub(crate) distinct: usize,
     /// Those that a loss, a retry, the same bytes or a fault may have made it asked for again.
     pub(crate) excused: usize,
+    /// Of the files that met nothing of the kind: their distinct chunks, and how many of these were asked for again.
+    pub(crate) calm: usize,
+    pub(crate) calm_again: usize,
 }
 
 impl Spent {
+    /// A tenth more than each chunk once is left to a machine so busy that who works is taken for dead.
     pub(crate) fn is_too_much(&self) -> bool {
-        self.chunks * 10 > self.distinct * 11 + self.excused * 10
+        self.chunks * 10 > self.distinct * 11 + self.excused * 10 || self.calm_again * 10 > self.calm
     }
 }
 
 /// Counts what the model was asked for against what it had to be asked for: each text once, and a tenth more;
 /// besides for each loss and each retry of a version its chunks, the same bytes in a document anew, and for each fault that
-/// ends or repeats work what was on its way when it began, but no more than the processes that it meets hold.
+/// ends or repeats work what was on its way when it began, but no more than the processes that it meets hold. The chunks of
+/// files that met none of this are counted apart, with no excuse.
 pub(crate) fn spent(
     cluster: &Cluster,
     oracle: &Oracle,
@@ -118,25 +123,29 @@ pub(crate) fn spent(
 ) -> Spent {
     let texts = cluster.model.texts();
     let of_chunks = || texts.iter().filter(|text| !QUERIES.contains(&text.as_str()));
-    let chunks_of = |id: &Uuid, version: u32, content: &Content| {
-        let total = rows.get(id).and_then(|row| row.versions.get(&version)?.total);
-        total.map_or(4 * content.paragraphs + 4, |total| total as usize)
-    };
-    let (mut excused, mut seen, mut longest) = (0, BTreeMap::<u64, usize>::new(), 0);
-    let mut near = vec![0; injected.len()];
+    let asked = by_file(of_chunks());
+    let (mut excused, mut longest, mut near) = (0, 0, vec![0; injected.len()]);
+    // How often each content was uploaded, and whether it may have been asked for again.
+    let mut files = BTreeMap::<String, (usize, bool)>::new();
     for (id, record) in &oracle.documents {
         for (version, content) in record.versions.iter().filter(|(_, content)| content.is_good()) {
-            let chunks = chunks_of(id, *version, content);
+            let total = rows.get(id).and_then(|row| row.versions.get(version)?.total);
+            let distinct = || asked.get(&content.mark()).map_or(0, |(_, distinct)| *distinct);
+            let chunks = total.map_or_else(distinct, |total| total as usize);
             let steps = history.versions.get(&(*id, *version)).map(Vec::as_slice).unwrap_or_default();
-            longest = longest.max(chunks);
-            for (near, fault) in near.iter_mut().zip(injected) {
-                *near += if is_on_its_way(steps, fault) { chunks } else { 0 };
-            }
-            let losses = growth(steps, |step| step.losses) as usize;
             let retries = record.retries.get(version).map_or(0, |retries| *retries as usize);
-            let before = seen.entry(content.seed).or_default();
-            excused += chunks * (losses + retries + usize::from(*before > 0));
-            *before += 1;
+            let (uploads, is_excused) = files.entry(content.mark()).or_default();
+            let again = growth(steps, |step| step.losses) as usize + retries + usize::from(*uploads > 0);
+            longest = longest.max(chunks);
+            excused += chunks * again;
+            *uploads += 1;
+            *is_excused |= again > 0;
+            for (near, fault) in near.iter_mut().zip(injected) {
+                if fault.fault.repeats() != (0, 0) && is_on_its_way(steps, fault) {
+                    *near += chunks;
+                    *is_excused = true;
+                }
+            }
         }
     }
     let held = |fault: &Injected| {
@@ -144,6 +153,45 @@ pub(crate) fn spent(
         embedders * EMBEDDER_EVENTS * BATCH_CHUNKS_MAX + extractors * EXTRACTOR_DOCUMENTS * longest
     };
     excused += near.iter().zip(injected).map(|(near, fault)| held(fault).min(*near)).sum::<usize>();
+    let is_calm = |(mark, _): &(&String, &(usize, usize))| files.get(*mark).is_some_and(|(_, is)| !is);
+    let (calm, all) = asked
+        .iter()
+        .filter(is_calm)
+        .fold((0, 0), |(calm, all), (_, (count, distinct))| (calm + distinct, all + count));
     let distinct = of_chunks().collect::<BTreeSet<_>>().len();
-    Spent { chunks: of_chunks().count(), distinct, excused }
+    Spent { chunks: of_chunks().count(), distinct, excused, calm, calm_again: all - calm }
+}
+
+/// How many texts there are of each file, by its mark, and how many distinct ones. A chunk that begins in the middle of a
+/// paragraph may have no mark, and counts for no file.
+fn by_file<'a>(texts: impl Iterator<Item = &'a String>) -> BTreeMap<String, (usize, usize)> {
+    let mut counts = BTreeMap::<&str, usize>::new();
+    for text in texts {
+        *counts.entry(text).or_default() += 1;
+    }
+    let mut files = BTreeMap::<String, (usize, usize)>::new();
+    for (text, count) in counts {
+        let Some(mark) = mark_in(text) else { continue };
+        let file = files.entry(mark.to_owned()).or_default();
+        *file = (file.0 + count, file.1 + 1);
+    }
+    files
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_that_is_asked_for_each_chunk_twice_is_found_whatever_is_excused() {
+        let mark = "zqabcdefghijklx";
+        let texts =
+            [format!("A report\n{mark} part 0 of the"), format!("{mark} part 1 of"), "weir".to_owned()];
+        let twice = by_file(texts.iter().chain(&texts));
+        assert_eq!(twice, BTreeMap::from([(mark.to_owned(), (4, 2))]));
+        let once = Spent { chunks: 100, distinct: 100, excused: 500, calm: 50, calm_again: 0 };
+        assert!(!once.is_too_much());
+        assert!(Spent { chunks: 200, calm_again: 50, ..once }.is_too_much());
+        assert!(Spent { chunks: 200, excused: 20, ..once }.is_too_much());
+    }
 }

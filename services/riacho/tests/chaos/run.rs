@@ -204,8 +204,9 @@ async fn judge(cluster: Cluster, client: &Client, workload: &Workload, run: Judg
         format!("documents purged to the last object, with a receipt: {receipts}"),
         format!("events published: {}", oracle.events.len()),
         format!(
-            "chunks sent to the model: {}, of them distinct {}, excused {}; vectors compared: {compared}",
-            spent.chunks, spent.distinct, spent.excused
+            "chunks sent to the model: {}, of them distinct {}, excused {}; of files that met no fault {}, {} of them again; \
+             vectors compared: {compared}",
+            spent.chunks, spent.distinct, spent.excused, spent.calm, spent.calm_again
         ),
         format!("redis' memory at rest: {at_rest} bytes, {memory} at the start"),
     ];

@@ -172,9 +172,12 @@ impl Fault {
             Fault::Deadly => (0, 4),
             // Of these the second process of each service knows only.
             Fault::LoseReplies(Wire::Redis) | Fault::CutWire(Wire::Redis) | Fault::Silence(_) => (2, 2),
-            Fault::Flush | Fault::DeleteStream(_) | Fault::DestroyGroup(_) | Fault::CutRedis => (2, 2),
-            Fault::RestartRedis | Fault::KillRedis | Fault::EmptyRedis => (4, 4),
-            Fault::TwoLeaders { flush: true } => (2, 2),
+            Fault::DestroyGroup(_) | Fault::CutRedis => (2, 2),
+            Fault::RestartRedis | Fault::KillRedis => (4, 4),
+            // An extraction that cannot seal its run is begun anew.
+            Fault::RestartPostgres | Fault::KillPostgres | Fault::CutPostgres => (0, 2),
+            Fault::LoseReplies(Wire::Postgres) | Fault::CutWire(Wire::Postgres) => (0, 2),
+            // What goes with the data is a loss, which each version counts for itself.
             _ => (0, 0),
         }
     }
