@@ -57,6 +57,11 @@ impl Room {
         Arc::clone(&self.places).try_acquire_owned().ok()
     }
 
+    /// How long a run takes, of late.
+    pub(crate) fn run_time(&self) -> Duration {
+        Duration::from_nanos(self.run_ns.load(Ordering::Relaxed))
+    }
+
     /// A run took this long: there is room ahead for as many as can run in a moment.
     pub(crate) fn ran(&self, took: Duration) {
         let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);

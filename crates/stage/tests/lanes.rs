@@ -14,8 +14,9 @@ use std::{
 };
 
 use harness::*;
-use riacho_domain::Lane;
-use riacho_stage::{Failure, LaneLimit, LaneLimits, LanesByStage, RunnerConfig};
+use riacho_domain::{Lane, StageName};
+use riacho_stage::{Failure, LaneLimit, LaneLimits, LanesByStage, RunnerConfig, codec};
+use riacho_streams::Rate;
 use support::Server;
 
 fn limited(bulk: LaneLimit) -> RunnerConfig {
@@ -64,7 +65,7 @@ async fn a_lane_runs_no_more_at_once_than_it_may_and_the_others_go_on() {
 #[tokio::test]
 async fn a_lane_keeps_its_rate_over_all_processes_and_the_others_go_on() {
     let server = Server::start().await;
-    let (events, per_second) = (20, 5.0);
+    let (events, per_second) = (40, 5.0);
     for n in 0..events {
         release(&server, Lane::Bulk, &format!("bulk{n}")).await;
     }
@@ -84,13 +85,81 @@ async fn a_lane_keeps_its_rate_over_all_processes_and_the_others_go_on() {
     until("the first ones", async || log.len() >= 5).await;
     release(&server, Lane::Interactive, "urgent").await;
     until_drained(&server).await;
-    // A second's worth at once, the rest at the rate; what was read last may have been read by two at once.
+    // A second's worth at once, the rest at the rate; what was read last may have been read by two at once. Two buckets
+    // of their own would take three seconds.
     let least = Duration::from_secs_f64((f64::from(events) - 3.0 * per_second) / per_second);
     assert!(begin.elapsed() >= least, "{:?}", begin.elapsed());
     let order: Vec<String> = log.all().into_iter().map(|(label, _)| label).collect();
-    assert_eq!(order.len(), 21);
-    assert!(order[20] != "urgent", "{order:?}");
+    assert_eq!(order.len(), 41);
+    assert!(order[40] != "urgent", "{order:?}");
     for runner in runners {
         runner.stop().await;
     }
+}
+
+#[tokio::test]
+async fn a_lanes_places_are_for_all_partitions_together() {
+    let server = Server::start().await;
+    let partitions = vec![0, 1, 2, 3];
+    for partition in &partitions {
+        for n in 0..4 {
+            let meta = meta(Lane::Bulk);
+            let envelope = codec::encode_release(&meta, request(&format!("bulk{n}")));
+            server.streams.release(*partition, Lane::Bulk, &envelope, meta.release).await.unwrap();
+        }
+    }
+    let counts = Arc::new((AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0)));
+    let seen = Arc::clone(&counts);
+    let config = limited(LaneLimit { concurrency: Some(2), ..LaneLimit::default() });
+    let runner = Running::start(
+        &server,
+        RunnerConfig { partitions: partitions.clone(), ..config },
+        stage(move |_| {
+            let seen = Arc::clone(&seen);
+            async move {
+                let (running, most, done) = &*seen;
+                most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                running.fetch_sub(1, Ordering::SeqCst);
+                done.fetch_add(1, Ordering::SeqCst);
+                ended()
+            }
+        }),
+    );
+    until("all of them", async || counts.2.load(Ordering::SeqCst) == 16).await;
+    runner.stop().await;
+    assert_eq!(counts.1.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn retries_are_within_a_lanes_rate_and_its_debt_is_bounded() {
+    let server = Server::start().await;
+    let rate = Rate { every: Duration::from_millis(200), burst: 5 };
+    let pace = async |taken| server.streams.pace(StageName::Extract, Lane::Bulk, rate, taken).await.unwrap();
+    assert_eq!((pace(0).await, pace(5).await), (5, 0));
+    pace(100_000).await;
+    // Four seconds' worth at most are owed, and then some come back.
+    let begin = Instant::now();
+    until("tokens", async || pace(0).await > 0).await;
+    assert!(begin.elapsed() >= Duration::from_secs(3), "{:?}", begin.elapsed());
+    for n in 0..30 {
+        release(&server, Lane::Bulk, &format!("bulk{n}")).await;
+    }
+    let log = Log::default();
+    let seen = log.clone();
+    let begin = Instant::now();
+    let config = limited(LaneLimit { per_second: Some(5.0), ..LaneLimit::default() });
+    let runner = Running::start(
+        &server,
+        config,
+        stage(move |event| {
+            seen.add(&event);
+            let again = event.envelope.attempt == 1;
+            async move { if again { Err(Failure::transient("again")) } else { ended() } }
+        }),
+    );
+    until("all runs", async || log.len() == 60).await;
+    // Sixty runs, of which five may come at once, and five may be overdrawn.
+    assert!(begin.elapsed() >= Duration::from_secs(9), "{:?}", begin.elapsed());
+    runner.stop().await;
 }

@@ -279,11 +279,13 @@ WITH flying AS (
     WHERE state IN ('releasing', 'extracting', 'embedding', 'indexing') GROUP BY tenant_id),
 new AS (
     SELECT t.id,
-           coalesce(coalesce(f.releases, 0) >= $1::bigint, false)
-           OR coalesce((SELECT sum(releases) FROM flying) >= $2::bigint, false)
-           OR EXISTS (SELECT FROM document_versions AS v WHERE v.tenant_id = t.id AND v.state = 'waiting') AS held
+           CASE WHEN coalesce(f.releases, 0) >= $1::bigint THEN 'tenant'
+                WHEN (SELECT sum(releases) FROM flying) >= $2::bigint THEN 'total'
+                WHEN EXISTS (SELECT FROM document_versions AS v WHERE v.tenant_id = t.id AND v.state = 'waiting')
+                THEN 'waiting' END AS held_by
     FROM tenants AS t LEFT JOIN flying AS f ON f.tenant_id = t.id)
-UPDATE tenants AS t SET held = new.held FROM new WHERE t.id = new.id AND t.held <> new.held
+UPDATE tenants AS t SET held = new.held_by IS NOT NULL, held_by = new.held_by
+FROM new WHERE t.id = new.id AND t.held_by IS DISTINCT FROM new.held_by
 RETURNING t.id";
 
 const LOCK_CHOSEN: &str = "-- store::janitor::release_waiting

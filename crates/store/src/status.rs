@@ -71,11 +71,34 @@ pub struct Status {
     pub stalls: u32,
 }
 
+/// Why a tenant's documents wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HeldBy {
+    /// It has as much in flight as it may.
+    Tenant,
+    /// All tenants together have.
+    Total,
+    /// Others of its documents wait already.
+    Waiting,
+}
+
+impl HeldBy {
+    fn read(row: &Row) -> Result<Option<Self>, Error> {
+        match row.try_get("held_by")? {
+            None => Ok(None),
+            Some("tenant") => Ok(Some(HeldBy::Tenant)),
+            Some("total") => Ok(Some(HeldBy::Total)),
+            Some("waiting") => Ok(Some(HeldBy::Waiting)),
+            Some(other) => Err(Error::Row(format!("held by {other}"))),
+        }
+    }
+}
+
 /// What is before a version that waits to be released. Counts end at [`Place::MOST`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
-    /// Whether the tenant has as much in flight as it may, or others that wait.
-    pub held: bool,
+    /// Why the tenant's documents wait; nothing where its next one is released at once.
+    pub held_by: Option<HeldBy>,
     /// How many of the tenant's documents are released before it.
     pub ahead: u64,
     /// How many of the tenant's documents are in flight.
@@ -149,7 +172,7 @@ impl Store {
         let of = |row: &Row, column: &str| row.try_get::<_, i64>(column).map(i64::unsigned_abs);
         let place = |row: &Row| {
             let (ahead, in_flight) = (of(row, "ahead")?, of(row, "in_flight")?);
-            Ok(Place { held: row.try_get("held")?, ahead, in_flight })
+            Ok(Place { held_by: HeldBy::read(row)?, ahead, in_flight })
         };
         rows.first().map(place).transpose()
     }
@@ -182,7 +205,7 @@ GROUP BY v.state ORDER BY v.state";
 
 // In the order of the release: by urgency, then by age.
 const PLACE: &str = "-- store::status::place
-SELECT t.held,
+SELECT t.held_by,
        (SELECT count(*) FROM (
             SELECT FROM document_versions AS o
             WHERE o.tenant_id = $1 AND o.state = 'waiting'

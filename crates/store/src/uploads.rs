@@ -5,7 +5,7 @@ use riacho_domain::{DocumentId, State, TenantId, Version};
 use serde_json::Value;
 
 use crate::{
-    Accepted, Chunking, Conflict, Error, Store,
+    Accepted, Chunking, Conflict, Error, Quota, Store,
     accept::{Fingerprint, LOCK_BY_ID, version_now},
     read,
     start::SUPERSEDE_OLDER,
@@ -96,6 +96,11 @@ impl Store {
                     Err(Conflict::NoUploadAwaited(latest.state).into())
                 };
             }
+            // Its size was not known when it was reserved.
+            let over = tx.query_one(OVER_QUOTA, &[&tenant.as_str()]).await?;
+            if Quota::read(&over)?.contains(&Quota::Bytes) {
+                return Err(Conflict::OverQuota(Quota::Bytes).into());
+            }
             let supersede: [Param<'_>; 3] = [&tenant.as_str(), &document.0, &read::signed(latest.version)];
             tx.execute(SUPERSEDE_OLDER, &supersede).await?;
             let fingerprint = settings(&tx, tenant, document, latest.version).await?;
@@ -173,6 +178,9 @@ FROM documents AS d JOIN document_versions AS v ON v.document_id = d.id AND v.ve
 WHERE d.tenant_id = $1 AND d.id = $2 AND d.deleted_at IS NULL
 FOR NO KEY UPDATE OF v";
 
+const OVER_QUOTA: &str = "-- store::uploads::complete_upload
+SELECT coalesce((SELECT over_quota FROM tenants WHERE id = $1), '{}') AS over_quota";
+
 const COMPLETE: &str = "-- store::uploads::complete_upload
 UPDATE document_versions SET size = $3, sha256 = $4, traceparent = $5, fingerprint = $6
 WHERE document_id = $1 AND version = $2";
@@ -186,4 +194,4 @@ WHERE d.tenant_id = $1 AND d.id = $2 AND v.document_id = d.id AND v.version = $3
 RETURNING c.name AS collection_name, d.external_id, v.metadata, v.chunking";
 
 /// The statements of this file.
-pub(crate) const STATEMENTS: &[&str] = &[STAGE, AWAITED, LOCK_LATEST, SETTLE, COMPLETE];
+pub(crate) const STATEMENTS: &[&str] = &[STAGE, AWAITED, LOCK_LATEST, SETTLE, OVER_QUOTA, COMPLETE];

@@ -52,6 +52,17 @@ impl Streams {
         let builder = builder(config)?;
         let pool = builder.build_pool(config.pool_size.clamp(1, 64))?;
         connect_all(pool.clients(), config.command_timeout()).await?;
+        match Self::on(pool.clone(), builder, config).await {
+            Ok(streams) => Ok(streams),
+            Err(error) => {
+                quit_all(pool.clients(), config.command_timeout()).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// On connections that are there.
+    async fn on(pool: Pool, builder: Builder, config: &Config) -> Result<Streams, Error> {
         let conn = Conn::new(pool.next().clone(), config.command_timeout());
         let scripts = Scripts::load(&conn).await?;
         let streams = Streams(Arc::new(Shared {
@@ -64,7 +75,6 @@ impl Streams {
         }));
         let policy = streams.memory().await?.policy;
         if policy != NO_EVICTION && !config.allow_eviction {
-            streams.close().await;
             return Err(Error::Eviction(policy));
         }
         Ok(streams)
@@ -84,8 +94,7 @@ impl Streams {
 
     /// Ends the pool's connections.
     pub async fn close(&self) {
-        join_all(self.0.pool.clients().iter().map(|client| quit(client, self.0.config.command_timeout())))
-            .await;
+        quit_all(self.0.pool.clients(), self.0.config.command_timeout()).await;
     }
 
     pub(crate) fn recent_beats(&self) -> &RecentBeats {
@@ -254,6 +263,10 @@ async fn keep_running(client: Client, mut running: ConnectHandle) {
         tokio::time::sleep(RESTART_PAUSE).await;
         running = client.connect();
     }
+}
+
+async fn quit_all(clients: &[Client], timeout: Duration) {
+    join_all(clients.iter().map(|client| quit(client, timeout))).await;
 }
 
 async fn quit(client: &Client, timeout: Duration) {

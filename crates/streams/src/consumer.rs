@@ -40,8 +40,14 @@ impl Streams {
             consumer: consumer.to_owned(),
             keys: self.keys().lanes(partition, stage),
         };
-        reader.make_groups().await?;
-        Ok(reader)
+        // A client that is only dropped goes on connecting by itself.
+        match reader.make_groups().await {
+            Ok(()) => Ok(reader),
+            Err(error) => {
+                reader.close().await;
+                Err(error)
+            }
+        }
     }
 }
 

@@ -24,9 +24,9 @@ pub struct StageFigures {
     pub retrying: u64,
     /// Age of the oldest entry.
     pub oldest_age: Duration,
-    /// Consumers whose beat is there.
+    /// Consumers whose last beat is a few seconds old at most.
     pub consumers_alive: u64,
-    /// Consumers without a beat.
+    /// The other consumers.
     pub consumers_dead: u64,
     /// XLEN less lag and pending. Anything but 0 is a fault, or a delivery while it was counted.
     pub conservation_error: i64,
@@ -41,7 +41,7 @@ pub struct LaneFigures {
     pub entries: u64,
     /// Those of them that wait for a retry.
     pub retrying: u64,
-    /// Whether a consumer with a beat reads the lane.
+    /// Whether a consumer whose last beat is a few seconds old at most reads the lane.
     pub is_read: bool,
 }
 
@@ -58,9 +58,9 @@ impl Streams {
             }
         }
         for consumer in consumers {
-            match liveness::read_beat(self, &consumer).await?.value {
-                Some(_) => total.consumers_alive += 1,
-                None => total.consumers_dead += 1,
+            match liveness::read_beat(self, &consumer).await?.seems_alive() {
+                true => total.consumers_alive += 1,
+                false => total.consumers_dead += 1,
             }
         }
         Ok(total)
@@ -80,7 +80,7 @@ impl Streams {
         let retrying = waiting.map(|(_, holds)| holds).sum();
         let mut is_read = false;
         for consumer in consumer_names(&conn, &key, stage).await? {
-            is_read |= liveness::read_beat(self, &consumer).await?.value.is_some();
+            is_read |= liveness::read_beat(self, &consumer).await?.seems_alive();
             if is_read {
                 break;
             }

@@ -17,10 +17,11 @@ use crate::{
     client::{Conn, Value, list},
 };
 
-/// How long a beat's key outlives its process. Only tidiness: nothing is concluded from it.
+/// How long a beat's key outlives its process. Only tidiness, and how old a beat is: no claim is concluded from it.
 const BEAT_KEPT_MS: i64 = 3_600_000;
-/// How long a beat that was read serves for other looks. Less than two beats are apart, so that whoever lives is
-/// never seen twice without a change for this alone.
+/// In figures, and only there, whose last beat is older than this does not live.
+const FIGURES_AGE: Duration = Duration::from_secs(10);
+/// How long a beat that was read serves for other looks. It counts as one read.
 const RECENT: Duration = Duration::from_millis(200);
 /// A consumer is dead only after this many successful reads of the same number.
 const SAME_READS: u32 = 3;
@@ -55,7 +56,18 @@ impl BeatValue {
 pub(crate) struct BeatRead {
     /// The run id of the server that it was read from. In a cluster beats stand on all servers.
     server: String,
-    pub(crate) value: Option<BeatValue>,
+    value: Option<BeatValue>,
+    /// How long ago it was written.
+    age: Duration,
+    /// When it was read.
+    at: Instant,
+}
+
+impl BeatRead {
+    /// Whether figures count the consumer among those that live.
+    pub(crate) fn seems_alive(&self) -> bool {
+        self.value.is_some() && self.age < FIGURES_AGE
+    }
 }
 
 pub(crate) async fn read_beat(streams: &Streams, consumer: &str) -> Result<BeatRead, Error> {
@@ -63,27 +75,27 @@ pub(crate) async fn read_beat(streams: &Streams, consumer: &str) -> Result<BeatR
     let mut reply = list(streams.scripts().beat.run(&streams.conn(), &keys, vec![]).await?).into_iter();
     let server = reply.next().and_then(Value::into_string).ok_or(Error::Reply("run id"))?;
     let value = reply.next().and_then(Value::into_string);
-    Ok(BeatRead { server, value: value.and_then(|text| BeatValue::parse(&text)) })
+    let left = reply.next().and_then(|left| left.as_i64()).unwrap_or(0);
+    let age = Duration::from_millis(u64::try_from(BEAT_KEPT_MS - left).unwrap_or(0));
+    Ok(BeatRead { server, value: value.and_then(|text| BeatValue::parse(&text)), age, at: Instant::now() })
 }
 
 /// Beats that were read a moment ago. A process watches the same others in every stage and partition.
 #[derive(Default)]
-pub(crate) struct RecentBeats(Mutex<HashMap<String, (Instant, BeatRead)>>);
+pub(crate) struct RecentBeats(Mutex<HashMap<String, BeatRead>>);
 
 impl RecentBeats {
     async fn read(&self, streams: &Streams, consumer: &str) -> Result<BeatRead, Error> {
-        let known = |now: Instant| {
+        {
             let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            known.get(consumer).filter(|(at, _)| now - *at < RECENT).map(|(_, read)| read.clone())
-        };
-        if let Some(read) = known(Instant::now()) {
-            return Ok(read);
+            if let Some(read) = known.get(consumer).filter(|read| read.at.elapsed() < RECENT) {
+                return Ok(read.clone());
+            }
         }
-        let begun = Instant::now();
         let read = read_beat(streams, consumer).await?;
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.retain(|_, (at, _)| begun - *at < RECENT);
-        all.insert(consumer.to_owned(), (begun, read.clone()));
+        all.retain(|_, read| read.at.elapsed() < RECENT);
+        all.insert(consumer.to_owned(), read.clone());
         Ok(read)
     }
 }
@@ -259,11 +271,13 @@ impl Observer {
                 self.seen.insert(consumer.clone(), Sight::of(read, None));
                 continue;
             };
-            if sight.read.server != read.server {
+            if sight.read.at == read.at {
+                // The same read once more says nothing.
+            } else if sight.read.server != read.server {
                 // Its server was restarted or replaced: it lost the connection, and perhaps its last beats.
                 *sight = Sight::of(read, Some(Instant::now() + self.restart_grace));
             } else if sight.read.value == read.value && sight.same_reads > 0 {
-                sight.same_reads += 1;
+                (sight.read, sight.same_reads) = (read, sight.same_reads + 1);
             } else {
                 *sight = Sight::of(read, sight.spared_until);
             }

@@ -103,7 +103,7 @@ async fn after_a_failover_calls_go_on_and_none_fails_for_good() {
 }
 
 #[tokio::test]
-async fn a_failover_that_is_planned_costs_no_call() {
+async fn a_failover_that_is_planned_is_outlived() {
     for topology in [Topology::Sentinel, Topology::Cluster] {
         let server = servers(topology).await;
         let key = server.streams.keys().sizes(3);

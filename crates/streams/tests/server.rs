@@ -3,12 +3,12 @@
 
 mod support;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use riacho_domain::{Lane, StageName, TenantId};
+use riacho_domain::{Lane, ReleaseId, StageName, TenantId};
 use riacho_streams::{Action, Answer, Beat, Config, Error, IntakeAnswer, Observer, Settlement, Streams};
-use support::Server;
+use support::{Reply, Server};
 
 const EVERY: Duration = Duration::from_millis(50);
 
@@ -165,4 +165,58 @@ async fn the_pool_heals_after_a_restart_of_the_server() {
         }
     });
     assert_ne!(after.await.unwrap().run_id, before.run_id);
+}
+
+#[tokio::test]
+async fn a_reader_that_cannot_be_opened_leaves_no_connection() {
+    // No scripts and no groups can be made there, so that every try fails after it has connected.
+    let server = Server::with(riacho_local::testing::redis(), |_| {}).await;
+    server.raw(&["CONFIG", "SET", "maxmemory", "1"]);
+    let connections = || match server.raw(&["CLIENT", "LIST"]) {
+        Reply::Text(list) => list.lines().count(),
+        other => panic!("{other:?}"),
+    };
+    let before = connections();
+    for _ in 0..8 {
+        let opened = server.streams.reader(0, StageName::Extract, "reader").await;
+        assert!(opened.is_err_and(|error| error.is_retryable()));
+    }
+    let begin = Instant::now();
+    while connections() > before {
+        assert!(begin.elapsed() < Duration::from_secs(20), "{} connections, {before} before", connections());
+        tokio::time::sleep(EVERY).await;
+    }
+}
+
+#[tokio::test]
+async fn figures_count_nobody_as_alive_whose_last_beat_is_old() {
+    let server = Server::start().await;
+    let beat = Beat::start(&server.streams, "gone", EVERY, Duration::from_secs(60)).unwrap();
+    let reader = server.streams.reader(0, StageName::Extract, "gone").await.unwrap();
+    let release = ReleaseId::new();
+    server.streams.release(0, Lane::Bulk, b"an envelope", release).await.unwrap();
+    assert_eq!(reader.read_any(1, Duration::from_millis(100)).await.unwrap().len(), 1);
+    while !beat.is_accepted() {
+        tokio::time::sleep(EVERY).await;
+    }
+    let alive = async || {
+        let figures = server.streams.figures(StageName::Extract, &[0]).await.unwrap();
+        let lane = server.streams.lane_figures(0, StageName::Extract, Lane::Bulk).await.unwrap();
+        (figures.consumers_alive, figures.consumers_dead, lane.is_read)
+    };
+    assert_eq!(alive().await, (1, 0, true));
+    drop(beat);
+    let key = server.streams.keys().beat("gone");
+    // As if eleven seconds had passed. The beat's last write may still be on its way.
+    let begin = Instant::now();
+    loop {
+        server.raw(&["PEXPIRE", key.as_str(), "3589000"]);
+        let found = alive().await;
+        if found == (0, 1, false) {
+            break;
+        }
+        assert!(begin.elapsed() < Duration::from_secs(20), "{found:?}");
+        tokio::time::sleep(EVERY).await;
+    }
+    reader.close().await;
 }

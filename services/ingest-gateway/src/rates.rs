@@ -72,7 +72,10 @@ impl Rates {
         let wait = match self.is_away() {
             true => self.take_here(tenant, counted, rate, Instant::now()),
             false => match streams.take_token(tenant, counted.as_str(), rate).await {
-                Ok(wait) => wait,
+                Ok(wait) => {
+                    self.is_back();
+                    wait
+                }
                 Err(error) => {
                     tracing::debug!(%error, "rates are kept by this gateway alone");
                     self.lock().away_until = Some(Instant::now() + AWAY);
@@ -91,13 +94,15 @@ impl Rates {
     }
 
     fn is_away(&self) -> bool {
+        self.lock().away_until.is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Redis answers again. What was counted here is not known there.
+    fn is_back(&self) {
         let mut state = self.lock();
-        let is_away = state.away_until.is_some_and(|until| Instant::now() < until);
-        if !is_away && state.away_until.take().is_some() {
-            // What was counted here is not known there; it was little.
+        if state.away_until.take().is_some() {
             state.full_at.clear();
         }
-        is_away
     }
 
     /// The algorithm of `token.lua` in crates/streams, on buckets of this process.

@@ -32,7 +32,7 @@ pub(crate) async fn run(janitor: Janitor, timetable: Timetable, stop: Cancellati
                 lead(&janitor, &timetable, &trouble, lease, asked, &stop).await;
             }
             Ok(None) => trouble.is_over("the janitor's lease"),
-            Err(error) => trouble.is("the janitor's lease", &error.into()),
+            Err(error) => trouble.is("the janitor's lease", true, &error.into()),
         }
         // Others look at about the same time; the one whose turn comes first gets it.
         sleep(janitor.config.lease().mul_f64(rand::random_range(0.1..0.2)), &stop).await;
@@ -136,7 +136,7 @@ async fn repeat(
                 count("put_back") == 0 && count(tasks::KEPT_WAITING) == 0
             }
             Err(error) => {
-                trouble.is(task.as_str(), &error);
+                trouble.is(task.as_str(), task.is_frequent(), &error);
                 false
             }
         };

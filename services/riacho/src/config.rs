@@ -87,6 +87,8 @@ impl Config {
                 return Err(invalid(key, format!("`{address}` is no HOST:PORT")));
             }
         }
+        let lanes = self.stage.lanes.check();
+        lanes.map_err(|(key, wrong)| invalid(&format!("stage.lanes.{key}"), wrong.to_owned()))?;
         self.database.check().map_err(|(key, error)| invalid(key, error.to_string()))?;
         self.redis.check().map_err(|error| invalid("redis.url", error.to_string()))?;
         let s3 = &self.objects.s3;

@@ -38,7 +38,8 @@ pub(super) fn all(line: &Arc<Line>, partition: u16, entries: Vec<Entry>, reason:
             .increment(count);
     }
     for entry in entries {
-        let room = (line.room.take(), line.lanes.take(entry.lane));
+        line.lanes.count(entry.lane);
+        let room = (line.room.take(), None);
         let is_held = line.held.insert(partition, entry.lane, &entry.id);
         one(line, Holding { partition, entry, envelope_id: String::new(), is_held, room });
     }
@@ -57,7 +58,7 @@ fn one(line: &Arc<Line>, mut holding: Holding) {
                 let message = "the event ended its process each time it ran, the last time alone";
                 return condemn(line, holding, Some(&meta), ReasonCode::Poison, message);
             }
-            let _ = line.work.send(Box::new(Work { holding, meta, payload }));
+            begin(line, Box::new(Work { holding, meta, payload }));
         }
         // Left to a consumer that knows the version, while one lives, and else for a while.
         Err(CodecError::Version(version)) => {
@@ -70,6 +71,23 @@ fn one(line: &Arc<Line>, mut holding: Holding) {
         }
         Err(error) => condemn(line, holding, None, ReasonCode::Undecodable, &error.to_string()),
     }
+}
+
+/// Sends an event to work, once there is a place for it in its lane. Several readers may have read for the same place:
+/// who waits for one takes none of the places of all lanes.
+fn begin(line: &Arc<Line>, mut work: Box<Work>) {
+    let Some(places) = line.lanes.places(work.holding.entry.lane) else {
+        let _ = line.work.send(work);
+        return;
+    };
+    work.holding.room.0 = None;
+    let waiting = Arc::clone(line);
+    line.spawn(async move {
+        // After the stop it goes to be handed back.
+        let place = waiting.stop.run_until_cancelled(places.acquire_owned()).await;
+        work.holding.room = (waiting.room.take(), place.and_then(Result::ok));
+        let _ = waiting.work.send(work);
+    });
 }
 
 fn wait(line: &Line, holding: Holding, outcome: &'static str) {

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use riacho_domain::StageName;
+use riacho_domain::{Lane, StageName};
 use riacho_proto::v1::envelope::Payload;
 use riacho_streams::{Action, Beat, Entry, Error, Settlement, Streams};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -28,6 +28,19 @@ use crate::{
 /// The delivery count from which on an event has begun its last run, alone in its process. Whoever
 /// finds an event of a dead consumer with such a count knows that this run ended the process.
 pub(super) const LAST_RUN: u32 = 1_000_000;
+
+/// The shortest wait for a lane that is at its limit.
+const SHORTEST: Duration = Duration::from_millis(5);
+
+/// What the reader and the taker of a partition share.
+#[derive(Default)]
+pub(super) struct Place {
+    pub(super) partition: u16,
+    /// Keeps entries that are being taken over out of the comparison.
+    pub(super) taking: tokio::sync::Mutex<()>,
+    /// The server that holds the partition is near its memory limit.
+    pub(super) memory_is_tight: AtomicBool,
+}
 
 /// One stage in one process.
 pub(super) struct Line {
@@ -53,8 +66,6 @@ pub(super) struct Line {
     pub(super) outage: Outage,
     /// Of the servers that the stage itself works with.
     pub(super) needs: Outage,
-    /// The server is near its memory limit.
-    pub(super) memory_is_tight: AtomicBool,
     /// The newest envelope version that a consumer which lives can read.
     pub(super) newest_version: AtomicU32,
     pub(super) work: mpsc::UnboundedSender<Box<Work>>,
@@ -72,11 +83,37 @@ impl Line {
         deliveries.min(self.config.max_attempts.max(1)).saturating_sub(1)
     }
 
-    /// Whether nothing should be read now.
-    pub(super) fn is_paused(&self) -> bool {
+    /// Whether nothing should be read of a partition now.
+    pub(super) fn is_paused(&self, place: &Place) -> bool {
         // The last stage only takes away from the memory, so it goes on.
-        let is_tight = self.memory_is_tight.load(Ordering::Relaxed) && self.stage.next().is_some();
+        let is_tight = place.memory_is_tight.load(Ordering::Relaxed) && self.stage.next().is_some();
         is_tight || self.breaker.is_open() || self.needs.is_waiting()
+    }
+
+    /// How many entries of each lane may be taken, by its limits; what was taken before is paid for. And after
+    /// how long to look again, where a lane is at its limit.
+    pub(super) async fn lanes_open(&self) -> ([usize; 3], Option<Duration>) {
+        let mut open = self.lanes.free();
+        let mut again: Option<Duration> = None;
+        let mut sooner = |wait: Duration| again = Some(again.map_or(wait, |known| known.min(wait)));
+        for (lane, open) in Lane::ALL.into_iter().zip(&mut open) {
+            if *open == 0 {
+                sooner(self.room.run_time() / 4);
+            }
+            let Some((rate, taken)) = self.lanes.bill(lane) else { continue };
+            match self.streams.pace(self.stage, lane, rate, taken).await {
+                Ok(tokens) => *open = (*open).min(tokens),
+                // What holds up this lane holds up no other.
+                Err(_) => {
+                    self.lanes.owe(lane, taken);
+                    *open = 0;
+                }
+            }
+            if *open == 0 {
+                sooner(rate.every);
+            }
+        }
+        (open, again.map(|wait| wait.clamp(SHORTEST, self.config.block())))
     }
 
     /// Runs a task that ends with the line at the latest.

@@ -15,10 +15,7 @@ mod worker;
 
 use std::{
     collections::BTreeSet,
-    sync::{
-        Arc, Mutex, PoisonError, Weak,
-        atomic::{AtomicBool, AtomicU32},
-    },
+    sync::{Arc, Mutex, PoisonError, Weak, atomic::AtomicU32},
     time::Duration,
 };
 
@@ -29,7 +26,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::line::Line;
+use self::line::{Line, Place};
 use crate::{
     BatchStage, Claims, Error, RunnerConfig, Stage, breaker::Breaker, held::Held, lanes::Lanes,
     outage::Outage, room::Room, stage::Single,
@@ -135,7 +132,6 @@ impl Runner {
             breaker: Breaker::new(stage.name(), shared.config.pause_after_failures),
             outage: Outage::new(stage.name(), "the streams"),
             needs: Outage::new(stage.name(), "what the stage needs"),
-            memory_is_tight: AtomicBool::default(),
             newest_version: AtomicU32::default(),
             work: work_sender,
             settle: settle_sender,
@@ -179,9 +175,9 @@ impl Line {
         loop {
             for partition in partitions.borrow_and_update().iter().copied() {
                 if read.insert(partition) {
-                    let taking = Arc::new(tokio::sync::Mutex::new(()));
-                    intake.spawn(reader::run(Arc::clone(self), partition, Arc::clone(&taking)));
-                    intake.spawn(taker::run(Arc::clone(self), partition, taking));
+                    let place = Arc::new(Place { partition, ..Place::default() });
+                    intake.spawn(reader::run(Arc::clone(self), Arc::clone(&place)));
+                    intake.spawn(taker::run(Arc::clone(self), place));
                 }
             }
             tokio::select! {

@@ -6,11 +6,10 @@ use std::{
 };
 
 use riacho_streams::{Error, Most, Observer};
-use tokio::sync::Mutex;
 
 use super::{
     dispatch::{self, Reason},
-    line::Line,
+    line::{Line, Place},
 };
 use crate::{RunnerConfig, outage::Backoff};
 
@@ -24,13 +23,13 @@ const TAKE_MAX: usize = 256;
 const TIGHT_PERCENT: u64 = 90;
 
 /// Takes entries over until the stop.
-pub(super) async fn run(line: Arc<Line>, partition: u16, taking: Arc<Mutex<()>>) {
+pub(super) async fn run(line: Arc<Line>, place: Arc<Place>) {
     let mut taker = Taker::new(&line.config);
     let mut backoff = Backoff::new();
     // The stages and partitions of a process take turns, so that one read of a beat serves them all.
     line.pause(EVERY.mul_f64(rand::random())).await;
     while !line.stop.is_cancelled() {
-        match taker.turn(&line, partition, &taking).await {
+        match taker.turn(&line, &place).await {
             Ok(()) => {
                 backoff.reset();
                 line.pause(if taker.has_pending { EVERY } else { LOOK_EVERY }).await;
@@ -64,19 +63,19 @@ impl Taker {
         self.looked = None;
     }
 
-    async fn turn(&mut self, line: &Arc<Line>, partition: u16, taking: &Mutex<()>) -> Result<(), Error> {
+    async fn turn(&mut self, line: &Arc<Line>, place: &Place) -> Result<(), Error> {
         let dead = match self.looked {
             Some(at) if at.elapsed() < LOOK_EVERY - EVERY / 2 => vec![],
-            _ => self.look(line, partition).await?,
+            _ => self.look(line, place).await?,
         };
-        if self.has_pending { take(line, partition, taking, &dead).await } else { Ok(()) }
+        if self.has_pending { take(line, place, &dead).await } else { Ok(()) }
     }
 
     /// Looks at the server and at the others; says who of them is dead.
-    async fn look(&mut self, line: &Line, partition: u16) -> Result<Vec<String>, Error> {
-        let look = line.streams.look(partition, line.stage).await?;
+    async fn look(&mut self, line: &Line, place: &Place) -> Result<Vec<String>, Error> {
+        let look = line.streams.look(place.partition, line.stage).await?;
         self.observer.note_server(look.home.identity);
-        line.memory_is_tight.store(look.home.memory.is_above(TIGHT_PERCENT), Ordering::Relaxed);
+        place.memory_is_tight.store(look.home.memory.is_above(TIGHT_PERCENT), Ordering::Relaxed);
         let mut others = look.consumers;
         others.retain(|name| **name != *line.consumer);
         self.observer.look(&line.streams, &others).await?;
@@ -87,18 +86,19 @@ impl Taker {
 }
 
 /// Takes what is due, and what the dead left behind.
-async fn take(line: &Arc<Line>, partition: u16, taking: &Mutex<()>, dead: &[String]) -> Result<(), Error> {
-    let most = most(line);
-    if most.total == 0 || line.is_paused() {
+async fn take(line: &Arc<Line>, place: &Place, dead: &[String]) -> Result<(), Error> {
+    let most = most(line).await;
+    if most.total == 0 || line.is_paused(place) {
         return Ok(());
     }
-    let _guard = taking.lock().await;
+    let _guard = place.taking.lock().await;
+    let partition = place.partition;
     let (streams, stage, me) = (&line.streams, line.stage, &line.consumer);
     let due = streams.take_due(partition, stage, me, most).await?;
     dispatch::all(line, partition, due, Reason::Retry);
     // Whoever cannot beat looks dead to the others, and judges nobody. No lock guards a claim: it
     // is one step of the server, and whoever comes second finds nothing.
-    let most = self::most(line);
+    let most = self::most(line).await;
     if !dead.is_empty() && most.total > 0 && line.beat.is_accepted() {
         let left = streams.take_from(partition, stage, me, most, dead).await?;
         if !left.is_empty() {
@@ -110,6 +110,6 @@ async fn take(line: &Arc<Line>, partition: u16, taking: &Mutex<()>, dead: &[Stri
 }
 
 /// How many entries there are places for.
-fn most(line: &Line) -> Most {
-    Most { total: line.room.free().min(TAKE_MAX), lanes: line.lanes.free() }
+async fn most(line: &Line) -> Most {
+    Most { total: line.room.free().min(TAKE_MAX), lanes: line.lanes_open().await.0 }
 }

@@ -1,8 +1,9 @@
 //! Why a document is not further: what it waits for, behind what, in which lane, since when.
 
 use chrono::{DateTime, Duration, Utc};
-use riacho_domain::{StageName, State, TenantId};
-use riacho_store::{Place, Status};
+use riacho_domain::{Lane, StageName, State, TenantId};
+use riacho_store::{HeldBy, Place, Status};
+use riacho_streams::LaneFigures;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -14,8 +15,8 @@ const SOON: Duration = Duration::seconds(1);
 /// Why a document is not further.
 #[derive(Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub(super) struct Waits {
-    /// `upload`: its bytes have not come. `tenant_limit`: the tenant has as much in flight as it may.
-    /// `turn`: others of the tenant go before it. `stage`: work of the stage is before it, or it is being worked
+    /// `upload`: its bytes have not come. `tenant_limit`: the tenant has as much in flight as it may, `total_limit`: all
+    /// tenants together have. `turn`: others go before it. `stage`: work of the stage is before it, or it is being worked
     /// on. `no_consumer`: nobody works on the stage. `redis`: the streams cannot be reached.
     reason: &'static str,
     /// The same for people.
@@ -43,9 +44,9 @@ impl Waits {
                 let Some(place) = app.store().place(tenant, status.document, status.version).await? else {
                     return Ok(None);
                 };
-                Why::of_place(place, app.streams().ping().await.is_ok())
+                Why::of_place(place, has_redis(app).await)
             }
-            State::Releasing => Why::on_its_way(app.streams().ping().await.is_ok()),
+            State::Releasing => Why::on_its_way(has_redis(app).await),
             State::Extracting => Why::of_stage(app, status, StageName::Extract).await,
             State::Embedding => Why::of_stage(app, status, StageName::Embed).await,
             State::Indexing => Why::of_stage(app, status, StageName::Index).await,
@@ -60,6 +61,26 @@ impl Waits {
             since: status.state_changed_at,
         }))
     }
+}
+
+/// A status is not held up for Redis.
+const PATIENCE: std::time::Duration = std::time::Duration::from_millis(250);
+
+async fn has_redis(app: &App) -> bool {
+    matches!(tokio::time::timeout(PATIENCE, app.streams().ping()).await, Ok(Ok(_)))
+}
+
+/// What stands in the lanes that a document's events of a stage are in: a long document's go to the next lower one.
+async fn entries(app: &App, partition: u16, stage: StageName, lanes: &[Lane]) -> Option<LaneFigures> {
+    let mut all = LaneFigures::default();
+    for lane in lanes {
+        let figures = app.streams().lane_figures(partition, stage, *lane);
+        let figures = tokio::time::timeout(PATIENCE, figures).await.ok()?.ok()?;
+        all.entries += figures.entries;
+        all.retrying += figures.retrying;
+        all.is_read |= figures.is_read;
+    }
+    Some(all)
 }
 
 struct Why {
@@ -87,37 +108,47 @@ impl Why {
 
     fn of_place(place: Place, has_redis: bool) -> Self {
         let before = count(place.ahead, "document of the tenant is", "documents of the tenant are");
-        let why = if !has_redis {
-            Self::no_redis()
-        } else if place.held && place.in_flight > 0 {
-            let flying = count(place.in_flight, "document", "documents");
-            let detail = format!("the tenant has {flying} in flight, and {before} released before this one");
-            Self::new("tenant_limit", detail)
-        } else {
-            Self::new("turn", format!("{before} released before this one"))
+        let before = format!("{before} released before this one");
+        let why = match place.held_by {
+            Some(HeldBy::Tenant) => {
+                let flying = count(place.in_flight, "document", "documents");
+                let detail = format!("the tenant has {flying} in flight, as many as it may; {before}");
+                Self::new("tenant_limit", detail)
+            }
+            Some(HeldBy::Total) => {
+                let detail = format!("as many documents of all tenants are in flight as may be; {before}");
+                Self::new("total_limit", detail)
+            }
+            _ if !has_redis => Self::no_redis(),
+            _ => Self::new("turn", format!("others may go first by turn, or a stream is full; {before}")),
         };
         Self { stage: Some(StageName::Extract), behind: Some(place.ahead), ..why }
     }
 
     async fn of_stage(app: &App, status: &Status, stage: StageName) -> Self {
-        let figures = match status.partition {
-            Some(partition) => app.streams().lane_figures(partition, stage, status.lane).await,
-            None => return Self::new("stage", "it is on its way"),
-        };
-        let why = match figures {
-            Err(_) => Self::no_redis(),
-            Ok(figures) => {
+        let Some(partition) = status.partition else { return Self::new("stage", "it is on its way") };
+        let (lane, lower) = (status.lane, status.lane.lower());
+        let lanes = if stage == StageName::Extract || lower == lane { vec![lane] } else { vec![lane, lower] };
+        let why = match entries(app, partition, stage, &lanes).await {
+            None => Self::no_redis(),
+            Some(figures) => {
                 let (reason, who) = match figures.is_read {
                     true => ("stage", ""),
                     false => ("no_consumer", "nobody works on the stage; "),
                 };
-                let entries = count(figures.entries, "event is", "events are");
+                let entries = match figures.entries {
+                    1 => "1 event is".to_owned(),
+                    entries => format!("{entries} events are"),
+                };
+                let lanes = match lanes.as_slice() {
+                    [lane] => format!("{lane} lane"),
+                    _ => format!("{lane} and {lower} lanes"),
+                };
                 let retrying = match figures.retrying {
                     0 => String::new(),
                     waiting => format!(", {waiting} of them for a retry"),
                 };
-                let lane = status.lane;
-                let detail = format!("{who}{entries} in the {lane} lane of the stage{retrying}");
+                let detail = format!("{who}{entries} in the {lanes} of the stage{retrying}");
                 Self { behind: Some(figures.entries), ..Self::new(reason, detail) }
             }
         };
@@ -139,14 +170,16 @@ mod tests {
 
     #[test]
     fn what_is_before_a_waiting_document_is_said_in_a_sentence() {
-        let place = |held, ahead, in_flight| Place { held, ahead, in_flight };
-        let why = Why::of_place(place(true, 1, 1_000), true);
+        let place = |held_by, ahead, in_flight| Place { held_by, ahead, in_flight };
+        let why = Why::of_place(place(Some(HeldBy::Tenant), 1, 1_000), true);
         assert_eq!((why.reason, why.behind), ("tenant_limit", Some(1)));
         assert_eq!(
             why.detail,
-            "the tenant has 1000 documents in flight, and 1 document of the tenant is released before this one"
+            "the tenant has 1000 documents in flight, as many as it may; 1 document of the tenant is released before this one"
         );
-        assert_eq!(Why::of_place(place(true, 10_000, 0), true).reason, "turn");
-        assert_eq!(Why::of_place(place(true, 3, 9), false).reason, "redis");
+        let reason = |held_by, has_redis| Why::of_place(place(held_by, 10_000, 9), has_redis).reason;
+        assert_eq!(reason(Some(HeldBy::Total), true), "total_limit");
+        assert_eq!((reason(Some(HeldBy::Waiting), true), reason(None, true)), ("turn", "turn"));
+        assert_eq!(reason(Some(HeldBy::Waiting), false), "redis");
     }
 }

@@ -180,9 +180,13 @@ async fn status_says_why_a_document_waits_behind_what_in_which_lane_and_since_wh
     }
     // Redis is away.
     deployment.redis().stop();
-    for id in [&first, &third] {
-        assert_eq!(waits(id).await["waits"]["reason"], "redis");
-    }
+    assert_eq!(waits(&first).await["waits"]["reason"], "redis");
+    // Others of the tenant wait, and nothing else is in the way.
+    deployment.janitor.hold_tenants(ReleaseCaps { per_tenant: None, total: None }).await.unwrap();
+    assert_eq!(waits(&third).await["waits"]["reason"], "redis");
+    let total = ReleaseCaps { per_tenant: None, total: Some(1) };
+    deployment.janitor.hold_tenants(total).await.unwrap();
+    assert_eq!(waits(&third).await["waits"]["reason"], "total_limit");
     let document = third.parse().unwrap();
     deployment.store.cancel(tenant, document).await.unwrap();
     let ended = json(gateway.get(&format!("/api/v1/documents/{third}/status")), 200).await;

@@ -99,6 +99,9 @@ async fn release_again(job: &Job<'_>, lost: &[Release], how: Lost, pace: &Pace) 
             break;
         }
         pace.wait_for(some.len()).await;
+        if !job.goes_on() {
+            break;
+        }
         let again = janitor.store.release_lost(some, how).await?;
         job.add("failed", again.failed);
         // What cannot be sent now stays `releasing`, and the task `release` sends it.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use futures::future::try_join_all;
+use futures::future::join_all;
 use riacho_domain::StageName;
 
 use crate::{Error, job::Job};
@@ -22,8 +22,11 @@ pub(crate) async fn run(job: &Job<'_>) -> Result<(), Error> {
     // Each takes seconds, because a consumer is gone only when its beat stays the same for a while.
     let all = partitions.iter().flat_map(|partition| StageName::ALL.map(|stage| (*partition, stage)));
     let deleted =
-        try_join_all(all.map(|(partition, stage)| streams.delete_gone_consumers(partition, stage))).await?;
-    job.add("consumers", deleted.iter().sum());
+        join_all(all.map(|(partition, stage)| streams.delete_gone_consumers(partition, stage))).await;
+    job.add("consumers", deleted.iter().filter_map(|deleted| deleted.as_ref().ok()).sum());
+    if let Some(Err(error)) = deleted.into_iter().find(Result::is_err) {
+        return Err(error.into());
+    }
     for tenant in job.janitor.store.active_tenants().await? {
         job.add("intake_consumers", streams.delete_idle_intake_consumers(&tenant, INTAKE_IDLE).await?);
     }
