@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
 };
@@ -25,22 +25,25 @@ fn files(folders: &[&str], extension: &str) -> Vec<PathBuf> {
     found
 }
 
-/// The functions that are marked as tests.
-fn tests_of_the_workspace() -> BTreeSet<String> {
-    let mut names = BTreeSet::new();
-    for file in files(&["crates", "services", "proto"], "rs") {
-        let text = fs::read_to_string(file).unwrap();
-        let mut is_test = false;
-        for line in text.lines().map(str::trim) {
-            if line.starts_with("#[test]") || line.starts_with("#[tokio::test") {
-                is_test = true;
-            } else if let Some((_, rest)) = line.split_once("fn ").filter(|_| is_test) {
-                names.insert(rest.split('(').next().unwrap().to_owned());
-                is_test = false;
-            }
+/// The functions that are marked as tests, and whether they are ignored.
+fn tests_of_the_workspace() -> BTreeMap<String, bool> {
+    let paths = files(&["crates", "services", "proto"], "rs");
+    paths.into_iter().flat_map(|path| tests_in(&fs::read_to_string(path).unwrap())).collect()
+}
+
+fn tests_in(source: &str) -> Vec<(String, bool)> {
+    let (mut found, mut is_test, mut is_ignored) = (Vec::new(), false, false);
+    for line in source.lines().map(str::trim) {
+        is_test |= line.starts_with("#[test]") || line.starts_with("#[tokio::test");
+        is_ignored |=
+            line.starts_with("#[ignore") || line.starts_with("#[cfg_attr") && line.contains("ignore");
+        let Some((_, rest)) = line.split_once("fn ").filter(|_| !line.starts_with("//")) else { continue };
+        if std::mem::take(&mut is_test) {
+            found.push((rest.split('(').next().unwrap().to_owned(), is_ignored));
         }
+        is_ignored = false;
     }
-    names
+    found
 }
 
 /// The texts between backticks.
@@ -57,32 +60,92 @@ fn named_tests(text: &str) -> BTreeSet<&str> {
     quoted(text).filter(is_name).filter(|name| name.matches('_').count() >= 3).collect()
 }
 
-/// A page of the documentation, after a look whether the tests that it names exist.
+/// What a test is followed by that runs only when somebody asks for it.
+const BY_HAND: &str = " (by hand)";
+
+/// Tests that a text names and does not mark as they are: a reader takes what is not marked for run each time.
+fn marked_wrongly<'a>(text: &'a str, tests: &BTreeMap<String, bool>) -> Vec<&'a str> {
+    let is_wrong = |name: &&str| {
+        let is_ignored = tests.get(*name).copied().unwrap_or(false);
+        let quote = format!("`{name}`");
+        let mut rests = text.match_indices(&quote).map(|(at, quote)| &text[at + quote.len()..]);
+        rests.any(|rest| rest.starts_with(BY_HAND) != is_ignored)
+    };
+    named_tests(text).into_iter().filter(is_wrong).collect()
+}
+
+/// Whether a text names a test that runs each time.
+fn is_proved(text: &str, tests: &BTreeMap<String, bool>) -> bool {
+    named_tests(text).into_iter().any(|name| tests.get(name) == Some(&false))
+}
+
+/// A page of the documentation, after a look whether the tests that it names exist and are marked as they are.
 fn page_with_tests(page: &str) -> String {
     let tests = tests_of_the_workspace();
     let text = fs::read_to_string(workspace().join(page)).unwrap();
-    let missing = named_tests(&text).into_iter().filter(|name| !tests.contains(*name)).collect::<Vec<_>>();
+    let missing =
+        named_tests(&text).into_iter().filter(|name| !tests.contains_key(*name)).collect::<Vec<_>>();
     assert!(missing.is_empty(), "{page} names tests that are not there: {missing:?}");
+    let wrong = marked_wrongly(&text, &tests);
+    assert!(
+        wrong.is_empty(),
+        "{page} has to mark with{BY_HAND:?} those that are ignored, and no others: {wrong:?}"
+    );
     text
+}
+
+/// The promises of a page: items that begin with a sentence in bold, each with its lines.
+fn promises(text: &str) -> Vec<String> {
+    let mut found: Vec<String> = Vec::new();
+    let mut is_open = false;
+    for line in text.lines() {
+        if line.starts_with("- **") {
+            found.push(String::new());
+        }
+        is_open = line.starts_with("- **") || is_open && line.starts_with("  ");
+        if let Some(promise) = found.last_mut().filter(|_| is_open) {
+            promise.push_str(line);
+            promise.push('\n');
+        }
+    }
+    found
 }
 
 #[test]
 fn every_promise_names_tests_that_exist() {
-    let text = page_with_tests("docs/delivery.md");
-    let promises = text.lines().filter(|line| line.starts_with("- **")).count();
-    let named = named_tests(&text).len();
-    assert!(promises > 10 && named >= promises, "{promises} promises, {named} tests");
+    let (text, tests) = (page_with_tests("docs/delivery.md"), tests_of_the_workspace());
+    let promises = promises(&text);
+    assert!(promises.len() > 10, "{} promises", promises.len());
+    for promise in promises {
+        assert!(is_proved(&promise, &tests), "no test that runs each time: {promise}");
+    }
+}
+
+#[test]
+fn a_promise_that_rests_on_an_ignored_test_is_refused() {
+    let source = "#[test]\nfn a_test_of_each_time() {}\n#[test]\n#[ignore = \"long\"]\nfn a_test_that_takes_long() {}\n";
+    let tests: BTreeMap<String, bool> = tests_in(source).into_iter().collect();
+    assert_eq!(tests.values().copied().collect::<Vec<_>>(), [false, true]);
+    let (each, long, marked) =
+        ("`a_test_of_each_time`", "`a_test_that_takes_long`", "`a_test_that_takes_long` (by hand)");
+    assert!(is_proved(each, &tests) && !is_proved(marked, &tests));
+    assert!(marked_wrongly(each, &tests).is_empty() && marked_wrongly(marked, &tests).is_empty());
+    assert_eq!(marked_wrongly(long, &tests).len(), 1);
+    assert_eq!(marked_wrongly("`a_test_of_each_time` (by hand)", &tests).len(), 1);
+    let page =
+        "- **One.** Text\n  `a_test_of_each_time`\n- **Two**\n\n`a_test_of_each_time`\n- three\n  text\n";
+    assert_eq!(promises(page), ["- **One.** Text\n  `a_test_of_each_time`\n", "- **Two**\n"]);
 }
 
 #[test]
 fn every_way_to_break_names_tests_that_exist() {
-    let text = page_with_tests("docs/proofs.md");
+    let (text, all) = (page_with_tests("docs/proofs.md"), tests_of_the_workspace());
     let is_row = |line: &&str| line.starts_with("| ") && !line.starts_with("| what would go wrong");
     let rows: Vec<&str> = text.lines().filter(is_row).collect();
     assert!(rows.len() > 50, "{} rows", rows.len());
     for row in rows {
         let tests = row.rsplit('|').nth(1).unwrap_or_default();
-        assert!(!named_tests(tests).is_empty(), "no test: {row}");
+        assert!(is_proved(tests, &all), "no test that runs each time: {row}");
     }
 }
 
