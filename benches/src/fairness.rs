@@ -23,9 +23,12 @@ const FLOOD: &str = "flood";
 /// How much to measure.
 #[derive(Args)]
 pub(crate) struct Options {
-    /// How many bulk documents of 5 to 20 KB wait.
+    /// How many bulk documents are sent.
     #[arg(long, default_value_t = 10_000)]
     documents: u64,
+    /// Size of a bulk document in bytes: so large that they are accepted faster than they are worked on.
+    #[arg(long, default_value_t = 60_000)]
+    size: usize,
     /// How many interactive documents, one after the other, idle and then beside the bulk.
     #[arg(long, default_value_t = 50)]
     uploads: u64,
@@ -47,7 +50,7 @@ pub(crate) async fn run(target: &Target, options: &Options) -> anyhow::Result<Fi
     // The first three warm the system up.
     uploads(3).await?;
     let idle = uploads(options.uploads).await?;
-    fill(&flood, options.documents).await?;
+    fill(&flood, options.documents, options.size).await?;
     let waiting_at_begin = flood.unfinished().await?;
     let busy = uploads(options.uploads).await?;
     let waiting_at_end = flood.unfinished().await?;
@@ -96,7 +99,7 @@ async fn searchable(api: &Api, n: u64) -> anyhow::Result<Duration> {
 }
 
 /// Uploads the bulk.
-async fn fill(api: &Api, documents: u64) -> anyhow::Result<()> {
+async fn fill(api: &Api, documents: u64, size: usize) -> anyhow::Result<()> {
     let next = Arc::new(AtomicU64::new(0));
     let mut workers = JoinSet::new();
     for _ in 0..32 {
@@ -107,7 +110,7 @@ async fn fill(api: &Api, documents: u64) -> anyhow::Result<()> {
                 if n >= documents {
                     return anyhow::Ok(());
                 }
-                let body = Bytes::from(corpus::document(n, corpus::size(n)));
+                let body = Bytes::from(corpus::document(n, size));
                 api.upload(&format!("bulk-{n}.md"), "text/markdown", body).await?;
             }
         });

@@ -10,8 +10,22 @@ use riacho_local::{
 use riacho_streams::{Config, Streams};
 
 /// Commands that a script of ours executes. A client sends none of them by itself while a stage works.
-const SCRIPTED: [&str; 11] =
-    ["xack", "xdel", "xadd", "xclaim", "xpending", "xrange", "hget", "hset", "hdel", "type", "exists"];
+const SCRIPTED: [&str; 14] = [
+    "xack",
+    "xdel",
+    "xadd",
+    "xclaim",
+    "xpending",
+    "xrange",
+    "xinfo|consumers",
+    "info",
+    "hget",
+    "hset",
+    "hdel",
+    "type",
+    "exists",
+    "pttl",
+];
 
 /// A redis-server with an append-only file, which goes with this value.
 pub(super) struct Server {
