@@ -25,6 +25,10 @@ pub struct RunnerConfig {
     pub lanes: LanesByStage,
     /// How long one blocking read of an idle stream lasts. Stopping takes at most this long.
     pub block_ms: u64,
+    /// How often a stage looks, in each partition, at the server and at the others of its group. While anything is
+    /// pending, due retries are looked for twice as often. Together with `block_ms` and `beat_ms` it says how many
+    /// commands an idle deployment sends.
+    pub look_ms: u64,
     /// How often this process says that it lives.
     pub beat_ms: u64,
     /// A consumer whose beat did not change for this long is dead, and its entries are claimed.
@@ -55,6 +59,7 @@ impl Default for RunnerConfig {
             background_weight: 1,
             lanes: LanesByStage::default(),
             block_ms: 500,
+            look_ms: 500,
             beat_ms: 500,
             dead_after_ms: 2_500,
             restart_grace_ms: 10_000,
@@ -83,6 +88,10 @@ impl RunnerConfig {
 
     pub(crate) fn block(&self) -> Duration {
         Duration::from_millis(self.block_ms.max(1))
+    }
+
+    pub(crate) fn look(&self) -> Duration {
+        Duration::from_millis(self.look_ms.max(20))
     }
 
     pub(crate) fn alone_patience(&self) -> Duration {

@@ -1,4 +1,4 @@
-//! A rolling restart of everything, while documents come in.
+//! A rolling restart of all stages and of the janitor, while documents come in.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod support;
@@ -6,7 +6,7 @@ mod support;
 use std::{
     collections::BTreeMap,
     path::Path,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     time::Duration,
 };
 
@@ -23,6 +23,8 @@ use tokio::time::sleep;
 const STAGES: [&str; 3] = ["extract", "embed", "index"];
 const SERVICES: [&str; 4] = ["extractor", "embedder", "indexer", "janitor"];
 const PATIENCE: Duration = Duration::from_secs(120);
+/// How many documents come between two restarts, at least.
+const LOAD: usize = 4;
 /// The pause between two uploads.
 const PACE: Duration = Duration::from_millis(25);
 
@@ -63,8 +65,14 @@ impl Fleet {
     }
 
     /// Stops each process in its turn and starts another in its place; what is stopped keeps hold of nothing.
-    async fn roll(&mut self) {
+    async fn roll(&mut self, accepted: &AtomicUsize) {
         for at in 0..self.others.len() {
+            // Each leaves in the middle of work, however slowly it comes.
+            within(PATIENCE, || async {
+                let so_far = accepted.load(Ordering::Relaxed);
+                (so_far >= LOAD * (at + 1)).then_some(()).ok_or(so_far)
+            })
+            .await;
             let name = self.others[at].0;
             let next = self.cluster.spawn(&[name]);
             let mut old = std::mem::replace(&mut self.others[at].1, next);
@@ -114,7 +122,12 @@ async fn deliveries(socket: &Path, stop: &AtomicBool) -> BTreeMap<String, i64> {
 }
 
 /// Uploads at the gateways in turn until `stop`; each has to be accepted. The documents' ids.
-async fn uploads(client: &Client, gateways: &[String], stop: &AtomicBool) -> Vec<String> {
+async fn uploads(
+    client: &Client,
+    gateways: &[String],
+    count: &AtomicUsize,
+    stop: &AtomicBool,
+) -> Vec<String> {
     let mut accepted = Vec::new();
     while !stop.load(Ordering::Relaxed) {
         let number = accepted.len();
@@ -125,6 +138,7 @@ async fn uploads(client: &Client, gateways: &[String], stop: &AtomicBool) -> Vec
         assert_eq!(answer.status(), 202, "upload {number}");
         let answer: Value = answer.json().await.unwrap();
         accepted.push(answer["id"].as_str().unwrap().to_owned());
+        count.store(accepted.len(), Ordering::Relaxed);
         sleep(PACE).await;
     }
     accepted
@@ -133,16 +147,15 @@ async fn uploads(client: &Client, gateways: &[String], stop: &AtomicBool) -> Vec
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rolling_restart_under_load_loses_nothing_and_costs_no_attempt() {
     let mut fleet = Fleet::start().await;
-    let (stop, client) = (AtomicBool::new(false), fleet.client.clone());
+    let (stop, count, client) = (AtomicBool::new(false), AtomicUsize::new(0), fleet.client.clone());
     let urls: Vec<String> = fleet.gateways.iter().map(|(_, url)| url.clone()).collect();
     let socket = fleet.cluster.redis.socket();
     let rolling = async {
-        fleet.roll().await;
+        fleet.roll(&count).await;
         stop.store(true, Ordering::Relaxed);
     };
     let (accepted, most, ()) =
-        futures::join!(uploads(&client, &urls, &stop), deliveries(&socket, &stop), rolling);
-    assert!(accepted.len() >= 20, "{} documents are no load", accepted.len());
+        futures::join!(uploads(&client, &urls, &count, &stop), deliveries(&socket, &stop), rolling);
     // Handed back at once: a process that had died would have been found out after seconds, by the count.
     assert!(most.values().all(|deliveries| *deliveries <= 1), "what is handed back is no attempt: {most:?}");
     within(PATIENCE, || async {

@@ -13,10 +13,6 @@ use super::{
 };
 use crate::{RunnerConfig, outage::Backoff};
 
-/// How often due retries are looked for while anything is pending.
-const EVERY: Duration = Duration::from_millis(250);
-/// How often the server and the beats of the others are looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// At most this many entries are taken over at once.
 const TAKE_MAX: usize = 256;
 /// From this share of the memory limit on nothing is read.
@@ -27,12 +23,12 @@ pub(super) async fn run(line: Arc<Line>, place: Arc<Place>) {
     let mut taker = Taker::new(&line.config);
     let mut backoff = Backoff::new();
     // The stages and partitions of a process take turns, so that one read of a beat serves them all.
-    line.pause(EVERY.mul_f64(rand::random())).await;
+    line.pause(taker.look_every.mul_f64(rand::random::<f64>() / 2.0)).await;
     while !line.stop.is_cancelled() {
         match taker.turn(&line, &place).await {
             Ok(()) => {
                 backoff.reset();
-                line.pause(if taker.has_pending { EVERY } else { LOOK_EVERY }).await;
+                line.pause(if taker.has_pending { taker.look_every / 2 } else { taker.look_every }).await;
             }
             Err(error) => {
                 taker.forget();
@@ -45,6 +41,7 @@ pub(super) async fn run(line: Arc<Line>, place: Arc<Place>) {
 /// What is known of a partition.
 struct Taker {
     observer: Observer,
+    look_every: Duration,
     looked: Option<Instant>,
     /// Whether anybody held anything at the last look. While nobody does, nothing can be due or left behind.
     has_pending: bool,
@@ -54,7 +51,7 @@ impl Taker {
     fn new(config: &RunnerConfig) -> Taker {
         let millis = Duration::from_millis;
         let observer = Observer::new(millis(config.dead_after_ms), millis(config.restart_grace_ms));
-        Taker { observer, looked: None, has_pending: false }
+        Taker { observer, look_every: config.look(), looked: None, has_pending: false }
     }
 
     /// A number that could not be read is not one that stayed the same.
@@ -65,7 +62,7 @@ impl Taker {
 
     async fn turn(&mut self, line: &Arc<Line>, place: &Place) -> Result<(), Error> {
         let dead = match self.looked {
-            Some(at) if at.elapsed() < LOOK_EVERY - EVERY / 2 => vec![],
+            Some(at) if at.elapsed() < self.look_every * 3 / 4 => vec![],
             _ => self.look(line, place).await?,
         };
         if self.has_pending { take(line, place, &dead).await } else { Ok(()) }
