@@ -88,8 +88,9 @@ async fn more_outputs_than_a_call_takes_all_arrive() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_call_takes_more_outputs_than_its_bound() {
     let server = Server::start().await;
-    server.raw(&["CONFIG", "SET", "slowlog-log-slower-than", "0"]);
-    server.raw(&["CONFIG", "SET", "slowlog-max-len", "10000"]);
+    let home = server.redis.home_of(&server.streams.keys().sizes(0));
+    home.command(&["CONFIG", "SET", "slowlog-log-slower-than", "0"]);
+    home.command(&["CONFIG", "SET", "slowlog-max-len", "10000"]);
     for label in ["one", "two", "three"] {
         release(&server, Lane::Interactive, label).await;
     }
@@ -107,7 +108,7 @@ async fn no_call_takes_more_outputs_than_its_bound() {
         let is_script = command[0].text() == "EVALSHA";
         is_script.then(|| command.len() + more.unwrap_or(0_usize))
     };
-    let log = server.raw(&["SLOWLOG", "GET", "10000"]);
+    let log = home.command(&["SLOWLOG", "GET", "10000"]);
     let most = log.list().iter().filter_map(arguments).max().unwrap();
     // A key and an envelope for each of 64 outputs, and what stands before them.
     assert!(most > 64 && most < 2 * 64 + 32, "{most} arguments in one call");
