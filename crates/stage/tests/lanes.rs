@@ -113,7 +113,8 @@ async fn a_lanes_places_are_for_all_partitions_together() {
     let config = limited(LaneLimit { concurrency: Some(2), ..LaneLimit::default() });
     let runner = Running::start(
         &server,
-        RunnerConfig { partitions: partitions.clone(), ..config },
+        // A block that is shorter than the shortest wait for a lane is kept.
+        RunnerConfig { partitions: partitions.clone(), block_ms: 2, ..config },
         stage(move |_| {
             let seen = Arc::clone(&seen);
             async move {

@@ -113,7 +113,7 @@ impl Line {
                 sooner(rate.every);
             }
         }
-        (open, again.map(|wait| wait.clamp(SHORTEST, self.config.block())))
+        (open, again.map(|wait| wait.max(SHORTEST).min(self.config.block())))
     }
 
     /// Runs a task that ends with the line at the latest.
