@@ -25,6 +25,12 @@ impl Lane {
     /// All lanes, the most urgent first.
     pub const ALL: [Lane; 3] = [Lane::Interactive, Lane::Bulk, Lane::Background];
 
+    /// Where the lane stands in [`Lane::ALL`], and in arrays with one item a lane.
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+
     /// The name, as it stands in keys, rows and labels.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

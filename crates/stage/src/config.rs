@@ -13,6 +13,9 @@ use crate::LanesByStage;
 pub struct RunnerConfig {
     /// How many events (or batches, for a stage that works in batches) run at once.
     pub concurrency: usize,
+    /// How many more events (or batches) of the interactive lane run at once, so that none waits for a long run of
+    /// another lane to end. 0 turns it off.
+    pub interactive_runs: usize,
     /// The partitions that this process reads; all that the database names when there is none here.
     pub partitions: Vec<u16>,
     /// The share of the interactive lane while all lanes have work.
@@ -53,6 +56,7 @@ impl Default for RunnerConfig {
     fn default() -> Self {
         Self {
             concurrency: 8,
+            interactive_runs: 1,
             partitions: Vec::new(),
             interactive_weight: 8,
             bulk_weight: 3,

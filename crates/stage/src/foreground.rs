@@ -2,8 +2,8 @@
 //!
 //! Stages take every processor there is, and lower priorities alone do not help a request: it waits for
 //! locks (of PostgreSQL's log, of an index page) whose holder has the low priority and does not run. So
-//! while requests come quickly, the stages of their process run one event or batch at a time, which
-//! leaves processors free. Stages get less done in that time. See docs/adr/0011.
+//! while requests come quickly, the stages of their process run one interactive event or batch and one other at
+//! a time, which leaves processors free. Stages get less done in that time. See docs/adr/0011.
 
 use std::{
     sync::{
@@ -17,6 +17,8 @@ use tokio::{
     sync::{Semaphore, SemaphorePermit, oneshot},
     time::{Instant, timeout},
 };
+
+use riacho_domain::Lane;
 
 /// Requests are counted over so long.
 const WINDOW: Duration = Duration::from_millis(200);
@@ -37,7 +39,8 @@ pub struct Foreground {
     start: OnceLock<Instant>,
     /// [`Counts`], in one word: a lock would be held by threads of low priority too.
     counts: AtomicU64,
-    turns: Semaphore,
+    /// Of interactive runs, and of all others: who is waited for does not wait for those that are not.
+    turns: [Semaphore; 2],
 }
 
 /// Requests of a window and of the one before it.
@@ -83,7 +86,11 @@ impl Foreground {
     /// Nothing counted yet.
     #[must_use]
     pub const fn new() -> Self {
-        Self { start: OnceLock::new(), counts: AtomicU64::new(0), turns: Semaphore::const_new(1) }
+        Self {
+            start: OnceLock::new(),
+            counts: AtomicU64::new(0),
+            turns: [const { Semaphore::const_new(1) }; 2],
+        }
     }
 
     /// The number of the current window.
@@ -112,11 +119,13 @@ impl Foreground {
 
     /// Waits for a run's turn while requests come quickly, half a second at most; at other times it does
     /// not wait. Cancel safe.
-    pub async fn turn(&'static self) -> Turn {
+    pub async fn turn(&'static self, lane: Lane) -> Turn {
         if !self.is_busy() {
             return Turn { held: None };
         }
-        let Ok(Ok(permit)) = timeout(PATIENCE, self.turns.acquire()).await else {
+        let Ok(Ok(permit)) =
+            timeout(PATIENCE, self.turns[usize::from(lane != Lane::Interactive)].acquire()).await
+        else {
             return Turn { held: None };
         };
         Turn { held: Some(lend(permit)) }
@@ -165,40 +174,43 @@ mod tests {
     async fn runs_go_side_by_side_while_few_requests_come() {
         let foreground: &'static Foreground = Box::leak(Box::new(Foreground::new()));
         (1..QUICK).for_each(|_| foreground.request());
-        let turns = [(); 3].map(|()| foreground.turn().now_or_never());
+        let turns = [(); 3].map(|()| foreground.turn(Lane::Bulk).now_or_never());
         assert!(turns.iter().all(|turn| turn.as_ref().is_some_and(|turn| turn.held.is_none())));
     }
 
     #[tokio::test]
     async fn one_run_at_a_time_while_requests_come_quickly_and_many_once_they_stop() {
         let foreground = busy();
-        let first = foreground.turn().await;
+        let first = foreground.turn(Lane::Bulk).await;
         (0..QUICK).for_each(|_| foreground.request());
-        let mut second = Box::pin(foreground.turn());
+        let mut second = Box::pin(foreground.turn(Lane::Bulk));
         assert!(futures::poll!(&mut second).is_pending());
+        // Nobody who is waited for waits for those that are not.
+        let urgent = foreground.turn(Lane::Interactive).now_or_never();
+        assert!(urgent.is_some_and(|turn| turn.held.is_some()));
         drop(first);
         let _second = second.await;
         while foreground.is_busy() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        assert!(foreground.turn().now_or_never().is_some_and(|turn| turn.held.is_none()));
+        assert!(foreground.turn(Lane::Bulk).now_or_never().is_some_and(|turn| turn.held.is_none()));
     }
 
     #[tokio::test]
     async fn a_run_that_takes_long_holds_up_the_others_for_its_turn_only() {
         let foreground = busy();
         let start = Instant::now();
-        let long = foreground.turn().await;
-        let next = foreground.turn().await;
+        let long = foreground.turn(Lane::Bulk).await;
+        let next = foreground.turn(Lane::Bulk).await;
         assert!(long.held.is_some() && next.held.is_some() && start.elapsed() >= TURN);
     }
 
     #[tokio::test]
     async fn nobody_waits_longer_than_the_patience() {
         let foreground = busy();
-        let _permit = foreground.turns.acquire().await;
+        let _permit = foreground.turns[1].acquire().await;
         let start = Instant::now();
-        assert!(foreground.turn().await.held.is_none());
+        assert!(foreground.turn(Lane::Bulk).await.held.is_none());
         assert!(start.elapsed() >= PATIENCE);
     }
 }

@@ -115,8 +115,7 @@ impl Lanes {
     }
 
     fn gate(&self, lane: Lane) -> &Gate {
-        let at = Lane::ALL.iter().position(|known| *known == lane).unwrap_or(0);
-        &self.0[at]
+        &self.0[lane.index()]
     }
 
     /// The rate of a lane, where it has one, and how many events were taken since this was last asked.

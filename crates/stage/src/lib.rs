@@ -21,6 +21,7 @@ mod room;
 mod runner;
 mod shares;
 mod stage;
+mod turns;
 
 pub use claims::{ClaimError, ClaimStore, Claims};
 pub use codec::{CodecError, ReleaseMeta};

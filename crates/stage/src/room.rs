@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use riacho_domain::Lane;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// So much work is held ready, besides what runs: enough for reading the next events and settling the last ones
@@ -16,9 +17,11 @@ const AHEAD: Duration = Duration::from_millis(10);
 /// At most so many events are held ready.
 const AHEAD_MAX: usize = 256;
 
-/// Places for events: those that run, and where runs are short, some that run next.
+/// Places for events: those that run, and where runs are short, some that run next. Some are kept for the
+/// interactive lane, so that its events are read while events of other lanes hold all the others.
 pub(crate) struct Room {
     places: Arc<Semaphore>,
+    kept: Arc<Semaphore>,
     /// How many events run at once.
     runs: usize,
     /// How many places there are besides. Locked while places are added or taken away: two runs that end
@@ -29,32 +32,43 @@ pub(crate) struct Room {
 }
 
 impl Room {
-    /// Room for `held` events, of which `runs` run at once.
-    pub(crate) fn new(held: usize, runs: usize) -> Room {
+    /// Room for `held` events, of which `runs` run at once, and for `kept` ones more of the interactive lane.
+    pub(crate) fn new(held: usize, runs: usize, kept: usize) -> Room {
         let long = u64::try_from(AHEAD.as_nanos()).unwrap_or(u64::MAX).saturating_mul(runs as u64 * 2);
         Room {
             places: Arc::new(Semaphore::new(held)),
+            kept: Arc::new(Semaphore::new(kept)),
             runs,
             ahead: Mutex::new(0),
             run_ns: AtomicU64::new(long),
         }
     }
 
-    /// How many places are free.
+    /// How many places are free for any lane.
     pub(crate) fn free(&self) -> usize {
         self.places.available_permits()
     }
 
-    /// Waits until places are free, and says how many.
-    pub(crate) async fn some_free(&self) -> usize {
+    /// How many more are free for the interactive lane.
+    pub(crate) fn kept_free(&self) -> usize {
+        self.kept.available_permits()
+    }
+
+    /// Waits until a place is free for any lane. Cancel safe.
+    pub(crate) async fn some_free(&self) {
         // Never closed, so that only a place ends the waiting.
-        let place = self.places.acquire().await;
-        self.places.available_permits() + usize::from(place.is_ok())
+        let _ = self.places.acquire().await;
+    }
+
+    /// Waits until a place is free that is kept for the interactive lane. Cancel safe.
+    pub(crate) async fn some_kept_free(&self) {
+        let _ = self.kept.acquire().await;
     }
 
     /// Takes a place; none where a read delivered more than was asked for.
-    pub(crate) fn take(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.places).try_acquire_owned().ok()
+    pub(crate) fn take(&self, lane: Lane) -> Option<OwnedSemaphorePermit> {
+        let kept = (lane == Lane::Interactive).then(|| Arc::clone(&self.kept).try_acquire_owned().ok());
+        kept.flatten().or_else(|| Arc::clone(&self.places).try_acquire_owned().ok())
     }
 
     /// How long a run takes, of late.
@@ -62,13 +76,17 @@ impl Room {
         Duration::from_nanos(self.run_ns.load(Ordering::Relaxed))
     }
 
-    /// A run took this long: there is room ahead for as many as can run in a moment.
+    /// A run took this long.
     pub(crate) fn ran(&self, took: Duration) {
         let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         let before = self.run_ns.load(Ordering::Relaxed);
         // A moving mean over some eight runs. Two that end at once may lose one of them, which is no harm.
-        let mean = before - before / 8 + took / 8;
-        self.run_ns.store(mean, Ordering::Relaxed);
+        self.run_ns.store(before - before / 8 + took / 8, Ordering::Relaxed);
+    }
+
+    /// Makes room ahead for as many events as can run in a moment.
+    pub(crate) fn look_ahead(&self) {
+        let mean = self.run_ns.load(Ordering::Relaxed);
         let moment = u64::try_from(AHEAD.as_nanos()).unwrap_or(u64::MAX).saturating_mul(self.runs as u64);
         let wanted = usize::try_from(moment / mean.max(1)).unwrap_or(AHEAD_MAX).min(AHEAD_MAX);
         let mut ahead = self.ahead.lock().unwrap_or_else(PoisonError::into_inner);
@@ -86,54 +104,70 @@ impl Room {
 mod tests {
     use super::*;
 
+    fn ran(room: &Room, took: Duration) {
+        room.ran(took);
+        room.look_ahead();
+    }
+
+    #[test]
+    fn the_interactive_lane_has_places_when_the_others_have_taken_all() {
+        let room = Room::new(2, 2, 1);
+        let _bulk: Vec<_> = std::iter::from_fn(|| room.take(Lane::Bulk)).collect();
+        assert_eq!((room.free(), room.kept_free()), (0, 1));
+        let urgent = room.take(Lane::Interactive);
+        assert!(urgent.is_some() && room.take(Lane::Interactive).is_none());
+        drop(urgent);
+        assert!(room.take(Lane::Background).is_none() && room.take(Lane::Interactive).is_some());
+    }
+
     #[test]
     fn short_runs_make_room_ahead_and_long_ones_take_it_back() {
-        let room = Room::new(4, 4);
+        let room = Room::new(4, 4, 0);
         assert_eq!(room.free(), 4);
         for _ in 0..100 {
-            room.ran(Duration::from_micros(50));
+            ran(&room, Duration::from_micros(50));
         }
         assert_eq!(room.free(), 4 + AHEAD_MAX);
         for _ in 0..100 {
-            room.ran(Duration::from_millis(4));
+            ran(&room, Duration::from_millis(4));
         }
         assert!((13..=14).contains(&room.free()), "as many more as four at once run in ten milliseconds");
         for _ in 0..100 {
-            room.ran(Duration::from_secs(1));
+            ran(&room, Duration::from_secs(1));
         }
         assert_eq!(room.free(), 4, "what takes long is not held ready");
     }
 
     #[test]
     fn places_that_are_taken_are_given_back_before_they_go() {
-        let room = Room::new(1, 1);
+        let room = Room::new(1, 1, 0);
         for _ in 0..100 {
-            room.ran(Duration::from_micros(50));
+            ran(&room, Duration::from_micros(50));
         }
-        let taken: Vec<_> = std::iter::from_fn(|| room.take()).collect();
+        let taken: Vec<_> = std::iter::from_fn(|| room.take(Lane::Bulk)).collect();
         assert!(taken.len() > 190 && room.free() == 0, "{} were taken", taken.len());
         for _ in 0..100 {
-            room.ran(Duration::from_secs(1));
+            ran(&room, Duration::from_secs(1));
         }
         drop(taken);
-        room.ran(Duration::from_secs(1));
+        ran(&room, Duration::from_secs(1));
         assert_eq!(room.free(), 1);
     }
 
     #[test]
     fn runs_that_end_together_take_away_no_more_than_was_ahead() {
-        let room = Room::new(8, 8);
+        let room = Room::new(8, 8, 0);
         for _ in 0..100 {
-            room.ran(Duration::from_micros(10));
+            ran(&room, Duration::from_micros(10));
         }
-        let taken: Vec<_> = (0..AHEAD_MAX / 2).filter_map(|_| room.take()).collect();
+        let taken: Vec<_> = (0..AHEAD_MAX / 2).filter_map(|_| room.take(Lane::Bulk)).collect();
         std::thread::scope(|scope| {
             for _ in 0..8 {
-                scope.spawn(|| (0..200).for_each(|_| room.ran(Duration::from_secs(1))));
+                scope.spawn(|| (0..200).for_each(|_| ran(&room, Duration::from_secs(1))));
             }
         });
         drop(taken);
-        room.ran(Duration::from_secs(1));
+        ran(&room, Duration::from_secs(1));
         assert_eq!(room.free(), 8);
     }
 }

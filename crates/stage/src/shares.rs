@@ -1,6 +1,5 @@
 //! How reads are split over the lanes.
 
-use riacho_domain::Lane;
 use riacho_streams::Entry;
 
 /// Splits reads over the lanes by weight, and remembers what a lane is owed, so that the lowest
@@ -37,7 +36,7 @@ impl Shares {
     pub(crate) fn interleave(&self, entries: &mut [Entry]) {
         let mut seen = [0_u64; 3];
         entries.sort_by_cached_key(|entry| {
-            let lane = Lane::ALL.iter().position(|lane| *lane == entry.lane).unwrap_or(0);
+            let lane = entry.lane.index();
             seen[lane] += 1;
             // The turn of a lane's nth entry, in a unit that weights divide finely.
             (seen[lane] << 32) / u64::from(self.weights[lane].max(1))
@@ -47,6 +46,8 @@ impl Shares {
 
 #[cfg(test)]
 mod tests {
+    use riacho_domain::Lane;
+
     use super::*;
 
     const ALL: [usize; 3] = [usize::MAX; 3];

@@ -163,7 +163,7 @@ async fn survives(events: usize, harm: impl AsyncFn(&Road)) -> Road {
 
 #[tokio::test]
 async fn replies_lost_on_the_wire_lose_no_event_and_give_no_output_a_second_id() {
-    let road = survives(500, async |road| {
+    let road = survives(200, async |road| {
         let pause = rand::rng().random_range(1..30);
         tokio::time::sleep(Duration::from_millis(pause)).await;
         road.proxy.lose_replies(1);

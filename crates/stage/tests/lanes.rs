@@ -18,6 +18,7 @@ use riacho_domain::{Lane, StageName};
 use riacho_stage::{Failure, LaneLimit, LaneLimits, LanesByStage, RunnerConfig, codec};
 use riacho_streams::Rate;
 use support::Server;
+use tokio::sync::Semaphore;
 
 fn limited(bulk: LaneLimit) -> RunnerConfig {
     let extract = LaneLimits { bulk, ..LaneLimits::default() };
@@ -60,6 +61,77 @@ async fn a_lane_runs_no_more_at_once_than_it_may_and_the_others_go_on() {
     until_drained(&server).await;
     runner.stop().await;
     assert_eq!(counts.1.load(Ordering::SeqCst), 2, "two places, and both were used");
+}
+
+#[tokio::test]
+async fn an_interactive_event_does_not_wait_for_runs_of_other_lanes_to_end() {
+    let server = Server::start().await;
+    for n in 0..20 {
+        release(&server, Lane::Bulk, &format!("bulk{n}")).await;
+    }
+    // The first bulk events hold every place there is for them until the interactive ones are done.
+    let (bulk, urgent) = (Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(0)));
+    let (seen, done) = (Arc::clone(&bulk), Arc::clone(&urgent));
+    let runner = Running::start(
+        &server,
+        RunnerConfig { concurrency: 2, ..quick() },
+        stage(move |event| {
+            let (seen, done) = (Arc::clone(&seen), Arc::clone(&done));
+            async move {
+                if event.envelope.lane == Lane::Interactive {
+                    done.add_permits(1);
+                    return ended();
+                }
+                if seen.fetch_add(1, Ordering::SeqCst) < 2 {
+                    let _ = done.acquire_many(5).await;
+                }
+                ended()
+            }
+        }),
+    );
+    until("the bulk to have all places", async || bulk.load(Ordering::SeqCst) == 2).await;
+    for n in 0..5 {
+        release(&server, Lane::Interactive, &format!("urgent{n}")).await;
+    }
+    until_drained(&server).await;
+    runner.stop().await;
+    assert_eq!((bulk.load(Ordering::SeqCst), urgent.available_permits()), (20, 5));
+}
+
+#[tokio::test]
+async fn without_interactive_runs_no_more_run_than_the_concurrency_says() {
+    let server = Server::start().await;
+    for n in 0..8 {
+        release(&server, Lane::Interactive, &format!("urgent{n}")).await;
+    }
+    for (interactive_runs, expected) in [(0, 2), (1, 3)] {
+        let counts = Arc::new((AtomicUsize::new(0), AtomicUsize::new(0)));
+        let seen = Arc::clone(&counts);
+        let config = RunnerConfig { concurrency: 2, interactive_runs, ..quick() };
+        let runner = Running::start(
+            &server,
+            config,
+            stage(move |_| {
+                let seen = Arc::clone(&seen);
+                async move {
+                    seen.1.fetch_max(seen.0.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                    // Until as many run as may, and then for long enough that one more would be seen.
+                    while seen.1.load(Ordering::SeqCst) < expected {
+                        tokio::time::sleep(Duration::from_millis(5)).await;
+                    }
+                    tokio::time::sleep(Duration::from_millis(30)).await;
+                    seen.0.fetch_sub(1, Ordering::SeqCst);
+                    ended()
+                }
+            }),
+        );
+        until_drained(&server).await;
+        runner.stop().await;
+        assert_eq!(counts.1.load(Ordering::SeqCst), expected);
+        for n in 0..8 {
+            release(&server, Lane::Interactive, &format!("again{n}")).await;
+        }
+    }
 }
 
 #[tokio::test]

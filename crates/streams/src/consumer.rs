@@ -174,10 +174,9 @@ impl Reader {
     /// Fetches entries again that this consumer holds but never received. Their delivery count
     /// stays, since a lost delivery is no attempt.
     pub async fn recover(&self, lane: Lane, ids: &[String]) -> Result<Vec<Entry>, Error> {
-        let index = Lane::ALL.iter().position(|known| *known == lane).unwrap_or(0);
         let mut args = vec![self.stage.as_str().into(), self.consumer.as_str().into()];
         args.extend(ids.iter().map(|id| Value::from(id.as_str())));
-        let keys = std::slice::from_ref(&self.keys[index]);
+        let keys = std::slice::from_ref(&self.keys[lane.index()]);
         let reply = self.streams.scripts().recover.run(&self.conn, keys, args).await?;
         entry::taken(reply, &[lane])
     }

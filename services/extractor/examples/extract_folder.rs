@@ -38,7 +38,7 @@ async fn run(arguments: &[String]) -> anyhow::Result<()> {
         let name = path.strip_prefix(&folder).unwrap_or(&path).display().to_string();
         let bytes = std::fs::read(&path)?;
         let start = Instant::now();
-        let result = pool.parse(&name, bytes.into(), |_, _| {}).await;
+        let result = pool.parse(riacho_domain::Lane::Bulk, &name, bytes.into(), |_, _| {}).await;
         let ms = start.elapsed().as_secs_f64() * 1000.0;
         let ending = match &result {
             Ok(extracted) => {

@@ -6,6 +6,7 @@
 use std::{process::ExitCode, sync::Arc, time::Instant};
 
 use futures::{StreamExt, TryStreamExt, stream};
+use riacho_domain::Lane;
 use riacho_extractor::{
     child,
     chunk::{self, Settings},
@@ -45,7 +46,7 @@ async fn run(documents: usize) -> anyhow::Result<()> {
 
     let start = Instant::now();
     let parsed: Vec<_> = stream::iter(texts.clone())
-        .map(|text| pool.parse("a.txt", text, |_, _| {}))
+        .map(|text| pool.parse(Lane::Bulk, "a.txt", text, |_, _| {}))
         .buffer_unordered(4)
         .try_collect()
         .await?;
@@ -63,7 +64,7 @@ async fn run(documents: usize) -> anyhow::Result<()> {
         .map(|text| {
             let (pool, settings) = (pool.clone(), Arc::clone(&settings));
             async move {
-                let extracted = pool.parse("a.txt", text, |_, _| {}).await?;
+                let extracted = pool.parse(Lane::Bulk, "a.txt", text, |_, _| {}).await?;
                 tokio::task::spawn_blocking(move || {
                     anyhow::Ok(chunk::cut(&extracted, "a.txt", &settings)?.len())
                 })
@@ -81,7 +82,7 @@ async fn round_trip(pool: &Pool) -> anyhow::Result<()> {
     let mut times = Vec::new();
     for _ in 0..500 {
         let start = Instant::now();
-        pool.parse("a.txt", "short".into(), |_, _| {}).await?;
+        pool.parse(Lane::Bulk, "a.txt", "short".into(), |_, _| {}).await?;
         times.push(start.elapsed());
     }
     times.sort();

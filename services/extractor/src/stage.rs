@@ -181,7 +181,7 @@ impl Extractor {
         };
         let on_page = move |done, total| _ = told.send_replace((done, total));
         let extracted = tokio::select! {
-            extracted = self.pool.parse(&job.request.filename, original, on_page) => extracted?,
+            extracted = self.pool.parse(job.lane, &job.request.filename, original, on_page) => extracted?,
             () = report => return Err(Exit::Superseded),
         };
         metrics::parsed(&extracted.outline.detected_type, start.elapsed());

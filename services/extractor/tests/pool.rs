@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use riacho_domain::ReasonCode;
+use riacho_domain::{Lane, ReasonCode};
 use riacho_extractor::{
     Error,
     extracted::Extracted,
@@ -26,7 +26,7 @@ fn config() -> Config {
 }
 
 async fn parse(pool: &Pool, name: &str, bytes: impl Into<bytes::Bytes>) -> Result<Extracted, Error> {
-    pool.parse(name, bytes.into(), |_, _| {}).await
+    pool.parse(Lane::Bulk, name, bytes.into(), |_, _| {}).await
 }
 
 fn reason(result: Result<Extracted, Error>) -> ReasonCode {
@@ -107,13 +107,33 @@ async fn what_is_over_a_limit_is_too_large() {
 }
 
 #[tokio::test]
+async fn an_interactive_document_does_not_wait_for_the_others_to_be_parsed() {
+    let pool = Pool::new(config()).unwrap();
+    let busy = pool.clone();
+    let long = tokio::spawn(async move { parse(&busy, "endless.html", endless()).await });
+    let small = |lane| pool.parse(lane, "a.txt", "Enough text for a page.".into(), |_, _| {});
+    // The one process is taken once a bulk document waits for it.
+    let mut bulk = Box::pin(small(Lane::Bulk));
+    while tokio::time::timeout(Duration::from_millis(100), &mut bulk).await.is_ok() {
+        bulk = Box::pin(small(Lane::Bulk));
+    }
+    let text = small(Lane::Interactive).await.unwrap().text;
+    assert_eq!(text, "Enough text for a page.");
+    assert!(!long.is_finished());
+    long.abort();
+    assert!(bulk.await.is_ok());
+}
+
+#[tokio::test]
 async fn a_page_is_read_with_its_progress() {
     let pool = Pool::new(config()).unwrap();
     let seen = Arc::new(Mutex::new(Vec::new()));
     let heard = Arc::clone(&seen);
     let bytes = include_bytes!("../../../docs/examples/station-handbook.pdf").as_slice();
     let extracted = pool
-        .parse("handbook", bytes.into(), move |done, total| heard.lock().unwrap().push((done, total)))
+        .parse(Lane::Bulk, "handbook", bytes.into(), move |done, total| {
+            heard.lock().unwrap().push((done, total))
+        })
         .await
         .unwrap();
     assert_eq!(extracted.outline.detected_type, "application/pdf");
@@ -191,11 +211,14 @@ async fn a_child_killed_from_outside_costs_the_document_nothing() {
     let pool = Pool::new(config).unwrap();
     pool.warm().await.unwrap();
     let first = children(&marker);
-    assert_eq!(first.len(), 1);
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(first[0]), nix::sys::signal::Signal::SIGKILL).unwrap();
+    assert_eq!(first.len(), 2, "one, and one for interactive documents");
+    for child in &first {
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(*child), nix::sys::signal::Signal::SIGKILL)
+            .unwrap();
+    }
     until("the end of the child", || children(&marker).is_empty()).await;
     assert_eq!(parse(&pool, "a.txt", "still there").await.unwrap().text, "still there");
-    assert_ne!(children(&marker), first);
+    assert!(children(&marker).iter().all(|child| !first.contains(child)));
 }
 
 #[tokio::test]

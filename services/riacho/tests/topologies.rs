@@ -49,7 +49,7 @@ impl Deployed {
         if stale {
             let primary = self.servers.home_of(&key);
             primary.wait_until_replicated();
-            primary.pause_replication();
+            self.servers.pause_replication(primary);
         }
         // Nobody takes these from the streams before the server is gone.
         self.services.work.signal(Signal::SIGSTOP).unwrap();

@@ -138,7 +138,8 @@ impl TestRedis {
         });
     }
 
-    /// Cuts the replicas of this server off: from now on they do not get what is written to it.
+    /// Cuts the replicas of this server off: from now on they do not get what is written to it. One that was cut off
+    /// for long does not take over; see [`TestServers::pause_replication`](super::TestServers::pause_replication).
     pub fn pause_replication(&self) {
         self.command(&["ACL", "SETUSER", "default", "-psync", "-sync"]);
         self.command(&["CLIENT", "KILL", "TYPE", "replica"]);

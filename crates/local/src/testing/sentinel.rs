@@ -85,6 +85,14 @@ impl TestSentinel {
         wait_for("a replica that is good enough", || is_begun(&self.sentinels[0]));
     }
 
+    /// Lets replicas that were cut off for up to a minute take over, which takes longer then: a sentinel allows ten
+    /// times what it waits before it takes a primary for dead (`sentinelSelectSlave` of Redis).
+    pub(super) fn be_patient(&self) {
+        for sentinel in &self.sentinels {
+            sentinel.command(&["SENTINEL", "SET", SERVICE, "down-after-milliseconds", "6000"]);
+        }
+    }
+
     /// Waits until a server other than `old` is the primary and takes writes.
     pub fn wait_for_failover(&self, old: &TestRedis) {
         wait_for("the failover", || {

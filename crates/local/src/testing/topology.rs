@@ -111,6 +111,14 @@ impl TestServers {
         }
     }
 
+    /// Cuts the replicas of a server off, which stay good enough to take over for a minute.
+    pub fn pause_replication(&self, primary: &TestRedis) {
+        if let TestServers::Sentinel(servers) = self {
+            servers.be_patient();
+        }
+        primary.pause_replication();
+    }
+
     /// Waits until all servers that run agree with each other, and replicas have their data.
     pub fn wait_until_whole(&self) {
         match self {

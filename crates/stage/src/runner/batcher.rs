@@ -1,11 +1,11 @@
 //! Fills batches of events, by count, weight or a moment's wait, and runs them. A stage that works
 //! on one event at a time has batches of one.
 
-use std::{pin::pin, sync::Arc};
+use std::{sync::Arc, time::Duration};
 
-use futures::{Stream as Events, StreamExt};
+use riacho_domain::Lane;
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
     time::{Instant, timeout_at},
 };
@@ -13,103 +13,122 @@ use tracing::Instrument;
 
 use super::{
     line::{Line, Work},
+    ready::Ready,
     worker::{self, Gate, Opened},
 };
 use crate::{
     BatchLimits, BatchStage, Context, Event, Failure,
     guard::{Ended, guarded},
+    turns::Turn,
 };
 
-/// How many payloads are inflated or fetched ahead.
-const OPEN_AHEAD: usize = 16;
+/// Fills and runs a stage's batches.
+pub(super) struct Driver<S> {
+    pub(super) line: Arc<Line>,
+    pub(super) stage: Arc<S>,
+    pub(super) ready: Arc<Ready>,
+    /// Whether runs may emit on the way.
+    pub(super) emits: bool,
+}
 
-/// Fills and runs batches until it is aborted. `emits` says that runs may emit on the way.
-pub(super) async fn drive<S: BatchStage>(
-    line: Arc<Line>,
-    stage: Arc<S>,
-    emits: bool,
-    mut queue: mpsc::UnboundedReceiver<Box<Work>>,
-) {
-    let works = futures::stream::poll_fn(move |context| queue.poll_recv(context));
-    let opened = works.map(|work| worker::opened(&line, work)).buffered(OPEN_AHEAD);
-    let mut opened = pin!(opened.filter_map(std::future::ready));
-    let slots = Arc::new(Semaphore::new(line.config.concurrency));
-    let (mut runs, mut carried) = (JoinSet::new(), None);
-    loop {
-        // The slot comes first, so that a batch fills for as long as it cannot start.
-        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
-        while runs.try_join_next().is_some() {}
-        let first = match carried.take() {
-            Some(first) => first,
-            None => match opened.next().await {
-                Some(first) => first,
-                None => return,
-            },
-        };
-        let batch = fill(&line, &*stage, first, &mut opened, &mut carried).await;
-        runs.spawn(run(Arc::clone(&line), Arc::clone(&stage), emits, batch, slot));
+impl<S> Clone for Driver<S> {
+    fn clone(&self) -> Self {
+        let Driver { line, stage, ready, emits } = self;
+        let (line, stage, ready) = (Arc::clone(line), Arc::clone(stage), Arc::clone(ready));
+        Driver { line, stage, ready, emits: *emits }
     }
 }
 
-/// Fills a batch that begins with `first`. An event that does not fit is carried to the next one.
-async fn fill<S: BatchStage>(
-    line: &Line,
-    stage: &S,
-    first: Opened,
-    opened: &mut (impl Events<Item = Opened> + Unpin),
-    carried: &mut Option<Opened>,
-) -> Vec<Opened> {
-    let BatchLimits { max_events, max_weight, linger } = stage.limits();
-    let deadline = Instant::now() + linger;
-    let is_last_run = |opened: &Opened| line.is_last_run(opened.0.holding.entry.deliveries);
-    let mut weight = stage.weight(&first.1);
-    let is_alone = is_last_run(&first);
-    let mut batch = vec![first];
-    while !is_alone && batch.len() < max_events && weight < max_weight {
-        let Ok(Some(next)) = timeout_at(deadline, opened.next()).await else { break };
-        weight = weight.saturating_add(stage.weight(&next.1));
-        if weight > max_weight || is_last_run(&next) {
-            *carried = Some(next);
-            break;
+impl<S: BatchStage> Driver<S> {
+    /// Runs batches of all lanes in turn, so many at once, until it is aborted.
+    pub(super) async fn run(self, at_once: usize) {
+        let slots = Arc::new(Semaphore::new(at_once));
+        let mut runs = JoinSet::new();
+        loop {
+            // The slot comes first, so that a batch fills for as long as it cannot start.
+            let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
+            while runs.try_join_next().is_some() {}
+            let (turn, first) = self.ready.first().await;
+            let batch = self.fill(turn.lane, first).await;
+            self.ready.filled();
+            runs.spawn(self.clone().run_batch(turn, batch, slot));
         }
-        batch.push(next);
     }
-    batch
-}
 
-async fn run<S: BatchStage>(
-    line: Arc<Line>,
-    stage: Arc<S>,
-    emits: bool,
-    mut batch: Vec<Opened>,
-    _slot: OwnedSemaphorePermit,
-) {
-    let gate = match batch.as_mut_slice() {
-        [only] => Gate::pass(&line, &mut only.0).await,
-        _ => Gate::beside(&line).await,
-    };
-    let Some(_gate) = gate else {
-        return batch.into_iter().for_each(|opened| worker::hand_back(&line, opened.0));
-    };
-    let (works, events): (Vec<Work>, Vec<Event>) = batch.into_iter().map(|opened| *opened).unzip();
-    let spans: Vec<tracing::Span> = works.iter().map(|work| worker::span(&line, work)).collect();
-    let span = if emits {
-        spans[0].clone()
-    } else {
-        tracing::info_span!("batch", stage = %line.stage, events = works.len())
-    };
-    let cancelled = line.cancel.child_token();
-    let emitter = works.first().filter(|_| emits).map(|work| work.emitter(&line, 0));
-    let context = Context::new(Arc::clone(&line.consumer), cancelled.clone(), emitter);
-    let begun = Instant::now();
-    let ended =
-        guarded(line.stage, line.time_limit, stage.run(events, &context), &cancelled).instrument(span).await;
-    if emits {
-        line.room.ran(begun.elapsed());
+    /// Runs batches of the interactive lane besides, while those in turn cannot begin.
+    pub(super) async fn run_interactive(self, at_once: usize) {
+        let slots = Arc::new(Semaphore::new(at_once));
+        let mut runs = JoinSet::new();
+        loop {
+            let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
+            while runs.try_join_next().is_some() {}
+            let (turn, first) = self.ready.first_interactive().await;
+            let batch = self.fill(turn.lane, first).await;
+            runs.spawn(self.clone().run_batch(turn, batch, slot));
+        }
     }
-    let answers = answers(ended, works.len());
-    for ((work, span), answer) in works.into_iter().zip(spans).zip(answers) {
-        worker::conclude(&line, work, context.next_ordinal(), answer).instrument(span).await;
+
+    /// Fills a batch that begins with `first`, with events of the same lane: whoever is urgent waits for no
+    /// other. An event that does not fit is left for the next one.
+    async fn fill(&self, lane: Lane, first: Opened) -> Vec<Opened> {
+        let (line, stage) = (&self.line, &self.stage);
+        let BatchLimits { max_events, max_weight, linger } = stage.limits();
+        let deadline = Instant::now() + linger;
+        let is_last_run = |opened: &Opened| line.is_last_run(opened.0.holding.entry.deliveries);
+        let mut weight = stage.weight(&first.1);
+        let is_alone = is_last_run(&first);
+        let mut batch = vec![first];
+        while !is_alone && batch.len() < max_events && weight < max_weight {
+            let Ok(next) = timeout_at(deadline, self.ready.next(lane)).await else { break };
+            weight = weight.saturating_add(stage.weight(&next.1));
+            if weight > max_weight || is_last_run(&next) {
+                self.ready.put_back(lane, next);
+                break;
+            }
+            batch.push(next);
+        }
+        batch
+    }
+
+    async fn run_batch(self, turn: Turn, batch: Vec<Opened>, _slot: OwnedSemaphorePermit) {
+        let took = self.run_events(turn.lane, batch).await;
+        self.ready.ran(turn, took);
+    }
+
+    /// Runs a batch, and says how long the stage took.
+    async fn run_events(&self, lane: Lane, mut batch: Vec<Opened>) -> Duration {
+        let line = &self.line;
+        let gate = match batch.as_mut_slice() {
+            [only] => Gate::pass(line, &mut only.0).await,
+            _ => Gate::beside(line, lane).await,
+        };
+        let Some(_gate) = gate else {
+            batch.into_iter().for_each(|opened| worker::hand_back(line, opened.0));
+            return Duration::ZERO;
+        };
+        let (works, events): (Vec<Work>, Vec<Event>) = batch.into_iter().map(|opened| *opened).unzip();
+        let spans: Vec<tracing::Span> = works.iter().map(|work| worker::span(line, work)).collect();
+        let span = if self.emits {
+            spans[0].clone()
+        } else {
+            tracing::info_span!("batch", stage = %line.stage, events = works.len())
+        };
+        let cancelled = line.cancel.child_token();
+        let emitter = works.first().filter(|_| self.emits).map(|work| work.emitter(line, 0));
+        let context = Context::new(Arc::clone(&line.consumer), cancelled.clone(), emitter);
+        let begun = Instant::now();
+        let run = self.stage.run(events, &context);
+        let ended = guarded(line.stage, line.time_limit, run, &cancelled).instrument(span).await;
+        let took = begun.elapsed();
+        line.room.ran(took);
+        if self.emits {
+            line.room.look_ahead();
+        }
+        let answers = answers(ended, works.len());
+        for ((work, span), answer) in works.into_iter().zip(spans).zip(answers) {
+            worker::conclude(line, work, context.next_ordinal(), answer).instrument(span).await;
+        }
+        took
     }
 }
 

@@ -39,7 +39,7 @@ pub(super) fn all(line: &Arc<Line>, partition: u16, entries: Vec<Entry>, reason:
     }
     for entry in entries {
         line.lanes.count(entry.lane);
-        let room = (line.room.take(), None);
+        let room = (line.room.take(entry.lane), None);
         let is_held = line.held.insert(partition, entry.lane, &entry.id);
         one(line, Holding { partition, entry, envelope_id: String::new(), is_held, room });
     }
@@ -77,7 +77,7 @@ fn one(line: &Arc<Line>, mut holding: Holding) {
 /// who waits for one takes none of the places of all lanes.
 fn begin(line: &Arc<Line>, mut work: Box<Work>) {
     let Some(places) = line.lanes.places(work.holding.entry.lane) else {
-        let _ = line.work.send(work);
+        let _ = line.work[work.holding.entry.lane.index()].send(work);
         return;
     };
     work.holding.room.0 = None;
@@ -85,8 +85,9 @@ fn begin(line: &Arc<Line>, mut work: Box<Work>) {
     line.spawn(async move {
         // After the stop it goes to be handed back.
         let place = waiting.stop.run_until_cancelled(places.acquire_owned()).await;
-        work.holding.room = (waiting.room.take(), place.and_then(Result::ok));
-        let _ = waiting.work.send(work);
+        let lane = work.holding.entry.lane;
+        work.holding.room = (waiting.room.take(lane), place.and_then(Result::ok));
+        let _ = waiting.work[lane.index()].send(work);
     });
 }
 

@@ -34,8 +34,8 @@ const SHORTEST: Duration = Duration::from_millis(5);
 
 /// What the reader and the taker of a partition share.
 #[derive(Default)]
-pub(super) struct Place {
-    pub(super) partition: u16,
+pub(super) struct Partition {
+    pub(super) number: u16,
     /// Keeps entries that are being taken over out of the comparison.
     pub(super) taking: tokio::sync::Mutex<()>,
     /// The server that holds the partition is near its memory limit.
@@ -68,7 +68,8 @@ pub(super) struct Line {
     pub(super) needs: Outage,
     /// The newest envelope version that a consumer which lives can read.
     pub(super) newest_version: AtomicU32,
-    pub(super) work: mpsc::UnboundedSender<Box<Work>>,
+    /// By lane.
+    pub(super) work: [mpsc::UnboundedSender<Box<Work>>; 3],
     pub(super) settle: mpsc::UnboundedSender<Settling>,
 }
 
@@ -84,9 +85,9 @@ impl Line {
     }
 
     /// Whether nothing should be read of a partition now.
-    pub(super) fn is_paused(&self, place: &Place) -> bool {
+    pub(super) fn is_paused(&self, partition: &Partition) -> bool {
         // The last stage only takes away from the memory, so it goes on.
-        let is_tight = place.memory_is_tight.load(Ordering::Relaxed) && self.stage.next().is_some();
+        let is_tight = partition.memory_is_tight.load(Ordering::Relaxed) && self.stage.next().is_some();
         is_tight || self.breaker.is_open() || self.needs.is_waiting()
     }
 
@@ -143,11 +144,11 @@ pub(super) struct Holding {
     /// Whether it stands in [`Held`].
     pub(super) is_held: bool,
     /// None where a read delivered more than was asked for.
-    pub(super) room: Places,
+    pub(super) room: Permits,
 }
 
-/// A place among all events that are held, and one among those of the lane where that is limited.
-pub(super) type Places = (Option<OwnedSemaphorePermit>, Option<OwnedSemaphorePermit>);
+/// For a place among all events that are held, and for one among those of the lane where that is limited.
+pub(super) type Permits = (Option<OwnedSemaphorePermit>, Option<OwnedSemaphorePermit>);
 
 impl Holding {
     /// Queues what becomes of the entry; the finisher answers for it. `outcome` is for the metrics.
@@ -189,5 +190,5 @@ pub(super) struct Settling {
     /// How long it waited the last time, for a full stream say.
     pub(super) waited: Duration,
     /// Given back when the settlement is answered.
-    pub(super) _room: Places,
+    pub(super) _room: Permits,
 }

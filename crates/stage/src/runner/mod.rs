@@ -1,8 +1,8 @@
 //! The runner: reads a stage's events, runs them, and settles each exactly as it ended.
 //!
 //! One background role a file: `reader` reads and recovers, `taker` promotes retries and claims
-//! from the dead, `dispatch` decodes, `batcher` fills and runs, `worker` prepares and concludes,
-//! `finisher` settles many in one call. What they share stands in `line`.
+//! from the dead, `dispatch` decodes, `ready` holds what can run, `batcher` fills and runs, `worker` prepares
+//! and concludes, `finisher` settles many in one call. What they share stands in `line`.
 
 mod alone;
 mod batcher;
@@ -10,6 +10,7 @@ mod dispatch;
 mod finisher;
 mod line;
 mod reader;
+mod ready;
 mod taker;
 mod worker;
 
@@ -19,6 +20,7 @@ use std::{
     time::Duration,
 };
 
+use riacho_domain::Lane;
 use riacho_streams::{Beat, Streams, consumer_name};
 use tokio::{
     sync::{mpsc, watch},
@@ -26,7 +28,11 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::line::{Line, Place};
+use self::{
+    batcher::Driver,
+    line::{Line, Partition},
+    ready::Ready,
+};
 use crate::{
     BatchStage, Claims, Error, RunnerConfig, Stage, breaker::Breaker, held::Held, lanes::Lanes,
     outage::Outage, room::Room, stage::Single,
@@ -85,7 +91,8 @@ impl Runner {
     /// grace period, what was not started is handed back.
     pub async fn run_stage<S: Stage>(&self, stage: Arc<S>, stop: CancellationToken) -> Result<(), Error> {
         let runs = self.0.config.concurrency;
-        self.run(Arc::new(Single(stage)), Room::new(runs, runs), true, stop).await
+        let kept = self.0.config.interactive_runs;
+        self.run(Arc::new(Single(stage)), Room::new(runs, runs, kept), true, stop).await
     }
 
     /// Runs a stage that works in batches; otherwise as [`Runner::run_stage`].
@@ -95,8 +102,8 @@ impl Runner {
         stop: CancellationToken,
     ) -> Result<(), Error> {
         // One batch more than run, so that the next fills meanwhile.
-        let runs = self.0.config.concurrency;
-        let room = Room::new((runs + 1) * stage.limits().max_events.max(1), runs);
+        let (runs, batch) = (self.0.config.concurrency, stage.limits().max_events.max(1));
+        let room = Room::new((runs + 1) * batch, runs, self.0.config.interactive_runs * batch);
         self.run(stage, room, false, stop).await
     }
 
@@ -113,7 +120,7 @@ impl Runner {
             return Err(Error::Config("concurrency and partitions must not be empty"));
         }
         let beat = self.beat(stage.time_limit())?;
-        let (work_sender, work) = mpsc::unbounded_channel();
+        let [interactive, bulk, low] = Lane::ALL.map(|_| mpsc::unbounded_channel());
         let (settle_sender, settle) = mpsc::unbounded_channel();
         let line = Arc::new(Line {
             streams: shared.streams.clone(),
@@ -133,17 +140,24 @@ impl Runner {
             outage: Outage::new(stage.name(), "the streams"),
             needs: Outage::new(stage.name(), "what the stage needs"),
             newest_version: AtomicU32::default(),
-            work: work_sender,
+            work: [interactive.0, bulk.0, low.0],
             settle: settle_sender,
         });
-        let mut background = JoinSet::new();
-        background.spawn(batcher::drive(Arc::clone(&line), stage, emits, work));
-        background.spawn(finisher::run(Arc::clone(&line), settle));
-        background.spawn(tick(beat));
+        let queues = [interactive.1, bulk.1, low.1];
+        let mut tasks = JoinSet::new();
+        let ready = Arc::new(Ready::new(shared.config.weights()));
+        for (lane, queue) in Lane::ALL.into_iter().zip(queues) {
+            tasks.spawn(Arc::clone(&ready).fill(Arc::clone(&line), lane, queue));
+        }
+        let driver = Driver { line: Arc::clone(&line), stage, ready, emits };
+        tasks.spawn(driver.clone().run(shared.config.concurrency));
+        tasks.spawn(driver.run_interactive(shared.config.interactive_runs));
+        tasks.spawn(finisher::run(Arc::clone(&line), settle));
+        tasks.spawn(tick(beat));
         line.run_until_drained(partitions).await;
         // The beat ends last, with the tasks that hold it.
         line.over.cancel();
-        background.shutdown().await;
+        tasks.shutdown().await;
         Ok(())
     }
 
@@ -175,9 +189,9 @@ impl Line {
         loop {
             for partition in partitions.borrow_and_update().iter().copied() {
                 if read.insert(partition) {
-                    let place = Arc::new(Place { partition, ..Place::default() });
-                    intake.spawn(reader::run(Arc::clone(self), Arc::clone(&place)));
-                    intake.spawn(taker::run(Arc::clone(self), place));
+                    let partition = Arc::new(Partition { number: partition, ..Partition::default() });
+                    intake.spawn(reader::run(Arc::clone(self), Arc::clone(&partition)));
+                    intake.spawn(taker::run(Arc::clone(self), partition));
                 }
             }
             tokio::select! {

@@ -10,7 +10,7 @@ use riacho_streams::{Entry, Error, Reader};
 
 use super::{
     dispatch::{self, Reason},
-    line::{Line, Place},
+    line::{Line, Partition},
 };
 use crate::{outage::Backoff, shares::Shares};
 
@@ -18,54 +18,66 @@ use crate::{outage::Backoff, shares::Shares};
 const COMPARE_EVERY: Duration = Duration::from_secs(10);
 /// How long a paused reader waits before it looks again.
 const PAUSE: Duration = Duration::from_millis(100);
+/// For so long room for any lane is waited for, before the interactive lane is read by itself.
+const SOON: Duration = Duration::from_millis(5);
+/// The longest wait for interactive entries by themselves.
+const LATER: Duration = Duration::from_millis(50);
 /// At most this many entries of a lane come with one read, so that a reply stays small.
 const READ_MAX: usize = 1024;
 
 /// Reads until the stop.
-pub(super) async fn run(line: Arc<Line>, place: Arc<Place>) {
+pub(super) async fn run(line: Arc<Line>, partition: Arc<Partition>) {
     let mut backoff = Backoff::new();
     while !line.stop.is_cancelled() {
-        match line.streams.reader(place.partition, line.stage, &line.consumer).await {
-            Ok(reader) => return read(&line, &place, reader).await,
+        match line.streams.reader(partition.number, line.stage, &line.consumer).await {
+            Ok(reader) => return read(&line, &partition, reader).await,
             Err(error) => line.back_off(&error, &mut backoff).await,
         }
     }
 }
 
-async fn read(line: &Arc<Line>, place: &Place, mut reader: Reader) {
-    let partition = place.partition;
+async fn read(line: &Arc<Line>, partition: &Partition, mut reader: Reader) {
     let (mut shares, mut backoff) = (Shares::new(line.config.weights()), Backoff::new());
     let mut compared = Some(Instant::now());
     let mut is_busy = false;
     while !line.stop.is_cancelled() {
         if reader.reconnected() || compared.is_none_or(|at| at.elapsed() >= COMPARE_EVERY) {
-            compared = recover(line, place, &reader).await.ok().map(|()| Instant::now());
+            compared = recover(line, partition, &reader).await.ok().map(|()| Instant::now());
         }
-        if line.is_paused(place) {
+        if line.is_paused(partition) {
             line.pause(PAUSE).await;
             continue;
         }
-        let Some(free) = free(line).await else { break };
+        if line.stop.run_until_cancelled(free(line)).await.is_none() {
+            break;
+        }
         // These futures are awaited to their end whatever happens: the server would deliver all
         // the same, to nobody. The stop waits for a short block.
         let lanes = line.lanes_open().await;
+        let (all, kept) = (line.room.free().min(READ_MAX), line.room.kept_free().min(READ_MAX));
         let read = match is_busy {
-            true => reader.read_lanes(shares.split(free.min(READ_MAX), lanes.0)).await,
-            false => wait(line, &reader, free, lanes).await,
+            _ if all == 0 => wait_for_interactive(line, &reader, kept, lanes).await,
+            true => {
+                let mut counts = shares.split(all, lanes.0);
+                counts[0] = (counts[0] + kept).min(lanes.0[0]);
+                reader.read_lanes(counts).await
+            }
+            false => wait(line, &reader, all, lanes).await,
         };
         match read {
             Ok(mut entries) => {
                 line.outage.is_over();
                 backoff.reset();
-                is_busy = !entries.is_empty();
+                // Who read the interactive lane only knows nothing of the others.
+                is_busy = !entries.is_empty() || (all == 0 && is_busy);
                 shares.interleave(&mut entries);
-                dispatch::all(line, partition, entries, Reason::First);
+                dispatch::all(line, partition.number, entries, Reason::First);
             }
             Err(error) => {
                 // Whatever was on the wire stands in the own pending list.
                 compared = None;
                 if matches!(error, Error::NoGroup) && reader.make_groups().await.is_ok() {
-                    tracing::warn!(stage = %line.stage, partition, "the consumer group was gone and is made again");
+                    tracing::warn!(stage = %line.stage, partition = partition.number, "the consumer group was gone and is made again");
                     line.pause(backoff.next()).await;
                 } else {
                     line.back_off(&error, &mut backoff).await;
@@ -92,15 +104,37 @@ async fn wait(
     reader.read_any_of(open.map(|most| most > 0), count, block).await
 }
 
-/// Waits until there is room; none when the stop comes first.
-async fn free(line: &Line) -> Option<usize> {
-    line.stop.run_until_cancelled(line.room.some_free()).await
+/// Waits for interactive entries while there is no room for others; not for long, because there may be meanwhile.
+async fn wait_for_interactive(
+    line: &Line,
+    reader: &Reader,
+    kept: usize,
+    (open, again): ([usize; 3], Option<Duration>),
+) -> Result<Vec<Entry>, Error> {
+    let count = kept.min(open[0]);
+    let block = (line.room.run_time() / 4).clamp(SOON, LATER);
+    if count == 0 {
+        line.pause(again.unwrap_or(block).min(block)).await;
+        return Ok(vec![]);
+    }
+    reader.read_any_of([true, false, false], count, block).await
+}
+
+/// Waits until there is room: for any lane, or after a moment for the interactive one.
+async fn free(line: &Line) {
+    if tokio::time::timeout(SOON, line.room.some_free()).await.is_ok() {
+        return;
+    }
+    tokio::select! {
+        () = line.room.some_free() => {}
+        () = line.room.some_kept_free() => {}
+    }
 }
 
 /// Fetches again what this consumer holds by the server's account and not by its own.
-async fn recover(line: &Arc<Line>, place: &Place, reader: &Reader) -> Result<(), Error> {
-    let partition = place.partition;
-    let _guard = place.taking.lock().await;
+async fn recover(line: &Arc<Line>, partition: &Partition, reader: &Reader) -> Result<(), Error> {
+    let _guard = partition.taking.lock().await;
+    let partition = partition.number;
     let mut own = reader.own_pending().await?;
     own.retain(|(lane, id)| !line.held.contains(partition, *lane, id));
     for lane in Lane::ALL {

@@ -9,7 +9,7 @@ use riacho_streams::{Error, Most, Observer};
 
 use super::{
     dispatch::{self, Reason},
-    line::{Line, Place},
+    line::{Line, Partition},
 };
 use crate::{RunnerConfig, outage::Backoff};
 
@@ -19,13 +19,13 @@ const TAKE_MAX: usize = 256;
 const TIGHT_PERCENT: u64 = 90;
 
 /// Takes entries over until the stop.
-pub(super) async fn run(line: Arc<Line>, place: Arc<Place>) {
+pub(super) async fn run(line: Arc<Line>, partition: Arc<Partition>) {
     let mut taker = Taker::new(&line.config);
     let mut backoff = Backoff::new();
     // The stages and partitions of a process take turns, so that one read of a beat serves them all.
     line.pause(taker.look_every.mul_f64(rand::random::<f64>() / 2.0)).await;
     while !line.stop.is_cancelled() {
-        match taker.turn(&line, &place).await {
+        match taker.turn(&line, &partition).await {
             Ok(()) => {
                 backoff.reset();
                 line.pause(if taker.has_pending { taker.look_every / 2 } else { taker.look_every }).await;
@@ -60,19 +60,19 @@ impl Taker {
         self.looked = None;
     }
 
-    async fn turn(&mut self, line: &Arc<Line>, place: &Place) -> Result<(), Error> {
+    async fn turn(&mut self, line: &Arc<Line>, partition: &Partition) -> Result<(), Error> {
         let dead = match self.looked {
             Some(at) if at.elapsed() < self.look_every * 3 / 4 => vec![],
-            _ => self.look(line, place).await?,
+            _ => self.look(line, partition).await?,
         };
-        if self.has_pending { take(line, place, &dead).await } else { Ok(()) }
+        if self.has_pending { take(line, partition, &dead).await } else { Ok(()) }
     }
 
     /// Looks at the server and at the others; says who of them is dead.
-    async fn look(&mut self, line: &Line, place: &Place) -> Result<Vec<String>, Error> {
-        let look = line.streams.look(place.partition, line.stage).await?;
+    async fn look(&mut self, line: &Line, partition: &Partition) -> Result<Vec<String>, Error> {
+        let look = line.streams.look(partition.number, line.stage).await?;
         self.observer.note_server(look.home.identity);
-        place.memory_is_tight.store(look.home.memory.is_above(TIGHT_PERCENT), Ordering::Relaxed);
+        partition.memory_is_tight.store(look.home.memory.is_above(TIGHT_PERCENT), Ordering::Relaxed);
         let mut others = look.consumers;
         others.retain(|name| **name != *line.consumer);
         self.observer.look(&line.streams, &others).await?;
@@ -83,13 +83,13 @@ impl Taker {
 }
 
 /// Takes what is due, and what the dead left behind.
-async fn take(line: &Arc<Line>, place: &Place, dead: &[String]) -> Result<(), Error> {
+async fn take(line: &Arc<Line>, partition: &Partition, dead: &[String]) -> Result<(), Error> {
     let most = most(line).await;
-    if most.total == 0 || line.is_paused(place) {
+    if most.total == 0 || line.is_paused(partition) {
         return Ok(());
     }
-    let _guard = place.taking.lock().await;
-    let partition = place.partition;
+    let _guard = partition.taking.lock().await;
+    let partition = partition.number;
     let (streams, stage, me) = (&line.streams, line.stage, &line.consumer);
     let due = streams.take_due(partition, stage, me, most).await?;
     dispatch::all(line, partition, due, Reason::Retry);

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use riacho_domain::{DelayClass, ReasonCode, RetryPolicy};
+use riacho_domain::{DelayClass, Lane, ReasonCode, RetryPolicy};
 use riacho_streams::{Action, Answer, Settlement};
 use tokio::sync::{RwLockReadGuard, RwLockWriteGuard};
 
@@ -62,9 +62,9 @@ pub(super) enum Gate {
 
 impl Gate {
     /// For events of which none is at its last run. None where the stop came first.
-    pub(super) async fn beside(line: &Line) -> Option<Gate> {
+    pub(super) async fn beside(line: &Line, lane: Lane) -> Option<Gate> {
         // Before the guard: readers that wait for turns would delay a last run, which waits for them.
-        let turn = line.stop.run_until_cancelled(FOREGROUND.turn()).await?;
+        let turn = line.stop.run_until_cancelled(FOREGROUND.turn(lane)).await?;
         let gate = Gate::Beside { _guard: alone::beside_others().await, _turn: turn };
         (!line.stop.is_cancelled()).then_some(gate)
     }
@@ -74,7 +74,7 @@ impl Gate {
     pub(super) async fn pass(line: &Line, work: &mut Work) -> Option<Gate> {
         let entry = &mut work.holding.entry;
         if !line.is_last_run(entry.deliveries) {
-            return Gate::beside(line).await;
+            return Gate::beside(line, entry.lane).await;
         }
         let guard = alone::alone(line.config.alone_patience()).await?;
         if line.stop.is_cancelled() {

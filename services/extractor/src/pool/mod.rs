@@ -12,10 +12,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use riacho_domain::ReasonCode;
+use riacho_domain::{Lane, ReasonCode};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::{
     error::Error,
@@ -26,11 +26,15 @@ use crate::{
 use process::{Ended, Process};
 use spawner::Spawner;
 
+/// How many parser processes there are besides for interactive documents.
+const INTERACTIVE_PROCESSES: usize = 1;
+
 /// How documents are parsed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// How many parser processes run at once; 0 is one for each processor.
+    /// How many parser processes run at once; 0 is one for each processor. One more runs for interactive documents
+    /// while others have taken all.
     pub processes: usize,
     /// After how many documents a parser process is replaced by a fresh one.
     pub documents_per_process: u32,
@@ -96,6 +100,8 @@ pub struct Pool {
 struct Inner {
     config: Config,
     slots: Semaphore,
+    /// For an interactive document while others have taken all slots.
+    kept: Semaphore,
     idle: Mutex<Vec<Process>>,
     spawner: Spawner,
 }
@@ -115,7 +121,8 @@ impl Pool {
             serde_json::to_string(&config.settings()).map_err(|error| Error::Spawn(error.into()))?;
         let spawner = Spawner::start(command, [SUBCOMMAND.to_owned(), settings]).map_err(Error::Spawn)?;
         let slots = Semaphore::new(config.process_count());
-        Ok(Self { inner: Arc::new(Inner { config, slots, idle: Mutex::default(), spawner }) })
+        let kept = Semaphore::new(INTERACTIVE_PROCESSES);
+        Ok(Self { inner: Arc::new(Inner { config, slots, kept, idle: Mutex::default(), spawner }) })
     }
 
     /// Starts all processes now, so that the first documents need not wait for them.
@@ -125,7 +132,7 @@ impl Pool {
     /// When a process cannot be started.
     pub async fn warm(&self) -> Result<(), Error> {
         let running = self.idle().len();
-        for _ in running..self.inner.config.process_count() {
+        for _ in running..self.inner.config.process_count() + INTERACTIVE_PROCESSES {
             let process = Process::start(&self.inner.spawner, &self.inner.config).await?;
             let mut idle = self.idle();
             if let Some(error) = process.pdfium_error().filter(|_| idle.is_empty()) {
@@ -136,7 +143,7 @@ impl Pool {
         Ok(())
     }
 
-    /// Extracts the text of a file. `on_page` hears of pages done and pages in all, now and then.
+    /// Extracts the text of a file of a document that is in `lane`. `on_page` hears of pages done and pages in all, now and then.
     ///
     /// Dropping the future ends the process that works on it.
     ///
@@ -145,15 +152,15 @@ impl Pool {
     /// [`Error::Document`] with a typed reason, or what went wrong around it.
     pub async fn parse(
         &self,
+        lane: Lane,
         filename: &str,
         bytes: Bytes,
         mut on_page: impl FnMut(u32, u32) + Send,
     ) -> Result<Extracted, Error> {
-        let Ok(_slot) = self.inner.slots.acquire().await else { return Err(Error::Interrupted(0)) };
+        let _slot = self.slot(lane).await?;
         let mut again = true;
         loop {
-            let idle = self.idle().pop();
-            let mut process = match idle {
+            let mut process = match self.alive() {
                 Some(process) => process,
                 None => Process::start(&self.inner.spawner, &self.inner.config).await?,
             };
@@ -177,6 +184,25 @@ impl Pool {
                 Err(Ended::ByOthers(signal)) => return Err(Error::Interrupted(signal)),
             }
         }
+    }
+
+    async fn slot(&self, lane: Lane) -> Result<SemaphorePermit<'_>, Error> {
+        let (slots, kept) = (&self.inner.slots, &self.inner.kept);
+        let slot = match lane {
+            Lane::Interactive => tokio::select! {
+                biased;
+                slot = slots.acquire() => slot,
+                slot = kept.acquire() => slot,
+            },
+            Lane::Bulk | Lane::Background => slots.acquire().await,
+        };
+        slot.map_err(|_| Error::Interrupted(0))
+    }
+
+    /// An idle process. One that was killed meanwhile is no trouble of the next document.
+    fn alive(&self) -> Option<Process> {
+        let mut idle = self.idle();
+        std::iter::from_fn(|| idle.pop()).find_map(|mut process| process.is_alive().then_some(process))
     }
 
     fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Process>> {

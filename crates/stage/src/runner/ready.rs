@@ -1,0 +1,167 @@
+//! Events that are ready to run: their payloads are inflated or fetched, a few ahead in each lane.
+
+use std::{
+    collections::VecDeque,
+    pin::pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use futures::StreamExt;
+use riacho_domain::Lane;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
+
+use super::{
+    line::{Line, Work},
+    worker::{self, Opened},
+};
+use crate::turns::{Turn, Turns};
+
+/// How many payloads of a lane are inflated or fetched at once.
+const OPENED_AT_ONCE: usize = 16;
+/// How many events of a lane are ready at most.
+const READY_MAX: usize = 64;
+
+/// Ready events of a stage, by lane.
+pub(super) struct Ready {
+    state: Mutex<State>,
+    changed: Notify,
+    /// For who takes interactive events out of turn.
+    left: Notify,
+    places: [Arc<Semaphore>; 3],
+}
+
+struct State {
+    /// With the place that each has here; none for what was put back.
+    lanes: [VecDeque<(Opened, Option<OwnedSemaphorePermit>)>; 3],
+    turns: Turns,
+    /// Whether somebody takes interactive events in turn at this moment: then nobody takes them out of turn, which would
+    /// make two small batches of one.
+    is_interactive_in_turn: bool,
+}
+
+impl State {
+    fn ready(&self) -> [bool; 3] {
+        self.lanes.each_ref().map(|lane| !lane.is_empty())
+    }
+
+    /// Whether interactive events may be taken out of turn.
+    fn is_interactive_left(&self) -> bool {
+        !self.is_interactive_in_turn && !self.lanes[Lane::Interactive.index()].is_empty()
+    }
+
+    fn take(&mut self, lane: Lane) -> Option<Opened> {
+        self.lanes[lane.index()].pop_front().map(|(opened, _)| opened)
+    }
+}
+
+impl Ready {
+    /// Nothing is ready yet; the lanes share the running time by `weights`.
+    pub(super) fn new(weights: [u32; 3]) -> Ready {
+        Ready {
+            state: Mutex::new(State {
+                lanes: Default::default(),
+                turns: Turns::new(weights),
+                is_interactive_in_turn: false,
+            }),
+            changed: Notify::new(),
+            left: Notify::new(),
+            places: [(); 3].map(|()| Arc::new(Semaphore::new(READY_MAX))),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes the events of one lane ready, in their order, until it is aborted.
+    pub(super) async fn fill(
+        self: Arc<Self>,
+        line: Arc<Line>,
+        lane: Lane,
+        mut queue: mpsc::UnboundedReceiver<Box<Work>>,
+    ) {
+        let works = futures::stream::poll_fn(move |context| queue.poll_recv(context));
+        let opened = works.map(|work| worker::opened(&line, work)).buffered(OPENED_AT_ONCE);
+        let mut opened = pin!(opened.filter_map(std::future::ready));
+        while let Some(opened) = opened.next().await {
+            let Ok(place) = Arc::clone(&self.places[lane.index()]).acquire_owned().await else { return };
+            let mut state = self.state();
+            if state.lanes[lane.index()].is_empty() {
+                state.turns.wakes(lane);
+            }
+            state.lanes[lane.index()].push_back((opened, Some(place)));
+            let is_left = state.is_interactive_left();
+            drop(state);
+            self.changed.notify_waiters();
+            if is_left {
+                self.left.notify_waiters();
+            }
+        }
+    }
+
+    /// Waits for the first event of a run, of the lane whose turn it is. [`Ready::filled`] is called next.
+    pub(super) async fn first(&self) -> (Turn, Opened) {
+        let first = |state: &mut State| {
+            state.is_interactive_in_turn = true;
+            let ready = state.ready();
+            let turn = state.turns.begin(ready)?;
+            state.is_interactive_in_turn = turn.lane == Lane::Interactive;
+            let opened = state.take(turn.lane)?;
+            Some((turn, opened))
+        };
+        let first = self.wait(&self.changed, first).await;
+        self.tell_of_left();
+        first
+    }
+
+    /// The run that [`Ready::first`] began takes no more events.
+    pub(super) fn filled(&self) {
+        self.state().is_interactive_in_turn = false;
+        self.tell_of_left();
+    }
+
+    /// Waits for the first event of a run of the interactive lane, out of turn.
+    pub(super) async fn first_interactive(&self) -> (Turn, Opened) {
+        self.wait(&self.left, |state| {
+            let opened = state.is_interactive_left().then(|| state.take(Lane::Interactive))??;
+            Some((state.turns.begin_beside(Lane::Interactive), opened))
+        })
+        .await
+    }
+
+    /// Waits for the next event of a lane, for a run that began with one of that lane.
+    pub(super) async fn next(&self, lane: Lane) -> Opened {
+        self.wait(&self.changed, |state| state.take(lane)).await
+    }
+
+    /// Puts back what does not fit into a run, before all others of its lane.
+    pub(super) fn put_back(&self, lane: Lane, opened: Opened) {
+        self.state().lanes[lane.index()].push_front((opened, None));
+        self.changed.notify_waiters();
+        self.tell_of_left();
+    }
+
+    /// A run ended after so long.
+    pub(super) fn ran(&self, turn: Turn, took: Duration) {
+        self.state().turns.end(turn, took);
+    }
+
+    fn tell_of_left(&self) {
+        if self.state().is_interactive_left() {
+            self.left.notify_waiters();
+        }
+    }
+
+    async fn wait<T>(&self, changed: &Notify, mut take: impl FnMut(&mut State) -> Option<T>) -> T {
+        loop {
+            let mut notified = pin!(changed.notified());
+            // Before the look, so that nothing that comes meanwhile is missed.
+            notified.as_mut().enable();
+            if let Some(taken) = take(&mut self.state()) {
+                return taken;
+            }
+            notified.await;
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! Whose turn it is when several lanes have events that are ready.
+
+use std::time::Duration;
+
+use riacho_domain::Lane;
+
+/// Shares the running time of a stage over the lanes by weight.
+///
+/// Events differ in what they cost by orders of magnitude, so lanes are charged for the time that their runs
+/// took, not for each event. This is start-time fair queueing (Goyal, Vin and Cheng, SIGCOMM 1996) with the time of a
+/// run, which is known only afterwards, taken to be as that of the lane's runs before, and corrected at its end.
+pub(crate) struct Turns {
+    weights: [f64; 3],
+    /// The time that each lane had, divided by its weight, in seconds.
+    had: [f64; 3],
+    /// How long a run of each lane takes, of late, in seconds.
+    run_time: [f64; 3],
+    /// What the lane had whose run began last: where a lane starts that had nothing to run for a while.
+    now: f64,
+}
+
+/// A run's turn.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Turn {
+    pub(crate) lane: Lane,
+    /// The run's time as it was expected, in seconds.
+    expected: f64,
+}
+
+impl Turns {
+    pub(crate) fn new(weights: [u32; 3]) -> Turns {
+        Turns { weights: weights.map(f64::from), had: [0.0; 3], run_time: [0.0; 3], now: 0.0 }
+    }
+
+    /// A lane has something to run again. What it did not use before is not owed to it.
+    pub(crate) fn wakes(&mut self, lane: Lane) {
+        let had = &mut self.had[lane.index()];
+        *had = had.max(self.now);
+    }
+
+    /// A run of the lane whose turn it is, of those that have something to run, begins now.
+    pub(crate) fn begin(&mut self, ready: [bool; 3]) -> Option<Turn> {
+        let lanes = Lane::ALL.into_iter().filter(|lane| ready[lane.index()]);
+        let lane = lanes.min_by(|a, b| self.had[a.index()].total_cmp(&self.had[b.index()]))?;
+        self.now = self.had[lane.index()];
+        Some(self.begin_beside(lane))
+    }
+
+    /// A run of a lane begins out of turn.
+    pub(crate) fn begin_beside(&mut self, lane: Lane) -> Turn {
+        let expected = self.run_time[lane.index()];
+        self.charge(lane, expected);
+        Turn { lane, expected }
+    }
+
+    /// A run has ended; zero where it was not run after all.
+    pub(crate) fn end(&mut self, Turn { lane, expected }: Turn, took: Duration) {
+        let took = took.as_secs_f64();
+        self.charge(lane, took - expected);
+        let known = &mut self.run_time[lane.index()];
+        *known += (took - *known) / 4.0;
+    }
+
+    fn charge(&mut self, lane: Lane, seconds: f64) {
+        self.had[lane.index()] += seconds / self.weights[lane.index()];
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// How often each lane ran, and how long, while those of `ready` always had something.
+    fn run(turns: &mut Turns, ready: [bool; 3], took: [u64; 3], seconds: u64) -> [u64; 3] {
+        let (mut time, mut sum) = ([0; 3], 0);
+        while sum < seconds * 1000 {
+            let turn = turns.begin(ready).unwrap();
+            let lane = turn.lane.index();
+            turns.end(turn, Duration::from_millis(took[lane]));
+            time[lane] += took[lane];
+            sum += took[lane];
+        }
+        time
+    }
+
+    #[test]
+    fn lanes_share_the_time_by_weight_whatever_an_event_costs() {
+        for took in [[10, 10, 10], [1, 100, 10], [100, 1, 1], [5, 300, 2]] {
+            let mut turns = Turns::new([8, 3, 1]);
+            let time = run(&mut turns, [true; 3], took, 120);
+            for (time, wanted) in time.into_iter().zip([80_000_u64, 30_000, 10_000]) {
+                assert!(time.abs_diff(wanted) <= 1000, "{took:?}: {time} ms instead of {wanted}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_lane_that_had_nothing_to_run_is_owed_nothing() {
+        let mut turns = Turns::new([8, 3, 1]);
+        run(&mut turns, [false, true, false], [10; 3], 60);
+        turns.wakes(Lane::Interactive);
+        turns.wakes(Lane::Background);
+        let time = run(&mut turns, [true; 3], [10; 3], 12);
+        for (time, wanted) in time.into_iter().zip([8_000_u64, 3_000, 1_000]) {
+            assert!(time.abs_diff(wanted) <= 200, "{time} ms instead of {wanted}");
+        }
+    }
+
+    #[test]
+    fn runs_that_began_together_are_all_charged() {
+        let mut turns = Turns::new([1, 1, 1]);
+        // Four places at once: the lane that has them is behind the other one until that had as much.
+        let began: Vec<Turn> = (0..4).filter_map(|_| turns.begin([false, true, false])).collect();
+        turns.wakes(Lane::Background);
+        began.into_iter().for_each(|turn| turns.end(turn, Duration::from_millis(100)));
+        for _ in 0..4 {
+            let turn = turns.begin([false, true, true]).unwrap();
+            assert_eq!(turn.lane, Lane::Background);
+            turns.end(turn, Duration::from_millis(99));
+        }
+    }
+}
