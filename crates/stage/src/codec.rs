@@ -245,6 +245,11 @@ pub(crate) fn decode(partition: u16, entry: &Entry) -> Result<(EventMeta, Payloa
     Ok((meta, payload))
 }
 
+/// Whether a payload has to be inflated or fetched.
+pub(crate) const fn is_closed(payload: &Payload) -> bool {
+    matches!(payload, Payload::Compressed(_) | Payload::ClaimCheck(_))
+}
+
 /// Inflates a payload, and fetches it where it is a claim check. At most `max_bytes` of it.
 pub(crate) async fn open(
     payload: Payload,

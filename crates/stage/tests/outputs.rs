@@ -22,6 +22,7 @@ use riacho_stage::{
     BatchLimits, BatchStage, Claims, Context, EmitError, Event, Failure, Outcome, Runner, RunnerConfig, Stage,
 };
 use support::Server;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 /// Emits some outputs on the way and some at the end; the first attempt fails in between.
@@ -290,4 +291,58 @@ async fn one_failure_of_a_batch_is_its_own() {
     let sizes =
         run_batches(&server, BatchLimits { linger: Duration::from_millis(50), ..Default::default() }).await;
     assert_eq!((sizes, handed_on(&server)), (vec![3, 1], 3));
+}
+
+/// Runs its batches until they may end.
+struct Held {
+    begun: Arc<Semaphore>,
+    may_end: Arc<Semaphore>,
+}
+
+impl BatchStage for Held {
+    fn name(&self) -> StageName {
+        StageName::Extract
+    }
+
+    fn limits(&self) -> BatchLimits {
+        BatchLimits { max_events: 2, linger: Duration::ZERO, ..BatchLimits::default() }
+    }
+
+    fn weight(&self, _: &Event) -> usize {
+        1
+    }
+
+    async fn run(&self, events: Vec<Event>, _: &Context) -> Vec<Result<Outcome, Failure>> {
+        self.begun.add_permits(events.len());
+        let _ = self.may_end.acquire().await;
+        events.iter().map(|_| Ok(Outcome::Emit(vec![output("x")]))).collect()
+    }
+}
+
+#[tokio::test]
+async fn what_waits_for_its_batch_is_handed_back_at_the_stop_while_others_run() {
+    let server = Server::start().await;
+    for n in 0..4 {
+        release(&server, Lane::Bulk, &n.to_string()).await;
+    }
+    let (begun, may_end) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+    let stage = Held { begun: Arc::clone(&begun), may_end: Arc::clone(&may_end) };
+    let runner = Runner::new(server.streams.clone(), Claims::in_memory(), quick().with_concurrency(1));
+    let stop = CancellationToken::new();
+    let token = stop.clone();
+    let task = tokio::spawn(async move { runner.run_batch_stage(Arc::new(stage), token).await });
+    let figures = async || server.streams.figures(StageName::Extract, &[0]).await.unwrap();
+    until("a batch to run and another to wait", async || {
+        begun.available_permits() > 0 && figures().await.pending == 4
+    })
+    .await;
+    let running = begun.available_permits() as u64;
+    stop.cancel();
+    until("what waits to be handed back", async || figures().await.retrying == 4 - running).await;
+    assert!(!task.is_finished());
+    may_end.add_permits(10);
+    task.await.unwrap().unwrap();
+    let left = figures().await;
+    assert_eq!((left.backlog, left.retrying), (4 - running, 4 - running));
+    assert_eq!(begun.available_permits() as u64, running, "no other batch began");
 }

@@ -13,7 +13,6 @@ use tracing::Instrument;
 
 use super::{
     line::{Line, Work},
-    ready::Ready,
     worker::{self, Gate, Opened},
 };
 use crate::{
@@ -26,32 +25,38 @@ use crate::{
 pub(super) struct Driver<S> {
     pub(super) line: Arc<Line>,
     pub(super) stage: Arc<S>,
-    pub(super) ready: Arc<Ready>,
     /// Whether runs may emit on the way.
     pub(super) emits: bool,
 }
 
 impl<S> Clone for Driver<S> {
     fn clone(&self) -> Self {
-        let Driver { line, stage, ready, emits } = self;
-        let (line, stage, ready) = (Arc::clone(line), Arc::clone(stage), Arc::clone(ready));
-        Driver { line, stage, ready, emits: *emits }
+        let Driver { line, stage, emits } = self;
+        Driver { line: Arc::clone(line), stage: Arc::clone(stage), emits: *emits }
     }
 }
 
 impl<S: BatchStage> Driver<S> {
-    /// Runs batches of all lanes in turn, so many at once, until it is aborted.
+    /// Runs batches of all lanes in turn, so many at once. From the stop on it hands back what does not run yet, until
+    /// it is aborted.
     pub(super) async fn run(self, at_once: usize) {
-        let slots = Arc::new(Semaphore::new(at_once));
+        let (line, slots) = (&self.line, Arc::new(Semaphore::new(at_once)));
         let mut runs = JoinSet::new();
         loop {
             // The slot comes first, so that a batch fills for as long as it cannot start.
-            let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
+            let slot = line.stop.run_until_cancelled(Arc::clone(&slots).acquire_owned()).await;
+            let Some(Ok(slot)) = slot else { break };
             while runs.try_join_next().is_some() {}
-            let (turn, first) = self.ready.first().await;
+            let Some((turn, first)) = line.stop.run_until_cancelled(line.ready.first()).await else { break };
             let batch = self.fill(turn.lane, first).await;
-            self.ready.filled();
+            line.ready.filled();
             runs.spawn(self.clone().run_batch(turn, batch, slot));
+        }
+        // What runs goes on meanwhile.
+        loop {
+            let (turn, waiting) = line.ready.first().await;
+            line.ready.ran(turn, Duration::ZERO);
+            worker::hand_back(line, waiting.0);
         }
     }
 
@@ -62,7 +67,7 @@ impl<S: BatchStage> Driver<S> {
         loop {
             let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
             while runs.try_join_next().is_some() {}
-            let (turn, first) = self.ready.first_interactive().await;
+            let (turn, first) = self.line.ready.first_interactive().await;
             let batch = self.fill(turn.lane, first).await;
             runs.spawn(self.clone().run_batch(turn, batch, slot));
         }
@@ -79,10 +84,10 @@ impl<S: BatchStage> Driver<S> {
         let is_alone = is_last_run(&first);
         let mut batch = vec![first];
         while !is_alone && batch.len() < max_events && weight < max_weight {
-            let Ok(next) = timeout_at(deadline, self.ready.next(lane)).await else { break };
+            let Ok(next) = timeout_at(deadline, self.line.ready.next(lane)).await else { break };
             weight = weight.saturating_add(stage.weight(&next.1));
             if weight > max_weight || is_last_run(&next) {
-                self.ready.put_back(lane, next);
+                self.line.ready.put_back(lane, next);
                 break;
             }
             batch.push(next);
@@ -92,7 +97,7 @@ impl<S: BatchStage> Driver<S> {
 
     async fn run_batch(self, turn: Turn, batch: Vec<Opened>, _slot: OwnedSemaphorePermit) {
         let took = self.run_events(turn.lane, batch).await;
-        self.ready.ran(turn, took);
+        self.line.ready.ran(turn, took);
     }
 
     /// Runs a batch, and says how long the stage took.

@@ -77,8 +77,7 @@ fn one(line: &Arc<Line>, mut holding: Holding) {
 /// who waits for one takes none of the places of all lanes.
 fn begin(line: &Arc<Line>, mut work: Box<Work>) {
     let Some(places) = line.lanes.places(work.holding.entry.lane) else {
-        let _ = line.work[work.holding.entry.lane.index()].send(work);
-        return;
+        return line.send(work);
     };
     work.holding.room.0 = None;
     let waiting = Arc::clone(line);
@@ -87,7 +86,7 @@ fn begin(line: &Arc<Line>, mut work: Box<Work>) {
         let place = waiting.stop.run_until_cancelled(places.acquire_owned()).await;
         let lane = work.holding.entry.lane;
         work.holding.room = (waiting.room.take(lane), place.and_then(Result::ok));
-        let _ = waiting.work[lane.index()].send(work);
+        waiting.send(work);
     });
 }
 

@@ -16,9 +16,11 @@ use riacho_streams::{Action, Beat, Entry, Error, Settlement, Streams};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
 
+use super::{ready::Ready, worker};
 use crate::{
     Claims, EventMeta, RunnerConfig,
     breaker::Breaker,
+    codec,
     held::Held,
     lanes::Lanes,
     outage::{Backoff, Outage},
@@ -68,12 +70,24 @@ pub(super) struct Line {
     pub(super) needs: Outage,
     /// The newest envelope version that a consumer which lives can read.
     pub(super) newest_version: AtomicU32,
-    /// By lane.
-    pub(super) work: [mpsc::UnboundedSender<Box<Work>>; 3],
+    /// For what has to be opened before it is ready, by lane.
+    pub(super) closed: [mpsc::UnboundedSender<Box<Work>>; 3],
+    pub(super) ready: Ready,
     pub(super) settle: mpsc::UnboundedSender<Settling>,
 }
 
 impl Line {
+    /// Sends an event to its run.
+    pub(super) fn send(&self, work: Box<Work>) {
+        let lane = work.holding.entry.lane;
+        if codec::is_closed(&work.payload) {
+            // The other side ends with the line.
+            let _ = self.closed[lane.index()].send(work);
+        } else {
+            self.ready.add(lane, worker::opened_already(work));
+        }
+    }
+
     /// Whether an event's next run is its last, alone in its process.
     pub(super) fn is_last_run(&self, deliveries: u32) -> bool {
         deliveries >= self.config.max_attempts.max(1)

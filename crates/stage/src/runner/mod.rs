@@ -120,7 +120,8 @@ impl Runner {
             return Err(Error::Config("concurrency and partitions must not be empty"));
         }
         let beat = self.beat(stage.time_limit())?;
-        let [interactive, bulk, low] = Lane::ALL.map(|_| mpsc::unbounded_channel());
+        let channels = Lane::ALL.map(|_| mpsc::unbounded_channel());
+        let closed = channels.each_ref().map(|(sender, _)| sender.clone());
         let (settle_sender, settle) = mpsc::unbounded_channel();
         let line = Arc::new(Line {
             streams: shared.streams.clone(),
@@ -140,16 +141,15 @@ impl Runner {
             outage: Outage::new(stage.name(), "the streams"),
             needs: Outage::new(stage.name(), "what the stage needs"),
             newest_version: AtomicU32::default(),
-            work: [interactive.0, bulk.0, low.0],
+            closed,
+            ready: Ready::new(shared.config.weights()),
             settle: settle_sender,
         });
-        let queues = [interactive.1, bulk.1, low.1];
         let mut tasks = JoinSet::new();
-        let ready = Arc::new(Ready::new(shared.config.weights()));
-        for (lane, queue) in Lane::ALL.into_iter().zip(queues) {
-            tasks.spawn(Arc::clone(&ready).fill(Arc::clone(&line), lane, queue));
+        for (lane, (_, queue)) in Lane::ALL.into_iter().zip(channels) {
+            tasks.spawn(ready::open(Arc::clone(&line), lane, queue));
         }
-        let driver = Driver { line: Arc::clone(&line), stage, ready, emits };
+        let driver = Driver { line: Arc::clone(&line), stage, emits };
         tasks.spawn(driver.clone().run(shared.config.concurrency));
         tasks.spawn(driver.run_interactive(shared.config.interactive_runs));
         tasks.spawn(finisher::run(Arc::clone(&line), settle));

@@ -1,4 +1,5 @@
-//! Events that are ready to run: their payloads are inflated or fetched, a few ahead in each lane.
+//! Events that are ready to run. Payloads that are compressed or a claim check are opened before, a few ahead in
+//! each lane.
 
 use std::{
     collections::VecDeque,
@@ -19,8 +20,20 @@ use crate::turns::{Turn, Turns};
 
 /// How many payloads of a lane are inflated or fetched at once.
 const OPENED_AT_ONCE: usize = 16;
-/// How many events of a lane are ready at most.
-const READY_MAX: usize = 64;
+/// How many events of a lane are ready at most whose payload had to be opened.
+const OPENED_MAX: usize = 64;
+
+/// Opens the payloads of one lane, a few ahead, until it is aborted.
+pub(super) async fn open(line: Arc<Line>, lane: Lane, mut queue: mpsc::UnboundedReceiver<Box<Work>>) {
+    let works = futures::stream::poll_fn(move |context| queue.poll_recv(context));
+    let opened = works.map(|work| worker::opened(&line, work)).buffered(OPENED_AT_ONCE);
+    let mut opened = pin!(opened.filter_map(std::future::ready));
+    let places = Arc::new(Semaphore::new(OPENED_MAX));
+    while let Some(opened) = opened.next().await {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        line.ready.push(lane, opened, Some(place));
+    }
+}
 
 /// Ready events of a stage, by lane.
 pub(super) struct Ready {
@@ -28,11 +41,10 @@ pub(super) struct Ready {
     changed: Notify,
     /// For who takes interactive events out of turn.
     left: Notify,
-    places: [Arc<Semaphore>; 3],
 }
 
 struct State {
-    /// With the place that each has here; none for what was put back.
+    /// With the place that each has here whose payload had to be opened.
     lanes: [VecDeque<(Opened, Option<OwnedSemaphorePermit>)>; 3],
     turns: Turns,
     /// Whether somebody takes interactive events in turn at this moment: then nobody takes them out of turn, which would
@@ -66,7 +78,6 @@ impl Ready {
             }),
             changed: Notify::new(),
             left: Notify::new(),
-            places: [(); 3].map(|()| Arc::new(Semaphore::new(READY_MAX))),
         }
     }
 
@@ -74,29 +85,22 @@ impl Ready {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes the events of one lane ready, in their order, until it is aborted.
-    pub(super) async fn fill(
-        self: Arc<Self>,
-        line: Arc<Line>,
-        lane: Lane,
-        mut queue: mpsc::UnboundedReceiver<Box<Work>>,
-    ) {
-        let works = futures::stream::poll_fn(move |context| queue.poll_recv(context));
-        let opened = works.map(|work| worker::opened(&line, work)).buffered(OPENED_AT_ONCE);
-        let mut opened = pin!(opened.filter_map(std::future::ready));
-        while let Some(opened) = opened.next().await {
-            let Ok(place) = Arc::clone(&self.places[lane.index()]).acquire_owned().await else { return };
-            let mut state = self.state();
-            if state.lanes[lane.index()].is_empty() {
-                state.turns.wakes(lane);
-            }
-            state.lanes[lane.index()].push_back((opened, Some(place)));
-            let is_left = state.is_interactive_left();
-            drop(state);
-            self.changed.notify_waiters();
-            if is_left {
-                self.left.notify_waiters();
-            }
+    /// Adds an event after all others of its lane.
+    pub(super) fn add(&self, lane: Lane, opened: Opened) {
+        self.push(lane, opened, None);
+    }
+
+    fn push(&self, lane: Lane, opened: Opened, place: Option<OwnedSemaphorePermit>) {
+        let mut state = self.state();
+        if state.lanes[lane.index()].is_empty() {
+            state.turns.wakes(lane);
+        }
+        state.lanes[lane.index()].push_back((opened, place));
+        let is_left = state.is_interactive_left();
+        drop(state);
+        self.changed.notify_waiters();
+        if is_left {
+            self.left.notify_waiters();
         }
     }
 

@@ -54,6 +54,13 @@ pub(super) async fn opened(line: &Arc<Line>, mut work: Box<Work>) -> Option<Open
     None
 }
 
+/// The event of `work` whose payload needs no opening.
+pub(super) fn opened_already(mut work: Box<Work>) -> Opened {
+    let payload = std::mem::replace(&mut work.payload, codec::NOTHING);
+    let event = Event { envelope: work.meta.clone(), payload };
+    Box::new((*work, event))
+}
+
 /// Held while events run: beside others, or alone for a last run.
 pub(super) enum Gate {
     Beside { _guard: RwLockReadGuard<'static, ()>, _turn: Turn },

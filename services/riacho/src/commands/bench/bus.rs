@@ -46,7 +46,11 @@ struct Figures {
     executed_single: f64,
     /// Redis' memory for an event that waits.
     bytes_per_event: f64,
-    /// From sending an event to the start of its handler on an idle system.
+    /// From XADD to the reply of a client that only waits for it, on an idle system.
+    raw_idle_p50_ms: f64,
+    /// The same, of a hundred the largest but one.
+    raw_idle_p99_ms: f64,
+    /// From XADD of an event to the start of its handler on an idle system.
     idle_p50_ms: f64,
     /// The same, of a hundred the largest but one.
     idle_p99_ms: f64,
@@ -93,9 +97,14 @@ pub(super) async fn run(context: &Context, options: &BenchBus) -> anyhow::Result
     figures.hop_single_processor_us = single.processor_us;
     (figures.commands_single, figures.executed_single) = (single.sent, single.executed);
 
+    let millis = |waits: &[Duration]| {
+        let at = |share| quantile(waits, share).as_secs_f64() * 1_000.0;
+        (at(0.5), at(0.99))
+    };
+    let waits = raw::latencies(&server, 1_000, figures.event_bytes)?;
+    (figures.raw_idle_p50_ms, figures.raw_idle_p99_ms) = millis(&waits);
     let waits = hop::latencies(&server, 1_000).await?;
-    let millis = |share| quantile(&waits, share).as_secs_f64() * 1_000.0;
-    (figures.idle_p50_ms, figures.idle_p99_ms) = (millis(0.5), millis(0.99));
+    (figures.idle_p50_ms, figures.idle_p99_ms) = millis(&waits);
     figures.idle_commands_a_month = hop::idle_commands(&server, IDLE).await? * SECONDS_OF_A_MONTH;
     if options.kills > 0 {
         let times = redelivery::times(&server, options.kills).await?;
@@ -169,7 +178,11 @@ fn table(figures: &Figures) -> String {
         ),
         row("memory of Redis for an event that waits", format!("{:.0} bytes", figures.bytes_per_event)),
         row(
-            "from sending to the handler, idle",
+            "from XADD to the reply of a raw client, idle",
+            format!("p50 {:.2} ms, p99 {:.2} ms", figures.raw_idle_p50_ms, figures.raw_idle_p99_ms),
+        ),
+        row(
+            "from XADD to the handler, idle",
             format!("p50 {:.2} ms, p99 {:.2} ms", figures.idle_p50_ms, figures.idle_p99_ms),
         ),
         row(

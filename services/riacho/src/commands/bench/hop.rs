@@ -4,6 +4,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
+        mpsc,
     },
     time::{Duration, Instant},
 };
@@ -14,7 +15,7 @@ use riacho_stage::{
     BatchLimits, BatchStage, Claims, Context, Event, Failure, Outcome, Output, ReleaseMeta, Runner,
     RunnerConfig, Stage, codec,
 };
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::{raw, server::Server};
@@ -126,10 +127,10 @@ fn left(server: &Server, partitions: u16) -> anyhow::Result<i64> {
     Ok(left)
 }
 
-/// The times from sending one event to the start of its handler while nothing else happens, sorted.
+/// The times from XADD of one event to the start of its handler while nothing else happens, sorted.
 pub(super) async fn latencies(server: &Server, events: usize) -> anyhow::Result<Vec<Duration>> {
     server.flush()?;
-    let (sender, mut started) = mpsc::unbounded_channel();
+    let (sender, started) = mpsc::channel();
     let stop = CancellationToken::new();
     let runner = Runner::new(
         server.streams.clone(),
@@ -138,21 +139,13 @@ pub(super) async fn latencies(server: &Server, events: usize) -> anyhow::Result<
     );
     let token = stop.clone();
     let running = tokio::spawn(async move { runner.run_stage(Arc::new(Clocked(sender)), token).await });
-    let mut waits = Vec::with_capacity(events);
-    for number in 0..events + 20 {
-        tokio::time::sleep(Duration::from_millis(3)).await;
-        let (release, envelope) = event();
-        let sent = Instant::now();
-        server.streams.release(0, Lane::Interactive, &envelope, release).await?;
-        let started = started.recv().await.unwrap_or(sent);
-        // The first ones find nothing warm.
-        if number >= 20 {
-            waits.push(started.saturating_duration_since(sent));
-        }
-    }
+    let mut connection = server.connection()?;
+    let key = server.streams.keys().work(0, STAGE, Lane::Interactive);
+    let bodies = (0..events + raw::WARMING).map(|_| event().1).collect();
+    let waits = tokio::task::spawn_blocking(move || raw::send(&mut connection, &key, bodies, &started));
+    let waits = waits.await??;
     stop.cancel();
     running.await??;
-    waits.sort();
     Ok(waits)
 }
 
@@ -213,7 +206,7 @@ impl BatchStage for Nothing {
     }
 }
 
-struct Clocked(mpsc::UnboundedSender<Instant>);
+struct Clocked(mpsc::Sender<Instant>);
 
 impl Stage for Clocked {
     fn name(&self) -> StageName {

@@ -1,6 +1,10 @@
 //! What a client reaches that does nothing but the four commands of a hop, pipelined: the limit to compare with.
 
-use std::time::Instant;
+use std::{
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use riacho_local::resp::Connection;
 
@@ -23,7 +27,7 @@ pub(super) fn rate(server: &Server, events: usize, bytes: usize) -> anyhow::Resu
     connection.ask(&["XGROUP", "CREATE", SOURCE, GROUP, "0"])?;
     let processor = server.processor_time()?;
     let start = Instant::now();
-    let handed_on = std::thread::scope(|scope| {
+    let handed_on = thread::scope(|scope| {
         let hands = [(); CONNECTIONS].map(|()| scope.spawn(|| hand_on(server)));
         hands.map(|hand| hand.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     });
@@ -62,6 +66,59 @@ fn hand_on(server: &Server) -> anyhow::Result<usize> {
 fn push_read(connection: &mut Connection) {
     let count = BATCH.to_string();
     connection.push(&["XREADGROUP", "GROUP", GROUP, "one", "COUNT", &count, "STREAMS", SOURCE, ">"]);
+}
+
+/// So many events are sent before it counts: the first ones find nothing warm.
+pub(super) const WARMING: usize = 20;
+/// The pause between two events of an idle system.
+const PAUSE: Duration = Duration::from_millis(3);
+
+/// The times from XADD to the reply of a client that does nothing but wait for it with XREADGROUP, sorted.
+pub(super) fn latencies(server: &Server, events: usize, bytes: usize) -> anyhow::Result<Vec<Duration>> {
+    server.flush()?;
+    let (mut connection, mut reading) = (server.connection()?, server.connection()?);
+    connection.ask(&["XGROUP", "CREATE", SOURCE, GROUP, "0", "MKSTREAM"])?;
+    let (sender, started) = mpsc::channel();
+    let bodies = vec![vec![b'x'; bytes]; events + WARMING];
+    thread::scope(|scope| {
+        let reads = scope.spawn(move || {
+            for _ in 0..events + WARMING {
+                let block = ["BLOCK", "10000", "STREAMS", SOURCE, ">"];
+                let reply = reading.ask(&[&["XREADGROUP", "GROUP", GROUP, "one"][..], &block].concat())?;
+                sender.send(Instant::now())?;
+                let id = reply.list()[0].list()[1].list()[0].list()[0].text().to_owned();
+                reading.ask(&["XACK", SOURCE, GROUP, &id])?;
+                reading.ask(&["XDEL", SOURCE, &id])?;
+            }
+            anyhow::Ok(())
+        });
+        let waits = send(&mut connection, SOURCE, bodies, &started);
+        reads.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        waits
+    })
+}
+
+/// Adds one event after the other, each when the one before has `started`; the times until then, sorted.
+pub(super) fn send(
+    connection: &mut Connection,
+    key: &str,
+    bodies: Vec<Vec<u8>>,
+    started: &mpsc::Receiver<Instant>,
+) -> anyhow::Result<Vec<Duration>> {
+    let mut waits = Vec::with_capacity(bodies.len());
+    for (number, body) in bodies.into_iter().enumerate() {
+        thread::sleep(PAUSE);
+        let sent = Instant::now();
+        connection.push(&[b"XADD".as_slice(), key.as_bytes(), b"*", b"e", &body]);
+        connection.flush()?;
+        connection.reply()?;
+        let started = started.recv()?;
+        if number >= WARMING {
+            waits.push(started.saturating_duration_since(sent));
+        }
+    }
+    waits.sort();
+    Ok(waits)
 }
 
 /// Adds entries to a stream, pipelined.
