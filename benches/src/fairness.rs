@@ -32,6 +32,9 @@ pub(crate) struct Options {
     /// How many interactive documents, one after the other, idle and then beside the bulk.
     #[arg(long, default_value_t = 50)]
     uploads: u64,
+    /// The pause before each interactive document, in milliseconds: whoever comes seldom finds the stages at full work.
+    #[arg(long, default_value_t = 0)]
+    pause_ms: u64,
 }
 
 /// Times interactive uploads on an idle deployment, then while the other tenant's documents wait.
@@ -42,6 +45,7 @@ pub(crate) async fn run(target: &Target, options: &Options) -> anyhow::Result<Fi
     let mut uploads = async |count| {
         let mut latencies = Vec::new();
         for n in first..first + count {
+            tokio::time::sleep(Duration::from_millis(options.pause_ms)).await;
             latencies.push(searchable(&deployment.api, n).await?);
         }
         first += count;

@@ -1,24 +1,25 @@
-//! Requests before events, where one process serves both.
+//! What somebody waits for goes before what nobody waits for, in one process.
 //!
 //! Stages take every processor there is, and lower priorities alone do not help a request: it waits for
 //! locks (of PostgreSQL's log, of an index page) whose holder has the low priority and does not run. So
-//! while requests come quickly, the stages of their process run one interactive event or batch and one other at
-//! a time, which leaves processors free. Stages get less done in that time. See docs/adr/0011.
+//! while requests come quickly, the runs of a process's stages take turns, which leaves processors free; and
+//! while interactive events come, all other runs do. There are half as many turns as processors. Stages get
+//! less done in that time. See docs/adr/0011 and 0013.
 
 use std::{
     sync::{
-        OnceLock,
-        atomic::{AtomicU64, Ordering},
+        LazyLock, OnceLock,
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
+    thread::available_parallelism,
     time::Duration,
 };
 
+use riacho_domain::Lane;
 use tokio::{
     sync::{Semaphore, SemaphorePermit, oneshot},
     time::{Instant, timeout},
 };
-
-use riacho_domain::Lane;
 
 /// Requests are counted over so long.
 const WINDOW: Duration = Duration::from_millis(200);
@@ -31,7 +32,8 @@ const TURN: Duration = Duration::from_millis(250);
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Of this process.
-pub static FOREGROUND: Foreground = Foreground::new();
+pub static FOREGROUND: LazyLock<Foreground> =
+    LazyLock::new(|| Foreground::new(available_parallelism().map_or(1, |count| count.get() / 2).max(1)));
 
 /// Counts requests, and gives out the turns of the runs beside them.
 #[derive(Debug)]
@@ -39,6 +41,8 @@ pub struct Foreground {
     start: OnceLock<Instant>,
     /// [`Counts`], in one word: a lock would be held by threads of low priority too.
     counts: AtomicU64,
+    /// The window in which the last interactive run began, plus one; 0 where none did.
+    interactive: AtomicU32,
     /// Of interactive runs, and of all others: who is waited for does not wait for those that are not.
     turns: [Semaphore; 2],
 }
@@ -83,13 +87,14 @@ pub struct Turn {
 }
 
 impl Foreground {
-    /// Nothing counted yet.
+    /// Nothing counted yet; so many turns at once.
     #[must_use]
-    pub const fn new() -> Self {
+    pub fn new(turns: usize) -> Self {
         Self {
             start: OnceLock::new(),
             counts: AtomicU64::new(0),
-            turns: [const { Semaphore::const_new(1) }; 2],
+            interactive: AtomicU32::new(0),
+            turns: [(); 2].map(|()| Semaphore::new(turns)),
         }
     }
 
@@ -117,10 +122,23 @@ impl Foreground {
         counts.current.max(counts.previous) >= QUICK
     }
 
-    /// Waits for a run's turn while requests come quickly, half a second at most; at other times it does
+    /// Whether runs of a lane take turns: while requests come quickly, and others while interactive ones began a
+    /// moment ago.
+    fn takes_turns(&self, lane: Lane) -> bool {
+        let is_recent = || {
+            let last = self.interactive.load(Ordering::Relaxed);
+            last > 0 && self.now() <= last
+        };
+        self.is_busy() || (lane != Lane::Interactive && is_recent())
+    }
+
+    /// Waits for the turn of a lane's run while there are turns, half a second at most; at other times it does
     /// not wait. Cancel safe.
     pub async fn turn(&'static self, lane: Lane) -> Turn {
-        if !self.is_busy() {
+        if lane == Lane::Interactive {
+            self.interactive.store(self.now().saturating_add(1), Ordering::Relaxed);
+        }
+        if !self.takes_turns(lane) {
             return Turn { held: None };
         }
         let Ok(Ok(permit)) =
@@ -129,12 +147,6 @@ impl Foreground {
             return Turn { held: None };
         };
         Turn { held: Some(lend(permit)) }
-    }
-}
-
-impl Default for Foreground {
-    fn default() -> Self {
-        Self::new()
     }
 }
 
@@ -155,7 +167,7 @@ mod tests {
     use super::*;
 
     fn busy() -> &'static Foreground {
-        let foreground: &'static Foreground = Box::leak(Box::new(Foreground::new()));
+        let foreground: &'static Foreground = Box::leak(Box::new(Foreground::new(1)));
         (0..QUICK).for_each(|_| foreground.request());
         foreground
     }
@@ -172,7 +184,7 @@ mod tests {
 
     #[tokio::test]
     async fn runs_go_side_by_side_while_few_requests_come() {
-        let foreground: &'static Foreground = Box::leak(Box::new(Foreground::new()));
+        let foreground: &'static Foreground = Box::leak(Box::new(Foreground::new(1)));
         (1..QUICK).for_each(|_| foreground.request());
         let turns = [(); 3].map(|()| foreground.turn(Lane::Bulk).now_or_never());
         assert!(turns.iter().all(|turn| turn.as_ref().is_some_and(|turn| turn.held.is_none())));
@@ -194,6 +206,20 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         assert!(foreground.turn(Lane::Bulk).now_or_never().is_some_and(|turn| turn.held.is_none()));
+    }
+
+    #[tokio::test]
+    async fn others_take_turns_while_interactive_events_come() {
+        let foreground: &'static Foreground = Box::leak(Box::new(Foreground::new(1)));
+        assert!(foreground.turn(Lane::Bulk).await.held.is_none());
+        assert!(foreground.turn(Lane::Interactive).await.held.is_none());
+        assert!(foreground.interactive.load(Ordering::Relaxed) > 0);
+        // As if one began at every moment.
+        foreground.interactive.store(u32::MAX, Ordering::Relaxed);
+        let _first = foreground.turn(Lane::Bulk).await;
+        assert!(foreground.turn(Lane::Background).now_or_never().is_none());
+        foreground.interactive.store(0, Ordering::Relaxed);
+        assert!(foreground.turn(Lane::Background).await.held.is_none());
     }
 
     #[tokio::test]
