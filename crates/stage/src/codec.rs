@@ -246,7 +246,7 @@ pub(crate) fn decode(partition: u16, entry: &Entry) -> Result<(EventMeta, Payloa
 }
 
 /// Whether a payload has to be inflated or fetched.
-pub(crate) const fn is_closed(payload: &Payload) -> bool {
+pub(crate) const fn is_packed(payload: &Payload) -> bool {
     matches!(payload, Payload::Compressed(_) | Payload::ClaimCheck(_))
 }
 

@@ -14,15 +14,15 @@ pub struct RunnerConfig {
     /// How many events (or batches, for a stage that works in batches) run at once.
     pub concurrency: usize,
     /// How many more events (or batches) of the interactive lane run at once, so that none waits for a long run of
-    /// another lane to end. 0 turns it off.
+    /// another lane to end. 0 turns it off. The parsers of the extractor have a setting of their own.
     pub interactive_runs: usize,
     /// The partitions that this process reads; all that the database names when there is none here.
     pub partitions: Vec<u16>,
-    /// The share of the interactive lane while all lanes have work.
+    /// The interactive lane's share of the running time while all lanes have work.
     pub interactive_weight: u32,
-    /// The share of the bulk lane while all lanes have work.
+    /// The bulk lane's share of the running time while all lanes have work.
     pub bulk_weight: u32,
-    /// The share of the background lane while all lanes have work.
+    /// The background lane's share of the running time while all lanes have work.
     pub background_weight: u32,
     /// Limits of single lanes, for example `stage.lanes.embed.bulk.per_second`.
     pub lanes: LanesByStage,

@@ -65,10 +65,23 @@ impl Room {
         let _ = self.kept.acquire().await;
     }
 
-    /// Takes a place; none where a read delivered more than was asked for.
+    /// Takes a place; none where a read delivered more than was asked for. What is kept for the interactive lane is
+    /// taken last, since no other lane can have it.
     pub(crate) fn take(&self, lane: Lane) -> Option<OwnedSemaphorePermit> {
-        let kept = (lane == Lane::Interactive).then(|| Arc::clone(&self.kept).try_acquire_owned().ok());
-        kept.flatten().or_else(|| Arc::clone(&self.places).try_acquire_owned().ok())
+        let place = |of: &Arc<Semaphore>| Arc::clone(of).try_acquire_owned().ok();
+        place(&self.places).or_else(|| place(&self.kept).filter(|_| lane == Lane::Interactive))
+    }
+
+    /// Takes places for events that came together. The interactive ones come last, for whom there are more.
+    pub(crate) fn take_all(&self, lanes: &[Lane]) -> Vec<Option<OwnedSemaphorePermit>> {
+        let mut places: Vec<_> = lanes.iter().map(|_| None).collect();
+        for interactive in [false, true] {
+            let those = lanes.iter().zip(&mut places);
+            for (lane, place) in those.filter(|(lane, _)| (**lane == Lane::Interactive) == interactive) {
+                *place = self.take(*lane);
+            }
+        }
+        places
     }
 
     /// How long a run takes, of late.
@@ -118,6 +131,16 @@ mod tests {
         assert!(urgent.is_some() && room.take(Lane::Interactive).is_none());
         drop(urgent);
         assert!(room.take(Lane::Background).is_none() && room.take(Lane::Interactive).is_some());
+    }
+
+    #[test]
+    fn the_places_of_the_interactive_lane_are_taken_last() {
+        let room = Room::new(2, 2, 1);
+        let _first = room.take(Lane::Interactive);
+        assert_eq!((room.free(), room.kept_free()), (1, 1));
+        let places = room.take_all(&[Lane::Interactive, Lane::Bulk]);
+        assert!(places.iter().all(Option::is_some));
+        assert_eq!((room.free(), room.kept_free()), (0, 0));
     }
 
     #[test]

@@ -11,17 +11,19 @@ use riacho_domain::Lane;
 /// run, which is known only afterwards, taken to be as that of the lane's runs before, and corrected at its end.
 pub(crate) struct Turns {
     weights: [f64; 3],
-    /// The time that each lane had, divided by its weight, in seconds.
+    /// The time that each lane's runs took, divided by its weight, in seconds.
     had: [f64; 3],
+    /// What its runs that go on are expected to take, in the same way.
+    expected: [f64; 3],
     /// How long a run of each lane takes, of late, in seconds.
     run_time: [f64; 3],
     /// What the lane had whose run began last: where a lane starts that had nothing to run for a while.
     now: f64,
 }
 
-/// A run's turn.
+/// A run that has begun.
 #[derive(Debug, PartialEq)]
-pub(crate) struct Turn {
+pub(crate) struct Ticket {
     pub(crate) lane: Lane,
     /// The run's time as it was expected, in seconds.
     expected: f64,
@@ -29,7 +31,13 @@ pub(crate) struct Turn {
 
 impl Turns {
     pub(crate) fn new(weights: [u32; 3]) -> Turns {
-        Turns { weights: weights.map(f64::from), had: [0.0; 3], run_time: [0.0; 3], now: 0.0 }
+        Turns {
+            weights: weights.map(f64::from),
+            had: [0.0; 3],
+            expected: [0.0; 3],
+            run_time: [0.0; 3],
+            now: 0.0,
+        }
     }
 
     /// A lane has something to run again. What it did not use before is not owed to it.
@@ -39,30 +47,29 @@ impl Turns {
     }
 
     /// A run of the lane whose turn it is, of those that have something to run, begins now.
-    pub(crate) fn begin(&mut self, ready: [bool; 3]) -> Option<Turn> {
+    pub(crate) fn begin(&mut self, ready: [bool; 3]) -> Option<Ticket> {
         let lanes = Lane::ALL.into_iter().filter(|lane| ready[lane.index()]);
-        let lane = lanes.min_by(|a, b| self.had[a.index()].total_cmp(&self.had[b.index()]))?;
+        let will_have = |lane: &Lane| self.had[lane.index()] + self.expected[lane.index()];
+        let lane = lanes.min_by(|a, b| will_have(a).total_cmp(&will_have(b)))?;
+        // Without what is expected: that may turn out to be far too much.
         self.now = self.had[lane.index()];
-        Some(self.begin_beside(lane))
+        Some(self.begin_out_of_turn(lane))
     }
 
-    /// A run of a lane begins out of turn.
-    pub(crate) fn begin_beside(&mut self, lane: Lane) -> Turn {
+    /// A run of a lane begins that is not chosen by turns.
+    pub(crate) fn begin_out_of_turn(&mut self, lane: Lane) -> Ticket {
         let expected = self.run_time[lane.index()];
-        self.charge(lane, expected);
-        Turn { lane, expected }
+        self.expected[lane.index()] += expected / self.weights[lane.index()];
+        Ticket { lane, expected }
     }
 
-    /// A run has ended; zero where it was not run after all.
-    pub(crate) fn end(&mut self, Turn { lane, expected }: Turn, took: Duration) {
-        let took = took.as_secs_f64();
-        self.charge(lane, took - expected);
-        let known = &mut self.run_time[lane.index()];
-        *known += (took - *known) / 4.0;
-    }
-
-    fn charge(&mut self, lane: Lane, seconds: f64) {
-        self.had[lane.index()] += seconds / self.weights[lane.index()];
+    /// A run has ended; none where it did not run after all.
+    pub(crate) fn end(&mut self, Ticket { lane, expected }: Ticket, took: Option<Duration>) {
+        let (at, weight) = (lane.index(), self.weights[lane.index()]);
+        self.expected[at] = (self.expected[at] - expected / weight).max(0.0);
+        let Some(took) = took.map(|took| took.as_secs_f64()) else { return };
+        self.had[at] += took / weight;
+        self.run_time[at] += (took - self.run_time[at]) / 4.0;
     }
 }
 
@@ -77,7 +84,7 @@ mod tests {
         while sum < seconds * 1000 {
             let turn = turns.begin(ready).unwrap();
             let lane = turn.lane.index();
-            turns.end(turn, Duration::from_millis(took[lane]));
+            turns.end(turn, Some(Duration::from_millis(took[lane])));
             time[lane] += took[lane];
             sum += took[lane];
         }
@@ -111,13 +118,46 @@ mod tests {
     fn runs_that_began_together_are_all_charged() {
         let mut turns = Turns::new([1, 1, 1]);
         // Four places at once: the lane that has them is behind the other one until that had as much.
-        let began: Vec<Turn> = (0..4).filter_map(|_| turns.begin([false, true, false])).collect();
+        let began: Vec<Ticket> = (0..4).filter_map(|_| turns.begin([false, true, false])).collect();
         turns.wakes(Lane::Background);
-        began.into_iter().for_each(|turn| turns.end(turn, Duration::from_millis(100)));
+        began.into_iter().for_each(|turn| turns.end(turn, Some(Duration::from_millis(100))));
         for _ in 0..4 {
             let turn = turns.begin([false, true, true]).unwrap();
             assert_eq!(turn.lane, Lane::Background);
-            turns.end(turn, Duration::from_millis(99));
+            turns.end(turn, Some(Duration::from_millis(99)));
         }
+    }
+
+    #[test]
+    fn runs_that_take_less_than_expected_hold_up_no_lane_that_woke_meanwhile() {
+        let mut turns = Turns::new([1, 1, 1]);
+        for _ in 0..20 {
+            let turn = turns.begin([false, true, false]).unwrap();
+            turns.end(turn, Some(Duration::from_secs(100)));
+        }
+        let began: Vec<Ticket> = (0..8).filter_map(|_| turns.begin([false, true, false])).collect();
+        turns.wakes(Lane::Background);
+        began.into_iter().for_each(|turn| turns.end(turn, Some(Duration::from_secs(1))));
+        let next: Vec<Lane> = (0..2)
+            .map(|_| {
+                let turn = turns.begin([false, true, true]).unwrap();
+                let lane = turn.lane;
+                turns.end(turn, Some(Duration::from_secs(1)));
+                lane
+            })
+            .collect();
+        assert!(next.contains(&Lane::Background), "{next:?}");
+    }
+
+    #[test]
+    fn what_did_not_run_after_all_costs_nothing() {
+        let mut turns = Turns::new([1, 1, 1]);
+        let turn = turns.begin([false, true, false]).unwrap();
+        turns.end(turn, Some(Duration::from_secs(1)));
+        for _ in 0..5 {
+            let turn = turns.begin([false, true, false]).unwrap();
+            turns.end(turn, None);
+        }
+        assert_eq!((turns.had, turns.expected, turns.run_time[1]), ([0.0, 1.0, 0.0], [0.0; 3], 0.25));
     }
 }

@@ -30,7 +30,6 @@ async fn a_lane_runs_no_more_at_once_than_it_may_and_the_others_go_on() {
     let server = Server::start().await;
     for n in 0..6 {
         release(&server, Lane::Bulk, &format!("bulk{n}")).await;
-        release(&server, Lane::Interactive, &format!("urgent{n}")).await;
     }
     let (running, most, others) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
     let counts = Arc::new((running, most, others));
@@ -58,6 +57,10 @@ async fn a_lane_runs_no_more_at_once_than_it_may_and_the_others_go_on() {
             }
         }),
     );
+    until("two to run", async || counts.1.load(Ordering::SeqCst) == 2).await;
+    for n in 0..6 {
+        release(&server, Lane::Interactive, &format!("urgent{n}")).await;
+    }
     until_drained(&server).await;
     runner.stop().await;
     assert_eq!(counts.1.load(Ordering::SeqCst), 2, "two places, and both were used");
@@ -99,39 +102,38 @@ async fn an_interactive_event_does_not_wait_for_runs_of_other_lanes_to_end() {
 }
 
 #[tokio::test]
-async fn without_interactive_runs_no_more_run_than_the_concurrency_says() {
+async fn an_interactive_event_that_is_due_again_does_not_wait_for_runs_of_other_lanes_to_end() {
     let server = Server::start().await;
-    for n in 0..8 {
-        release(&server, Lane::Interactive, &format!("urgent{n}")).await;
-    }
-    for (interactive_runs, expected) in [(0, 2), (1, 3)] {
-        let counts = Arc::new((AtomicUsize::new(0), AtomicUsize::new(0)));
-        let seen = Arc::clone(&counts);
-        let config = RunnerConfig { concurrency: 2, interactive_runs, ..quick() };
-        let runner = Running::start(
-            &server,
-            config,
-            stage(move |_| {
-                let seen = Arc::clone(&seen);
-                async move {
-                    seen.1.fetch_max(seen.0.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-                    // Until as many run as may, and then for long enough that one more would be seen.
-                    while seen.1.load(Ordering::SeqCst) < expected {
-                        tokio::time::sleep(Duration::from_millis(5)).await;
+    release(&server, Lane::Interactive, "urgent").await;
+    let (bulk, again) = (Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(0)));
+    let (seen, done) = (Arc::clone(&bulk), Arc::clone(&again));
+    let runner = Running::start(
+        &server,
+        RunnerConfig { concurrency: 2, ..quick() },
+        stage(move |event| {
+            let (seen, done) = (Arc::clone(&seen), Arc::clone(&done));
+            async move {
+                match (event.envelope.lane, event.envelope.attempt) {
+                    (Lane::Interactive, 1) => return Err(Failure::transient("again")),
+                    (Lane::Interactive, _) => done.add_permits(1),
+                    _ => {
+                        seen.fetch_add(1, Ordering::SeqCst);
+                        let _ = done.acquire().await;
                     }
-                    tokio::time::sleep(Duration::from_millis(30)).await;
-                    seen.0.fetch_sub(1, Ordering::SeqCst);
-                    ended()
                 }
-            }),
-        );
-        until_drained(&server).await;
-        runner.stop().await;
-        assert_eq!(counts.1.load(Ordering::SeqCst), expected);
-        for n in 0..8 {
-            release(&server, Lane::Interactive, &format!("again{n}")).await;
-        }
+                ended()
+            }
+        }),
+    );
+    let retrying = async || server.streams.figures(StageName::Extract, &[0]).await.unwrap().retrying;
+    until("the first try", async || retrying().await == 1).await;
+    for n in 0..20 {
+        release(&server, Lane::Bulk, &format!("bulk{n}")).await;
     }
+    until("the bulk to have all places", async || bulk.load(Ordering::SeqCst) == 2).await;
+    until_drained(&server).await;
+    runner.stop().await;
+    assert_eq!(bulk.load(Ordering::SeqCst), 20);
 }
 
 #[tokio::test]

@@ -295,6 +295,7 @@ async fn one_failure_of_a_batch_is_its_own() {
 
 /// Runs its batches until they may end.
 struct Held {
+    batch: usize,
     begun: Arc<Semaphore>,
     may_end: Arc<Semaphore>,
 }
@@ -305,7 +306,7 @@ impl BatchStage for Held {
     }
 
     fn limits(&self) -> BatchLimits {
-        BatchLimits { max_events: 2, linger: Duration::ZERO, ..BatchLimits::default() }
+        BatchLimits { max_events: self.batch, linger: Duration::ZERO, ..BatchLimits::default() }
     }
 
     fn weight(&self, _: &Event) -> usize {
@@ -326,7 +327,7 @@ async fn what_waits_for_its_batch_is_handed_back_at_the_stop_while_others_run() 
         release(&server, Lane::Bulk, &n.to_string()).await;
     }
     let (begun, may_end) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
-    let stage = Held { begun: Arc::clone(&begun), may_end: Arc::clone(&may_end) };
+    let stage = Held { batch: 2, begun: Arc::clone(&begun), may_end: Arc::clone(&may_end) };
     let runner = Runner::new(server.streams.clone(), Claims::in_memory(), quick().with_concurrency(1));
     let stop = CancellationToken::new();
     let token = stop.clone();
@@ -345,4 +346,32 @@ async fn what_waits_for_its_batch_is_handed_back_at_the_stop_while_others_run() 
     let left = figures().await;
     assert_eq!((left.backlog, left.retrying), (4 - running, 4 - running));
     assert_eq!(begun.available_permits() as u64, running, "no other batch began");
+}
+
+#[tokio::test]
+async fn so_many_interactive_batches_run_beside_the_others_as_the_settings_say() {
+    let server = Server::start().await;
+    for (interactive_runs, running, held) in [(0, 2, 3), (1, 3, 4)] {
+        for n in 0..6 {
+            release(&server, Lane::Interactive, &n.to_string()).await;
+        }
+        let (begun, may_end) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+        let stage = Held { batch: 1, begun: Arc::clone(&begun), may_end: Arc::clone(&may_end) };
+        let config = RunnerConfig { interactive_runs, concurrency: 2, ..quick() };
+        let runner = Runner::new(server.streams.clone(), Claims::in_memory(), config);
+        let stop = CancellationToken::new();
+        let token = stop.clone();
+        let task = tokio::spawn(async move { runner.run_batch_stage(Arc::new(stage), token).await });
+        let pending = async || server.streams.figures(StageName::Extract, &[0]).await.unwrap().pending;
+        // More are held than run: one more would begin if it could.
+        until("as many to run and to be held as may", async || {
+            begun.available_permits() >= running && pending().await >= held
+        })
+        .await;
+        assert_eq!((begun.available_permits(), pending().await), (running, held));
+        may_end.add_permits(10);
+        until_drained(&server).await;
+        stop.cancel();
+        task.await.unwrap().unwrap();
+    }
 }

@@ -44,6 +44,8 @@ pub struct Extractor {
     /// What is left for originals in memory, in units of [`UNIT`].
     memory: Semaphore,
     memory_units: u32,
+    /// A quarter as much besides, for interactive documents while others have taken all.
+    kept_memory: Semaphore,
 }
 
 /// The unit in which memory for originals is given out, in bytes; a semaphore counts in 32 bits.
@@ -78,13 +80,25 @@ impl Extractor {
     #[must_use]
     pub fn new(config: Config, pool: Pool, store: Store, objects: Objects) -> Self {
         let memory_units = units(config.originals_bytes);
-        Self { config, pool, store, objects, memory: Semaphore::new(memory_units as usize), memory_units }
+        let [memory, kept_memory] =
+            [memory_units, memory_units / 4].map(|units| Semaphore::new(units as usize));
+        Self { config, pool, store, objects, memory, memory_units, kept_memory }
     }
 
     /// Waits until the original fits into memory beside the others.
-    async fn room_for(&self, size: u64) -> Result<SemaphorePermit<'_>, Exit> {
+    async fn room_for(&self, lane: Lane, size: u64) -> Result<SemaphorePermit<'_>, Exit> {
         let wanted = units(size).min(self.memory_units);
-        self.memory.acquire_many(wanted).await.map_err(|error| broken(&error))
+        let memory = self.memory.acquire_many(wanted);
+        let room = if lane == Lane::Interactive && wanted <= self.memory_units / 4 {
+            tokio::select! {
+                biased;
+                room = memory => room,
+                room = self.kept_memory.acquire_many(wanted) => room,
+            }
+        } else {
+            memory.await
+        };
+        room.map_err(|error| broken(&error))
     }
 
     async fn extract(&self, job: &Job, context: &Context) -> Result<Outcome, Exit> {
@@ -98,7 +112,7 @@ impl Extractor {
 
     /// Parses, stores, cuts and seals; or takes the run that another delivery sealed meanwhile.
     async fn run(&self, job: &Job) -> Result<Run, Exit> {
-        let _room = self.room_for(job.request.size).await?;
+        let _room = self.room_for(job.lane, job.request.size).await?;
         let original = self.original(job).await?;
         let extracted = Arc::new(self.parse(job, original).await?);
         let id = RunId::new();

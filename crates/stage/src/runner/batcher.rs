@@ -18,7 +18,7 @@ use super::{
 use crate::{
     BatchLimits, BatchStage, Context, Event, Failure,
     guard::{Ended, guarded},
-    turns::Turn,
+    turns::Ticket,
 };
 
 /// Fills and runs a stage's batches.
@@ -55,22 +55,26 @@ impl<S: BatchStage> Driver<S> {
         // What runs goes on meanwhile.
         loop {
             let (turn, waiting) = line.ready.first().await;
-            line.ready.ran(turn, Duration::ZERO);
+            line.ready.ran(turn, None);
             worker::hand_back(line, waiting.0);
         }
     }
 
     /// Runs batches of the interactive lane besides, while those in turn cannot begin.
     pub(super) async fn run_interactive(self, at_once: usize) {
-        let slots = Arc::new(Semaphore::new(at_once));
+        let (line, slots) = (&self.line, Arc::new(Semaphore::new(at_once)));
         let mut runs = JoinSet::new();
         loop {
-            let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
+            let slot = line.stop.run_until_cancelled(Arc::clone(&slots).acquire_owned()).await;
+            let Some(Ok(slot)) = slot else { break };
             while runs.try_join_next().is_some() {}
-            let (turn, first) = self.line.ready.first_interactive().await;
+            let first = line.stop.run_until_cancelled(line.ready.first_interactive()).await;
+            let Some((turn, first)) = first else { break };
             let batch = self.fill(turn.lane, first).await;
             runs.spawn(self.clone().run_batch(turn, batch, slot));
         }
+        // What runs goes on until it is aborted.
+        std::future::pending().await
     }
 
     /// Fills a batch that begins with `first`, with events of the same lane: whoever is urgent waits for no
@@ -95,13 +99,13 @@ impl<S: BatchStage> Driver<S> {
         batch
     }
 
-    async fn run_batch(self, turn: Turn, batch: Vec<Opened>, _slot: OwnedSemaphorePermit) {
+    async fn run_batch(self, turn: Ticket, batch: Vec<Opened>, _slot: OwnedSemaphorePermit) {
         let took = self.run_events(turn.lane, batch).await;
         self.line.ready.ran(turn, took);
     }
 
-    /// Runs a batch, and says how long the stage took.
-    async fn run_events(&self, lane: Lane, mut batch: Vec<Opened>) -> Duration {
+    /// Runs a batch, and says how long it kept its slot; none where it did not run.
+    async fn run_events(&self, lane: Lane, mut batch: Vec<Opened>) -> Option<Duration> {
         let line = &self.line;
         let gate = match batch.as_mut_slice() {
             [only] => Gate::pass(line, &mut only.0).await,
@@ -109,7 +113,7 @@ impl<S: BatchStage> Driver<S> {
         };
         let Some(_gate) = gate else {
             batch.into_iter().for_each(|opened| worker::hand_back(line, opened.0));
-            return Duration::ZERO;
+            return None;
         };
         let (works, events): (Vec<Work>, Vec<Event>) = batch.into_iter().map(|opened| *opened).unzip();
         let spans: Vec<tracing::Span> = works.iter().map(|work| worker::span(line, work)).collect();
@@ -124,8 +128,7 @@ impl<S: BatchStage> Driver<S> {
         let begun = Instant::now();
         let run = self.stage.run(events, &context);
         let ended = guarded(line.stage, line.time_limit, run, &cancelled).instrument(span).await;
-        let took = begun.elapsed();
-        line.room.ran(took);
+        line.room.ran(begun.elapsed());
         if self.emits {
             line.room.look_ahead();
         }
@@ -133,7 +136,7 @@ impl<S: BatchStage> Driver<S> {
         for ((work, span), answer) in works.into_iter().zip(spans).zip(answers) {
             worker::conclude(line, work, context.next_ordinal(), answer).instrument(span).await;
         }
-        took
+        Some(begun.elapsed())
     }
 }
 

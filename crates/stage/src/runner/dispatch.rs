@@ -5,7 +5,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use riacho_domain::{DelayClass, ReasonCode};
+use riacho_domain::{DelayClass, Lane, ReasonCode};
 use riacho_streams::{Action, Entry, Target};
 
 use super::line::{Holding, LAST_RUN, Line, Work};
@@ -37,9 +37,10 @@ pub(super) fn all(line: &Arc<Line>, partition: u16, entries: Vec<Entry>, reason:
         metrics::counter!(names::REDELIVERIES, "stage" => line.stage.as_str(), "reason" => reason)
             .increment(count);
     }
-    for entry in entries {
+    let lanes: Vec<Lane> = entries.iter().map(|entry| entry.lane).collect();
+    for (entry, place) in entries.into_iter().zip(line.room.take_all(&lanes)) {
         line.lanes.count(entry.lane);
-        let room = (line.room.take(entry.lane), None);
+        let room = (place, None);
         let is_held = line.held.insert(partition, entry.lane, &entry.id);
         one(line, Holding { partition, entry, envelope_id: String::new(), is_held, room });
     }

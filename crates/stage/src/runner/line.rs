@@ -70,8 +70,8 @@ pub(super) struct Line {
     pub(super) needs: Outage,
     /// The newest envelope version that a consumer which lives can read.
     pub(super) newest_version: AtomicU32,
-    /// For what has to be opened before it is ready, by lane.
-    pub(super) closed: [mpsc::UnboundedSender<Box<Work>>; 3],
+    /// For payloads that have to be inflated or fetched before they are ready, by lane.
+    pub(super) packed: [mpsc::UnboundedSender<Box<Work>>; 3],
     pub(super) ready: Ready,
     pub(super) settle: mpsc::UnboundedSender<Settling>,
 }
@@ -80,9 +80,9 @@ impl Line {
     /// Sends an event to its run.
     pub(super) fn send(&self, work: Box<Work>) {
         let lane = work.holding.entry.lane;
-        if codec::is_closed(&work.payload) {
+        if codec::is_packed(&work.payload) {
             // The other side ends with the line.
-            let _ = self.closed[lane.index()].send(work);
+            let _ = self.packed[lane.index()].send(work);
         } else {
             self.ready.add(lane, worker::opened_already(work));
         }

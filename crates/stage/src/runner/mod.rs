@@ -121,7 +121,7 @@ impl Runner {
         }
         let beat = self.beat(stage.time_limit())?;
         let channels = Lane::ALL.map(|_| mpsc::unbounded_channel());
-        let closed = channels.each_ref().map(|(sender, _)| sender.clone());
+        let packed = channels.each_ref().map(|(sender, _)| sender.clone());
         let (settle_sender, settle) = mpsc::unbounded_channel();
         let line = Arc::new(Line {
             streams: shared.streams.clone(),
@@ -141,13 +141,13 @@ impl Runner {
             outage: Outage::new(stage.name(), "the streams"),
             needs: Outage::new(stage.name(), "what the stage needs"),
             newest_version: AtomicU32::default(),
-            closed,
+            packed,
             ready: Ready::new(shared.config.weights()),
             settle: settle_sender,
         });
         let mut tasks = JoinSet::new();
         for (lane, (_, queue)) in Lane::ALL.into_iter().zip(channels) {
-            tasks.spawn(ready::open(Arc::clone(&line), lane, queue));
+            tasks.spawn(ready::unpack(Arc::clone(&line), lane, queue));
         }
         let driver = Driver { line: Arc::clone(&line), stage, emits };
         tasks.spawn(driver.clone().run(shared.config.concurrency));

@@ -18,10 +18,9 @@ use crate::{outage::Backoff, shares::Shares};
 const COMPARE_EVERY: Duration = Duration::from_secs(10);
 /// How long a paused reader waits before it looks again.
 const PAUSE: Duration = Duration::from_millis(100);
-/// For so long room for any lane is waited for, before the interactive lane is read by itself.
+/// The shortest moment after which the interactive lane is read by itself, and the longest.
 const SOON: Duration = Duration::from_millis(5);
-/// The longest wait for interactive entries by themselves.
-const LATER: Duration = Duration::from_millis(50);
+const LATER: Duration = Duration::from_millis(25);
 /// At most this many entries of a lane come with one read, so that a reply stays small.
 const READ_MAX: usize = 1024;
 
@@ -55,17 +54,17 @@ async fn read(line: &Arc<Line>, partition: &Partition, mut reader: Reader) {
         // the same, to nobody. The stop waits for a short block.
         let lanes = line.lanes_open().await;
         let (all, kept) = (line.room.free().min(READ_MAX), line.room.kept_free().min(READ_MAX));
-        let read = match is_busy {
-            _ if all == 0 => wait_for_interactive(line, &reader, kept, lanes).await,
-            true => {
-                let mut counts = shares.split(all, lanes.0);
-                counts[0] = (counts[0] + kept).min(lanes.0[0]);
-                reader.read_lanes(counts).await
-            }
-            false => wait(line, &reader, all, lanes).await,
+        let read = if all == 0 || is_busy {
+            let mut counts = shares.split(all, lanes.0);
+            counts[0] = (counts[0] + kept).min(lanes.0[0]);
+            take(line, &reader, counts, lanes.1).await
+        } else {
+            wait(line, &reader, all, lanes).await
         };
         match read {
-            Ok(mut entries) => {
+            // Nothing was asked for.
+            Ok(None) => {}
+            Ok(Some(mut entries)) => {
                 line.outage.is_over();
                 backoff.reset();
                 // Who read the interactive lane only knows nothing of the others.
@@ -94,35 +93,36 @@ async fn wait(
     reader: &Reader,
     free: usize,
     (open, again): ([usize; 3], Option<Duration>),
-) -> Result<Vec<Entry>, Error> {
+) -> Result<Option<Vec<Entry>>, Error> {
     let block = again.unwrap_or(line.config.block());
     let Some(least) = open.into_iter().filter(|most| *most > 0).min() else {
         line.pause(block).await;
-        return Ok(vec![]);
+        return Ok(None);
     };
     let count = (free / Lane::ALL.len()).clamp(1, READ_MAX).min(least);
-    reader.read_any_of(open.map(|most| most > 0), count, block).await
+    reader.read_any_of(open.map(|most| most > 0), count, block).await.map(Some)
 }
 
-/// Waits for interactive entries while there is no room for others; not for long, because there may be meanwhile.
-async fn wait_for_interactive(
+/// Takes so many entries of each lane; none where no lane may be read before `again`.
+async fn take(
     line: &Line,
     reader: &Reader,
-    kept: usize,
-    (open, again): ([usize; 3], Option<Duration>),
-) -> Result<Vec<Entry>, Error> {
-    let count = kept.min(open[0]);
-    let block = (line.room.run_time() / 4).clamp(SOON, LATER);
-    if count == 0 {
-        line.pause(again.unwrap_or(block).min(block)).await;
-        return Ok(vec![]);
+    counts: [usize; 3],
+    again: Option<Duration>,
+) -> Result<Option<Vec<Entry>>, Error> {
+    if counts == [0; 3] {
+        line.pause(again.unwrap_or(SOON)).await;
+        return Ok(None);
     }
-    reader.read_any_of([true, false, false], count, block).await
+    reader.read_lanes(counts).await.map(Some)
 }
 
-/// Waits until there is room: for any lane, or after a moment for the interactive one.
+/// Waits until there is room for any lane, or, after a moment, for the interactive one. While events of other lanes
+/// hold all other places, that lane is looked at again after each such moment: a read that waits at the server would
+/// not see a place that becomes free.
 async fn free(line: &Line) {
-    if tokio::time::timeout(SOON, line.room.some_free()).await.is_ok() {
+    let moment = (line.room.run_time() / 8).clamp(SOON, LATER);
+    if tokio::time::timeout(moment, line.room.some_free()).await.is_ok() {
         return;
     }
     tokio::select! {

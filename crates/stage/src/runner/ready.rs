@@ -16,15 +16,15 @@ use super::{
     line::{Line, Work},
     worker::{self, Opened},
 };
-use crate::turns::{Turn, Turns};
+use crate::turns::{Ticket, Turns};
 
 /// How many payloads of a lane are inflated or fetched at once.
 const OPENED_AT_ONCE: usize = 16;
 /// How many events of a lane are ready at most whose payload had to be opened.
 const OPENED_MAX: usize = 64;
 
-/// Opens the payloads of one lane, a few ahead, until it is aborted.
-pub(super) async fn open(line: Arc<Line>, lane: Lane, mut queue: mpsc::UnboundedReceiver<Box<Work>>) {
+/// Inflates or fetches the payloads of one lane, a few ahead, until it is aborted.
+pub(super) async fn unpack(line: Arc<Line>, lane: Lane, mut queue: mpsc::UnboundedReceiver<Box<Work>>) {
     let works = futures::stream::poll_fn(move |context| queue.poll_recv(context));
     let opened = works.map(|work| worker::opened(&line, work)).buffered(OPENED_AT_ONCE);
     let mut opened = pin!(opened.filter_map(std::future::ready));
@@ -40,15 +40,15 @@ pub(super) struct Ready {
     state: Mutex<State>,
     changed: Notify,
     /// For who takes interactive events out of turn.
-    left: Notify,
+    out_of_turn: Notify,
 }
 
 struct State {
     /// With the place that each has here whose payload had to be opened.
     lanes: [VecDeque<(Opened, Option<OwnedSemaphorePermit>)>; 3],
     turns: Turns,
-    /// Whether somebody takes interactive events in turn at this moment: then nobody takes them out of turn, which would
-    /// make two small batches of one.
+    /// Whether somebody waits for events in turn, or takes interactive ones, at this moment: then nobody takes them out of
+    /// turn, which would make two small batches of one.
     is_interactive_in_turn: bool,
 }
 
@@ -58,7 +58,7 @@ impl State {
     }
 
     /// Whether interactive events may be taken out of turn.
-    fn is_interactive_left(&self) -> bool {
+    fn has_out_of_turn(&self) -> bool {
         !self.is_interactive_in_turn && !self.lanes[Lane::Interactive.index()].is_empty()
     }
 
@@ -77,7 +77,7 @@ impl Ready {
                 is_interactive_in_turn: false,
             }),
             changed: Notify::new(),
-            left: Notify::new(),
+            out_of_turn: Notify::new(),
         }
     }
 
@@ -96,16 +96,16 @@ impl Ready {
             state.turns.wakes(lane);
         }
         state.lanes[lane.index()].push_back((opened, place));
-        let is_left = state.is_interactive_left();
+        let has_out_of_turn = state.has_out_of_turn();
         drop(state);
         self.changed.notify_waiters();
-        if is_left {
-            self.left.notify_waiters();
+        if has_out_of_turn {
+            self.out_of_turn.notify_waiters();
         }
     }
 
     /// Waits for the first event of a run, of the lane whose turn it is. [`Ready::filled`] is called next.
-    pub(super) async fn first(&self) -> (Turn, Opened) {
+    pub(super) async fn first(&self) -> (Ticket, Opened) {
         let first = |state: &mut State| {
             state.is_interactive_in_turn = true;
             let ready = state.ready();
@@ -115,21 +115,21 @@ impl Ready {
             Some((turn, opened))
         };
         let first = self.wait(&self.changed, first).await;
-        self.tell_of_left();
+        self.tell_out_of_turn();
         first
     }
 
     /// The run that [`Ready::first`] began takes no more events.
     pub(super) fn filled(&self) {
         self.state().is_interactive_in_turn = false;
-        self.tell_of_left();
+        self.tell_out_of_turn();
     }
 
     /// Waits for the first event of a run of the interactive lane, out of turn.
-    pub(super) async fn first_interactive(&self) -> (Turn, Opened) {
-        self.wait(&self.left, |state| {
-            let opened = state.is_interactive_left().then(|| state.take(Lane::Interactive))??;
-            Some((state.turns.begin_beside(Lane::Interactive), opened))
+    pub(super) async fn first_interactive(&self) -> (Ticket, Opened) {
+        self.wait(&self.out_of_turn, |state| {
+            let opened = state.has_out_of_turn().then(|| state.take(Lane::Interactive))??;
+            Some((state.turns.begin_out_of_turn(Lane::Interactive), opened))
         })
         .await
     }
@@ -143,25 +143,24 @@ impl Ready {
     pub(super) fn put_back(&self, lane: Lane, opened: Opened) {
         self.state().lanes[lane.index()].push_front((opened, None));
         self.changed.notify_waiters();
-        self.tell_of_left();
+        self.tell_out_of_turn();
     }
 
-    /// A run ended after so long.
-    pub(super) fn ran(&self, turn: Turn, took: Duration) {
-        self.state().turns.end(turn, took);
+    /// A run ended after so long; none where it did not run after all.
+    pub(super) fn ran(&self, ticket: Ticket, took: Option<Duration>) {
+        self.state().turns.end(ticket, took);
     }
 
-    fn tell_of_left(&self) {
-        if self.state().is_interactive_left() {
-            self.left.notify_waiters();
+    fn tell_out_of_turn(&self) {
+        if self.state().has_out_of_turn() {
+            self.out_of_turn.notify_waiters();
         }
     }
 
     async fn wait<T>(&self, changed: &Notify, mut take: impl FnMut(&mut State) -> Option<T>) -> T {
         loop {
-            let mut notified = pin!(changed.notified());
-            // Before the look, so that nothing that comes meanwhile is missed.
-            notified.as_mut().enable();
+            // Made before the look, so that nothing that comes meanwhile is missed.
+            let notified = changed.notified();
             if let Some(taken) = take(&mut self.state()) {
                 return taken;
             }

@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use riacho_domain::Lane;
 use riacho_streams::{Error, Most, Observer};
 
 use super::{
@@ -108,5 +109,10 @@ async fn take(line: &Arc<Line>, partition: &Partition, dead: &[String]) -> Resul
 
 /// How many entries there are places for.
 async fn most(line: &Line) -> Most {
-    Most { total: line.room.free().min(TAKE_MAX), lanes: line.lanes_open().await.0 }
+    let (free, kept) = (line.room.free(), line.room.kept_free());
+    let mut lanes = line.lanes_open().await.0;
+    for lane in [Lane::Bulk, Lane::Background] {
+        lanes[lane.index()] = lanes[lane.index()].min(free);
+    }
+    Most { total: (free + kept).min(TAKE_MAX), lanes }
 }

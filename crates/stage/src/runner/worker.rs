@@ -72,8 +72,8 @@ impl Gate {
     pub(super) async fn beside(line: &Line, lane: Lane) -> Option<Gate> {
         // Before the guard: readers that wait for turns would delay a last run, which waits for them.
         let turn = line.stop.run_until_cancelled(FOREGROUND.turn(lane)).await?;
-        let gate = Gate::Beside { _guard: alone::beside_others().await, _turn: turn };
-        (!line.stop.is_cancelled()).then_some(gate)
+        let guard = line.stop.run_until_cancelled(alone::beside_others()).await?;
+        (!line.stop.is_cancelled()).then_some(Gate::Beside { _guard: guard, _turn: turn })
     }
 
     /// For one event. A last run waits for a quiet process, and marks its beginning in the
@@ -83,7 +83,8 @@ impl Gate {
         if !line.is_last_run(entry.deliveries) {
             return Gate::beside(line, entry.lane).await;
         }
-        let guard = alone::alone(line.config.alone_patience()).await?;
+        let alone = alone::alone(line.config.alone_patience());
+        let guard = line.stop.run_until_cancelled(alone).await??;
         if line.stop.is_cancelled() {
             return None;
         }

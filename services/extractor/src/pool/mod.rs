@@ -26,16 +26,14 @@ use crate::{
 use process::{Ended, Process};
 use spawner::Spawner;
 
-/// How many parser processes there are besides for interactive documents.
-const INTERACTIVE_PROCESSES: usize = 1;
-
 /// How documents are parsed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// How many parser processes run at once; 0 is one for each processor. One more runs for interactive documents
-    /// while others have taken all.
+    /// How many parser processes run at once; 0 is one for each processor.
     pub processes: usize,
+    /// How many more run for interactive documents while others have taken all.
+    pub interactive_processes: usize,
     /// After how many documents a parser process is replaced by a fresh one.
     pub documents_per_process: u32,
     /// How long a document may take, in seconds, of the clock and of the processor.
@@ -58,6 +56,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             processes: 0,
+            interactive_processes: 1,
             documents_per_process: 500,
             timeout_seconds: 60,
             page_timeout_ms: 500,
@@ -121,7 +120,7 @@ impl Pool {
             serde_json::to_string(&config.settings()).map_err(|error| Error::Spawn(error.into()))?;
         let spawner = Spawner::start(command, [SUBCOMMAND.to_owned(), settings]).map_err(Error::Spawn)?;
         let slots = Semaphore::new(config.process_count());
-        let kept = Semaphore::new(INTERACTIVE_PROCESSES);
+        let kept = Semaphore::new(config.interactive_processes);
         Ok(Self { inner: Arc::new(Inner { config, slots, kept, idle: Mutex::default(), spawner }) })
     }
 
@@ -132,7 +131,7 @@ impl Pool {
     /// When a process cannot be started.
     pub async fn warm(&self) -> Result<(), Error> {
         let running = self.idle().len();
-        for _ in running..self.inner.config.process_count() + INTERACTIVE_PROCESSES {
+        for _ in running..self.inner.config.process_count() + self.inner.config.interactive_processes {
             let process = Process::start(&self.inner.spawner, &self.inner.config).await?;
             let mut idle = self.idle();
             if let Some(error) = process.pdfium_error().filter(|_| idle.is_empty()) {
