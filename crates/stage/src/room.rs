@@ -72,13 +72,23 @@ impl Room {
         place(&self.places).or_else(|| place(&self.kept).filter(|_| lane == Lane::Interactive))
     }
 
-    /// Takes places for events that came together. The interactive ones come last, for whom there are more.
-    pub(crate) fn take_all(&self, lanes: &[Lane]) -> Vec<Option<OwnedSemaphorePermit>> {
+    /// Waits for a place for any lane, in the order in which all wait. Cancel safe.
+    pub(crate) async fn place(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.places).acquire_owned().await.ok()
+    }
+
+    /// Takes places for events that came together, of which one was taken `before`. The interactive ones come last, for
+    /// whom there are more.
+    pub(crate) fn take_all(
+        &self,
+        lanes: &[Lane],
+        mut before: Option<OwnedSemaphorePermit>,
+    ) -> Vec<Option<OwnedSemaphorePermit>> {
         let mut places: Vec<_> = lanes.iter().map(|_| None).collect();
         for interactive in [false, true] {
             let those = lanes.iter().zip(&mut places);
             for (lane, place) in those.filter(|(lane, _)| (**lane == Lane::Interactive) == interactive) {
-                *place = self.take(*lane);
+                *place = before.take().or_else(|| self.take(*lane));
             }
         }
         places
@@ -138,7 +148,7 @@ mod tests {
         let room = Room::new(2, 2, 1);
         let _first = room.take(Lane::Interactive);
         assert_eq!((room.free(), room.kept_free()), (1, 1));
-        let places = room.take_all(&[Lane::Interactive, Lane::Bulk]);
+        let places = room.take_all(&[Lane::Interactive, Lane::Bulk], None);
         assert!(places.iter().all(Option::is_some));
         assert_eq!((room.free(), room.kept_free()), (0, 0));
     }

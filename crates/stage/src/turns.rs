@@ -17,6 +17,8 @@ pub(crate) struct Turns {
     expected: [f64; 3],
     /// How long a run of each lane takes, of late, in seconds.
     run_time: [f64; 3],
+    /// How much of that is an event's; none as long as none has run.
+    event_time: [Option<f64>; 3],
     /// What the lane had whose run began last: where a lane starts that had nothing to run for a while.
     now: f64,
 }
@@ -36,6 +38,7 @@ impl Turns {
             had: [0.0; 3],
             expected: [0.0; 3],
             run_time: [0.0; 3],
+            event_time: [None; 3],
             now: 0.0,
         }
     }
@@ -63,13 +66,28 @@ impl Turns {
         Ticket { lane, expected }
     }
 
-    /// A run has ended; none where it did not run after all.
-    pub(crate) fn end(&mut self, Ticket { lane, expected }: Ticket, took: Option<Duration>) {
+    /// A run of so many events has ended; none where it did not run after all.
+    pub(crate) fn end(&mut self, Ticket { lane, expected }: Ticket, ran: Option<(Duration, usize)>) {
         let (at, weight) = (lane.index(), self.weights[lane.index()]);
         self.expected[at] = (self.expected[at] - expected / weight).max(0.0);
-        let Some(took) = took.map(|took| took.as_secs_f64()) else { return };
+        let Some((took, events)) = ran.map(|(took, events)| (took.as_secs_f64(), events.max(1) as f64))
+        else {
+            return;
+        };
         self.had[at] += took / weight;
         self.run_time[at] += (took - self.run_time[at]) / 4.0;
+        let each = self.event_time[at].get_or_insert(took / events);
+        *each += (took / events - *each) / 4.0;
+    }
+
+    /// How many events of each lane to read, in proportion, so that they take as much time as its weight says: who reads
+    /// by other proportions fills the places with events of the lane that is slow.
+    pub(crate) fn events_by_weight(&self) -> [f64; 3] {
+        let known: Vec<f64> = self.event_time.iter().flatten().copied().collect();
+        // A lane that has not run yet may be like the others.
+        let usual = known.iter().sum::<f64>() / known.len().max(1) as f64;
+        let each = self.event_time.map(|time| time.unwrap_or(usual).max(1e-6));
+        std::array::from_fn(|lane| self.weights[lane] / each[lane])
     }
 }
 
@@ -84,7 +102,7 @@ mod tests {
         while sum < seconds * 1000 {
             let turn = turns.begin(ready).unwrap();
             let lane = turn.lane.index();
-            turns.end(turn, Some(Duration::from_millis(took[lane])));
+            turns.end(turn, Some((Duration::from_millis(took[lane]), 1)));
             time[lane] += took[lane];
             sum += took[lane];
         }
@@ -120,11 +138,11 @@ mod tests {
         // Four places at once: the lane that has them is behind the other one until that had as much.
         let began: Vec<Ticket> = (0..4).filter_map(|_| turns.begin([false, true, false])).collect();
         turns.wakes(Lane::Background);
-        began.into_iter().for_each(|turn| turns.end(turn, Some(Duration::from_millis(100))));
+        began.into_iter().for_each(|turn| turns.end(turn, Some((Duration::from_millis(100), 1))));
         for _ in 0..4 {
             let turn = turns.begin([false, true, true]).unwrap();
             assert_eq!(turn.lane, Lane::Background);
-            turns.end(turn, Some(Duration::from_millis(99)));
+            turns.end(turn, Some((Duration::from_millis(99), 1)));
         }
     }
 
@@ -133,16 +151,16 @@ mod tests {
         let mut turns = Turns::new([1, 1, 1]);
         for _ in 0..20 {
             let turn = turns.begin([false, true, false]).unwrap();
-            turns.end(turn, Some(Duration::from_secs(100)));
+            turns.end(turn, Some((Duration::from_secs(100), 1)));
         }
         let began: Vec<Ticket> = (0..8).filter_map(|_| turns.begin([false, true, false])).collect();
         turns.wakes(Lane::Background);
-        began.into_iter().for_each(|turn| turns.end(turn, Some(Duration::from_secs(1))));
+        began.into_iter().for_each(|turn| turns.end(turn, Some((Duration::from_secs(1), 1))));
         let next: Vec<Lane> = (0..2)
             .map(|_| {
                 let turn = turns.begin([false, true, true]).unwrap();
                 let lane = turn.lane;
-                turns.end(turn, Some(Duration::from_secs(1)));
+                turns.end(turn, Some((Duration::from_secs(1), 1)));
                 lane
             })
             .collect();
@@ -150,10 +168,23 @@ mod tests {
     }
 
     #[test]
+    fn events_are_read_in_the_proportion_in_which_they_can_run() {
+        let mut turns = Turns::new([8, 3, 1]);
+        assert_eq!(turns.events_by_weight().map(|share| (share * 1e-6).round()), [8.0, 3.0, 1.0]);
+        for (lane, millis, events) in [(Lane::Bulk, 100, 1), (Lane::Background, 10_000, 10)] {
+            let turn = turns.begin_out_of_turn(lane);
+            turns.end(turn, Some((Duration::from_millis(millis), events)));
+        }
+        let [interactive, bulk, background] = turns.events_by_weight();
+        assert!((bulk / background - 30.0).abs() < 1e-6, "three times the time, of events that take a tenth");
+        assert!((interactive - 8.0 / 0.55).abs() < 1e-6, "as long as the others on average");
+    }
+
+    #[test]
     fn what_did_not_run_after_all_costs_nothing() {
         let mut turns = Turns::new([1, 1, 1]);
         let turn = turns.begin([false, true, false]).unwrap();
-        turns.end(turn, Some(Duration::from_secs(1)));
+        turns.end(turn, Some((Duration::from_secs(1), 1)));
         for _ in 0..5 {
             let turn = turns.begin([false, true, false]).unwrap();
             turns.end(turn, None);

@@ -100,11 +100,12 @@ impl<S: BatchStage> Driver<S> {
     }
 
     async fn run_batch(self, turn: Ticket, batch: Vec<Opened>, _slot: OwnedSemaphorePermit) {
+        let events = batch.len();
         let took = self.run_events(turn.lane, batch).await;
-        self.line.ready.ran(turn, took);
+        self.line.ready.ran(turn, took.map(|took| (took, events)));
     }
 
-    /// Runs a batch, and says how long it kept its slot; none where it did not run.
+    /// Runs a batch, and says how long that took, without the wait for its turn; none where it did not run.
     async fn run_events(&self, lane: Lane, mut batch: Vec<Opened>) -> Option<Duration> {
         let line = &self.line;
         let gate = match batch.as_mut_slice() {

@@ -7,6 +7,7 @@ use std::{
 
 use riacho_domain::{DelayClass, Lane, ReasonCode};
 use riacho_streams::{Action, Entry, Target};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::line::{Holding, LAST_RUN, Line, Work};
 use crate::{CodecError, EventMeta, codec, metrics::names};
@@ -26,6 +27,17 @@ pub(super) enum Reason {
 
 /// Takes entries in. Nothing here waits, so that a comparison of the pending list never sees half.
 pub(super) fn all(line: &Arc<Line>, partition: u16, entries: Vec<Entry>, reason: Reason) {
+    all_with(line, partition, entries, reason, None);
+}
+
+/// As [`all`], for entries of which one has a `place` already.
+pub(super) fn all_with(
+    line: &Arc<Line>,
+    partition: u16,
+    entries: Vec<Entry>,
+    reason: Reason,
+    place: Option<OwnedSemaphorePermit>,
+) {
     let reason = match reason {
         Reason::First => None,
         Reason::Retry => Some("retry"),
@@ -38,7 +50,7 @@ pub(super) fn all(line: &Arc<Line>, partition: u16, entries: Vec<Entry>, reason:
             .increment(count);
     }
     let lanes: Vec<Lane> = entries.iter().map(|entry| entry.lane).collect();
-    for (entry, place) in entries.into_iter().zip(line.room.take_all(&lanes)) {
+    for (entry, place) in entries.into_iter().zip(line.room.take_all(&lanes, place)) {
         line.lanes.count(entry.lane);
         let room = (place, None);
         let is_held = line.held.insert(partition, entry.lane, &entry.id);

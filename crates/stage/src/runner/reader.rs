@@ -20,7 +20,7 @@ const COMPARE_EVERY: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(100);
 /// The shortest moment after which the interactive lane is read by itself, and the longest.
 const SOON: Duration = Duration::from_millis(5);
-const LATER: Duration = Duration::from_millis(25);
+const LATER: Duration = Duration::from_millis(50);
 /// At most this many entries of a lane come with one read, so that a reply stays small.
 const READ_MAX: usize = 1024;
 
@@ -36,7 +36,7 @@ pub(super) async fn run(line: Arc<Line>, partition: Arc<Partition>) {
 }
 
 async fn read(line: &Arc<Line>, partition: &Partition, mut reader: Reader) {
-    let (mut shares, mut backoff) = (Shares::new(line.config.weights()), Backoff::new());
+    let (mut shares, mut backoff, mut moment) = (Shares::default(), Backoff::new(), SOON);
     let mut compared = Some(Instant::now());
     let mut is_busy = false;
     while !line.stop.is_cancelled() {
@@ -47,7 +47,7 @@ async fn read(line: &Arc<Line>, partition: &Partition, mut reader: Reader) {
             line.pause(PAUSE).await;
             continue;
         }
-        if line.stop.run_until_cancelled(free(line)).await.is_none() {
+        if line.stop.run_until_cancelled(free(line, moment)).await.is_none() {
             break;
         }
         // These futures are awaited to their end whatever happens: the server would deliver all
@@ -55,21 +55,23 @@ async fn read(line: &Arc<Line>, partition: &Partition, mut reader: Reader) {
         let lanes = line.lanes_open().await;
         let (all, kept) = (line.room.free().min(READ_MAX), line.room.kept_free().min(READ_MAX));
         let read = if all == 0 || is_busy {
-            let mut counts = shares.split(all, lanes.0);
+            let mut counts = shares.split(all, lanes.0, line.ready.events_by_weight());
             counts[0] = (counts[0] + kept).min(lanes.0[0]);
-            take(line, &reader, counts, lanes.1).await
+            // Where the place is gone that was free, no lane is closed.
+            let again = lanes.1.filter(|_| all + kept > 0);
+            take(line, &reader, counts, again).await
         } else {
             wait(line, &reader, all, lanes).await
         };
         match read {
             // Nothing was asked for.
             Ok(None) => {}
-            Ok(Some(mut entries)) => {
+            Ok(Some(entries)) => {
                 line.outage.is_over();
                 backoff.reset();
                 // Who read the interactive lane only knows nothing of the others.
                 is_busy = !entries.is_empty() || (all == 0 && is_busy);
-                shares.interleave(&mut entries);
+                moment = if all == 0 && entries.is_empty() { (moment * 2).min(LATER) } else { SOON };
                 dispatch::all(line, partition.number, entries, Reason::First);
             }
             Err(error) => {
@@ -120,8 +122,7 @@ async fn take(
 /// Waits until there is room for any lane, or, after a moment, for the interactive one. While events of other lanes
 /// hold all other places, that lane is looked at again after each such moment: a read that waits at the server would
 /// not see a place that becomes free.
-async fn free(line: &Line) {
-    let moment = (line.room.run_time() / 8).clamp(SOON, LATER);
+async fn free(line: &Line, moment: Duration) {
     if tokio::time::timeout(moment, line.room.some_free()).await.is_ok() {
         return;
     }

@@ -146,9 +146,14 @@ impl Ready {
         self.tell_out_of_turn();
     }
 
-    /// A run ended after so long; none where it did not run after all.
-    pub(super) fn ran(&self, ticket: Ticket, took: Option<Duration>) {
-        self.state().turns.end(ticket, took);
+    /// A run of so many events ended after so long; none where it did not run after all.
+    pub(super) fn ran(&self, ticket: Ticket, ran: Option<(Duration, usize)>) {
+        self.state().turns.end(ticket, ran);
+    }
+
+    /// How many events of each lane to read, in proportion.
+    pub(super) fn events_by_weight(&self) -> [f64; 3] {
+        self.state().turns.events_by_weight()
     }
 
     fn tell_out_of_turn(&self) {

@@ -85,31 +85,37 @@ impl Taker {
 
 /// Takes what is due, and what the dead left behind.
 async fn take(line: &Arc<Line>, partition: &Partition, dead: &[String]) -> Result<(), Error> {
-    let most = most(line).await;
-    if most.total == 0 || line.is_paused(partition) {
+    if line.is_paused(partition) {
+        return Ok(());
+    }
+    // In the same queue as the readers, who would take every place otherwise while there is a backlog.
+    let place = tokio::time::timeout(line.config.look() / 2, line.room.place()).await.ok().flatten();
+    let most = most(line, place.is_some()).await;
+    if most.total == 0 {
         return Ok(());
     }
     let _guard = partition.taking.lock().await;
     let partition = partition.number;
     let (streams, stage, me) = (&line.streams, line.stage, &line.consumer);
     let due = streams.take_due(partition, stage, me, most).await?;
-    dispatch::all(line, partition, due, Reason::Retry);
+    let (first, second) = if due.is_empty() { (None, place) } else { (place, None) };
+    dispatch::all_with(line, partition, due, Reason::Retry, first);
     // Whoever cannot beat looks dead to the others, and judges nobody. No lock guards a claim: it
     // is one step of the server, and whoever comes second finds nothing.
-    let most = self::most(line).await;
+    let most = self::most(line, second.is_some()).await;
     if !dead.is_empty() && most.total > 0 && line.beat.is_accepted() {
         let left = streams.take_from(partition, stage, me, most, dead).await?;
         if !left.is_empty() {
             tracing::warn!(%stage, partition, entries = left.len(), "claimed from consumers that are dead");
         }
-        dispatch::all(line, partition, left, Reason::Claimed);
+        dispatch::all_with(line, partition, left, Reason::Claimed, second);
     }
     Ok(())
 }
 
-/// How many entries there are places for.
-async fn most(line: &Line) -> Most {
-    let (free, kept) = (line.room.free(), line.room.kept_free());
+/// How many entries there are places for, one that is taken already among them.
+async fn most(line: &Line, has_one: bool) -> Most {
+    let (free, kept) = (line.room.free() + usize::from(has_one), line.room.kept_free());
     let mut lanes = line.lanes_open().await.0;
     for lane in [Lane::Bulk, Lane::Background] {
         lanes[lane.index()] = lanes[lane.index()].min(free);
