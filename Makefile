@@ -45,7 +45,7 @@ run: ## build, start everything, ingest the samples, search, keep serving until 
 
 test: setup lint ## everything that has to pass before a change lands
 	@$(SAY) "compiling and running all tests"
-	@cargo test --workspace --locked $(QUIET)
+	@cargo test --workspace --locked --no-fail-fast $(QUIET)
 	@$(MAKE) topologies TOPOLOGIES="sentinel cluster valkey"
 
 topologies: setup ## the suites of streams and runner on each way to run Redis: TOPOLOGIES="cluster valkey"

@@ -22,18 +22,27 @@ const PATIENCE: Duration = Duration::from_secs(90);
 #[derive(Debug)]
 pub(crate) enum Reply {
     Answered(Answer),
-    /// No answer came.
-    Silent,
+    /// No answer came; so many tries may have had their effect all the same.
+    Silent {
+        unanswered: u32,
+    },
 }
 
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     pub(crate) body: Value,
-    /// An earlier try had no answer, and may have had its effect all the same.
-    pub(crate) is_uncertain: bool,
+    /// How many earlier tries had no answer, and may have had their effect all the same.
+    pub(crate) unanswered: u32,
     /// An earlier try may still be under way, in a gateway that was stopped.
     pub(crate) may_come_late: bool,
+}
+
+impl Answer {
+    /// Whether what was asked for may have happened before.
+    pub(crate) const fn is_uncertain(&self) -> bool {
+        self.unanswered > 0
+    }
 }
 
 /// A request that can be sent again.
@@ -70,15 +79,15 @@ impl Client {
     pub(crate) async fn send(&self, ask: &Ask, first: usize) -> Reply {
         let begun = Instant::now();
         let (mut turn, mut pause) = (first, Duration::from_millis(50));
-        let (mut is_uncertain, mut may_come_late) = (false, false);
+        let (mut unanswered, mut may_come_late) = (0, false);
         while begun.elapsed() < PATIENCE {
             match self.once(ask, turn).await {
                 Ok((status, body)) if !is_later(status) => {
-                    return Reply::Answered(Answer { status, body, is_uncertain, may_come_late });
+                    return Reply::Answered(Answer { status, body, unanswered, may_come_late });
                 }
-                Ok(_) => is_uncertain = true,
+                Ok(_) => unanswered += 1,
                 Err(error) => {
-                    is_uncertain |= !error.is_connect();
+                    unanswered += u32::from(!error.is_connect());
                     may_come_late |= error.is_timeout();
                 }
             }
@@ -86,7 +95,7 @@ impl Client {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_millis(500));
         }
-        Reply::Silent
+        Reply::Silent { unanswered }
     }
 
     /// One try, at one gateway.

@@ -16,7 +16,6 @@ use uuid::Uuid;
 
 use crate::{
     cluster::{Cluster, REPLICAS},
-    faults::streams,
     history::is_end,
     schedule::Service,
     workload::Workload,
@@ -24,6 +23,7 @@ use crate::{
 
 /// How long it may take until the document is condemned.
 const PATIENCE: Duration = Duration::from_secs(120);
+const GROUP: &str = "extract";
 const PAUSE: Duration = Duration::from_millis(30);
 /// How long an orchestrator waits before it starts an extractor again.
 const RESTART_PAUSE: Duration = Duration::from_millis(300);
@@ -35,15 +35,15 @@ pub(crate) async fn run(cluster: &Cluster, workload: &Workload, round: usize) ->
     let (begun, mut killed, mut seen) = (Instant::now(), 0, 0);
     while begun.elapsed() < PATIENCE {
         sleep(PAUSE).await;
-        let Some((state, extractions)) = progress(cluster, document) else { continue };
-        if is_end(&state) {
+        let Some(progress) = progress(cluster, document) else { continue };
+        if is_end(&progress.state) {
             let is_right = killed >= RetryPolicy::default().max_attempts;
             return if is_right { Ok(()) } else { Err(format!("{document} failed after {killed} kills")) };
         }
-        if extractions > seen
-            && let Some(replica) = holder(cluster, document)
+        if progress.extractions > seen
+            && let Some(replica) = holder(cluster, document, &progress.stream)
         {
-            (killed, seen) = (killed + 1, extractions);
+            (killed, seen) = (killed + 1, progress.extractions);
             cluster.kill(Service::Extractor, replica);
             sleep(RESTART_PAUSE).await;
             cluster.start_process(Service::Extractor, replica);
@@ -52,29 +52,39 @@ pub(crate) async fn run(cluster: &Cluster, workload: &Workload, round: usize) ->
     Err(format!("{document} has ended {killed} processes, and is not condemned"))
 }
 
-/// The state of the document, and how often a run has begun.
-fn progress(cluster: &Cluster, document: Uuid) -> Option<(String, u32)> {
-    let sql = format!("SELECT state, extractions FROM document_versions WHERE document_id = '{document}'");
-    let row = cluster.sql(&sql).ok()?.into_iter().next()?;
-    Some((row[0].clone()?, row[1].as_ref()?.parse().ok()?))
+struct Progress {
+    state: String,
+    /// How often a run has begun.
+    extractions: u32,
+    /// Where its event stands.
+    stream: String,
 }
 
-/// The extractor that holds the document's entry: a consumer's name has the id of its process.
-fn holder(cluster: &Cluster, document: Uuid) -> Option<usize> {
-    let pid = (0..cluster.partitions).find_map(|partition| {
-        let mut keys = streams(partition).filter(|(_, stage)| *stage == "extract");
-        keys.find_map(|(key, stage)| consumer(cluster, &key, stage, document))
-    })?;
+fn progress(cluster: &Cluster, document: Uuid) -> Option<Progress> {
+    let sql = format!(
+        "SELECT state, extractions, partition, lane FROM document_versions WHERE document_id = '{document}'"
+    );
+    let mut row = cluster.sql(&sql).ok()?.into_iter().next()?.into_iter();
+    let mut next = || row.next().flatten();
+    let (state, extractions) = (next()?, next()?.parse().ok()?);
+    let stream = format!("riacho:{{{}}}:{GROUP}:{}", next()?, next()?);
+    Some(Progress { state, extractions, stream })
+}
+
+/// The extractor that holds the document's entry: a consumer's name has the id of its process. Asked of the one
+/// stream where it can stand, since the document's time runs meanwhile.
+fn holder(cluster: &Cluster, document: Uuid, stream: &str) -> Option<usize> {
+    let pid = consumer(cluster, stream, document)?;
     (0..REPLICAS).find(|replica| cluster.pid(Service::Extractor, *replica) == Some(pid))
 }
 
-fn consumer(cluster: &Cluster, key: &str, group: &str, document: Uuid) -> Option<u32> {
+fn consumer(cluster: &Cluster, key: &str, document: Uuid) -> Option<u32> {
     let entries = cluster.redis(&["XRANGE", key, "-", "+"]).ok()?;
     let id = entries.list().iter().find_map(|entry| {
         let [id, fields] = entry.list() else { return None };
         fields.list().get(1)?.text().contains(&document.to_string()).then(|| id.text().to_owned())
     })?;
-    let pending = cluster.redis(&["XPENDING", key, group, &id, &id, "1"]).ok()?;
+    let pending = cluster.redis(&["XPENDING", key, GROUP, &id, &id, "1"]).ok()?;
     pending.list().first()?.list().get(1)?.text().rsplit('-').nth(1)?.parse().ok()
 }
 

@@ -213,9 +213,9 @@ impl Oracle {
             Reply::Answered(answer) if answer.status == 200 => (Ends::CANCELLED, "cancelled"),
             Reply::Answered(answer) if answer.status == 409 => {
                 let ends = self.ends(id);
-                (if answer.is_uncertain { ends.or(Ends::CANCELLED) } else { ends }, "nothing to cancel")
+                (if answer.is_uncertain() { ends.or(Ends::CANCELLED) } else { ends }, "nothing to cancel")
             }
-            Reply::Silent => (self.ends(id).or(Ends::CANCELLED), "cancelled, perhaps"),
+            Reply::Silent { .. } => (self.ends(id).or(Ends::CANCELLED), "cancelled, perhaps"),
             Reply::Answered(answer) => return self.not_so(at, id, "cancel", answer),
         };
         self.settle(at, id, ends, text);
@@ -225,14 +225,16 @@ impl Oracle {
         self.may_come_late(at, id, reply, Ends::BY_CONTENT);
         let (ends, text, again) = match reply {
             Reply::Answered(answer) if answer.status == 202 => {
-                (Ends::BY_CONTENT, "retried", 1 + u32::from(answer.is_uncertain))
+                (Ends::BY_CONTENT, "retried", 1 + answer.unanswered)
             }
             Reply::Answered(answer) if answer.status == 409 => {
                 let ends = self.ends(id);
-                let ends = if answer.is_uncertain { ends.or(Ends::BY_CONTENT) } else { ends };
-                (ends, "nothing to retry", u32::from(answer.is_uncertain))
+                let ends = if answer.is_uncertain() { ends.or(Ends::BY_CONTENT) } else { ends };
+                (ends, "nothing to retry", answer.unanswered)
             }
-            Reply::Silent => (self.ends(id).or(Ends::BY_CONTENT), "retried, perhaps", 1),
+            Reply::Silent { unanswered } => {
+                (self.ends(id).or(Ends::BY_CONTENT), "retried, perhaps", *unanswered)
+            }
             Reply::Answered(answer) => return self.not_so(at, id, "retry", answer),
         };
         if let Some(record) = self.documents.get_mut(&id) {
@@ -245,22 +247,22 @@ impl Oracle {
         self.may_come_late(at, id, reply, Ends::DELETED);
         let (ends, text) = match reply {
             Reply::Answered(answer) if answer.status == 204 => (Ends::DELETED, "deleted"),
-            Reply::Answered(answer) if answer.status == 404 && answer.is_uncertain => {
+            Reply::Answered(answer) if answer.status == 404 && answer.is_uncertain() => {
                 (Ends::DELETED, "deleted before")
             }
-            Reply::Silent => (self.ends(id).or(Ends::DELETED), "deleted, perhaps"),
+            Reply::Silent { .. } => (self.ends(id).or(Ends::DELETED), "deleted, perhaps"),
             Reply::Answered(answer) => return self.not_so(at, id, "delete", answer),
         };
         self.settle(at, id, ends, text);
     }
 
     fn may_come_late(&mut self, at: f64, id: Uuid, reply: &Reply, ends: Ends) {
-        if matches!(reply, Reply::Silent) {
+        if matches!(reply, Reply::Silent { .. }) {
             self.silent.push((at, format!("a command for {id}")));
         }
         let late = match reply {
             Reply::Answered(answer) => answer.may_come_late,
-            Reply::Silent => true,
+            Reply::Silent { .. } => true,
         };
         if let (true, Some(record)) = (late, self.documents.get_mut(&id)) {
             record.late = record.late.or(ends);
@@ -314,7 +316,7 @@ mod tests {
     fn reply(status: u16, is_uncertain: bool) -> Reply {
         let body = json!({"id": ID, "version": 1, "duplicate": false});
         let status = StatusCode::from_u16(status).unwrap();
-        Reply::Answered(Answer { status, body, is_uncertain, may_come_late: false })
+        Reply::Answered(Answer { status, body, unanswered: u32::from(is_uncertain), may_come_late: false })
     }
 
     fn oracle() -> Oracle {
@@ -340,11 +342,11 @@ mod tests {
     #[test]
     fn a_lost_answer_leaves_both_ends() {
         let mut oracle = oracle();
-        oracle.cancelled(1.0, ID, &Reply::Silent);
+        oracle.cancelled(1.0, ID, &Reply::Silent { unanswered: 1 });
         assert_eq!(oracle.ends(ID), Ends { by_content: true, cancelled: true, deleted: false });
         oracle.cancelled(2.0, ID, &reply(409, true));
         assert!(oracle.ends(ID).cancelled && oracle.ends(ID).by_content);
-        oracle.deleted(3.0, ID, &Reply::Silent);
+        oracle.deleted(3.0, ID, &Reply::Silent { unanswered: 1 });
         assert!(oracle.ends(ID).deleted);
         oracle.retried(4.0, ID, &reply(404, false));
         assert_eq!(oracle.violations, [], "it may be gone");
