@@ -12,10 +12,10 @@ use nix::{
 };
 use riacho_domain::RetryPolicy;
 use tokio::time::sleep;
-use uuid::Uuid;
 
 use crate::{
     cluster::{Cluster, REPLICAS},
+    contents::{Content, Format, Kind},
     history::is_end,
     schedule::Service,
     workload::Workload,
@@ -31,17 +31,27 @@ const RESTART_PAUSE: Duration = Duration::from_millis(300);
 /// Uploads such a document and kills its extractors until it has failed. Nothing that loses data comes meanwhile,
 /// so each attempt has to end a process before it is condemned.
 pub(crate) async fn run(cluster: &Cluster, workload: &Workload, round: usize) -> Result<(), String> {
-    let document = workload.upload_deadly(round).await.ok_or("the document was not accepted")?;
+    let seed = 0xdead_0000 + round as u64;
+    let content = Content { seed, kind: Kind::Deadly, format: Format::Html, paragraphs: 0 };
+    let filename = content.filename();
+    // A busy gateway may answer after the parser has begun.
+    let (document, condemned) = tokio::join!(workload.upload_apart(&content), condemn(cluster, &filename));
+    document.ok_or("the document was not accepted")?;
+    condemned
+}
+
+/// Kills whoever runs the document with this file name until it has failed.
+async fn condemn(cluster: &Cluster, filename: &str) -> Result<(), String> {
     let (begun, mut killed, mut seen) = (Instant::now(), 0, 0);
     while begun.elapsed() < PATIENCE {
         sleep(PAUSE).await;
-        let Some(progress) = progress(cluster, document) else { continue };
+        let Some(progress) = progress(cluster, filename) else { continue };
         if is_end(&progress.state) {
             let is_right = killed >= RetryPolicy::default().max_attempts;
-            return if is_right { Ok(()) } else { Err(format!("{document} failed after {killed} kills")) };
+            return if is_right { Ok(()) } else { Err(format!("{filename} failed after {killed} kills")) };
         }
         if progress.extractions > seen
-            && let Some(replica) = holder(cluster, document, &progress.stream)
+            && let Some(replica) = holder(cluster, &progress)
         {
             (killed, seen) = (killed + 1, progress.extractions);
             cluster.kill(Service::Extractor, replica);
@@ -49,10 +59,11 @@ pub(crate) async fn run(cluster: &Cluster, workload: &Workload, round: usize) ->
             cluster.start_process(Service::Extractor, replica);
         }
     }
-    Err(format!("{document} has ended {killed} processes, and is not condemned"))
+    Err(format!("{filename} has ended {killed} processes, and is not condemned"))
 }
 
 struct Progress {
+    document: String,
     state: String,
     /// How often a run has begun.
     extractions: u32,
@@ -60,29 +71,29 @@ struct Progress {
     stream: String,
 }
 
-fn progress(cluster: &Cluster, document: Uuid) -> Option<Progress> {
+fn progress(cluster: &Cluster, filename: &str) -> Option<Progress> {
     let sql = format!(
-        "SELECT state, extractions, partition, lane FROM document_versions WHERE document_id = '{document}'"
+        "SELECT document_id, state, extractions, partition, lane FROM document_versions WHERE filename = '{filename}'"
     );
     let mut row = cluster.sql(&sql).ok()?.into_iter().next()?.into_iter();
     let mut next = || row.next().flatten();
-    let (state, extractions) = (next()?, next()?.parse().ok()?);
+    let (document, state, extractions) = (next()?, next()?, next()?.parse().ok()?);
     let stream = format!("riacho:{{{}}}:{GROUP}:{}", next()?, next()?);
-    Some(Progress { state, extractions, stream })
+    Some(Progress { document, state, extractions, stream })
 }
 
 /// The extractor that holds the document's entry: a consumer's name has the id of its process. Asked of the one
 /// stream where it can stand, since the document's time runs meanwhile.
-fn holder(cluster: &Cluster, document: Uuid, stream: &str) -> Option<usize> {
-    let pid = consumer(cluster, stream, document)?;
+fn holder(cluster: &Cluster, of: &Progress) -> Option<usize> {
+    let pid = consumer(cluster, &of.stream, &of.document)?;
     (0..REPLICAS).find(|replica| cluster.pid(Service::Extractor, *replica) == Some(pid))
 }
 
-fn consumer(cluster: &Cluster, key: &str, document: Uuid) -> Option<u32> {
+fn consumer(cluster: &Cluster, key: &str, document: &str) -> Option<u32> {
     let entries = cluster.redis(&["XRANGE", key, "-", "+"]).ok()?;
     let id = entries.list().iter().find_map(|entry| {
         let [id, fields] = entry.list() else { return None };
-        fields.list().get(1)?.text().contains(&document.to_string()).then(|| id.text().to_owned())
+        fields.list().get(1)?.text().contains(document).then(|| id.text().to_owned())
     })?;
     let pending = cluster.redis(&["XPENDING", key, GROUP, &id, &id, "1"]).ok()?;
     pending.list().first()?.list().get(1)?.text().rsplit('-').nth(1)?.parse().ok()

@@ -15,7 +15,7 @@ use uuid::Uuid;
 use crate::{
     client::{Ask, Client},
     cluster::now,
-    contents::{Content, Format, Kind},
+    contents::Content,
     oracle::Oracle,
     producer::{Event, Producer},
     schedule::{Action, CLIENTS, Flaw, Round, Task},
@@ -134,12 +134,10 @@ impl Workload {
         lock(&self.slots).insert(slot, Slot { document, content: content.clone(), external });
     }
 
-    /// Uploads a document that hangs in its parser; in no slot, so that nobody commands it.
-    pub(crate) async fn upload_deadly(&self, round: usize) -> Option<Uuid> {
-        let seed = 0xdead_0000 + round as u64;
-        let content = Content { seed, kind: Kind::Deadly, format: Format::Html, paragraphs: 0 };
-        let ask = self.file(Ask::new(Method::POST, "/api/v1/documents"), &content);
-        self.send_file(0, &ask, &content).await
+    /// Uploads a document to no slot, so that nobody commands it.
+    pub(crate) async fn upload_apart(&self, content: &Content) -> Option<Uuid> {
+        let ask = self.file(Ask::new(Method::POST, "/api/v1/documents"), content);
+        self.send_file(0, &ask, content).await
     }
 
     fn file(&self, mut ask: Ask, content: &Content) -> Ask {
