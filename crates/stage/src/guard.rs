@@ -8,7 +8,7 @@ use std::{
 };
 
 use futures::FutureExt;
-use riacho_domain::StageName;
+use riacho_domain::{Lane, StageName};
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::names;
@@ -25,10 +25,10 @@ pub(crate) enum Ended<T> {
     Cancelled,
 }
 
-/// Runs a stage's future within its time limit, until it is cancelled, with panics caught. At the time
+/// Runs a stage's future, for events of a lane, within its time limit, until it is cancelled, with panics caught. At the time
 /// limit it cancels itself, so that what it has begun elsewhere ends too.
 pub(crate) async fn guarded<T>(
-    stage: StageName,
+    (stage, lane): (StageName, Lane),
     time_limit: Duration,
     future: impl Future<Output = T> + Send,
     cancelled: &CancellationToken,
@@ -45,7 +45,8 @@ pub(crate) async fn guarded<T>(
             Ended::TimedOut
         }
     };
-    metrics::histogram!(names::PROCESS, "stage" => stage.as_str()).record(start.elapsed().as_secs_f64());
+    metrics::histogram!(names::PROCESS, "stage" => stage.as_str(), "lane" => lane.as_str())
+        .record(start.elapsed().as_secs_f64());
     ended
 }
 

@@ -4,9 +4,9 @@
 pub mod names {
     /// Events that ended a run, by stage and outcome.
     pub const PROCESSED: &str = "riacho_events_processed_total";
-    /// Seconds from being added to the first start, by stage.
+    /// Seconds from being added to the first start, by stage and lane.
     pub const WAIT: &str = "riacho_event_wait_seconds";
-    /// Seconds of one run, by stage.
+    /// Seconds of one run, by stage and lane.
     pub const PROCESS: &str = "riacho_event_process_seconds";
     /// Events that were delivered again, by stage and reason.
     pub const REDELIVERIES: &str = "riacho_redeliveries_total";
@@ -26,8 +26,12 @@ pub mod names {
 pub fn describe() {
     use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
     describe_counter!(names::PROCESSED, "Events that ended a run, by stage and outcome.");
-    describe_histogram!(names::WAIT, Unit::Seconds, "From being added to the first start of an event.");
-    describe_histogram!(names::PROCESS, Unit::Seconds, "One run of an event or batch.");
+    describe_histogram!(
+        names::WAIT,
+        Unit::Seconds,
+        "From being added to the first start of an event, by stage and lane."
+    );
+    describe_histogram!(names::PROCESS, Unit::Seconds, "One run of an event or batch, by stage and lane.");
     describe_counter!(names::REDELIVERIES, "Events that were delivered again, by reason.");
     describe_counter!(names::DEAD_LETTERS, "Events that were given up, by reason.");
     describe_counter!(names::SUPERSEDED, "Events whose release was not current any more.");

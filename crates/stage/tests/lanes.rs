@@ -240,3 +240,80 @@ async fn retries_are_within_a_lanes_rate_and_its_debt_is_bounded() {
     assert!(begin.elapsed() >= Duration::from_secs(9), "{:?}", begin.elapsed());
     runner.stop().await;
 }
+
+/// A stage whose two bulk events hold all places until they are let go, and that counts the interactive ones.
+fn held_up(counts: &Arc<(AtomicUsize, AtomicUsize)>, go: &Arc<Semaphore>) -> Work {
+    let (counts, go) = (Arc::clone(counts), Arc::clone(go));
+    stage(move |event| {
+        let (counts, go) = (Arc::clone(&counts), Arc::clone(&go));
+        async move {
+            if event.envelope.lane == Lane::Interactive {
+                counts.1.fetch_add(1, Ordering::SeqCst);
+            } else {
+                counts.0.fetch_add(1, Ordering::SeqCst);
+                let _ = go.acquire().await;
+            }
+            ended()
+        }
+    })
+}
+
+#[tokio::test]
+async fn the_interactive_lane_is_waited_for_at_the_server_while_others_hold_all_places() {
+    let server = Server::start().await;
+    for n in 0..2 {
+        release(&server, Lane::Bulk, &format!("bulk{n}")).await;
+    }
+    let (counts, go) = (Arc::default(), Arc::new(Semaphore::new(0)));
+    let config = RunnerConfig { concurrency: 2, ..quick() };
+    let runner = Running::start(&server, config, held_up(&counts, &go));
+    until("the bulk to have all places", async || counts.0.load(Ordering::SeqCst) == 2).await;
+    until("a read to wait at the server", async || waiting_reads(&server).len() == 1).await;
+    for n in 0..20 {
+        release(&server, Lane::Interactive, &format!("urgent{n}")).await;
+        until("the interactive event to run", async || counts.1.load(Ordering::SeqCst) > n).await;
+    }
+    go.add_permits(2);
+    until_drained(&server).await;
+    runner.stop().await;
+}
+
+/// The reads that wait at the server, as it lists them.
+fn waiting_reads(server: &Server) -> Vec<String> {
+    let list = server.raw(&["CLIENT", "LIST"]).text().to_owned();
+    let waits = |line: &&str| line.contains("cmd=xreadgroup") && line.contains("flags=b");
+    list.lines().filter(waits).map(str::to_owned).collect()
+}
+
+#[tokio::test]
+async fn what_was_on_its_way_to_the_interactive_reader_when_its_connection_broke_is_fetched_again() {
+    let server = Server::start().await;
+    for n in 0..2 {
+        release(&server, Lane::Bulk, &format!("bulk{n}")).await;
+    }
+    let (counts, go) = (Arc::default(), Arc::new(Semaphore::new(0)));
+    let config = RunnerConfig { concurrency: 2, ..quick() };
+    let runner = Running::start(&server, config, held_up(&counts, &go));
+    until("a read to wait at the server", async || {
+        counts.0.load(Ordering::SeqCst) == 2 && waiting_reads(&server).len() == 1
+    })
+    .await;
+    // Delivered to this consumer, which never hears of it; then its reader's connection ends.
+    let keys = Lane::ALL.map(|lane| server.streams.keys().work(0, StageName::Extract, lane));
+    let consumer = server.raw(&["XPENDING", &keys[1], "extract", "-", "+", "1"]);
+    let consumer = consumer.list()[0].list()[1].text().to_owned();
+    let envelope = codec::encode_release(&meta(Lane::Interactive), request("urgent"));
+    let script = "redis.call('XADD', KEYS[1], '*', 'e', ARGV[1])
+        return #redis.call('XREADGROUP', 'GROUP', 'extract', ARGV[2], 'STREAMS', KEYS[1], '>')";
+    let args: [&[u8]; 6] =
+        [b"EVAL", script.as_bytes(), b"1", keys[0].as_bytes(), &envelope, consumer.as_bytes()];
+    assert_eq!(server.raw(&args).int(), 1);
+    let id = |read: &String| read.split(' ').find_map(|field| field.strip_prefix("id=").map(str::to_owned));
+    let read = waiting_reads(&server).iter().find_map(id).unwrap_or_default();
+    server.raw(&["CLIENT", "KILL", "ID", &read]);
+    until("the event to run", async || counts.1.load(Ordering::SeqCst) == 1).await;
+    go.add_permits(2);
+    until_drained(&server).await;
+    runner.stop().await;
+    assert_eq!(counts.1.load(Ordering::SeqCst), 1);
+}

@@ -128,7 +128,7 @@ impl<S: BatchStage> Driver<S> {
         let context = Context::new(Arc::clone(&line.consumer), cancelled.clone(), emitter);
         let begun = Instant::now();
         let run = self.stage.run(events, &context);
-        let ended = guarded(line.stage, line.time_limit, run, &cancelled).instrument(span).await;
+        let ended = guarded((line.stage, lane), line.time_limit, run, &cancelled).instrument(span).await;
         line.room.ran(begun.elapsed());
         if self.emits {
             line.room.look_ahead();

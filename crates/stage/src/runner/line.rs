@@ -34,12 +34,18 @@ pub(super) const LAST_RUN: u32 = 1_000_000;
 /// The shortest wait for a lane that is at its limit.
 const SHORTEST: Duration = Duration::from_millis(5);
 
-/// What the reader and the taker of a partition share.
+/// What the readers and the taker of a partition share.
 #[derive(Default)]
 pub(super) struct Partition {
     pub(super) number: u16,
     /// Keeps entries that are being taken over out of the comparison.
     pub(super) taking: tokio::sync::Mutex<()>,
+    /// Keeps entries on their way to the reader of the interactive lane out of it too.
+    pub(super) reading: tokio::sync::Mutex<()>,
+    /// There are no places for all lanes.
+    pub(super) is_full: tokio::sync::Notify,
+    /// A reply may be lost, so the comparison has to come soon.
+    pub(super) is_unsure: AtomicBool,
     /// The server that holds the partition is near its memory limit.
     pub(super) memory_is_tight: AtomicBool,
 }

@@ -1,13 +1,15 @@
 //! The runner: reads a stage's events, runs them, and settles each exactly as it ended.
 //!
-//! One background role a file: `reader` reads and recovers, `taker` promotes retries and claims
-//! from the dead, `dispatch` decodes, `ready` holds what can run, `batcher` fills and runs, `worker` prepares
-//! and concludes, `finisher` settles many in one call. What they share stands in `line`.
+//! One background role a file: `reader` reads and recovers, `interactive` reads its lane while the others hold all
+//! other places, `taker` promotes retries and claims from the dead, `dispatch` decodes, `ready` holds what can run,
+//! `batcher` fills and runs, `worker` prepares and concludes, `finisher` settles many in one call. What they share
+//! stands in `line`.
 
 mod alone;
 mod batcher;
 mod dispatch;
 mod finisher;
+mod interactive;
 mod line;
 mod reader;
 mod ready;
@@ -191,6 +193,9 @@ impl Line {
                 if read.insert(partition) {
                     let partition = Arc::new(Partition { number: partition, ..Partition::default() });
                     intake.spawn(reader::run(Arc::clone(self), Arc::clone(&partition)));
+                    if self.config.interactive_runs > 0 {
+                        intake.spawn(interactive::run(Arc::clone(self), Arc::clone(&partition)));
+                    }
                     intake.spawn(taker::run(Arc::clone(self), partition));
                 }
             }

@@ -1,7 +1,8 @@
-//! Reads one partition of a stage: all lanes at once while idle, by weight while busy.
+//! Reads one partition of a stage: all lanes at once while idle, by weight while busy. While there are places for the
+//! interactive lane only, `interactive` reads.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -18,9 +19,10 @@ use crate::{outage::Backoff, shares::Shares};
 const COMPARE_EVERY: Duration = Duration::from_secs(10);
 /// How long a paused reader waits before it looks again.
 const PAUSE: Duration = Duration::from_millis(100);
-/// The shortest moment after which the interactive lane is read by itself, and the longest.
+/// After so long without a place for any lane, the interactive lane is read by itself.
 const SOON: Duration = Duration::from_millis(5);
-const LATER: Duration = Duration::from_millis(50);
+/// How long a reader that has no place for any lane looks at nothing else.
+const LOOK: Duration = Duration::from_millis(250);
 /// At most this many entries of a lane come with one read, so that a reply stays small.
 const READ_MAX: usize = 1024;
 
@@ -36,30 +38,32 @@ pub(super) async fn run(line: Arc<Line>, partition: Arc<Partition>) {
 }
 
 async fn read(line: &Arc<Line>, partition: &Partition, mut reader: Reader) {
-    let (mut shares, mut backoff, mut moment) = (Shares::default(), Backoff::new(), SOON);
+    let (mut shares, mut backoff) = (Shares::default(), Backoff::new());
     let mut compared = Some(Instant::now());
     let mut is_busy = false;
     while !line.stop.is_cancelled() {
-        if reader.reconnected() || compared.is_none_or(|at| at.elapsed() >= COMPARE_EVERY) {
+        let is_unsure = partition.is_unsure.swap(false, Ordering::Relaxed) | reader.reconnected();
+        if is_unsure || compared.is_none_or(|at| at.elapsed() >= COMPARE_EVERY) {
             compared = recover(line, partition, &reader).await.ok().map(|()| Instant::now());
         }
         if line.is_paused(partition) {
             line.pause(PAUSE).await;
             continue;
         }
-        if line.stop.run_until_cancelled(free(line, moment)).await.is_none() {
+        if line.stop.run_until_cancelled(free(line, partition)).await.is_none() {
             break;
+        }
+        let (all, kept) = (line.room.free().min(READ_MAX), line.room.kept_free().min(READ_MAX));
+        if all == 0 {
+            continue;
         }
         // These futures are awaited to their end whatever happens: the server would deliver all
         // the same, to nobody. The stop waits for a short block.
         let lanes = line.lanes_open().await;
-        let (all, kept) = (line.room.free().min(READ_MAX), line.room.kept_free().min(READ_MAX));
-        let read = if all == 0 || is_busy {
+        let read = if is_busy {
             let mut counts = shares.split(all, lanes.0, line.ready.events_by_weight());
             counts[0] = (counts[0] + kept).min(lanes.0[0]);
-            // Where the place is gone that was free, no lane is closed.
-            let again = lanes.1.filter(|_| all + kept > 0);
-            take(line, &reader, counts, again).await
+            take(line, &reader, counts, lanes.1).await
         } else {
             wait(line, &reader, all, lanes).await
         };
@@ -69,24 +73,33 @@ async fn read(line: &Arc<Line>, partition: &Partition, mut reader: Reader) {
             Ok(Some(entries)) => {
                 line.outage.is_over();
                 backoff.reset();
-                // Who read the interactive lane only knows nothing of the others.
-                is_busy = !entries.is_empty() || (all == 0 && is_busy);
-                moment = if all == 0 && entries.is_empty() { (moment * 2).min(LATER) } else { SOON };
+                is_busy = !entries.is_empty();
                 dispatch::all(line, partition.number, entries, Reason::First);
             }
             Err(error) => {
-                // Whatever was on the wire stands in the own pending list.
-                compared = None;
-                if matches!(error, Error::NoGroup) && reader.make_groups().await.is_ok() {
-                    tracing::warn!(stage = %line.stage, partition = partition.number, "the consumer group was gone and is made again");
-                    line.pause(backoff.next()).await;
-                } else {
-                    line.back_off(&error, &mut backoff).await;
-                }
+                heal(line, partition, &reader, &error, &mut backoff).await;
             }
         }
     }
     reader.close().await;
+}
+
+/// Mends what a read's error tells of, as far as that goes, and waits.
+pub(super) async fn heal(
+    line: &Line,
+    partition: &Partition,
+    reader: &Reader,
+    error: &Error,
+    backoff: &mut Backoff,
+) {
+    // Whatever was on the wire stands in the own pending list.
+    partition.is_unsure.store(true, Ordering::Relaxed);
+    if matches!(error, Error::NoGroup) && reader.make_groups().await.is_ok() {
+        tracing::warn!(stage = %line.stage, partition = partition.number, "the consumer group was gone and is made again");
+        line.pause(backoff.next()).await;
+    } else {
+        line.back_off(error, backoff).await;
+    }
 }
 
 /// Waits for entries of the lanes that are open; not for long where one is closed that may open meanwhile.
@@ -119,22 +132,18 @@ async fn take(
     reader.read_lanes(counts).await.map(Some)
 }
 
-/// Waits until there is room for any lane, or, after a moment, for the interactive one. While events of other lanes
-/// hold all other places, that lane is looked at again after each such moment: a read that waits at the server would
-/// not see a place that becomes free.
-async fn free(line: &Line, moment: Duration) {
-    if tokio::time::timeout(moment, line.room.some_free()).await.is_ok() {
-        return;
-    }
-    tokio::select! {
-        () = line.room.some_free() => {}
-        () = line.room.some_kept_free() => {}
+/// Waits until there is room for any lane, not for long. After a moment the interactive lane is read meanwhile.
+async fn free(line: &Line, partition: &Partition) {
+    if tokio::time::timeout(SOON, line.room.some_free()).await.is_err() {
+        partition.is_full.notify_one();
+        let _ = tokio::time::timeout(LOOK, line.room.some_free()).await;
     }
 }
 
 /// Fetches again what this consumer holds by the server's account and not by its own.
 async fn recover(line: &Arc<Line>, partition: &Partition, reader: &Reader) -> Result<(), Error> {
-    let _guard = partition.taking.lock().await;
+    let _reading = partition.reading.lock().await;
+    let _taking = partition.taking.lock().await;
     let partition = partition.number;
     let mut own = reader.own_pending().await?;
     own.retain(|(lane, id)| !line.held.contains(partition, *lane, id));

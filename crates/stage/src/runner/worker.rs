@@ -103,7 +103,9 @@ pub(super) fn span(line: &Line, work: &Work) -> tracing::Span {
     let meta = &work.meta;
     if meta.attempt == 1 {
         let wait = dispatch::age(&work.holding.entry).as_secs_f64();
-        metrics::histogram!(names::WAIT, "stage" => line.stage.as_str()).record(wait);
+        let lane = work.holding.entry.lane;
+        metrics::histogram!(names::WAIT, "stage" => line.stage.as_str(), "lane" => lane.as_str())
+            .record(wait);
     }
     tracing::info_span!("event", stage = %line.stage, tenant = %meta.tenant, document = %meta.document,
         version = meta.version, release = %meta.release, attempt = meta.attempt, trace_id = meta.trace_id())
