@@ -148,7 +148,7 @@ pub(crate) enum BenchCommand {
 #[derive(Debug, Args)]
 pub(crate) struct BenchBus {
     /// Events of each rate
-    #[arg(long, default_value_t = 200_000)]
+    #[arg(long, default_value_t = 100_000)]
     pub(crate) events: usize,
     /// Workers that are killed with an event, some three seconds each; 0 leaves that out
     #[arg(long, default_value_t = 50)]

@@ -11,6 +11,9 @@ use super::{
 };
 use crate::{cli::BenchBus, commands::Context, output};
 
+/// How often the raw client and the runner are measured, in turn: a machine's speed changes within seconds, so that only
+/// what was measured next to each other can be compared.
+const ROUNDS: usize = 5;
 /// How long an idle stage is watched.
 const IDLE: Duration = Duration::from_secs(10);
 const SECONDS_OF_A_MONTH: f64 = 30.0 * 86_400.0;
@@ -18,18 +21,21 @@ const SECONDS_OF_A_MONTH: f64 = 30.0 * 86_400.0;
 /// Everything that was measured.
 #[derive(Debug, Default, Serialize)]
 struct Figures {
-    /// Events of each rate.
+    /// Events of each rate, in each round.
     events: usize,
     /// Bytes of an event as it stands on the stream.
     event_bytes: usize,
-    /// Events a second of a client that only pipelines the four commands of a hop.
+    /// Events a second of a client that only pipelines the four commands of a hop. This and the rate in batches are
+    /// medians over the rounds.
     raw_pipelined_per_s: f64,
     /// Processor time of Redis and of that client for an event, in microseconds.
     raw_processor_us: [f64; 2],
     /// Events a second through the runner, many in one call of the stage.
     hop_batched_per_s: f64,
-    /// The same as a share of the raw client's.
+    /// The same as a share of the raw client's, the median of the rounds' shares.
     hop_batched_share: f64,
+    /// The share in each round.
+    hop_batched_shares: Vec<f64>,
     /// Processor time of Redis and of the runner for an event, in microseconds.
     hop_batched_processor_us: [f64; 2],
     /// Events a second through the runner, one in each call of the stage, one call at a time.
@@ -82,17 +88,9 @@ pub(super) async fn run(context: &Context, options: &BenchBus) -> anyhow::Result
     let mut figures = Figures { events, event_bytes: hop::event().1.len(), ..Figures::default() };
     context.output.note(&format!("{events} events of {} bytes, one after the other:", figures.event_bytes));
 
-    server.flush()?;
-    (figures.raw_pipelined_per_s, figures.raw_processor_us) =
-        raw::rate(&server, events, figures.event_bytes)?;
     let load = Load { events, partitions: 1, consumers: 1, batched: true };
-    let batched = hop::rate(&server, load).await?;
-    figures.hop_batched_per_s = batched.per_second;
-    figures.hop_batched_share = batched.per_second / figures.raw_pipelined_per_s;
-    (figures.commands_batched, figures.executed_batched) = (batched.sent, batched.executed);
-    figures.bytes_per_event = batched.bytes;
-    figures.hop_batched_processor_us = batched.processor_us;
-    let single = hop::rate(&server, Load { events: events / 4, batched: false, ..load }).await?;
+    compare(&server, load, &mut figures).await?;
+    let single = hop::rate(&server, Load { events: events / 2, batched: false, ..load }).await?;
     figures.hop_single_per_s = single.per_second;
     figures.hop_single_processor_us = single.processor_us;
     (figures.commands_single, figures.executed_single) = (single.sent, single.executed);
@@ -115,10 +113,39 @@ pub(super) async fn run(context: &Context, options: &BenchBus) -> anyhow::Result
         figures.redelivery_max_s = seconds(1.0);
     }
     if options.growth {
-        figures.growth = growth(&server, events).await?;
+        figures.growth = growth(&server, 2 * events).await?;
     }
     context.output.result(&figures, || table(&figures));
     Ok(())
+}
+
+/// The raw client and the runner in batches, in turn.
+async fn compare(server: &Server, load: Load, figures: &mut Figures) -> anyhow::Result<()> {
+    let (mut raw, mut batched) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        server.flush()?;
+        raw.push(raw::rate(server, load.events, figures.event_bytes)?);
+        batched.push(hop::rate(server, load).await?);
+    }
+    let processor = |of: &[[f64; 2]]| [0, 1].map(|at| median(of.iter().map(|each| each[at])));
+    figures.raw_pipelined_per_s = median(raw.iter().map(|(rate, _)| *rate));
+    figures.raw_processor_us = processor(&raw.iter().map(|(_, micros)| *micros).collect::<Vec<_>>());
+    figures.hop_batched_per_s = median(batched.iter().map(|rate| rate.per_second));
+    figures.hop_batched_processor_us =
+        processor(&batched.iter().map(|rate| rate.processor_us).collect::<Vec<_>>());
+    figures.commands_batched = median(batched.iter().map(|rate| rate.sent));
+    figures.executed_batched = median(batched.iter().map(|rate| rate.executed));
+    figures.bytes_per_event = median(batched.iter().map(|rate| rate.bytes));
+    let shares = batched.iter().zip(&raw).map(|(rate, (raw, _))| rate.per_second / raw);
+    figures.hop_batched_shares = shares.collect();
+    figures.hop_batched_share = median(figures.hop_batched_shares.iter().copied());
+    Ok(())
+}
+
+fn median(of: impl Iterator<Item = f64>) -> f64 {
+    let mut sorted: Vec<f64> = of.collect();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or_default()
 }
 
 /// The rate with more partitions, more consumers and a longer backlog.
@@ -148,6 +175,10 @@ fn processor([redis, client]: [f64; 2]) -> String {
     format!(" ({redis:.1} + {client:.1} us of Redis + client each)")
 }
 
+fn percents(shares: &[f64]) -> String {
+    shares.iter().map(|share| format!("{:.0}", share * 100.0)).collect::<Vec<_>>().join(", ")
+}
+
 fn table(figures: &Figures) -> String {
     let row = |what: &str, value: String| vec![what.to_owned(), value];
     let mut rows = vec![
@@ -158,10 +189,11 @@ fn table(figures: &Figures) -> String {
         row(
             "runner, in batches",
             format!(
-                "{:.0} events/s{}, {:.0}% of the raw client",
+                "{:.0} events/s{}, {:.0}% of the raw client ({})",
                 figures.hop_batched_per_s,
                 processor(figures.hop_batched_processor_us),
-                figures.hop_batched_share * 100.0
+                figures.hop_batched_share * 100.0,
+                percents(&figures.hop_batched_shares)
             ),
         ),
         row(
