@@ -54,12 +54,6 @@ impl Room {
         self.kept.available_permits()
     }
 
-    /// Waits until a place is free for any lane. Cancel safe.
-    pub(crate) async fn some_free(&self) {
-        // Never closed, so that only a place ends the waiting.
-        let _ = self.places.acquire().await;
-    }
-
     /// Waits until a place is free that is kept for the interactive lane. Cancel safe.
     pub(crate) async fn some_kept_free(&self) {
         let _ = self.kept.acquire().await;

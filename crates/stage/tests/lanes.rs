@@ -6,8 +6,9 @@ mod harness;
 mod support;
 
 use std::{
+    collections::BTreeSet,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -206,6 +207,41 @@ async fn a_lanes_places_are_for_all_partitions_together() {
     until("all of them", async || counts.2.load(Ordering::SeqCst) == 16).await;
     runner.stop().await;
     assert_eq!(counts.1.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn all_partitions_are_read_in_turn_where_one_place_is_for_all_of_them() {
+    const EACH: usize = 6;
+    let server = Server::start().await;
+    let partitions: Vec<u16> = (0..16).collect();
+    for partition in &partitions {
+        for n in 0..EACH {
+            let lane = if n % 2 == 0 { Lane::Bulk } else { Lane::Interactive };
+            let meta = meta(lane);
+            let envelope = codec::encode_release(&meta, request(&format!("{partition}")));
+            server.streams.release(*partition, lane, &envelope, meta.release).await.unwrap();
+        }
+    }
+    let done: Arc<Mutex<Vec<String>>> = Arc::default();
+    let seen = Arc::clone(&done);
+    let runner = Running::start(
+        &server,
+        RunnerConfig { partitions: partitions.clone(), concurrency: 1, interactive_runs: 0, ..quick() },
+        stage(move |event| {
+            let seen = Arc::clone(&seen);
+            async move {
+                // Longer than a reader waits before it leaves the interactive lane to the other one.
+                tokio::time::sleep(Duration::from_millis(15)).await;
+                seen.lock().unwrap().push(label(&event));
+                ended()
+            }
+        }),
+    );
+    until("all of them", async || done.lock().unwrap().len() == EACH * partitions.len()).await;
+    runner.stop().await;
+    // None had to wait until others had nothing more.
+    let first_half: BTreeSet<String> = done.lock().unwrap()[..EACH * 8].iter().cloned().collect();
+    assert_eq!(first_half.len(), partitions.len(), "{first_half:?}");
 }
 
 #[tokio::test]

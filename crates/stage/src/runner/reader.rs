@@ -8,6 +8,7 @@ use std::{
 
 use riacho_domain::Lane;
 use riacho_streams::{Entry, Error, Reader};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
     dispatch::{self, Reason},
@@ -50,22 +51,20 @@ async fn read(line: &Arc<Line>, partition: &Partition, mut reader: Reader) {
             line.pause(PAUSE).await;
             continue;
         }
-        if line.stop.run_until_cancelled(free(line, partition)).await.is_none() {
-            break;
-        }
-        let (all, kept) = (line.room.free().min(READ_MAX), line.room.kept_free().min(READ_MAX));
-        if all == 0 {
-            continue;
-        }
+        let Some(place) = line.stop.run_until_cancelled(place(line, partition)).await else { break };
+        let Some(place) = place else { continue };
         // These futures are awaited to their end whatever happens: the server would deliver all
         // the same, to nobody. The stop waits for a short block.
         let lanes = line.lanes_open().await;
-        let read = if is_busy {
+        let all = (line.room.free() + 1).min(READ_MAX);
+        let (read, place) = if is_busy {
             let mut counts = shares.split(all, lanes.0, line.ready.events_by_weight());
-            counts[0] = (counts[0] + kept).min(lanes.0[0]);
-            take(line, &reader, counts, lanes.1).await
+            counts[0] = (counts[0] + line.room.kept_free()).min(lanes.0[0]);
+            take(line, &reader, counts, lanes.1, place).await
         } else {
-            wait(line, &reader, all, lanes).await
+            // Those who read other partitions need it meanwhile.
+            drop(place);
+            (wait(line, &reader, all, lanes).await, None)
         };
         match read {
             // Nothing was asked for.
@@ -74,9 +73,10 @@ async fn read(line: &Arc<Line>, partition: &Partition, mut reader: Reader) {
                 line.outage.is_over();
                 backoff.reset();
                 is_busy = !entries.is_empty();
-                dispatch::all(line, partition.number, entries, Reason::First);
+                dispatch::all_with(line, partition.number, entries, Reason::First, place);
             }
             Err(error) => {
+                drop(place);
                 heal(line, partition, &reader, &error, &mut backoff).await;
             }
         }
@@ -118,26 +118,32 @@ async fn wait(
     reader.read_any_of(open.map(|most| most > 0), count, block).await.map(Some)
 }
 
-/// Takes so many entries of each lane; none where no lane may be read before `again`.
+/// Takes so many entries of each lane, and gives the place back with them; none where no lane may be read before `again`.
 async fn take(
     line: &Line,
     reader: &Reader,
     counts: [usize; 3],
     again: Option<Duration>,
-) -> Result<Option<Vec<Entry>>, Error> {
+    place: OwnedSemaphorePermit,
+) -> (Result<Option<Vec<Entry>>, Error>, Option<OwnedSemaphorePermit>) {
     if counts == [0; 3] {
+        drop(place);
         line.pause(again.unwrap_or(SOON)).await;
-        return Ok(None);
+        return (Ok(None), None);
     }
-    reader.read_lanes(counts).await.map(Some)
+    (reader.read_lanes(counts).await.map(Some), Some(place))
 }
 
-/// Waits until there is room for any lane, not for long. After a moment the interactive lane is read meanwhile.
-async fn free(line: &Line, partition: &Partition) {
-    if tokio::time::timeout(SOON, line.room.some_free()).await.is_err() {
-        partition.is_full.notify_one();
-        let _ = tokio::time::timeout(LOOK, line.room.some_free()).await;
+/// Waits for a place for any lane, not for long. After a moment the interactive lane is read meanwhile.
+///
+/// The place is kept for what is read: one that is given back goes to the reader of the next partition, and where all
+/// only look for one, nobody ever reads.
+async fn place(line: &Line, partition: &Partition) -> Option<OwnedSemaphorePermit> {
+    if let Ok(place) = tokio::time::timeout(SOON, line.room.place()).await {
+        return place;
     }
+    partition.is_full.notify_one();
+    tokio::time::timeout(LOOK, line.room.place()).await.ok().flatten()
 }
 
 /// Fetches again what this consumer holds by the server's account and not by its own.
