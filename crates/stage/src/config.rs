@@ -14,7 +14,8 @@ pub struct RunnerConfig {
     /// How many events (or batches, for a stage that works in batches) run at once.
     pub concurrency: usize,
     /// How many more events (or batches) of the interactive lane run at once, so that none waits for a long run of
-    /// another lane to end. 0 turns it off. The parsers of the extractor have a setting of their own.
+    /// another lane to end. 0 turns it off. While all other places are taken, it needs one more connection
+    /// to Redis for each partition. The parsers of the extractor have a setting of their own.
     pub interactive_runs: usize,
     /// The partitions that this process reads; all that the database names when there is none here.
     pub partitions: Vec<u16>,

@@ -1,4 +1,4 @@
-//! Reading: one blocking reader with a connection of its own for each partition of a stage.
+//! Reading: blocking readers of a partition of a stage, each with a connection of its own.
 
 use std::time::Duration;
 

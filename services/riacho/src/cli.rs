@@ -147,7 +147,7 @@ pub(crate) enum BenchCommand {
 
 #[derive(Debug, Args)]
 pub(crate) struct BenchBus {
-    /// Events of each rate
+    /// Events of each of five rounds; half as many one at a time, twice as many for growth
     #[arg(long, default_value_t = 100_000)]
     pub(crate) events: usize,
     /// Workers that are killed with an event, some three seconds each; 0 leaves that out

@@ -188,11 +188,10 @@ async fn behind_a_stall(documents: usize, stream_bytes: usize, most_bytes: u64) 
     let start = data_bytes(&cluster.redis).unwrap();
     model.always(Answer::Status(503));
     let mut most = 0;
-    for number in 0..documents {
-        services.upload(&format!("gauge{number}x")).await;
-        if number % 50 == 0 {
-            most = most.max(data_bytes(&cluster.redis).unwrap());
-        }
+    let words: Vec<String> = (0..documents).map(|number| format!("gauge{number}x")).collect();
+    for words in words.chunks(50) {
+        services.upload_all(words).await;
+        most = most.max(data_bytes(&cluster.redis).unwrap());
     }
     let fills = || async {
         let sizes = cluster.redis.command(&["HGET", "riacho:{0}:sizes", "riacho:{0}:embed:interactive"]);

@@ -5,7 +5,7 @@ use std::{
     future::Future,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -42,8 +42,8 @@ pub(super) struct Partition {
     pub(super) taking: tokio::sync::Mutex<()>,
     /// Keeps entries on their way to the reader of the interactive lane out of it too.
     pub(super) reading: tokio::sync::Mutex<()>,
-    /// There are no places for all lanes.
-    pub(super) is_full: tokio::sync::Notify,
+    /// Tells that there was no place for any lane for a moment.
+    pub(super) became_full: tokio::sync::Notify,
     /// A reply may be lost, so the comparison has to come soon.
     pub(super) is_unsure: AtomicBool,
     /// The server that holds the partition is near its memory limit.
@@ -65,6 +65,8 @@ pub(super) struct Line {
     pub(super) cancel: CancellationToken,
     /// Nothing is waited for any more.
     pub(super) over: CancellationToken,
+    /// How many partitions are read.
+    pub(super) partitions: AtomicUsize,
     /// The places for events that are held.
     pub(super) room: Room,
     /// The limits of single lanes.

@@ -18,7 +18,10 @@ mod worker;
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, Mutex, PoisonError, Weak, atomic::AtomicU32},
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicU32, AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -136,6 +139,7 @@ impl Runner {
             stop,
             cancel: CancellationToken::new(),
             over: CancellationToken::new(),
+            partitions: AtomicUsize::default(),
             room,
             lanes: Lanes::new(shared.config.lanes.of(stage.name())),
             held: Held::default(),
@@ -191,6 +195,7 @@ impl Line {
         loop {
             for partition in partitions.borrow_and_update().iter().copied() {
                 if read.insert(partition) {
+                    self.partitions.fetch_add(1, Ordering::Relaxed);
                     let partition = Arc::new(Partition { number: partition, ..Partition::default() });
                     intake.spawn(reader::run(Arc::clone(self), Arc::clone(&partition)));
                     if self.config.interactive_runs > 0 {

@@ -2,6 +2,7 @@
 //! interactive lane only, `interactive` reads.
 
 use std::{
+    pin::pin,
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
@@ -24,6 +25,10 @@ const PAUSE: Duration = Duration::from_millis(100);
 const SOON: Duration = Duration::from_millis(5);
 /// How long a reader that has no place for any lane looks at nothing else.
 const LOOK: Duration = Duration::from_millis(250);
+/// How long a reader holds a place while a server does not answer.
+const HOLD: Duration = Duration::from_millis(50);
+/// How long a comparison waits for a read of the interactive lane to end.
+const READ_ENDS: Duration = Duration::from_millis(300);
 /// At most this many entries of a lane come with one read, so that a reply stays small.
 const READ_MAX: usize = 1024;
 
@@ -39,23 +44,20 @@ pub(super) async fn run(line: Arc<Line>, partition: Arc<Partition>) {
 }
 
 async fn read(line: &Arc<Line>, partition: &Partition, mut reader: Reader) {
-    let (mut shares, mut backoff) = (Shares::default(), Backoff::new());
-    let mut compared = Some(Instant::now());
+    let (mut shares, mut backoff, mut comparison) = (Shares::default(), Backoff::new(), Comparison::new());
     let mut is_busy = false;
     while !line.stop.is_cancelled() {
-        let is_unsure = partition.is_unsure.swap(false, Ordering::Relaxed) | reader.reconnected();
-        if is_unsure || compared.is_none_or(|at| at.elapsed() >= COMPARE_EVERY) {
-            compared = recover(line, partition, &reader).await.ok().map(|()| Instant::now());
-        }
+        comparison.where_due(line, partition, &mut reader).await;
+        let place = place(line, partition, &mut reader, &mut comparison);
+        let Some(place) = line.stop.run_until_cancelled(place).await else { break };
         if line.is_paused(partition) {
+            drop(place);
             line.pause(PAUSE).await;
             continue;
         }
-        let Some(place) = line.stop.run_until_cancelled(place(line, partition)).await else { break };
-        let Some(place) = place else { continue };
         // These futures are awaited to their end whatever happens: the server would deliver all
         // the same, to nobody. The stop waits for a short block.
-        let lanes = line.lanes_open().await;
+        let (lanes, place) = holding(place, line.lanes_open()).await;
         let all = (line.room.free() + 1).min(READ_MAX);
         let (read, place) = if is_busy {
             let mut counts = shares.split(all, lanes.0, line.ready.events_by_weight());
@@ -77,11 +79,30 @@ async fn read(line: &Arc<Line>, partition: &Partition, mut reader: Reader) {
             }
             Err(error) => {
                 drop(place);
+                // The next read waits at the server, and holds no place while it does.
+                is_busy = false;
                 heal(line, partition, &reader, &error, &mut backoff).await;
             }
         }
     }
     reader.close().await;
+}
+
+/// When the own pending list was compared last; never, where that failed.
+struct Comparison(Option<Instant>);
+
+impl Comparison {
+    fn new() -> Comparison {
+        Comparison(Some(Instant::now()))
+    }
+
+    /// Fetches again what was delivered to nobody, where a reply may be lost, and every now and then.
+    async fn where_due(&mut self, line: &Arc<Line>, partition: &Partition, reader: &mut Reader) {
+        let is_unsure = partition.is_unsure.swap(false, Ordering::Relaxed) | reader.reconnected();
+        if is_unsure || self.0.is_none_or(|at| at.elapsed() >= COMPARE_EVERY) {
+            self.0 = recover(line, partition, reader).await.ok().map(|()| Instant::now());
+        }
+    }
 }
 
 /// Mends what a read's error tells of, as far as that goes, and waits.
@@ -124,31 +145,60 @@ async fn take(
     reader: &Reader,
     counts: [usize; 3],
     again: Option<Duration>,
-    place: OwnedSemaphorePermit,
+    place: Option<OwnedSemaphorePermit>,
 ) -> (Result<Option<Vec<Entry>>, Error>, Option<OwnedSemaphorePermit>) {
     if counts == [0; 3] {
         drop(place);
         line.pause(again.unwrap_or(SOON)).await;
         return (Ok(None), None);
     }
-    (reader.read_lanes(counts).await.map(Some), Some(place))
+    let (read, place) = holding(place, reader.read_lanes(counts)).await;
+    (read.map(Some), place)
 }
 
-/// Waits for a place for any lane, not for long. After a moment the interactive lane is read meanwhile.
+/// Awaits a server's answer with a place in hand, which goes to others where the answer takes long: a server that
+/// hangs must not hold up the partitions of another one.
+async fn holding<T>(
+    place: Option<OwnedSemaphorePermit>,
+    answer: impl Future<Output = T>,
+) -> (T, Option<OwnedSemaphorePermit>) {
+    let mut answer = pin!(answer);
+    if let Ok(answer) = tokio::time::timeout(HOLD, &mut answer).await {
+        return (answer, place);
+    }
+    drop(place);
+    (answer.await, None)
+}
+
+/// Waits for a place for any lane, in the order in which the readers of all partitions wait. After a moment the interactive
+/// lane is read meanwhile.
 ///
 /// The place is kept for what is read: one that is given back goes to the reader of the next partition, and where all
 /// only look for one, nobody ever reads.
-async fn place(line: &Line, partition: &Partition) -> Option<OwnedSemaphorePermit> {
-    if let Ok(place) = tokio::time::timeout(SOON, line.room.place()).await {
+async fn place(
+    line: &Arc<Line>,
+    partition: &Partition,
+    reader: &mut Reader,
+    comparison: &mut Comparison,
+) -> Option<OwnedSemaphorePermit> {
+    let mut place = pin!(line.room.place());
+    if let Ok(place) = tokio::time::timeout(SOON, &mut place).await {
         return place;
     }
-    partition.is_full.notify_one();
-    tokio::time::timeout(LOOK, line.room.place()).await.ok().flatten()
+    loop {
+        partition.became_full.notify_one();
+        if let Ok(place) = tokio::time::timeout(LOOK, &mut place).await {
+            return place;
+        }
+        comparison.where_due(line, partition, reader).await;
+    }
 }
 
 /// Fetches again what this consumer holds by the server's account and not by its own.
 async fn recover(line: &Arc<Line>, partition: &Partition, reader: &Reader) -> Result<(), Error> {
-    let _reading = partition.reading.lock().await;
+    // Where that read hangs, the comparison comes later.
+    let reading = tokio::time::timeout(READ_ENDS, partition.reading.lock()).await;
+    let _reading = reading.map_err(|_| Error::Timeout)?;
     let _taking = partition.taking.lock().await;
     let partition = partition.number;
     let mut own = reader.own_pending().await?;

@@ -79,13 +79,16 @@ impl Client {
     pub(crate) async fn send(&self, ask: &Ask, first: usize) -> Reply {
         let begun = Instant::now();
         let (mut turn, mut pause) = (first, Duration::from_millis(50));
-        let (mut unanswered, mut may_come_late) = (0, false);
+        let (mut unanswered, mut failed, mut may_come_late) = (0, 0, false);
         while begun.elapsed() < PATIENCE {
             match self.once(ask, turn).await {
                 Ok((status, body)) if !is_later(status) => {
+                    let unanswered = unanswered + failed;
                     return Reply::Answered(Answer { status, body, unanswered, may_come_late });
                 }
-                Ok(_) => unanswered += 1,
+                Ok((StatusCode::TOO_MANY_REQUESTS, _)) => {}
+                // Nearly all of these refuse at the door; one may have lost the reply of its commit.
+                Ok(_) => failed = 1,
                 Err(error) => {
                     unanswered += u32::from(!error.is_connect());
                     may_come_late |= error.is_timeout();
@@ -95,7 +98,7 @@ impl Client {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_millis(500));
         }
-        Reply::Silent { unanswered }
+        Reply::Silent { unanswered: unanswered + failed }
     }
 
     /// One try, at one gateway.

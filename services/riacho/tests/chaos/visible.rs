@@ -103,39 +103,50 @@ fn slices(text: &str, chunks: &[Value]) -> Result<(), String> {
 /// A search for the mark of each content that was ever uploaded finds the documents where it is live, and none
 /// where it is not any more, or never was.
 pub(crate) async fn marks(client: &Client, oracle: &Oracle, rows: &HashMap<Uuid, DocumentRow>) -> Wrong {
-    let mut expected: BTreeMap<String, BTreeSet<(Uuid, u32)>> = BTreeMap::new();
+    let mut expected: BTreeMap<String, Carriers> = BTreeMap::new();
     for (id, record) in &oracle.documents {
         for (version, content) in &record.versions {
-            let found = expected.entry(content.mark()).or_default();
+            let carriers = expected.entry(content.mark()).or_default();
+            carriers.ever.insert(*id);
             let row = rows.get(id).filter(|row| !row.is_deleted);
             if row.is_some_and(|row| row.live == Some(*version)) {
-                found.insert((*id, *version));
+                carriers.live.insert((*id, *version));
             }
         }
     }
     let mut wrong = Wrong::new();
-    for (mark, right) in expected {
-        let Some(found) = found(client, &mark, &right).await else {
+    for (mark, carriers) in expected {
+        let right = &carriers.live;
+        let Some(found) = found(client, &mark, &carriers.ever).await else {
             wrong.push((None, "a search was not answered".to_owned()));
             continue;
         };
-        if found != right {
-            let document = found.symmetric_difference(&right).next().map(|(id, _)| *id);
+        if found != *right {
+            let document = found.symmetric_difference(right).next().map(|(id, _)| *id);
             wrong.push((document, format!("a search for {mark} finds {found:?}, right were {right:?}")));
         }
     }
     wrong
 }
 
-/// What a search for a mark finds. Where the chunks of one document fill the answer, the others are asked for by name.
-async fn found(client: &Client, mark: &str, right: &BTreeSet<(Uuid, u32)>) -> Option<BTreeSet<(Uuid, u32)>> {
+/// The documents with a mark.
+#[derive(Default)]
+struct Carriers {
+    /// Those that had it in any version.
+    ever: BTreeSet<Uuid>,
+    /// The versions that are live with it.
+    live: BTreeSet<(Uuid, u32)>,
+}
+
+/// What a search for a mark finds. Where the chunks of one document fill the answer, all others that `ever` had the mark are
+/// asked for by name.
+async fn found(client: &Client, mark: &str, ever: &BTreeSet<Uuid>) -> Option<BTreeSet<(Uuid, u32)>> {
     let Reply::Answered(answer) = client.send(&search(mark, "keyword", &[]), 0).await else { return None };
     let hits_of_all = hits(&answer.body);
     let is_full = hits_of_all.len() == MOST_HITS;
     let mut found: BTreeSet<(Uuid, u32)> = hits_of_all.into_iter().collect();
-    let hidden: Vec<Uuid> = right.difference(&found).filter(|_| is_full).map(|(id, _)| *id).collect();
-    for id in hidden {
-        let Reply::Answered(answer) = client.send(&search(mark, "keyword", &[id]), 0).await else {
+    for id in ever.iter().filter(|_| is_full) {
+        let Reply::Answered(answer) = client.send(&search(mark, "keyword", &[*id]), 0).await else {
             return None;
         };
         found.extend(hits(&answer.body));

@@ -176,6 +176,19 @@ impl Services {
         self.owe(word, &body);
     }
 
+    /// Uploads a document for each word, some at once.
+    pub async fn upload_all(&mut self, words: &[String]) {
+        let mut answers = Vec::with_capacity(words.len());
+        for some in words.chunks(8) {
+            let sent = some.iter().map(async |word| self.send(word).await.json::<Value>().await.unwrap());
+            answers.extend(futures::future::join_all(sent).await);
+        }
+        for (word, body) in words.iter().zip(&answers) {
+            assert!(body["id"].is_string(), "{body}\n{}", self.log());
+            self.owe(word, body);
+        }
+    }
+
     /// Sends a document that may be refused, in the way that a client can act on: says whether it was kept.
     pub async fn offer(&mut self, word: &str, code: &str) -> bool {
         let answer = self.send(word).await;
