@@ -2,7 +2,7 @@
 //! `riacho up` run them; a service merely checks the version.
 
 use refinery::{Migration, Runner};
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 use tokio_postgres::Client;
 
 use crate::{Config, Error, Store, error::chain, tls};
@@ -44,7 +44,8 @@ async fn run(client: &mut Client) -> Result<Report, Error> {
 /// A connection of the login that owns the tables.
 pub(crate) struct Owner {
     pub(crate) client: Client,
-    connection: JoinHandle<()>,
+    /// Ends with this value: a statement that nobody waits for any more must not hold its connection.
+    connection: JoinSet<()>,
 }
 
 impl Owner {
@@ -52,22 +53,23 @@ impl Owner {
         let parsed = tls::parse_url(config.owner_url().expose(), config)?;
         let connector = tls::connector(config.tls_ca_file.as_deref())?;
         let (client, connection) = parsed.connect(connector).await?;
-        let connection = tokio::spawn(async move {
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
             if let Err(error) = connection.await {
                 tracing::warn!(error = chain(&error), "the connection of the schema's owner broke");
             }
         });
         // One process at a time; the lock goes with the connection.
         client.execute(TAKE_LOCK, &[&LOCK]).await?;
-        Ok(Self { client, connection })
+        Ok(Self { client, connection: tasks })
     }
 
     /// Ends the connection and waits until it has ended: a database that is connected to cannot be
     /// copied or dropped.
-    pub(crate) async fn close(self) {
+    pub(crate) async fn close(mut self) {
         drop(self.client);
         // It ends because its client is gone; a panic in it has nothing to tell any more.
-        let _ = self.connection.await;
+        let _ = self.connection.join_next().await;
     }
 }
 

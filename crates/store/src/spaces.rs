@@ -103,6 +103,9 @@ async fn ensure(client: &mut Client, model: &str, dimensions: u32) -> Result<Spa
 
 /// Builds a larger HNSW index when more than a quarter of the vectors, and more than
 /// `exact_search_rows`, are newer than the present one; until it is ready, those are searched exactly. Nothing waits for it.
+///
+/// Takes minutes for very many vectors. Where the future is dropped, the server ends the build soon after, and the next
+/// one begins anew.
 pub async fn build_index(config: &Config, space: SpaceId) -> Result<Option<IndexBuilt>, Error> {
     let owner = Owner::connect(config).await?;
     let result = build_if_needed(&owner.client, space, i64::from(config.exact_search_rows)).await;
@@ -134,7 +137,8 @@ async fn build(client: &Client, space: SpaceId, newest: i64) -> Result<(), Error
     client.batch_execute(&format!("-- store::spaces::build\nDROP INDEX IF EXISTS {name}")).await?;
     client
         .batch_execute(
-            "-- store::spaces::build\nSET maintenance_work_mem = '512MB'; SET statement_timeout = 0",
+            "-- store::spaces::build\nSET maintenance_work_mem = '512MB'; SET statement_timeout = 0;
+             SET client_connection_check_interval = '1s'",
         )
         .await?;
     client

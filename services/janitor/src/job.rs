@@ -137,6 +137,11 @@ impl Job<'_> {
         !self.stop.is_cancelled()
     }
 
+    /// Waits until no other step may begin. Cancel safe.
+    pub(crate) async fn stopped(&self) {
+        self.stop.cancelled().await;
+    }
+
     pub(crate) fn config(&self) -> &Config {
         &self.janitor.config
     }

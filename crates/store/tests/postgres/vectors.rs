@@ -1,7 +1,10 @@
 //! The vector index: built when there are many vectors, used by tenants that have many, and complete
 //! with what is newer.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use riacho_store::{Config, Hit, Mode, Role, SearchRequest, Store, build_index};
 
@@ -78,6 +81,44 @@ async fn the_index_is_built_when_it_is_worth_it_and_finds_what_a_full_comparison
     assert!(rebuilt.up_to > built.up_to);
     assert_eq!(db.value("SELECT count(*) FROM pg_indexes WHERE indexname LIKE 'vectors%hnsw%'"), "1");
     assert!(found(&search(&store, "acme").await, &left) >= 8);
+}
+
+async fn until(condition: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !condition() {
+        assert!(begun.elapsed() < Duration::from_secs(60));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_build_of_the_index_that_nobody_waits_for_ends_at_the_server() {
+    let db = Arc::new(database().await);
+    let config = Config { exact_search_rows: FEW, ..db.config.clone() };
+    fill(&db, "acme", 0, 60);
+    // A build waits for every transaction that may write to the table.
+    let (space, other) = (db.space, Arc::clone(&db));
+    let writer = std::thread::spawn(move || {
+        other.raw.try_run(&format!(
+            "BEGIN; LOCK TABLE vectors_{space} IN ROW EXCLUSIVE MODE; SELECT pg_sleep(600)"
+        ))
+    });
+    let running = |what: &str| {
+        let sql = format!(
+            "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%{what}%' AND pid <> pg_backend_pid()"
+        );
+        db.value(&sql) != "0"
+    };
+    until(|| running("pg_sleep(600)")).await;
+    let build = tokio::spawn(async move { build_index(&config, space).await });
+    until(|| running("CREATE INDEX CONCURRENTLY")).await;
+    build.abort();
+    until(|| !running("CREATE INDEX CONCURRENTLY")).await;
+    db.value("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(600)%' AND pid <> pg_backend_pid()");
+    assert!(writer.join().unwrap().is_err());
+    let config = Config { exact_search_rows: FEW, ..db.config.clone() };
+    assert!(build_index(&config, space).await.unwrap().is_some());
+    assert_eq!(db.value("SELECT count(*) FROM pg_indexes WHERE indexname LIKE 'vectors%hnsw%'"), "1");
 }
 
 #[tokio::test]

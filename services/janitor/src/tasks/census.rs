@@ -68,7 +68,6 @@ async fn watch(job: &Job<'_>, partition: u16, pace: &Pace) -> Result<(), Error> 
     let lost = if known == 0 { Vec::new() } else { missing(job, partition, in_flight).await? };
     if known > 0 && !job.dry_run {
         metrics::counter!(names::CENSUSES, "reason" => why.as_str()).increment(1);
-        tracing::info!(partition, reason = why.as_str(), in_flight = known, lost = lost.len(), "census");
     }
     job.add("compared", known as u64);
     job.add("lost", lost.len() as u64);
@@ -76,7 +75,12 @@ async fn watch(job: &Job<'_>, partition: u16, pace: &Pace) -> Result<(), Error> 
         return Ok(());
     }
     let how = if matches!(why, Why::Age | Why::FollowUpOfAge) { Lost::Stall } else { Lost::Loss };
-    release_again(job, &lost, how, pace).await?;
+    let again = release_again(job, &lost, how, pace).await?;
+    if known > 0 {
+        // What is missing on the streams and is not released again came to its end meanwhile.
+        let (reason, missing) = (why.as_str(), lost.len());
+        tracing::info!(partition, reason, in_flight = known, missing, released_again = again, "census");
+    }
     // Only now: what could not be finished is begun anew.
     janitor.watch.done(partition, road, why, (known, lost.len()), Instant::now());
     Ok(())
@@ -89,11 +93,12 @@ async fn missing(job: &Job<'_>, partition: u16, in_flight: Vec<InFlight>) -> Res
     Ok(releases.filter(|release| !there.contains(&release.release)).collect())
 }
 
-/// Releases again what is still current.
-async fn release_again(job: &Job<'_>, lost: &[Release], how: Lost, pace: &Pace) -> Result<(), Error> {
+/// Releases again what is still current, and says how many that were.
+async fn release_again(job: &Job<'_>, lost: &[Release], how: Lost, pace: &Pace) -> Result<usize, Error> {
     let janitor = job.janitor;
     let batch = usize::try_from(job.config().release_batch.max(1)).unwrap_or(1);
     let reason = if how == Lost::Stall { "stalled" } else { "lost" };
+    let mut released = 0;
     for some in lost.chunks(batch) {
         if !job.goes_on() {
             break;
@@ -104,6 +109,7 @@ async fn release_again(job: &Job<'_>, lost: &[Release], how: Lost, pace: &Pace) 
         }
         let again = janitor.store.release_lost(some, how).await?;
         job.add("failed", again.failed);
+        released += again.plans.len();
         // What cannot be sent now stays `releasing`, and the task `release` sends it.
         for sent in send(&janitor.store, &janitor.streams, &again.plans).await {
             let outcome = if sent.is_ok() { "released" } else { "left" };
@@ -111,5 +117,5 @@ async fn release_again(job: &Job<'_>, lost: &[Release], how: Lost, pace: &Pace) 
             job.add(if sent.is_ok() { "released" } else { "unsent" }, 1);
         }
     }
-    Ok(())
+    Ok(released)
 }

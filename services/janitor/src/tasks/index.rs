@@ -9,7 +9,12 @@ pub(crate) async fn run(job: &Job<'_>) -> Result<(), Error> {
     if job.dry_run {
         return Ok(());
     }
-    if let Some(built) = build_index(&job.janitor.database, space.id).await? {
+    let built = tokio::select! {
+        built = build_index(&job.janitor.database, space.id) => built?,
+        // A build may take longer than anybody waits for a process to stop.
+        () = job.stopped() => None,
+    };
+    if let Some(built) = built {
         tracing::info!(
             space = space.id,
             up_to = built.up_to,
