@@ -294,16 +294,22 @@ fn held_up(counts: &Arc<(AtomicUsize, AtomicUsize)>, go: &Arc<Semaphore>) -> Wor
     })
 }
 
-#[tokio::test]
-async fn the_interactive_lane_is_waited_for_at_the_server_while_others_hold_all_places() {
-    let server = Server::start().await;
+/// A runner all of whose places two bulk events hold; how many of each ran, and what lets the bulk go.
+async fn full(server: &Server) -> (Running, Arc<(AtomicUsize, AtomicUsize)>, Arc<Semaphore>) {
     for n in 0..2 {
-        release(&server, Lane::Bulk, &format!("bulk{n}")).await;
+        release(server, Lane::Bulk, &format!("bulk{n}")).await;
     }
     let (counts, go) = (Arc::default(), Arc::new(Semaphore::new(0)));
     let config = RunnerConfig { concurrency: 2, ..quick() };
-    let runner = Running::start(&server, config, held_up(&counts, &go));
+    let runner = Running::start(server, config, held_up(&counts, &go));
     until("the bulk to have all places", async || counts.0.load(Ordering::SeqCst) == 2).await;
+    (runner, counts, go)
+}
+
+#[tokio::test]
+async fn the_interactive_lane_is_waited_for_at_the_server_while_others_hold_all_places() {
+    let server = Server::start().await;
+    let (runner, counts, go) = full(&server).await;
     for n in 0..20 {
         until("a read to wait at the server", async || waiting_reads(&server).len() == 1).await;
         release(&server, Lane::Interactive, &format!("urgent{n}")).await;
@@ -366,16 +372,8 @@ fn waiting_reads(server: &Server) -> Vec<String> {
 #[tokio::test]
 async fn what_was_on_its_way_to_the_interactive_reader_when_its_connection_broke_is_fetched_again() {
     let server = Server::start().await;
-    for n in 0..2 {
-        release(&server, Lane::Bulk, &format!("bulk{n}")).await;
-    }
-    let (counts, go) = (Arc::default(), Arc::new(Semaphore::new(0)));
-    let config = RunnerConfig { concurrency: 2, ..quick() };
-    let runner = Running::start(&server, config, held_up(&counts, &go));
-    until("a read to wait at the server", async || {
-        counts.0.load(Ordering::SeqCst) == 2 && waiting_reads(&server).len() == 1
-    })
-    .await;
+    let (runner, counts, go) = full(&server).await;
+    until("a read to wait at the server", async || waiting_reads(&server).len() == 1).await;
     // Delivered to this consumer, which never hears of it; then its reader's connection ends.
     let keys = Lane::ALL.map(|lane| server.streams.keys().work(0, StageName::Extract, lane));
     let consumer = server.raw(&["XPENDING", &keys[1], "extract", "-", "+", "1"]);

@@ -185,23 +185,7 @@ fn holdings(cluster: &Cluster) -> String {
         keys.list().iter().map(|key| format!("{} {}", key.text(), size(key.text()))).collect();
     let info = cluster.redis(&["INFO", "memory"]).map(|info| info.text().to_owned()).unwrap_or_default();
     let lines: Vec<&str> = info.lines().filter(|line| !line.contains("human")).collect();
-    let clients = cluster.redis(&["CLIENT", "LIST"]).map(|list| list.text().to_owned()).unwrap_or_default();
-    format!("{}; {}; {}", keys.join(", "), lines.join(" "), clients_memory(&clients))
-}
-
-/// How many connections run which command, and what they need in all, as Redis counts it at this moment.
-fn clients_memory(list: &str) -> String {
-    let mut of: BTreeMap<&str, (usize, u64)> = BTreeMap::new();
-    for line in list.lines() {
-        let field =
-            |name: &str| line.split(' ').find_map(|field| field.strip_prefix(name)?.strip_prefix('='));
-        let (count, bytes) = of.entry(field("cmd").unwrap_or("?")).or_default();
-        *count += 1;
-        *bytes += field("tot-mem").and_then(|bytes| bytes.parse().ok()).unwrap_or(0);
-    }
-    let lines =
-        of.iter().map(|(command, (count, bytes))| format!("{count} clients at {command} with {bytes}"));
-    lines.collect::<Vec<_>>().join(", ")
+    format!("{}; {}", keys.join(", "), lines.join(" "))
 }
 
 fn memory(cluster: &Cluster) -> Result<u64, String> {

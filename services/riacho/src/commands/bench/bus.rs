@@ -125,8 +125,8 @@ async fn compare(server: &Server, load: Load, figures: &mut Figures) -> anyhow::
     for round in 0..ROUNDS {
         // Each is first as often as the other, nearly: what one leaves to do in the background meets both.
         for is_raw in [round % 2 == 0, round % 2 == 1] {
-            server.flush()?;
             if is_raw {
+                server.flush()?;
                 raw.push(raw::rate(server, load.events, figures.event_bytes)?);
             } else {
                 batched.push(hop::rate(server, load).await?);
