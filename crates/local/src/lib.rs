@@ -19,6 +19,7 @@ pub mod testing;
 pub use error::Error;
 pub use runtime::Runtime;
 pub use servers::{Options, ServerStatus, Servers, Status};
+pub use spawner::spawn_child;
 
 /// What the functions of this crate answer.
 pub type Result<T> = std::result::Result<T, Error>;

@@ -19,6 +19,14 @@ use crate::account::Account;
 
 type Order = (Command, mpsc::Sender<io::Result<Child>>);
 
+/// Starts a command of this account that gets SIGTERM when this process ends in any way.
+///
+/// # Errors
+/// When it cannot be started.
+pub fn spawn_child(command: Command) -> io::Result<Child> {
+    spawn(command, None, Signal::SIGTERM)
+}
+
 /// Starts a command in a process group of its own, so that Ctrl-C on the terminal reaches only this process,
 /// which then stops its children in order. The child gets `death_signal` when this process ends in any way, and
 /// runs under `account` if one is given; its working directory is entered before that, while root still may.

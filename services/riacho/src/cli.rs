@@ -104,6 +104,8 @@ pub(crate) enum Command {
     /// Lists the partitions of the streams, and sets how many are in use
     #[command(subcommand)]
     Partitions(PartitionsCommand),
+    /// Measures how good the search is on a retrieval set, on private servers
+    Eval(Eval),
     /// Measures parts of a deployment on private servers
     #[command(subcommand)]
     Bench(BenchCommand),
@@ -156,6 +158,16 @@ pub(crate) struct BenchBus {
     /// Measures also with more partitions, consumers and a longer backlog
     #[arg(long)]
     pub(crate) growth: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Eval {
+    /// Folder in the layout of BEIR: corpus.jsonl, queries.jsonl, and qrels.tsv or qrels/test.tsv
+    #[arg(value_name = "DIR")]
+    pub(crate) directory: PathBuf,
+    /// Only the first so many queries that have a relevant document
+    #[arg(long, value_name = "N")]
+    pub(crate) queries: Option<usize>,
 }
 
 /// Where the gateway listens.

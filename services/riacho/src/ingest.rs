@@ -186,7 +186,7 @@ fn ended_otherwise(state: State) -> Reason {
 }
 
 /// Asks until the document's state is final. A server that is away for a moment is waited for.
-async fn follow(client: &Client, id: DocumentId) -> Result<DocumentStatus, Error> {
+pub(crate) async fn follow(client: &Client, id: DocumentId) -> Result<DocumentStatus, Error> {
     let mut pause = PAUSE.0;
     let mut away_since: Option<Instant> = None;
     loop {

@@ -4,6 +4,7 @@ mod bench;
 mod completions;
 mod config;
 mod dead_letters;
+mod eval;
 mod ingest;
 mod janitor;
 mod key;
@@ -89,6 +90,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Tenant(command) => tenant::run(&context, command).await,
         Command::Partitions(command) => partitions::run(&context, command).await,
         Command::Bench(command) => bench::run(&context, command).await,
+        Command::Eval(arguments) => eval::run(&context, arguments).await,
         Command::DeadLetters(command) => dead_letters::run(&context, command).await,
         Command::Completions { shell } => completions::run(shell),
         Command::Openapi => openapi::run(&context),
