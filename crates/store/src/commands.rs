@@ -119,7 +119,12 @@ const FRESH: &str = "-- store::commands::retry
 UPDATE document_versions SET losses = 0, stalls = 0, lane = coalesce($3, lane) WHERE document_id = $1 AND version = $2";
 
 const DELETE: &str = "-- store::commands::delete_document
-UPDATE documents SET deleted_at = now(), updated_at = now() WHERE tenant_id = $1 AND id = $2 AND deleted_at IS NULL";
+WITH deleted AS (
+    UPDATE documents SET deleted_at = now(), updated_at = now() WHERE tenant_id = $1 AND id = $2 AND deleted_at IS NULL
+    RETURNING tenant_id)
+INSERT INTO search_changes AS c (tenant_id, slot, changes)
+SELECT tenant_id, pg_backend_pid() % 16, 1 FROM deleted
+ON CONFLICT (tenant_id, slot) DO UPDATE SET changes = c.changes + 1";
 
 const CANCEL_ALL: &str = "-- store::commands::delete_document
 UPDATE document_versions SET state = 'cancelled', ended_by = 'command', finished_at = now()

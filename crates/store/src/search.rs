@@ -9,6 +9,7 @@ mod vector;
 
 use std::time::Instant;
 
+use chrono::{DateTime, Utc};
 use riacho_domain::{DocumentId, RunId, SpaceId, TenantId, Version, chunk_id};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -175,6 +176,8 @@ pub struct Hit {
     pub char_end: u64,
     /// Headings above the chunk, outermost first.
     pub heading_path: Vec<String>,
+    /// When the document's time ends, and the hit with it.
+    pub expires_at: Option<DateTime<Utc>>,
     /// The score: higher is better.
     pub score: f64,
     /// What it is made of.
@@ -193,6 +196,16 @@ impl Store {
         metrics::histogram!(names::SEARCH_SECONDS, "mode" => request.mode.as_str())
             .record(start.elapsed().as_secs_f64());
         Ok(hits)
+    }
+
+    /// Names the state of all that the tenant's searches can see: another one after each change of it. An answer that
+    /// was made after this was read is at least as new.
+    pub async fn search_state(&self, tenant: &TenantId) -> Result<String, Error> {
+        let scope = Scope::tenant("search_state", tenant).snapshot();
+        let state = self.transaction(scope, |tx| async move {
+            tx.query_one(STATE, &[&tenant.as_str()]).await?.try_get(0).map_err(Error::from)
+        });
+        state.await
     }
 
     async fn search_in(&self, tx: &Tx, request: &SearchRequest) -> Result<Vec<Hit>, Error> {
@@ -302,6 +315,7 @@ fn hit(row: &Row, found: &Found, words: &Words) -> Result<Hit, Error> {
         char_start: size("char_start")?,
         char_end: size("char_end")?,
         heading_path: row.try_get("heading_path")?,
+        expires_at: row.try_get("expires_at")?,
         score: found.score,
         parts: found.parts,
         highlights,
@@ -313,6 +327,12 @@ const SPACE: &str = "-- store::search::space
 SELECT id, model, dimensions, state, indexed_seq FROM embedding_spaces
 WHERE CASE WHEN $1::int IS NULL THEN state = 'live' ELSE id = $1 END";
 
+// A tenant that is made anew under an old name begins to count anew.
+const STATE: &str = "-- store::search::search_state
+SELECT extract(epoch FROM t.created_at)::text || '-' || coalesce(sum(c.changes), 0)::text
+FROM tenants AS t LEFT JOIN search_changes AS c ON c.tenant_id = t.id
+WHERE t.id = $1 GROUP BY t.created_at";
+
 const ALLOWED: &str = "-- store::search::allowed
 SELECT d.id FROM documents AS d JOIN collections AS c ON c.id = d.collection_id
 WHERE d.tenant_id = $1 AND d.live_version IS NOT NULL AND d.deleted_at IS NULL
@@ -323,7 +343,8 @@ WHERE d.tenant_id = $1 AND d.live_version IS NOT NULL AND d.deleted_at IS NULL
 
 const HITS: &str = "-- store::search::read_hits
 SELECT w.place, c.text, c.page_first, c.page_last, c.byte_start, c.byte_end, c.char_start, c.char_end, c.heading_path,
-       c.config, v.filename, d.external_id, d.metadata, o.name AS collection_name, v.language
+       c.config, v.filename, d.external_id, d.metadata, d.expires_at, o.name AS collection_name,
+       v.language
 FROM unnest($2::uuid[], $3::int[], $4::uuid[], $5::int[]) WITH ORDINALITY AS w (document, version, run, ordinal, place)
 JOIN chunks AS c ON c.tenant_id = $1 AND c.document_id = w.document AND c.version = w.version AND c.run_id = w.run
     AND c.ordinal = w.ordinal
@@ -334,7 +355,7 @@ ORDER BY w.place";
 
 /// The statements of this folder, for a space.
 pub(crate) fn statements(space: SpaceId) -> Vec<String> {
-    let mut all: Vec<String> = [SPACE, ALLOWED, HITS, keyword::LANGUAGES, keyword::MATCHING]
+    let mut all: Vec<String> = [SPACE, STATE, ALLOWED, HITS, keyword::LANGUAGES, keyword::MATCHING]
         .iter()
         .map(|sql| (*sql).to_owned())
         .collect();

@@ -84,6 +84,18 @@ impl Keys {
         format!("{}:bucket:{tenant}:{what}", self.prefix)
     }
 
+    /// An answer that is kept for whoever asks the same again.
+    #[must_use]
+    pub fn answer(&self, key: &str) -> String {
+        format!("{}:answer:{key}", self.prefix)
+    }
+
+    /// How many bytes of answers were kept in a while.
+    #[must_use]
+    pub fn answers_bytes(&self, number: i64) -> String {
+        format!("{}:answers:{number}", self.prefix)
+    }
+
     /// A tenant's producers write here.
     #[must_use]
     pub fn intake(&self, tenant: &TenantId) -> String {

@@ -3,6 +3,7 @@
 //!
 //! The only crate that knows Redis and fred. What an entry means is for `riacho-stage`.
 
+mod answers;
 mod census;
 mod claim;
 mod client;

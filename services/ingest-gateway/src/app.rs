@@ -9,7 +9,7 @@ use riacho_service::{Health, Resources};
 use riacho_store::{Accept, Accepted, Limits, Space, Store};
 use riacho_streams::Streams;
 
-use crate::{Config, http::auth::Keys, metrics::names, rates::Rates, release::Releaser};
+use crate::{Config, answers::Answers, http::auth::Keys, metrics::names, rates::Rates, release::Releaser};
 
 /// For how long the live embedding space is not asked for again.
 const SPACE_FRESH: Duration = Duration::from_secs(5);
@@ -23,6 +23,7 @@ struct Shared {
     /// What a tenant may use unless something else is set for it.
     limits: Limits,
     rates: Rates,
+    answers: Answers,
     resources: Resources,
     model: Arc<dyn Model>,
     keys: Keys,
@@ -40,10 +41,12 @@ impl App {
     ) -> App {
         let keys = Keys::new(config.key_cache());
         let rates = Rates::default();
+        let answers = Answers::new(config.search_cache(), config.search_cache_bytes);
         App(Arc::new(Shared {
             config,
             limits,
             rates,
+            answers,
             resources,
             model,
             keys,
@@ -83,6 +86,11 @@ impl App {
 
     pub(crate) fn rates(&self) -> &Rates {
         &self.0.rates
+    }
+
+    /// Answers to searches that are kept for a while.
+    pub(crate) fn answers(&self) -> &Answers {
+        &self.0.answers
     }
 
     pub(crate) fn keys(&self) -> &Keys {

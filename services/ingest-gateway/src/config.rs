@@ -50,6 +50,12 @@ pub struct Config {
     /// How long embedding a query may take. A hybrid search goes on with keywords alone after it.
     pub query_embedding_timeout_ms: u64,
 
+    /// For how long the answer to a search is kept in Redis for whoever asks the same again; 0 keeps none. It is never
+    /// given after what it could see has changed.
+    pub search_cache_seconds: u64,
+    /// How many bytes of answers are kept in that time; at most twice as much of Redis' memory is used.
+    pub search_cache_bytes: u64,
+
     /// For how long an API key that was found valid is not looked up again. A revoked key works for
     /// as long.
     pub key_cache_seconds: u64,
@@ -111,6 +117,8 @@ impl Default for Config {
             idle_timeout_ms: 60_000,
             grace_seconds: 10,
             query_embedding_timeout_ms: 2_000,
+            search_cache_seconds: 60,
+            search_cache_bytes: 8 << 20,
             key_cache_seconds: 5,
             upload_url_seconds: 900,
             max_upload_url_seconds: 86_400,
@@ -140,6 +148,10 @@ impl Config {
 
     pub(crate) fn query_embedding_timeout(&self) -> Duration {
         Duration::from_millis(self.query_embedding_timeout_ms.max(1))
+    }
+
+    pub(crate) fn search_cache(&self) -> Duration {
+        Duration::from_secs(self.search_cache_seconds)
     }
 
     pub(crate) fn key_cache(&self) -> Duration {

@@ -3,6 +3,7 @@
 //! The gateway owns what happens before a 202 and what is read afterwards. It writes a document's
 //! row and puts its release onto the first stream; the rest is the pipeline's.
 
+mod answers;
 mod app;
 mod config;
 mod http;

@@ -14,6 +14,8 @@ pub mod names {
     pub const RELEASES: &str = "riacho_releases_total";
     /// Producers' events by outcome.
     pub const INTAKE: &str = "riacho_intake_events_total";
+    /// Searches that looked for a kept answer, by outcome.
+    pub const SEARCH_CACHE: &str = "riacho_search_cache_total";
     /// Time of a search, by mode.
     pub const SEARCH_SECONDS: &str = "riacho_search_request_seconds";
 }
@@ -29,5 +31,6 @@ pub fn describe() {
         "Releases of documents onto the streams, by reason and outcome."
     );
     metrics::describe_counter!(names::INTAKE, "Producers' events, by outcome.");
+    metrics::describe_counter!(names::SEARCH_CACHE, "Searches that looked for a kept answer, by outcome.");
     metrics::describe_histogram!(names::SEARCH_SECONDS, "Time of a search, by the mode it ran in.");
 }

@@ -376,14 +376,19 @@ SET indexed_run = new.run, chunks_indexed = new.count, state = new.state,
 FROM unnest($2::uuid[], $3::int[], $4::uuid[], $5::int[], $6::text[]) AS new (document, version, run, count, state)
 WHERE v.tenant_id = $1 AND v.document_id = new.document AND v.version = new.version";
 
+// It takes rows that other transactions wait for as its last step; see migration 0012.
 const FLIP: &str = "-- store::indexing::write_versions
-UPDATE documents AS d
+WITH flipped AS (UPDATE documents AS d
 SET live_version = new.version, live_run = new.run, updated_at = now(),
     collection_id = coalesce(v.collection_id, d.collection_id), metadata = coalesce(v.metadata, d.metadata),
     expires_at = coalesce(v.expires_at, d.expires_at)
 FROM unnest($2::uuid[], $3::int[], $4::uuid[]) AS new (document, version, run)
 JOIN document_versions AS v ON v.tenant_id = $1 AND v.document_id = new.document AND v.version = new.version
-WHERE (d.tenant_id = $1) IS TRUE AND d.id = new.document AND (d.live_version IS NULL OR d.live_version <= new.version)";
+WHERE (d.tenant_id = $1) IS TRUE AND d.id = new.document AND (d.live_version IS NULL OR d.live_version <= new.version)
+RETURNING d.tenant_id)
+INSERT INTO search_changes AS c (tenant_id, slot, changes)
+SELECT DISTINCT tenant_id, pg_backend_pid() % 16, 1 FROM flipped
+ON CONFLICT (tenant_id, slot) DO UPDATE SET changes = c.changes + 1";
 
 fn insert_vectors(space: SpaceId) -> String {
     format!(

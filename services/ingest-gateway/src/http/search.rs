@@ -1,13 +1,19 @@
 //! Search: embeds the query, asks the store, and says where each hit stands.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use axum::{Json, extract::State};
+use axum::{
+    body::Bytes,
+    extract::State,
+    http::header,
+    response::{IntoResponse, Response},
+};
+use chrono::Utc;
 use riacho_domain::{DocumentId, SpaceId};
 use riacho_models::Kind;
 use riacho_store::{Filter, Hit, Mode, SearchRequest};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
@@ -19,7 +25,7 @@ use super::{
     problem::{Problem, ProblemBody},
     shapes::pages,
 };
-use crate::metrics::names;
+use crate::{answers::Answers, metrics::names};
 
 /// The most hits of a search.
 const MAX_TOP_K: u32 = riacho_store::MAX_TOP_K;
@@ -87,6 +93,14 @@ struct SearchBody {
     /// Language of the query, ISO 639-1, for the stems of its words. All languages of the tenant's
     /// documents when not given.
     language: Option<String>,
+}
+
+/// What was found, without what differs each time.
+#[derive(Serialize)]
+struct Found {
+    hits: Vec<HitBody>,
+    mode: SearchMode,
+    warnings: Vec<String>,
 }
 
 /// What was found.
@@ -209,7 +223,8 @@ fn hit_body(hit: Hit) -> HitBody {
 
 /// Search.
 ///
-/// Sees the live version of each document: the one before or the new one, never a mixture.
+/// Sees the live version of each document: the one before or the new one, never a mixture. A search that is repeated
+/// while nothing changes is answered from what was found before.
 #[utoipa::path(
     post, path = "/api/v1/search", tag = "search", request_body = SearchBody,
     responses(
@@ -222,17 +237,69 @@ async fn search(
     State(app): State<App>,
     caller: Caller<Find>,
     JsonBody(body): JsonBody<SearchBody>,
-) -> Result<Json<FoundBody>, Problem> {
+) -> Result<Response, Problem> {
     riacho_service::FOREGROUND.request();
     let start = Instant::now();
     let top_k = check(&body)?;
     let filter = body.filter.as_ref().filter(|filter| !filter.is_null()).map(Filter::parse).transpose();
     let filter = filter.map_err(|error| Problem::field("filter", error.to_string()))?;
+    let key = key(&app, &caller, &body, top_k).await;
+    if let Some(key) = &key
+        && let Some(kept) = app.answers().get(app.streams(), key).await
+    {
+        return Ok(answer(&kept, start, "kept"));
+    }
+    let (found, lifetime) = find(&app, caller, body, top_k, filter).await?;
+    let mode = found.mode.as_str();
+    let as_asked = found.warnings.is_empty();
+    let found = serde_json::to_vec(&found).map_err(|error| Problem::internal(&error))?;
+    let found = Bytes::from(found);
+    if let Some(key) = key.filter(|_| as_asked) {
+        let (app, found) = (app.clone(), found.clone());
+        tokio::spawn(async move { app.answers().keep(app.streams(), &key, found, lifetime).await });
+    }
+    Ok(answer(&found, start, mode))
+}
+
+/// The JSON of what was found, with the time that it took.
+fn answer(found: &Bytes, start: Instant, mode: &'static str) -> Response {
+    let took = start.elapsed().as_secs_f64();
+    metrics::histogram!(names::SEARCH_SECONDS, "mode" => mode).record(took);
+    let mut body = Vec::with_capacity(found.len() + 32);
+    // An object, whose last brace comes after one more field.
+    body.extend_from_slice(found.strip_suffix(b"}").unwrap_or(found));
+    body.extend_from_slice(format!(",\"took_ms\":{}}}", took * 1e3).as_bytes());
+    ([(header::CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+/// The key that the answer is kept under; none where none is kept. It says all that the answer depends on.
+async fn key(app: &App, caller: &Caller<Find>, body: &SearchBody, top_k: u32) -> Option<String> {
+    if !app.answers().are_kept() {
+        return None;
+    }
+    let mode = body.mode.unwrap_or_default();
+    let space = match mode {
+        SearchMode::Keyword => None,
+        _ => app.live_space().await.ok().flatten().map(|space| space.id),
+    };
+    let state = app.store().search_state(&caller.tenant).await.ok()?;
+    let SearchBody { query, filter, collection, documents, language, .. } = body;
+    let request = json!([mode, space, top_k, query, filter, collection, documents, language]);
+    Some(Answers::key(&caller.tenant, &state, &request.to_string()))
+}
+
+/// Searches; answers also for how long what was found stays true at most, as far as that is known.
+async fn find(
+    app: &App,
+    caller: Caller<Find>,
+    body: SearchBody,
+    top_k: u32,
+    filter: Option<Filter>,
+) -> Result<(Found, Option<Duration>), Problem> {
     let mut mode = body.mode.unwrap_or_default();
-    let mut warnings = Vec::new();
-    let mut vector = None;
+    let (mut warnings, mut vector) = (Vec::new(), None);
     if mode != SearchMode::Keyword {
-        match embed(&app, &body.query).await {
+        match embed(app, &body.query).await {
             Ok(found) => vector = Some(found),
             Err(problem) if mode == SearchMode::Vector => return Err(problem),
             Err(problem) => {
@@ -255,14 +322,9 @@ async fn search(
         space,
     };
     let hits = app.store().search(&request).await?;
-    let took = start.elapsed().as_secs_f64();
-    metrics::histogram!(names::SEARCH_SECONDS, "mode" => mode.as_str()).record(took);
-    Ok(Json(FoundBody {
-        hits: hits.into_iter().map(hit_body).collect(),
-        mode,
-        warnings,
-        took_ms: took * 1e3,
-    }))
+    let first_end = hits.iter().filter_map(|hit| hit.expires_at).min();
+    let lifetime = first_end.map(|end| (end - Utc::now()).to_std().unwrap_or_default());
+    Ok((Found { hits: hits.into_iter().map(hit_body).collect(), mode, warnings }, lifetime))
 }
 
 /// Checks what JSON cannot say; answers how many hits are asked for.

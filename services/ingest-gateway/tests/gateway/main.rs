@@ -6,6 +6,7 @@ mod bad_input;
 mod dead_letters;
 mod fixture;
 mod intake;
+mod kept_answers;
 mod limits;
 mod openapi;
 mod rates;

@@ -1,0 +1,104 @@
+//! Answers to searches, kept in Redis for whoever asks the same again.
+//!
+//! The key of an answer names the state of all that the tenant's searches can see, as PostgreSQL has it at the moment. So an
+//! answer is not found any more from the commit on that changes what is visible, whoever made it and whatever Redis knows.
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use riacho_domain::TenantId;
+use riacho_streams::Streams;
+use sha2::{Digest, Sha256};
+
+use crate::metrics::names;
+
+/// For how long Redis is not asked after it failed to answer.
+const AWAY: Duration = Duration::from_secs(1);
+/// Larger answers are not kept.
+const MAX_BYTES: usize = 128 << 10;
+
+/// Which answers are kept.
+#[derive(Debug)]
+pub(crate) struct Answers {
+    lifetime: Duration,
+    budget: u64,
+    /// Redis is not asked before.
+    away_until: Mutex<Option<Instant>>,
+}
+
+impl Answers {
+    /// Keeps answers for `lifetime`, none where that is zero, and `budget` bytes of them in this time.
+    pub(crate) fn new(lifetime: Duration, budget: u64) -> Answers {
+        Answers { lifetime, budget, away_until: Mutex::default() }
+    }
+
+    pub(crate) fn are_kept(&self) -> bool {
+        !self.lifetime.is_zero() && self.budget > 0
+    }
+
+    /// The key of the answer to a request, which is given as the text that says all of it.
+    pub(crate) fn key(tenant: &TenantId, state: &str, request: &str) -> String {
+        let mut hash = Sha256::new();
+        // Neither a tenant's id nor a state has a line end.
+        hash.update(format!("{tenant}\n{state}\n{request}"));
+        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// The answer under a key.
+    pub(crate) async fn get(&self, streams: &Streams, key: &str) -> Option<Bytes> {
+        if self.is_away() {
+            return None;
+        }
+        let answer = streams.kept_answer(key).await.unwrap_or_else(|error| {
+            self.went_away(&error);
+            None
+        });
+        let outcome = if answer.is_some() { "hit" } else { "miss" };
+        metrics::counter!(names::SEARCH_CACHE, "outcome" => outcome).increment(1);
+        answer
+    }
+
+    /// Keeps an answer, for no longer than `limit`.
+    pub(crate) async fn keep(&self, streams: &Streams, key: &str, answer: Bytes, limit: Option<Duration>) {
+        let lifetime = limit.map_or(self.lifetime, |limit| limit.min(self.lifetime));
+        if self.is_away() || lifetime.is_zero() || answer.len() > MAX_BYTES {
+            return;
+        }
+        if let Err(error) = streams.keep_answer(key, answer, lifetime, self.budget).await {
+            self.went_away(&error);
+        }
+    }
+
+    fn is_away(&self) -> bool {
+        let until = *self.away_until.lock().unwrap_or_else(PoisonError::into_inner);
+        until.is_some_and(|until| Instant::now() < until)
+    }
+
+    fn went_away(&self, error: &riacho_streams::Error) {
+        tracing::debug!(%error, "answers to searches are not kept for a moment");
+        *self.away_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + AWAY);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn keys_differ_by_tenant_state_and_request() {
+        let (acme, other): (TenantId, TenantId) = ("acme".parse().unwrap(), "other".parse().unwrap());
+        let key = Answers::key(&acme, "1-0", "{}");
+        assert_eq!((key.len(), &key), (64, &Answers::key(&acme, "1-0", "{}")));
+        for different in [
+            Answers::key(&other, "1-0", "{}"),
+            Answers::key(&acme, "1-1", "{}"),
+            Answers::key(&acme, "1-0", "{ }"),
+        ] {
+            assert_ne!(key, different);
+        }
+    }
+}
