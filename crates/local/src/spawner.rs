@@ -19,12 +19,13 @@ use crate::account::Account;
 
 type Order = (Command, mpsc::Sender<io::Result<Child>>);
 
-/// Starts a command of this account that gets SIGTERM when this process ends in any way.
+/// Starts a command of this account, in a process group of its own, that gets `death_signal` when this process ends in
+/// any way.
 ///
 /// # Errors
 /// When it cannot be started.
-pub fn spawn_child(command: Command) -> io::Result<Child> {
-    spawn(command, None, Signal::SIGTERM)
+pub fn spawn_child(command: Command, death_signal: Signal) -> io::Result<Child> {
+    spawn(command, None, death_signal)
 }
 
 /// Starts a command in a process group of its own, so that Ctrl-C on the terminal reaches only this process,

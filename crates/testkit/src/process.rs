@@ -56,7 +56,9 @@ impl Process {
         let mut command = command(binary.as_ref());
         command.args(args).envs(env.iter().copied());
         command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
-        let child = command.spawn().with_context(|| format!("starting {}", binary.as_ref().display()))?;
+        // A test that is killed leaves nothing behind, whatever state its processes are in.
+        let child = riacho_local::spawn_child(command, Signal::SIGKILL)
+            .with_context(|| format!("starting {}", binary.as_ref().display()))?;
         Ok(Process { child, log, _directory: None })
     }
 

@@ -40,7 +40,7 @@ impl Private {
         // PostgreSQL may run as an account of its own, which has to pass through here.
         std::fs::set_permissions(&directory, PermissionsExt::from_mode(0o711))?;
         let log = directory.join("up.log");
-        let mut child = riacho_local::spawn_child(command(global, &directory, &log)?)
+        let mut child = riacho_local::spawn_child(command(global, &directory, &log)?, Signal::SIGTERM)
             .context("cannot start `riacho up`")?;
         match ready(&mut child, &directory, &log).await {
             Ok(client) => Ok(Private { child, directory, client }),
