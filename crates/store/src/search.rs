@@ -39,7 +39,7 @@ pub const MAX_TOP_K: u32 = 100;
 pub const MAX_QUERY: usize = 2_000;
 
 /// Each leg of a hybrid search brings more than is asked for, so that the fusion has what to choose from.
-const LEG: u32 = 50;
+const LEG: u32 = 100;
 
 /// How to search.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]

@@ -32,6 +32,8 @@ pub(super) struct Words {
     queries: Vec<String>,
     /// All forms of all words.
     pub(super) forms: BTreeSet<String>,
+    /// Each form of each word as a text search query, with the number of its word from 1.
+    single: (Vec<String>, Vec<i32>),
 }
 
 /// Reads the query's words in each language: the one that is named, else all of the tenant's.
@@ -78,6 +80,9 @@ fn collect<'w>(words: impl Iterator<Item = &'w &'w str>, languages: &[&Language]
         let any = any_of(&forms);
         if !any.is_empty() && !read.queries.contains(&any) {
             read.queries.push(any);
+            let word = i32::try_from(read.queries.len()).unwrap_or(i32::MAX);
+            read.single.0.extend(forms.iter().map(|form| quote(form)));
+            read.single.1.resize(read.single.0.len(), word);
             read.forms.extend(forms);
         }
         if read.queries.len() == MAX_WORDS {
@@ -106,7 +111,8 @@ pub(super) async fn matching(
     if words.queries.is_empty() {
         return Ok(Leg::new());
     }
-    let params: [Param<'_>; 4] = [&words.queries, &allowed, &BOUND, &read::signed(top)];
+    let (forms, form_words) = &words.single;
+    let params: [Param<'_>; 6] = [&words.queries, forms, form_words, &allowed, &BOUND, &read::signed(top)];
     let rows = tx.query(MATCHING, &params).await?;
     rows.iter().map(|row| Ok((place(row)?, row.try_get("score")?))).collect()
 }
@@ -125,7 +131,7 @@ SELECT config FROM tenant_languages WHERE tenant_id = $1 ORDER BY config";
 
 pub(super) const MATCHING: &str = "-- store::search::keyword::matching
 SELECT document_id, version, run_id, ordinal, score
-FROM matching_chunks($1::text[]::tsquery[], $2::uuid[], $3, $4)";
+FROM matching_chunks($1::text[]::tsquery[], $2::text[]::tsquery[], $3::int[], $4::uuid[], $5, $6)";
 
 #[cfg(test)]
 mod tests {

@@ -95,7 +95,7 @@ async fn a_search_finds_nothing_of_another_tenant() {
     request.tenant = db.acme.clone();
     assert_eq!(db.store.search(&request).await.unwrap()[0].text, "the secret ingredient is cardamom");
     // The function that reads the text index for all tenants answers for the current one only.
-    let words = "SELECT count(*) FROM matching_chunks(ARRAY['''cardamom''']::tsquery[], NULL, 10, 10)";
+    let words = "SELECT count(*) FROM matching_chunks(ARRAY['''cardamom''']::tsquery[], ARRAY['''cardamom''']::tsquery[], ARRAY[1], NULL, 10, 10)";
     assert_eq!(as_service(&db, "acme", words).unwrap()[0][0].as_deref(), Some("1"));
     assert_eq!(as_service(&db, "other", words).unwrap()[0][0].as_deref(), Some("0"));
     assert_eq!(as_service(&db, "", words).unwrap()[0][0].as_deref(), Some("0"));

@@ -167,7 +167,7 @@ struct ScoreParts {
     similarity: Option<f64>,
     /// Place among the hits by words, from 1.
     keyword_rank: Option<u32>,
-    /// Rank of the words.
+    /// How well the words match: the part of the most that they could give, and 0.45 more where all are there.
     keyword_score: Option<f64>,
 }
 
