@@ -45,11 +45,12 @@ async fn run(arguments: &[String]) -> anyhow::Result<()> {
                 let outline = &extracted.outline;
                 let chunks = chunk::cut(extracted, &name, &Settings::default())?;
                 println!(
-                    "{name}\t{}\t{ms:.1} ms\t{} bytes\t{} chunks\t{} pages\t{} headings\t{}\t{}",
+                    "{name}\t{}\t{ms:.1} ms\t{} bytes\t{} chunks\t{} pages\t{} missing\t{} headings\t{}\t{}",
                     outline.detected_type,
                     extracted.text.len(),
                     chunks.len(),
                     outline.pages.len(),
+                    extracted.missing_pages(),
                     outline.headings.len(),
                     outline.language.as_deref().unwrap_or("-"),
                     outline.encoding.as_deref().unwrap_or("-"),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::pool;
+use crate::{ocr, pool};
 
 /// How originals become text and chunks. Section `extractor` of the configuration.
 ///
@@ -18,6 +18,8 @@ pub struct Config {
     pub pdfium: Option<PathBuf>,
     /// The parser processes and their limits.
     pub parser: pool::Config,
+    /// Recognition of text in pictures.
+    pub ocr: ocr::Config,
     /// How many documents are worked on at once; 0 is two for each parser process, so that one is
     /// read or stored while another is parsed. More only crowd out the other stages of a small machine.
     pub concurrency: usize,
@@ -39,6 +41,7 @@ impl Default for Config {
         Self {
             pdfium: None,
             parser: pool::Config::default(),
+            ocr: ocr::Config::default(),
             concurrency: 0,
             originals_bytes: 256 << 20,
             batch_chunks: 64,
@@ -58,10 +61,10 @@ impl Config {
         }
     }
 
-    /// The settings of the pool, the library included.
+    /// The settings of the pool, the library and the recognition of text included.
     #[must_use]
     pub fn pool(&self) -> pool::Config {
         let pdfium_library = self.pdfium.clone().or_else(|| self.parser.pdfium_library.clone());
-        pool::Config { pdfium_library, ..self.parser.clone() }
+        pool::Config { pdfium_library, ocr: self.ocr.clone(), ..self.parser.clone() }
     }
 }

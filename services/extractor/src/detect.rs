@@ -6,8 +6,6 @@ use std::io::Cursor;
 
 use file_format::{FileFormat, Kind};
 
-use crate::encoding::Decoded;
-
 /// What a file is, as far as the parsers care.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs)] // the names are the formats' own
@@ -28,8 +26,8 @@ pub enum FileType {
     Msg,
     /// An Office file behind a password.
     EncryptedOffice,
-    /// A picture: text only by recognition.
-    Image,
+    /// A picture of a kind whose text can be recognised.
+    Picture,
     /// Something known that holds no text for us, by its name.
     Other(&'static str),
     /// Bytes to be decoded; see [`TextType`].
@@ -94,7 +92,7 @@ pub fn file_type(bytes: &[u8]) -> (FileType, String) {
         _ if bytes.starts_with(b"PK\x03\x04") => package(bytes).unwrap_or(FileType::Other("a ZIP archive")),
         _ if is_compound(bytes) => compound(bytes),
         _ if is_text_kind(format) => FileType::Text,
-        _ if format.kind() == Kind::Image => FileType::Image,
+        _ if is_picture(format) => FileType::Picture,
         _ => other(format, bytes),
     };
     (detected, detected.media_type(&format).to_owned())
@@ -118,7 +116,7 @@ impl FileType {
             FileType::Rtf => "application/rtf",
             FileType::Msg => "application/vnd.ms-outlook",
             FileType::EncryptedOffice => "application/x-ole-storage",
-            FileType::Image | FileType::Other(_) => format.media_type(),
+            FileType::Picture | FileType::Other(_) => format.media_type(),
             FileType::Text => "text/plain",
         }
     }
@@ -173,6 +171,14 @@ fn package(bytes: &[u8]) -> Option<FileType> {
     }
 }
 
+/// Pictures that the recognition of text reads.
+fn is_picture(format: FileFormat) -> bool {
+    matches!(
+        format.media_type(),
+        "image/png" | "image/apng" | "image/jpeg" | "image/tiff" | "image/bmp" | "image/gif" | "image/webp"
+    )
+}
+
 fn is_text_kind(format: FileFormat) -> bool {
     let media = format.media_type();
     matches!(format, FileFormat::PlainText | FileFormat::ArbitraryBinaryData)
@@ -195,6 +201,7 @@ fn other(format: FileFormat, bytes: &[u8]) -> FileType {
     }
     FileType::Other(match format.kind() {
         Kind::Archive => "an archive",
+        Kind::Image => "a picture of a kind that is not read",
         Kind::Audio => "a sound recording",
         Kind::Video => "a video",
         Kind::Executable => "a program",
@@ -207,8 +214,8 @@ fn other(format: FileFormat, bytes: &[u8]) -> FileType {
 
 /// Tells the kind of a text; `filename` decides only where the text leaves a choice.
 #[must_use]
-pub fn text_type(decoded: &Decoded, filename: &str) -> TextType {
-    let text = decoded.text.trim_start();
+pub fn text_type(text: &str, filename: &str) -> TextType {
+    let text = text.trim_start();
     let extension = filename.rsplit_once('.').map(|(_, extension)| extension.to_ascii_lowercase());
     let named = |names: &[&str]| extension.as_deref().is_some_and(|extension| names.contains(&extension));
     if looks_like_mail(text) {
@@ -365,7 +372,7 @@ mod tests {
     use super::*;
 
     fn kind(text: &str, filename: &str) -> TextType {
-        text_type(&Decoded { text: text.to_owned(), encoding: "UTF-8" }, filename)
+        text_type(text, filename)
     }
 
     #[test]
@@ -375,7 +382,7 @@ mod tests {
             (b"%PDF-1.7\n", FileType::Pdf),
             (b"junk before\n%PDF-1.4\n", FileType::Pdf),
             (b"{\\rtf1\\ansi a}", FileType::Rtf),
-            (b"\x89PNG\r\n\x1a\n", FileType::Image),
+            (b"\x89PNG\r\n\x1a\n", FileType::Picture),
             (b"Just words.", FileType::Text),
             (b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0", FileType::Other("a program")),
         ];

@@ -3,8 +3,13 @@
 use chardetng::{EncodingDetector, Iso2022JpDetection, Utf8Detection};
 use encoding_rs::{Encoding, UTF_8, UTF_16BE, UTF_16LE};
 
+use crate::extracted::Confidence;
+
 /// How much of a file is looked at to tell UTF-16.
 const UTF16_SAMPLE_BYTES: usize = 8192;
+
+/// So few bytes that tell encodings apart leave every guess doubtful.
+const LEAST_SPECIAL_BYTES: usize = 6;
 
 /// A decoded text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,6 +18,8 @@ pub struct Decoded {
     pub text: String,
     /// The name of the encoding.
     pub encoding: &'static str,
+    /// How certain it is.
+    pub confidence: Confidence,
 }
 
 /// Decodes `bytes`, or says that they are no text.
@@ -25,10 +32,10 @@ pub fn decode(bytes: &[u8], declared: Option<&str>) -> Option<Decoded> {
         return Some(decoded);
     }
     if let Some((encoding, mark)) = Encoding::for_bom(bytes) {
-        return decode_as(encoding, &bytes[mark..]);
+        return Some(decode_as(encoding, &bytes[mark..], Confidence::Certain));
     }
     if let Some(encoding) = utf16_without_mark(bytes) {
-        return decode_as(encoding, bytes);
+        return Some(decode_as(encoding, bytes, Confidence::Likely));
     }
     if is_binary(bytes) {
         return None;
@@ -38,7 +45,8 @@ pub fn decode(bytes: &[u8], declared: Option<&str>) -> Option<Decoded> {
         && let Ok(text) = std::str::from_utf8(bytes)
     {
         // A NUL that strayed into a text is no part of it.
-        return Some(Decoded { text: text.replace('\0', ""), encoding: UTF_8.name() });
+        let (text, encoding) = (text.replace('\0', ""), UTF_8.name());
+        return Some(Decoded { text, encoding, confidence: Confidence::Certain });
     }
     if bytes.contains(&0) {
         return None;
@@ -47,17 +55,37 @@ pub fn decode(bytes: &[u8], declared: Option<&str>) -> Option<Decoded> {
     if let Some(encoding) = declared.filter(|encoding| *encoding != UTF_8 && encoding.is_ascii_compatible()) {
         let (text, had_errors) = encoding.decode_without_bom_handling(bytes);
         if !had_errors {
-            return Some(Decoded { text: text.into_owned(), encoding: encoding.name() });
+            let (text, encoding) = (text.into_owned(), encoding.name());
+            return Some(Decoded { text, encoding, confidence: Confidence::Declared });
         }
     }
-    let mut detector = EncodingDetector::new(Iso2022JpDetection::Allow);
-    detector.feed(bytes, true);
-    decode_as(detector.guess(None, Utf8Detection::Allow), bytes)
+    let encoding = guess(bytes);
+    Some(decode_as(encoding, bytes, guess_confidence(encoding, bytes)))
 }
 
-fn decode_as(encoding: &'static Encoding, bytes: &[u8]) -> Option<Decoded> {
-    let (text, _) = encoding.decode_without_bom_handling(bytes);
-    Some(Decoded { text: text.into_owned(), encoding: encoding.name() })
+fn guess(bytes: &[u8]) -> &'static Encoding {
+    let mut detector = EncodingDetector::new(Iso2022JpDetection::Allow);
+    detector.feed(bytes, true);
+    detector.guess(None, Utf8Detection::Allow)
+}
+
+/// A guess is likely where there is enough to go by and both halves of the file lead to it.
+fn guess_confidence(encoding: &'static Encoding, bytes: &[u8]) -> Confidence {
+    let special = bytes.iter().filter(|byte| !byte.is_ascii() || **byte == 0x1b).count();
+    let (first, second) = bytes.split_at(bytes.len() / 2);
+    let agrees = |half: &[u8]| half.is_ascii() || guess(half) == encoding;
+    if special >= LEAST_SPECIAL_BYTES && agrees(first) && agrees(second) {
+        Confidence::Likely
+    } else {
+        Confidence::Doubtful
+    }
+}
+
+/// Decodes. Bytes that the encoding does not have make it doubtful.
+fn decode_as(encoding: &'static Encoding, bytes: &[u8], confidence: Confidence) -> Decoded {
+    let (text, had_errors) = encoding.decode_without_bom_handling(bytes);
+    let confidence = if had_errors { Confidence::Doubtful } else { confidence };
+    Decoded { text: text.into_owned(), encoding: encoding.name(), confidence }
 }
 
 /// UTF-32 with a byte order mark, which the Encoding Standard leaves out. Its little-endian mark
@@ -75,7 +103,8 @@ fn decode_utf32(bytes: &[u8]) -> Option<Decoded> {
         .map(|unit| if little { u32::from_le_bytes(*unit) } else { u32::from_be_bytes(*unit) })
         .map(|code| char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER))
         .collect();
-    Some(Decoded { text, encoding: if little { "UTF-32LE" } else { "UTF-32BE" } })
+    let encoding = if little { "UTF-32LE" } else { "UTF-32BE" };
+    Some(Decoded { text, encoding, confidence: Confidence::Certain })
 }
 
 /// UTF-16 shows itself by units with an empty high half, of which a text has some in any script: its
@@ -250,6 +279,24 @@ mod tests {
         {
             assert_eq!(decode(records, None), None);
         }
+    }
+
+    #[test]
+    fn how_certain_an_encoding_is_depends_on_what_says_so() {
+        let text = "O nível do rio subiu à noite; a estação não respondeu às três horas da manhã. ".repeat(4);
+        let latin = encoding_rs::WINDOWS_1252.encode(&text).0.into_owned();
+        let utf16 = |text: &str| text.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>();
+        let confidence = |bytes: &[u8], declared| decode(bytes, declared).unwrap().confidence;
+        assert_eq!(confidence(text.as_bytes(), None), Confidence::Certain);
+        assert_eq!(confidence(&[&[0xff, 0xfe], utf16(&text).as_slice()].concat(), None), Confidence::Certain);
+        assert_eq!(confidence(&utf16(&text), None), Confidence::Likely);
+        assert_eq!(confidence(&latin, Some("windows-1252")), Confidence::Declared);
+        assert_eq!(confidence(&latin, None), Confidence::Likely);
+        assert_eq!(confidence(b"caf\xe9", None), Confidence::Doubtful);
+        // Half of it is in another encoding.
+        let cyrillic =
+            encoding_rs::KOI8_R.encode("Уровень воды в реке поднялся за ночь на метр. ").0.repeat(8);
+        assert_eq!(confidence(&[latin, cyrillic].concat(), None), Confidence::Doubtful);
     }
 
     #[test]

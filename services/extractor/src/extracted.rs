@@ -3,6 +3,9 @@
 use riacho_domain::ReasonCode;
 use serde::{Deserialize, Serialize};
 
+/// The most reasons for which pages of one document are missing.
+const MOST_REASONS: usize = 64;
+
 /// The text of a document with its structure. All offsets are bytes of `text`, ends exclusive.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Extracted {
@@ -28,6 +31,85 @@ pub struct Outline {
     pub detected_type: String,
     /// The character encoding the bytes were decoded from, for text formats.
     pub encoding: Option<String>,
+    /// How certain that encoding is.
+    pub encoding_confidence: Option<Confidence>,
+    /// The pages whose text is not there, and why.
+    pub missing: Vec<Missing>,
+}
+
+/// How certain it is that a text was written in the encoding that it was decoded from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Confidence {
+    /// A byte order mark says so, or the bytes are valid UTF-8.
+    Certain,
+    /// The document says so, and its bytes fit.
+    Declared,
+    /// The statistics of the whole file say so.
+    Likely,
+    /// The statistics prefer it, without much to go by.
+    Doubtful,
+}
+
+impl Confidence {
+    /// The word for it in rows and answers.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Confidence::Certain => "certain",
+            Confidence::Declared => "declared",
+            Confidence::Likely => "likely",
+            Confidence::Doubtful => "doubtful",
+        }
+    }
+}
+
+/// Pages whose text is not there for one reason.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Missing {
+    /// The reason.
+    #[serde(flatten)]
+    pub failure: Failure,
+    /// The pages, first and last of each row of them, ascending.
+    pub pages: Vec<(u32, u32)>,
+}
+
+impl Missing {
+    /// Adds a page to those that are missing. Pages come in ascending order.
+    pub fn add(all: &mut Vec<Missing>, page: u32, failure: Failure) {
+        let at = match all.iter().position(|missing| missing.failure == failure) {
+            Some(at) => at,
+            None => {
+                all.push(Missing { failure, pages: Vec::new() });
+                all.len() - 1
+            }
+        };
+        match all[at].pages.last_mut() {
+            Some((_, last)) if *last + 1 == page => *last = page,
+            _ => all[at].pages.push((page, page)),
+        }
+    }
+
+    /// Whether the page is among them.
+    #[must_use]
+    pub fn has(&self, page: u32) -> bool {
+        self.pages.iter().any(|(first, last)| (*first..=*last).contains(&page))
+    }
+
+    /// How many pages they are.
+    #[must_use]
+    pub fn count(&self) -> u32 {
+        self.pages.iter().map(|(first, last)| last.saturating_sub(*first).saturating_add(1)).sum()
+    }
+
+    fn is_sound(&self) -> bool {
+        let mut end = 0;
+        self.pages.iter().all(|(first, last)| {
+            let ordered = end < *first && first <= last && *last < u32::MAX;
+            end = *last;
+            ordered
+        })
+    }
 }
 
 /// Where a page stands in the text.
@@ -73,6 +155,12 @@ impl Failure {
 }
 
 impl Extracted {
+    /// How many pages have no text for some reason.
+    #[must_use]
+    pub fn missing_pages(&self) -> u32 {
+        self.outline.missing.iter().map(Missing::count).fold(0, u32::saturating_add)
+    }
+
     /// Whether all offsets lie on characters of the text and in order, and the text is storable.
     ///
     /// A parser's process answers with what a hostile file may have put there, so the answer is
@@ -95,7 +183,10 @@ impl Extracted {
         let titles = self.outline.headings.iter().map(|heading| &heading.title).chain(&self.outline.title);
         let storable = !self.text.contains('\0') && titles.into_iter().all(|title| !title.contains('\0'));
         let tag = |tag: &Option<String>| tag.as_ref().is_none_or(|t| t.len() <= 64 && !t.contains('\0'));
+        let missing = &self.outline.missing;
         pages
+            && missing.len() <= MOST_REASONS
+            && missing.iter().all(Missing::is_sound)
             && headings
             && storable
             && self.outline.detected_type.len() <= 200

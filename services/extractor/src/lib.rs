@@ -13,6 +13,7 @@ pub mod extracted;
 pub mod language;
 pub mod manifest;
 pub mod metrics;
+pub mod ocr;
 pub mod parse;
 pub mod pool;
 mod stage;
@@ -47,6 +48,9 @@ pub async fn run(
     }
     let pool = pool::Pool::new(config.pool()).context("the parsers")?;
     pool.warm().await.context("the parsers")?;
+    if let Some(why) = pool.recognition_refusal().await.context("the recognisers of text")? {
+        tracing::warn!("text in pictures and on scanned pages is not read: {why}");
+    }
     // The vocabulary takes a tenth of a second, which no document should wait for.
     tokio::task::spawn_blocking(|| chunk::Tokens::new(&chunk::Settings::default().tokenizer).map(drop))
         .await??;

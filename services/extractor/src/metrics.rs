@@ -16,6 +16,10 @@ pub mod names {
     pub const REPLAYS: &str = "riacho_extraction_replays_total";
     /// Parser processes that were started.
     pub const PARSERS_STARTED: &str = "riacho_parsers_started_total";
+    /// Processes for the recognition of text that were started.
+    pub const RECOGNIZERS_STARTED: &str = "riacho_recognizers_started_total";
+    /// Seconds from a picture to its words.
+    pub const RECOGNITION_SECONDS: &str = "riacho_recognition_seconds";
 }
 
 /// Gives the metrics their descriptions.
@@ -32,6 +36,15 @@ pub fn describe() {
         "Sealed runs that were handed on again instead of being cut anew"
     );
     metrics::describe_counter!(names::PARSERS_STARTED, "Parser processes that were started");
+    metrics::describe_counter!(
+        names::RECOGNIZERS_STARTED,
+        "Processes for the recognition of text that were started"
+    );
+    metrics::describe_histogram!(
+        names::RECOGNITION_SECONDS,
+        metrics::Unit::Seconds,
+        "Time from a picture to the words in it"
+    );
 }
 
 /// A document was parsed. The media type comes from the types that have a parser, a fixed set.
@@ -57,4 +70,14 @@ pub(crate) fn replayed() {
 /// A parser process was started.
 pub(crate) fn parser_started() {
     metrics::counter!(names::PARSERS_STARTED).increment(1);
+}
+
+/// A process for the recognition of text was started.
+pub(crate) fn recognizer_started() {
+    metrics::counter!(names::RECOGNIZERS_STARTED).increment(1);
+}
+
+/// The words in a picture were found, or the attempt was given up.
+pub(crate) fn recognized(took: Duration) {
+    metrics::histogram!(names::RECOGNITION_SECONDS).record(took.as_secs_f64());
 }

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use riacho_domain::{Lane, ReasonCode, RunId, StageName, State, content_hash};
-use riacho_extractor::{Config, pool};
+use riacho_extractor::{Config, ocr, pool};
 use riacho_local::testing::Reply;
 use riacho_objects::Key;
 use riacho_proto::v1::{ChunksCut, envelope::Payload};
@@ -43,7 +43,9 @@ fn config() -> Config {
         ..pool::Config::default()
     };
     let pdfium = riacho_local::Runtime::find().pdfium_path().ok();
-    Config { parser, pdfium, batch_chunks: 4, urgent_batches: 1, ..Config::default() }
+    // Whether tesseract is installed must make no difference here.
+    let ocr = ocr::Config { enabled: false, ..ocr::Config::default() };
+    Config { parser, pdfium, ocr, batch_chunks: 4, urgent_batches: 1, ..Config::default() }
 }
 
 impl Running {

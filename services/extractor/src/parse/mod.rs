@@ -14,6 +14,9 @@ mod opendocument;
 mod outlook;
 mod pdf;
 mod pdf_layout;
+mod pdf_pictures;
+mod picture;
+mod recognized;
 mod rtf;
 
 use riacho_domain::{DEFAULT_MAX_FILE_BYTES, ReasonCode};
@@ -25,8 +28,9 @@ pub use pdf::Pdfium;
 use crate::{
     detect::{self, FileType, TextType},
     encoding,
-    extracted::{Extracted, Failure, Outline},
+    extracted::{Extracted, Failure, Missing, Outline},
     language,
+    wire::{Picture, Unread},
 };
 
 /// What a document may cost.
@@ -82,8 +86,40 @@ impl Parsed {
     }
 }
 
-/// Tells where a long parse is: pages done, pages in all.
-pub type Progress<'a> = &'a mut dyn FnMut(u32, u32);
+/// How pages are drawn whose words have to be recognised.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rendering {
+    /// Pixels to an inch.
+    pub dpi: u32,
+    /// The most pixels of a picture.
+    pub max_pixels: u64,
+}
+
+/// What a parser has to work with.
+#[derive(Clone, Copy)]
+pub struct Tools<'a> {
+    /// What a document may cost.
+    pub limits: &'a Limits,
+    /// The PDFium library.
+    pub pdfium: Option<&'a Pdfium>,
+    /// How pages are drawn for recognition; nothing where that is off.
+    pub rendering: Option<&'a Rendering>,
+    /// Pages to leave out, and why.
+    pub skip: &'a [Missing],
+}
+
+/// What a parser asks of the world outside its process.
+pub trait Outside {
+    /// Tells where a long parse is, before each page: pages done, pages in all.
+    fn progress(&mut self, done: u32, total: u32);
+
+    /// The words in a picture, as tesseract's table. `pixels` are those of a page.
+    ///
+    /// # Errors
+    ///
+    /// Why they are not known.
+    fn words(&mut self, picture: Picture, pixels: &[u8]) -> Result<String, Unread>;
+}
 
 /// Extracts the text of a file. The name is used only to tell kinds of text apart.
 ///
@@ -93,10 +129,10 @@ pub type Progress<'a> = &'a mut dyn FnMut(u32, u32);
 pub fn parse(
     bytes: Vec<u8>,
     filename: &str,
-    limits: &Limits,
-    pdfium: Option<&Pdfium>,
-    progress: Progress<'_>,
+    tools: &Tools<'_>,
+    outside: &mut dyn Outside,
 ) -> Result<Extracted, Failure> {
+    let limits = tools.limits;
     if bytes.len() as u64 > limits.max_file_bytes {
         return Err(Failure::new(
             ReasonCode::TooLarge,
@@ -107,15 +143,7 @@ pub fn parse(
     let mut parsed = match file_type {
         FileType::Empty => return Err(Failure::new(ReasonCode::Empty, "the file is empty")),
         FileType::Text => parse_text(&bytes, filename, limits)?,
-        FileType::Pdf => {
-            let pdfium = pdfium.ok_or_else(|| {
-                Failure::new(
-                    ReasonCode::Unsupported,
-                    "PDF files cannot be read: the PDFium library is not installed",
-                )
-            })?;
-            pdf::parse(pdfium, &bytes, limits, progress)?
-        }
+        FileType::Pdf => pdf::parse(&bytes, tools, outside)?,
         FileType::Docx | FileType::Pptx | FileType::Xlsx | FileType::Doc | FileType::Ppt | FileType::Xls => {
             office::parse(bytes, file_type, limits)?
         }
@@ -126,12 +154,7 @@ pub fn parse(
         FileType::EncryptedOffice => {
             return Err(Failure::new(ReasonCode::Encrypted, "the file is protected with a password"));
         }
-        FileType::Image => {
-            return Err(Failure::new(
-                ReasonCode::NeedsOcr,
-                "the file is a picture, and recognition of text is off",
-            ));
-        }
+        FileType::Picture => picture::parse(&bytes, tools, outside)?,
         FileType::Other(what) => {
             return Err(Failure::new(ReasonCode::Unsupported, format!("the file is {what} ({media_type})")));
         }
@@ -145,8 +168,8 @@ pub fn parse(
 fn parse_text(bytes: &[u8], filename: &str, limits: &Limits) -> Result<Parsed, Failure> {
     let decoded = encoding::decode(bytes, html::declared_encoding(bytes).as_deref())
         .ok_or_else(|| Failure::new(ReasonCode::Unsupported, "the file is binary data of an unknown kind"))?;
-    let kind = detect::text_type(&decoded, filename);
-    let name = decoded.encoding;
+    let kind = detect::text_type(&decoded.text, filename);
+    let (name, confidence) = (decoded.encoding, decoded.confidence);
     let mut parsed = match kind {
         // A message names the encodings of its parts itself, so it is read from the bytes.
         TextType::Eml if name.starts_with("UTF-16") || name.starts_with("UTF-32") => {
@@ -160,6 +183,7 @@ fn parse_text(bytes: &[u8], filename: &str, limits: &Limits) -> Result<Parsed, F
     };
     parsed.outline.detected_type = kind.media_type().to_owned();
     parsed.outline.encoding = Some(name.to_owned());
+    parsed.outline.encoding_confidence = Some(confidence);
     Ok(parsed)
 }
 

@@ -4,14 +4,15 @@
 
 use std::path::Path;
 
-use pdfium_render::prelude::{self as pdfium, PdfPageObjectsCommon as _};
+use pdfium_render::prelude as pdfium;
 use riacho_domain::ReasonCode;
 
 use super::{
-    Limits, Parsed, Progress,
-    pdf_layout::{self, Line},
+    Outside, Parsed, Tools,
+    pdf_layout::{self, Line, Page},
+    pdf_pictures::Pictures,
 };
-use crate::extracted::Failure;
+use crate::extracted::{Failure, Missing};
 
 /// The PDFium library, loaded.
 pub struct Pdfium(pdfium::Pdfium);
@@ -28,47 +29,53 @@ impl Pdfium {
     }
 }
 
-/// Reads a document page by page.
-pub(super) fn parse(
-    library: &Pdfium,
-    bytes: &[u8],
-    limits: &Limits,
-    progress: Progress<'_>,
-) -> Result<Parsed, Failure> {
+/// Reads a document page by page. A page that cannot be read is a hole in the document, not the end of it.
+pub(super) fn parse(bytes: &[u8], tools: &Tools<'_>, outside: &mut dyn Outside) -> Result<Parsed, Failure> {
+    let library = tools.pdfium.ok_or_else(|| {
+        let message = "PDF files cannot be read: the PDFium library is not installed";
+        Failure::new(ReasonCode::Unsupported, message)
+    })?;
     let document = library.0.load_pdf_from_byte_slice(bytes, None).map_err(|error| open_failure(&error))?;
     let pages = document.pages();
     let total = u32::try_from(pages.len()).unwrap_or(0);
-    if total > limits.max_pages {
-        let message = format!("the document has {total} pages; at most {} are taken", limits.max_pages);
+    if total > tools.limits.max_pages {
+        let message = format!("the document has {total} pages; at most {} are taken", tools.limits.max_pages);
         return Err(Failure::new(ReasonCode::TooLarge, message));
     }
-    let mut lines = Vec::new();
-    let mut has_pictures = false;
-    let mut unreadable = 0;
+    let mut pictures = Pictures::new(tools.rendering);
+    let mut read = Vec::new();
+    let mut missing = Vec::new();
     let mut text_bytes = 0;
     for (index, number) in (0..pages.len()).zip(1..) {
-        progress(number - 1, total);
-        // A page that cannot be read is a hole in the document, not the end of it.
-        let Ok(page) = pages.get(index) else {
-            unreadable += 1;
-            lines.push(Vec::new());
-            continue;
+        outside.progress(number - 1, total);
+        let page = match tools.skip.iter().find(|skip| skip.has(number)) {
+            Some(skip) => Err(skip.failure.clone()),
+            None => pages.get(index).map_err(|_| damaged_page()).and_then(|page| {
+                let lines = page.text().map(|text| page_lines(&text)).unwrap_or_default();
+                pictures.read(&page, Page::Printed(lines), outside)
+            }),
         };
-        let page_lines = page.text().map(|text| page_lines(&text)).unwrap_or_default();
-        if page_lines.is_empty() && !has_pictures {
-            has_pictures = page.objects().iter().any(|object| object.as_image_object().is_some());
+        let page = page.unwrap_or_else(|failure| {
+            Missing::add(&mut missing, number, failure);
+            Page::Printed(Vec::new())
+        });
+        text_bytes += page.bytes();
+        if text_bytes > tools.limits.max_text_bytes {
+            return Err(super::text_too_large(tools.limits));
         }
-        text_bytes += page_lines.iter().map(|line| line.text.len() as u64).sum::<u64>();
-        if text_bytes > limits.max_text_bytes {
-            return Err(super::text_too_large(limits));
-        }
-        lines.push(page_lines);
+        read.push(page);
     }
-    progress(total, total);
+    outside.progress(total, total);
     if text_bytes == 0 {
-        return Err(no_text(total, unreadable, has_pictures));
+        return Err(no_text(&missing));
     }
-    Ok(pdf_layout::assemble(&lines))
+    let mut parsed = pdf_layout::assemble(&read);
+    parsed.outline.missing = missing;
+    Ok(parsed)
+}
+
+fn damaged_page() -> Failure {
+    Failure::new(ReasonCode::Corrupt, "the page is damaged: it cannot be read")
 }
 
 fn open_failure(error: &pdfium::PdfiumError) -> Failure {
@@ -81,13 +88,11 @@ fn open_failure(error: &pdfium::PdfiumError) -> Failure {
     }
 }
 
-fn no_text(pages: u32, unreadable: u32, has_pictures: bool) -> Failure {
-    if pages > 0 && unreadable == pages {
-        Failure::new(ReasonCode::Corrupt, "the PDF is damaged: none of its pages can be read")
-    } else if has_pictures {
-        Failure::new(ReasonCode::NeedsOcr, "the pages are pictures, and recognition of text is off")
-    } else {
-        Failure::new(ReasonCode::Empty, "the PDF has no text")
+/// Why a document has no text: the reason for which most of its pages have none.
+fn no_text(missing: &[Missing]) -> Failure {
+    match missing.iter().max_by_key(|missing| missing.count()) {
+        Some(most) => most.failure.clone(),
+        None => Failure::new(ReasonCode::Empty, "the PDF has no text"),
     }
 }
 

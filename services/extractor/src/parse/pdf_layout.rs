@@ -58,6 +58,48 @@ impl Line {
     }
 }
 
+/// The text of a page on its way.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Page {
+    /// Lines as they are printed. What belongs together is found by their places, headings by their sizes.
+    Printed(Vec<Line>),
+    /// Lines as they were recognised in a picture, by blocks. Their sizes are guesses, and make no headings.
+    Recognized(Vec<Vec<Line>>),
+}
+
+impl Page {
+    fn printed(&self) -> &[Line] {
+        match self {
+            Page::Printed(lines) => lines,
+            Page::Recognized(_) => &[],
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        match self {
+            Page::Printed(lines) => lines.is_empty(),
+            Page::Recognized(blocks) => blocks.is_empty(),
+        }
+    }
+
+    /// How many characters it has.
+    pub(super) fn chars(&self) -> usize {
+        match self {
+            Page::Printed(lines) => lines.iter().map(Line::chars).sum(),
+            Page::Recognized(blocks) => blocks.iter().flatten().map(Line::chars).sum(),
+        }
+    }
+
+    /// How many bytes it has.
+    pub(super) fn bytes(&self) -> u64 {
+        let bytes = |line: &Line| line.text.len() as u64;
+        match self {
+            Page::Printed(lines) => lines.iter().map(bytes).sum(),
+            Page::Recognized(blocks) => blocks.iter().flatten().map(bytes).sum(),
+        }
+    }
+}
+
 /// What the document's sizes say about its headings.
 struct Scale {
     body: f32,
@@ -67,10 +109,10 @@ struct Scale {
 }
 
 impl Scale {
-    fn of(pages: &[Vec<Line>]) -> Self {
+    fn of(pages: &[Page]) -> Self {
         let mut by_size: BTreeMap<i32, usize> = BTreeMap::new();
         let (mut bold, mut all) = (0, 0);
-        for line in pages.iter().flatten() {
+        for line in pages.iter().flat_map(Page::printed) {
             let chars = line.chars();
             *by_size.entry((line.size * 2.0) as i32).or_default() += chars;
             all += chars;
@@ -117,20 +159,32 @@ impl Scale {
 }
 
 /// Makes the text of the pages.
-pub(super) fn assemble(pages: &[Vec<Line>]) -> Parsed {
+pub(super) fn assemble(pages: &[Page]) -> Parsed {
     let scale = Scale::of(pages);
     let mut parsed = Parsed::default();
-    for (lines, number) in pages.iter().zip(1..) {
-        if !parsed.text.is_empty() && !lines.is_empty() {
+    for (page, number) in pages.iter().zip(1..) {
+        if !parsed.text.is_empty() && !page.is_empty() {
             parsed.text.push_str("\n\n");
         }
         let byte_start = parsed.text.len();
-        for (i, paragraph) in paragraphs(lines).into_iter().enumerate() {
-            if i > 0 {
-                parsed.text.push_str("\n\n");
+        let separate = |parsed: &mut Parsed| {
+            parsed.text.push_str(if parsed.text.len() > byte_start { "\n\n" } else { "" });
+        };
+        match page {
+            Page::Printed(lines) => {
+                for paragraph in paragraphs(lines) {
+                    separate(&mut parsed);
+                    push_paragraph(&mut parsed, paragraph, right_edge(paragraph, lines), &scale);
+                }
             }
-            let right = right_edge(paragraph, lines);
-            push_paragraph(&mut parsed, paragraph, right, &scale);
+            Page::Recognized(blocks) => {
+                for (block, paragraph) in
+                    blocks.iter().flat_map(|b| paragraphs(b).into_iter().map(move |p| (b, p)))
+                {
+                    separate(&mut parsed);
+                    parsed.text.push_str(&joined(paragraph, right_edge(paragraph, block)));
+                }
+            }
         }
         parsed.outline.pages.push(PageSpan { number, byte_start, byte_end: parsed.text.len() });
     }
@@ -281,7 +335,7 @@ mod tests {
             line("Address:", 90.0, 620.0, 10.0),
             line("Street 1", 90.0, 608.0, 10.0),
         ];
-        let text = assemble(&[page]).text;
+        let text = assemble(&[Page::Printed(page)]).text;
         let expected = "The river rose over the old bridge and the observers left the station before the night came.\n\n\
             Second paragraph.\n\nAddress:\nStreet 1";
         assert_eq!(text, expected);
@@ -293,7 +347,7 @@ mod tests {
         let mut first = vec![line("Handbook", 200.0, 760.0, 20.0), line("Gauges", 120.0, 730.0, 14.0)];
         first.extend((0..6).map(|i| line(prose, 500.0, 700.0 - 12.0 * i as f32, 10.0)));
         let second = vec![line("Pumps", 120.0, 730.0, 14.0), line(prose, 500.0, 700.0, 10.0)];
-        let parsed = assemble(&[first, second]);
+        let parsed = assemble(&[Page::Printed(first), Page::Printed(second)]);
         let found: Vec<_> = parsed.outline.headings.iter().map(|h| (h.level, h.title.as_str())).collect();
         assert_eq!(found, [(1, "Handbook"), (2, "Gauges"), (2, "Pumps")]);
         let page = parsed.outline.pages[1];

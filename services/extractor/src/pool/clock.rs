@@ -28,6 +28,11 @@ impl Clock {
         self.limit = limit;
     }
 
+    /// How much time has passed.
+    pub(super) fn spent(&self) -> Duration {
+        self.spent
+    }
+
     /// The future's output; none when the time is up first.
     pub(super) async fn within<F: Future>(&mut self, future: F) -> Option<F::Output> {
         let mut future = std::pin::pin!(future);

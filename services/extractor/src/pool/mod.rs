@@ -1,7 +1,10 @@
-//! Parser processes: kept warm, watched, killed when they overrun, and replaced.
+//! Parser processes: kept warm, watched, killed when they overrun, and replaced. Those that recognise
+//! text in pictures stand behind them.
 
 mod clock;
+mod parser;
 mod process;
+mod recognition;
 mod spawner;
 
 use std::{
@@ -19,12 +22,17 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::{
     error::Error,
-    extracted::Extracted,
-    parse::Limits,
-    wire::{SUBCOMMAND, Settings},
+    extracted::{Extracted, Failure, Missing},
+    ocr,
+    parse::{Limits, Rendering},
+    wire::{ParserSettings, RecognizerSettings, Role, Settings},
 };
-use process::{Ended, Process};
+use parser::{Ended, Parser, Task};
+use recognition::{Recognition, Recognizers};
 use spawner::Spawner;
+
+/// How many pages of a document may end their parser: it is parsed again without each of them.
+const MOST_SKIPPED: usize = 3;
 
 /// How documents are parsed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -47,6 +55,9 @@ pub struct Config {
     pub pdfium_library: Option<PathBuf>,
     /// What a document may cost.
     pub limits: Limits,
+    /// Recognition of text in pictures.
+    #[serde(skip)]
+    pub ocr: ocr::Config,
     /// The command that is run as a parser process; the running program when empty.
     #[serde(skip)]
     pub command: Vec<PathBuf>,
@@ -63,6 +74,7 @@ impl Default for Config {
             memory_bytes: 1 << 30,
             pdfium_library: None,
             limits: Limits::default(),
+            ocr: ocr::Config::default(),
             command: Vec::new(),
         }
     }
@@ -78,15 +90,35 @@ impl Config {
         }
     }
 
-    fn settings(&self) -> Settings {
-        Settings {
-            parent: std::process::id(),
+    /// What a parser is told.
+    fn parser(&self) -> serde_json::Result<String> {
+        let rendering = Rendering { dpi: self.ocr.dpi, max_pixels: self.ocr.max_pixels };
+        let role = Role::Parser(ParserSettings {
             limits: self.limits.clone(),
-            memory_bytes: self.memory_bytes,
             cpu_seconds: self.timeout_seconds,
             page_cpu_ms: self.page_timeout_ms,
             pdfium_library: self.pdfium_library.clone(),
+            rendering: self.ocr.enabled.then_some(rendering),
+        });
+        let (parent, memory_bytes) = (std::process::id(), self.memory_bytes);
+        serde_json::to_string(&Settings { parent, memory_bytes, role })
+    }
+
+    /// What a recogniser is told; nothing where recognition is switched off.
+    fn recognizer(&self) -> serde_json::Result<Option<String>> {
+        if !self.ocr.enabled {
+            return Ok(None);
         }
+        let role = Role::Recognizer(RecognizerSettings {
+            library: self.ocr.library.clone(),
+            data: self.ocr.data.clone(),
+            languages: self.ocr.languages.clone(),
+            cpu_seconds: self.ocr.page_seconds,
+            max_file_bytes: self.limits.max_file_bytes,
+            max_pixels: self.ocr.max_pixels,
+        });
+        let (parent, memory_bytes) = (std::process::id(), self.ocr.memory_bytes);
+        serde_json::to_string(&Settings { parent, memory_bytes, role }).map(Some)
     }
 }
 
@@ -101,7 +133,10 @@ struct Inner {
     slots: Semaphore,
     /// For an interactive document while others have taken all slots.
     kept: Semaphore,
-    idle: Mutex<Vec<Process>>,
+    idle: Mutex<Vec<Parser>>,
+    /// What a parser is told.
+    settings: String,
+    recognizers: Recognizers,
     spawner: Spawner,
 }
 
@@ -116,12 +151,18 @@ impl Pool {
             [] => vec![own_program().map_err(Error::Spawn)?],
             command => command.to_vec(),
         };
-        let settings =
-            serde_json::to_string(&config.settings()).map_err(|error| Error::Spawn(error.into()))?;
-        let spawner = Spawner::start(command, [SUBCOMMAND.to_owned(), settings]).map_err(Error::Spawn)?;
-        let slots = Semaphore::new(config.process_count());
-        let kept = Semaphore::new(config.interactive_processes);
-        Ok(Self { inner: Arc::new(Inner { config, slots, kept, idle: Mutex::default(), spawner }) })
+        let settings = config.parser().map_err(|error| Error::Spawn(error.into()))?;
+        let recognizer = config.recognizer().map_err(|error| Error::Spawn(error.into()))?;
+        let inner = Inner {
+            slots: Semaphore::new(config.process_count()),
+            kept: Semaphore::new(config.interactive_processes),
+            idle: Mutex::default(),
+            settings,
+            recognizers: Recognizers::new(recognizer),
+            spawner: Spawner::start(command).map_err(Error::Spawn)?,
+            config,
+        };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// Starts all processes now, so that the first documents need not wait for them.
@@ -132,19 +173,29 @@ impl Pool {
     pub async fn warm(&self) -> Result<(), Error> {
         let running = self.idle().len();
         for _ in running..self.inner.config.process_count() + self.inner.config.interactive_processes {
-            let process = Process::start(&self.inner.spawner, &self.inner.config).await?;
+            let parser = self.inner.start().await?;
             let mut idle = self.idle();
-            if let Some(error) = process.pdfium_error().filter(|_| idle.is_empty()) {
+            if let Some(error) = parser.pdfium_error().filter(|_| idle.is_empty()) {
                 tracing::warn!(error, "PDFium cannot be loaded: PDF files will fail as unsupported");
             }
-            idle.push(process);
+            idle.push(parser);
         }
         Ok(())
     }
 
-    /// Extracts the text of a file of a document that is in `lane`. `on_page` hears of pages done and pages in all, now and then.
+    /// Why no text in pictures is recognised, if so.
     ///
-    /// Dropping the future ends the process that works on it.
+    /// # Errors
+    ///
+    /// When a process cannot be started.
+    pub async fn recognition_refusal(&self) -> Result<Option<String>, Error> {
+        self.inner.recognizers.refusal(&self.inner.spawner).await
+    }
+
+    /// Extracts the text of a file of a document that is in `lane`. `on_page` hears of pages done and pages in all.
+    ///
+    /// A page that ends its parser is left out and named in the outline, where others have text.
+    /// Dropping the future ends the processes that work on it.
     ///
     /// # Errors
     ///
@@ -157,31 +208,44 @@ impl Pool {
         mut on_page: impl FnMut(u32, u32) + Send,
     ) -> Result<Extracted, Error> {
         let _slot = self.slot(lane).await?;
-        let mut again = true;
+        let inner = &*self.inner;
+        let recognition = Recognition::new(&inner.recognizers, &inner.spawner, &inner.config);
+        let mut task = Task { filename, bytes: &bytes, skip: Vec::new(), recognition };
+        let (mut again, mut skipped) = (true, 0);
         loop {
-            let mut process = match self.alive() {
-                Some(process) => process,
-                None => Process::start(&self.inner.spawner, &self.inner.config).await?,
+            let mut parser = match self.alive() {
+                Some(parser) => parser,
+                None => inner.start().await?,
             };
-            let result = process.parse(filename, &bytes, &self.inner.config, &mut on_page).await;
-            match result {
+            let ended = match parser.parse(&mut task, &inner.config, &mut on_page).await {
                 Ok(answer) => {
-                    // After a crash inside, the process is about to leave.
-                    let crashed = answer.as_ref().is_err_and(|f| f.reason == ReasonCode::ParserCrashed);
-                    if !crashed
-                        && process.served() < self.inner.config.documents_per_process
-                        && process.is_alive()
-                    {
-                        self.idle().push(process);
-                    }
+                    self.keep(parser, &answer);
                     return answer.map_err(Error::Document);
                 }
-                Err(Ended::ByDocument(failure)) => return Err(Error::Document(failure)),
+                Err(ended) => ended,
+            };
+            if let Some(error) = task.recognition.lost.take() {
+                return Err(error);
+            }
+            match ended {
                 // Somebody killed it, perhaps the kernel for lack of memory: not the document's fault
                 // the first time.
-                Err(Ended::ByOthers(_)) if std::mem::take(&mut again) => {}
-                Err(Ended::ByOthers(signal)) => return Err(Error::Interrupted(signal)),
+                Ended::ByOthers(_) if std::mem::take(&mut again) => {}
+                Ended::ByOthers(signal) => return Err(Error::Interrupted(signal)),
+                Ended::ByDocument(failure, Some(page)) if page.of > 1 && skipped < MOST_SKIPPED => {
+                    skipped += 1;
+                    Missing::add(&mut task.skip, page.number, failure);
+                }
+                Ended::ByDocument(failure, _) => return Err(Error::Document(failure)),
             }
+        }
+    }
+
+    /// Keeps a parser for the next document, unless it is worn out or about to leave.
+    fn keep(&self, mut parser: Parser, answer: &Result<Extracted, Failure>) {
+        let crashed = answer.as_ref().is_err_and(|f| f.reason == ReasonCode::ParserCrashed);
+        if !crashed && parser.served() < self.inner.config.documents_per_process && parser.is_alive() {
+            self.idle().push(parser);
         }
     }
 
@@ -199,13 +263,19 @@ impl Pool {
     }
 
     /// An idle process. One that was killed meanwhile is no trouble of the next document.
-    fn alive(&self) -> Option<Process> {
+    fn alive(&self) -> Option<Parser> {
         let mut idle = self.idle();
-        std::iter::from_fn(|| idle.pop()).find_map(|mut process| process.is_alive().then_some(process))
+        std::iter::from_fn(|| idle.pop()).find_map(|mut parser| parser.is_alive().then_some(parser))
     }
 
-    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Process>> {
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Parser>> {
         self.inner.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    async fn start(&self) -> Result<Parser, Error> {
+        Parser::start(&self.spawner, &self.settings).await
     }
 }
 
