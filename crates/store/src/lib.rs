@@ -69,7 +69,7 @@ pub use self::{
     search::{Filter, Highlight, Hit, MAX_QUERY, MAX_TOP_K, Mode, ScoreParts, SearchRequest},
     spaces::{IndexBuilt, Space, SpaceState, build_index, ensure_space},
     stages::{Extraction, Seal, Sealed, SealedRun},
-    status::{HeldBy, Place, Progress, Reason, Status},
+    status::{HeldBy, MissingPages, Place, Progress, Reason, Status},
     tenants::{Tenant, TenantState},
     topology::Partition,
     uploads::{AwaitedUpload, UploadStage},

@@ -4,11 +4,12 @@
 use std::collections::HashSet;
 
 use riacho_domain::{ReasonCode, ReleaseId, RunId, TenantId};
+use serde_json::Value;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
 use crate::{
-    Error, Release, Store,
+    Error, MissingPages, Release, Store,
     metrics::names,
     read,
     transaction::{Param, Scope},
@@ -45,6 +46,10 @@ pub struct Seal {
     pub detected_type: String,
     /// The character encoding of the original, where it has one.
     pub encoding: Option<String>,
+    /// How certain that is: `certain`, `declared`, `likely` or `doubtful`.
+    pub encoding_confidence: Option<&'static str>,
+    /// The pages that have no text, and why.
+    pub missing: Vec<MissingPages>,
     /// The text's language, ISO 639-1, or empty.
     pub language: String,
     /// How many pages it has, where the format has pages.
@@ -113,7 +118,8 @@ impl Store {
             let [tenant, document, version, id] = fence.params();
             let (total, pages) = (read::signed(seal.chunk_total), seal.pages.map(read::signed));
             let manifest = seal.manifest.as_slice();
-            let params: [Param<'_>; 11] = [
+            let missing = missing(&seal.missing)?;
+            let params: [Param<'_>; 13] = [
                 tenant,
                 document,
                 version,
@@ -125,6 +131,8 @@ impl Store {
                 &seal.encoding,
                 &seal.language,
                 &pages,
+                &seal.encoding_confidence,
+                &missing,
             ];
             tx.prepare(&[SEAL, SEALED]).await?;
             let fence_params = fence.params();
@@ -192,6 +200,12 @@ impl Store {
     }
 }
 
+/// Missing pages as they stand in a row; nothing where none is missing.
+fn missing(pages: &[MissingPages]) -> Result<Option<Value>, Error> {
+    let some = (!pages.is_empty()).then(|| serde_json::to_value(pages));
+    some.transpose().map_err(|error| Error::Invalid(error.to_string()))
+}
+
 type TenantReleases<'a> = (&'a TenantId, Vec<Uuid>, Vec<Uuid>);
 
 fn by_tenant(releases: &[Release]) -> Vec<TenantReleases<'_>> {
@@ -237,6 +251,7 @@ const SEAL: &str = "-- store::stages::seal
 UPDATE document_versions
 SET run_id = $5, manifest = $6, chunk_total = $7, detected_type = $8, encoding = $9, language = $10,
     pages_total = coalesce($11, pages_total), pages_done = coalesce($11, pages_done), sealed_at = now(),
+    encoding_confidence = $12, missing_pages = $13,
     state = CASE WHEN state IN ('releasing', 'extracting') THEN 'embedding' ELSE state END
 WHERE tenant_id = $1 AND document_id = $2 AND version = $3 AND release_id = $4 AND run_id IS NULL
   AND state IN ('releasing', 'extracting', 'embedding', 'indexing')";

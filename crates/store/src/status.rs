@@ -11,12 +11,22 @@ use crate::{
 };
 
 /// Why a version failed.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Reason {
     /// A stable code.
     pub code: String,
     /// A sentence.
     pub message: String,
+}
+
+/// Pages of a version that have no text, for one reason.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct MissingPages {
+    /// The reason.
+    #[serde(flatten)]
+    pub reason: Reason,
+    /// The pages: first and last of each row of them, ascending.
+    pub pages: Vec<(u32, u32)>,
 }
 
 /// True counts of what is done.
@@ -51,6 +61,8 @@ pub struct Status {
     pub progress: Progress,
     /// Why it failed.
     pub error: Option<Reason>,
+    /// The pages that have no text.
+    pub missing: Vec<MissingPages>,
     /// Why it was cancelled: `command` or `superseded`.
     pub ended_by: Option<String>,
     /// When the document was first accepted.
@@ -116,6 +128,12 @@ pub(crate) fn reason(row: &Row) -> Result<Option<Reason>, Error> {
     Ok(code.map(|code| Reason { code, message: message.unwrap_or_default() }))
 }
 
+pub(crate) fn missing(row: &Row) -> Result<Vec<MissingPages>, Error> {
+    let missing: Option<serde_json::Value> = row.try_get("missing_pages")?;
+    let missing = missing.map(serde_json::from_value).transpose();
+    Ok(missing.map_err(|error| Error::Row(format!("missing pages: {error}")))?.unwrap_or_default())
+}
+
 impl Status {
     pub(crate) fn read(row: &Row) -> Result<Self, Error> {
         Ok(Self {
@@ -132,6 +150,7 @@ impl Status {
                 chunks_total: read::count_opt(row, "chunk_total")?,
             },
             error: reason(row)?,
+            missing: missing(row)?,
             ended_by: row.try_get("ended_by")?,
             created_at: row.try_get("created_at")?,
             accepted_at: row.try_get("accepted_at")?,
@@ -192,7 +211,7 @@ impl Store {
 // `IS TRUE` keeps the planner from an index that begins with the tenant; see migration 0006.
 pub(crate) const STATUS: &str = "-- store::status::statuses
 SELECT d.id AS document_id, v.version, v.state, v.lane, d.live_version, v.filename, v.pages_done, v.pages_total,
-       v.chunks_indexed, v.chunk_total, v.error_code, v.error_message, v.ended_by, d.created_at,
+       v.chunks_indexed, v.chunk_total, v.error_code, v.error_message, v.missing_pages, v.ended_by, d.created_at,
        v.created_at AS accepted_at, v.state_changed_at, v.finished_at, v.partition, v.deadline, v.losses, v.stalls
 FROM documents AS d JOIN document_versions AS v ON v.document_id = d.id AND v.version = d.latest_version
 WHERE (d.tenant_id = $1) IS TRUE AND d.id = ANY ($2) AND d.deleted_at IS NULL";

@@ -77,6 +77,8 @@ impl LineExtractor {
             chunk_total: u32::try_from(chunks.len()).map_err(failed)?,
             detected_type: "text/plain".to_owned(),
             encoding: Some("utf-8".to_owned()),
+            encoding_confidence: None,
+            missing: Vec::new(),
             language: "en".to_owned(),
             pages: None,
         };

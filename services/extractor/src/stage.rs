@@ -10,7 +10,7 @@ use riacho_domain::{Lane, ReasonCode, RunId, SpaceId, StageName};
 use riacho_objects::{Key, Objects};
 use riacho_proto::v1::{ChunksCut, ExtractRequested, envelope::Payload};
 use riacho_stage::{Context, EmitError, Event, Failure as StageFailure, Outcome, Output, Stage};
-use riacho_store::{Release, Seal, Sealed, SealedRun, Store};
+use riacho_store::{MissingPages, Reason, Release, Seal, Sealed, SealedRun, Store};
 use sha2::{Digest, Sha256};
 use tokio::{
     sync::{Semaphore, SemaphorePermit, watch},
@@ -20,7 +20,7 @@ use tokio::{
 use crate::{
     Config, Error,
     chunk::{self, Chunk, Settings},
-    extracted::{Extracted, Failure},
+    extracted::{Confidence, Extracted, Failure, Missing},
     manifest::{Manifest, ManifestError},
     metrics,
     pool::Pool,
@@ -129,6 +129,8 @@ impl Extractor {
             chunk_total: u32::try_from(manifest.chunks.len()).unwrap_or(u32::MAX),
             detected_type: outline.detected_type.clone(),
             encoding: outline.encoding.clone(),
+            encoding_confidence: outline.encoding_confidence.map(Confidence::as_str),
+            missing: outline.missing.iter().map(missing).collect(),
             language: manifest.language.clone(),
             pages: u32::try_from(outline.pages.len()).ok().filter(|pages| *pages > 0),
         };
@@ -282,6 +284,13 @@ impl Stage for Extractor {
             Err(error) => Err(store_failure(&error)),
         }
     }
+}
+
+/// Missing pages as they stand in the version.
+fn missing(missing: &Missing) -> MissingPages {
+    let Failure { reason, message } = &missing.failure;
+    let reason = Reason { code: reason.as_str().to_owned(), message: message.clone() };
+    MissingPages { reason, pages: missing.pages.clone() }
 }
 
 /// Bytes in units of memory, rounded up.

@@ -1,6 +1,10 @@
 //! The stage on real servers: an original becomes chunks on the embedder's stream, or a reason.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "ocr/drawing.rs"]
+#[allow(dead_code)] // pictures are drawn, and none is written to a file
+mod drawing;
+
 use std::path::PathBuf;
 
 use riacho_domain::{Lane, ReasonCode, RunId, StageName, State, content_hash};
@@ -156,6 +160,18 @@ async fn a_document_without_text_ends_failed_with_its_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_document_goes_on_without_the_pages_that_cannot_be_read_and_its_status_names_them() {
+    use drawing::{Content, drawn, pdf};
+    let running = Running::start(Deployment::start().await.unwrap()).await;
+    let pages = [Content::Text("The first page is printed."), Content::Scan(drawn(&["The second is not."]))];
+    let accepted = running.deployment.submit("mixed.pdf", pdf(&pages)).await.unwrap();
+    let status = running.deployment.reaches(accepted.document, State::Embedding).await;
+    let [missing] = status.missing.as_slice() else { panic!("{:?}", status.missing) };
+    assert_eq!((missing.reason.code.as_str(), missing.pages.as_slice()), ("needs_ocr", &[(2, 2)][..]));
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_original_that_is_gone_or_changed_is_told_apart() {
     let deployment = Deployment::start().await.unwrap();
     let gone = deployment.submit("gone.txt", "one text").await.unwrap();
@@ -195,6 +211,8 @@ async fn a_sealed_run_is_handed_on_again_and_nothing_is_cut_anew() {
         chunk_total: 1,
         detected_type: "text/plain".into(),
         encoding: None,
+        encoding_confidence: None,
+        missing: Vec::new(),
         language: "en".into(),
         pages: None,
     };

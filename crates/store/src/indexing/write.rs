@@ -84,9 +84,12 @@ impl Store {
         languages
     }
 
-    pub(super) fn remember_languages(&self, items: &[&IndexItem]) {
-        for item in items {
-            self.inner.known.add_language(&item.release.tenant, configuration(&item.language));
+    /// After the commit: the languages of what was written are noted. Those of what came too late are not.
+    pub(super) fn remember_languages(&self, items: &[&IndexItem], answers: &[IndexAnswer]) {
+        for (item, answer) in items.iter().zip(answers) {
+            if matches!(answer, IndexAnswer::Written { .. }) {
+                self.inner.known.add_language(&item.release.tenant, configuration(&item.language));
+            }
         }
     }
 }

@@ -116,6 +116,8 @@ pub(crate) fn seal(run: RunId, total: u32) -> Seal {
         chunk_total: total,
         detected_type: "text/plain".into(),
         encoding: Some("utf-8".into()),
+        encoding_confidence: None,
+        missing: Vec::new(),
         language: "en".into(),
         pages: Some(2),
     }

@@ -2,7 +2,7 @@
 
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::SliceRandom};
 use riacho_domain::{RunId, State};
-use riacho_store::{Accept, IndexAnswer, IndexItem, Release, Sealed, Target};
+use riacho_store::{Accept, IndexAnswer, IndexItem, Mode, Release, Sealed, SearchRequest, Target};
 
 use crate::database::{DIMENSIONS, Database, axis, batch, database, seal, upload, vector_bytes};
 
@@ -189,6 +189,21 @@ async fn only_errors_of_the_data_condemn_a_document() {
         let answers = db.store.index(&items).await.unwrap();
         assert!(answers.iter().all(|a| matches!(a, IndexAnswer::Rejected { .. })), "{state}: {answers:?}");
     }
+}
+
+#[tokio::test]
+async fn a_batch_that_came_too_late_hides_no_document_of_its_language() {
+    let db = database().await;
+    let accepted = db.store.accept(&upload(&db.acme, "given up")).await.unwrap();
+    let release = Database::release_of(&accepted);
+    db.store.cancel(&db.acme, accepted.document).await.unwrap();
+    // It is the first that this process hears of the tenant's language.
+    let late = batch(&release, RunId::new(), db.space, "pt", &[(0, "a garça", axis(0))]);
+    assert_eq!(db.store.index(&[late]).await.unwrap(), [IndexAnswer::Superseded]);
+    let document = db.ready(&db.acme, "pt", &["as garças voltaram"]).await;
+    let words = SearchRequest { mode: Mode::Keyword, ..SearchRequest::new(db.acme.clone(), "garça") };
+    let hits = db.store.search(&words).await.unwrap();
+    assert_eq!(hits.iter().map(|hit| hit.document).collect::<Vec<_>>(), [document]);
 }
 
 #[tokio::test]

@@ -6,6 +6,8 @@ use super::pdf_layout::{Line, Page};
 
 /// Words that tesseract is less sure of than this, in a hundred, are mostly stains and drawings.
 const LEAST_CONFIDENCE: f32 = 30.0;
+/// Letters fill a line of this many times their height.
+const LINE_SCALE: f32 = 1.25;
 /// The columns of the table.
 const COLUMNS: usize = 12;
 
@@ -57,7 +59,7 @@ fn block(words: &[Word<'_>]) -> Vec<Line> {
         rows.iter().map(|row| most(row, |w| w.bottom) - least(row, |w| w.top)).collect();
     heights.sort_by(f32::total_cmp);
     let height = heights.get(heights.len() / 2).copied().unwrap_or_default();
-    rows.into_iter().map(|row| line(row, height)).collect()
+    rows.into_iter().map(|row| line(row, height * LINE_SCALE)).collect()
 }
 
 fn line(words: &[Word<'_>], height: f32) -> Line {

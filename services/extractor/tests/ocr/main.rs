@@ -1,7 +1,7 @@
 //! Recognition of text, with real processes and real pictures, which are drawn from text here.
 //!
 //! Where tesseract is not installed there is nothing to be tested, and the tests say so.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
 mod drawing;
 

@@ -18,6 +18,7 @@ use super::{
     App,
     auth::{Caller, Read, Upload, Write},
     extract::{DocumentPath, QueryString},
+    missing::{self, MissingBody},
     problem::{Problem, ProblemBody},
     settings::{SettingsQuery, UploadForm},
     shapes::{DocumentState, ErrorBody, Links},
@@ -167,8 +168,15 @@ pub(super) struct DocumentBody {
     error: Option<ErrorBody>,
     /// Language of the text, ISO 639-1.
     language: Option<String>,
+    /// Character encoding of the original, where it has one.
+    encoding: Option<String>,
+    /// How certain that is: `certain` (a byte order mark, or valid UTF-8), `declared` by the document, or a
+    /// guess that is `likely` or `doubtful`.
+    encoding_confidence: Option<String>,
     /// Pages, where the format has them.
     pages: Option<u32>,
+    /// Pages that have no text, and why.
+    missing_pages: Vec<MissingBody>,
     /// Chunks it was cut into.
     chunks: Option<u32>,
     /// When the document was first accepted.
@@ -198,6 +206,9 @@ impl From<Document> for DocumentBody {
             state: document.state.as_str(),
             error: document.error.map(ErrorBody::from),
             language: document.language,
+            encoding: document.encoding,
+            encoding_confidence: document.encoding_confidence,
+            missing_pages: missing::bodies(&document.missing),
             pages: document.pages,
             chunks: document.chunk_total,
             created_at: document.created_at,

@@ -14,6 +14,7 @@ use super::{
     auth::{Caller, Read, Write},
     documents::{AcceptedBody, accepted},
     extract::{DocumentPath, QueryString},
+    missing::{self, MissingBody},
     problem::{Problem, ProblemBody},
     shapes::{DocumentState, ErrorBody, Links},
     waits::Waits,
@@ -43,6 +44,10 @@ pub(super) struct StatusBody {
     progress: Progress,
     /// Why it failed.
     error: Option<ErrorBody>,
+    /// Pages that have no text, and why; those of a document that is ready nevertheless.
+    missing_pages: Vec<MissingBody>,
+    /// The same in a sentence.
+    notice: Option<String>,
     /// What it waits for: `upload`, `release`, `queue`, `extractor`, `embedder` or `indexer`; nothing
     /// once it has ended.
     waiting_for: Option<&'static str>,
@@ -105,6 +110,8 @@ impl From<Status> for StatusBody {
                 chunks_total: status.progress.chunks_total,
             },
             error: status.error.map(ErrorBody::from),
+            missing_pages: missing::bodies(&status.missing),
+            notice: missing::sentence(&status.missing, status.progress.pages_total),
             waiting_for: waiting_for(status.state),
             waits: None,
             created_at: status.created_at,

@@ -125,6 +125,17 @@ impl Gateway {
 
     /// Does the pipeline's work on a document: its text, cut at blank lines into chunks on pages 1, 2, ..
     pub(crate) async fn publish(&self, id: &str, text: &str) {
+        self.publish_without(id, text, None, Vec::new()).await;
+    }
+
+    /// The same, for a document of so many pages, some of which have no text.
+    pub(crate) async fn publish_without(
+        &self,
+        id: &str,
+        text: &str,
+        pages: Option<u32>,
+        missing: Vec<riacho_store::MissingPages>,
+    ) {
         let store = &self.deployment.store;
         let tenant = &self.deployment.tenant;
         let document: DocumentId = id.parse().expect("id");
@@ -147,8 +158,10 @@ impl Gateway {
             chunk_total: u32::try_from(chunks.len()).expect("few"),
             detected_type: "text/plain".into(),
             encoding: Some("UTF-8".into()),
+            encoding_confidence: Some("certain"),
+            missing,
             language: "en".into(),
-            pages: None,
+            pages,
         };
         store.seal(&release, &seal).await.expect("seal");
         let item = IndexItem { release, run, space: self.deployment.space.id, language: "en".into(), chunks };

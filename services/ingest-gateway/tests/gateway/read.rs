@@ -1,7 +1,7 @@
 //! What is read of a document: pages of documents, the original, the text, the chunks.
 
 use reqwest::StatusCode;
-use riacho_store::ReleaseCaps;
+use riacho_store::{MissingPages, Reason, ReleaseCaps};
 use riacho_testkit::eventually;
 use serde_json::json;
 
@@ -220,4 +220,26 @@ async fn status_says_how_far_a_document_is() {
     assert_eq!(health["status"], "degraded", "there is work and nobody at it: {health}");
     let spaces = json(gateway.get("/api/v1/spaces"), 200).await;
     assert_eq!(spaces["spaces"][0]["state"], "live");
+}
+
+#[tokio::test]
+async fn a_document_that_is_ready_without_some_pages_names_them() {
+    let gateway = Gateway::start().await;
+    let accepted = gateway.upload(Gateway::form("scan.pdf", "%PDF")).await;
+    let id = accepted["id"].as_str().unwrap();
+    let reason = Reason { code: "timeout".into(), message: "recognition took too long".into() };
+    let missing = MissingPages { reason, pages: vec![(2, 3), (7, 7)] };
+    gateway.publish_without(id, "The first page.", Some(9), vec![missing]).await;
+    let status = json(gateway.get(&format!("/api/v1/documents/{id}/status")), 200).await;
+    assert_eq!(status["state"], "ready");
+    assert_eq!(status["notice"], "3 of 9 pages have no text: 2, 3 and 7 (recognition took too long)");
+    let document = json(gateway.get(&format!("/api/v1/documents/{id}")), 200).await;
+    for body in [&status, &document] {
+        let missing = &body["missing_pages"][0];
+        assert_eq!((&missing["code"], &missing["pages"]), (&json!("timeout"), &json!([2, 3, 7])));
+    }
+    assert_eq!(
+        (&document["encoding"], &document["encoding_confidence"]),
+        (&json!("UTF-8"), &json!("certain"))
+    );
 }

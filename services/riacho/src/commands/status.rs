@@ -78,6 +78,7 @@ fn document_text(status: &Value) -> String {
     {
         lines.push(format!("{code}: {message}"));
     }
+    lines.extend(status["notice"].as_str().map(str::to_owned));
     lines.join("\n")
 }
 
@@ -94,6 +95,9 @@ mod tests {
             document_text(&status),
             "i  version 1  failed\npages_done  2\nencrypted: a password is needed"
         );
+        let notice = "2 of 9 pages have no text: 3 and 4 (the page is damaged)";
+        let status = json!({ "id": "i", "version": 1, "state": "ready", "notice": notice });
+        assert_eq!(document_text(&status), format!("i  version 1  ready\n{notice}"));
     }
 
     #[test]
