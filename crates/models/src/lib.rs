@@ -42,7 +42,7 @@ impl Kind {
 }
 
 /// The answer to one batch.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Embeddings {
     /// One vector for each text, in the order of the texts, each of length 1.
     pub vectors: Vec<Vec<f32>>,

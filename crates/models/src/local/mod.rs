@@ -4,6 +4,7 @@
 
 mod transformer;
 mod wordllama;
+mod workers;
 
 use std::{path::Path, sync::Arc, thread};
 

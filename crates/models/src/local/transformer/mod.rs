@@ -7,26 +7,18 @@ mod arithmetic;
 mod encoder;
 mod manifest;
 mod parts;
+mod shared;
 mod tokens;
 mod weights;
-mod workers;
 
-use std::{fs, path::Path, sync::Arc, time::Instant};
+use std::{path::Path, sync::Arc, time::Instant};
 
 use futures::{FutureExt, future::BoxFuture};
 
-use super::{check_dimensions, threads};
-use crate::{
-    Config, Embeddings, Error, Kind, Model,
-    config::Pooling,
-    metrics,
-    vector::{cosine, normalise},
-};
-use encoder::Encoder;
+use super::{check_dimensions, threads, workers::Workers};
+use crate::{Config, Embeddings, Error, Kind, Model, metrics, vector::cosine};
 use manifest::Manifest;
-use parts::Part;
-use tokens::Tokens;
-use workers::Workers;
+use shared::Shared;
 
 /// The most texts of one batch: more brings no speed.
 const MAX_BATCH_ITEMS: usize = 4096;
@@ -39,17 +31,8 @@ const MAX_BATCH_TOKENS: usize = 8192;
 pub struct Transformer {
     shared: Arc<Shared>,
     workers: Workers,
-    id: String,
     max_batch_items: usize,
     max_batch_tokens: usize,
-}
-
-/// What the threads of a batch share.
-#[derive(Debug)]
-struct Shared {
-    tokens: Tokens,
-    encoder: Encoder,
-    pooling: Pooling,
 }
 
 impl Transformer {
@@ -61,26 +44,13 @@ impl Transformer {
     pub(crate) fn load(directory: &Path, config: &Config) -> Result<Self, Error> {
         let manifest = Manifest::read(directory, config)?;
         check_dimensions(config, manifest.shape.width)?;
-        let contents = |name: &str| {
-            let path = manifest.root.join(name);
-            match fs::read(&path) {
-                Ok(bytes) => Ok((path, bytes)),
-                Err(error) => Err(Error::Files { path, reason: error.to_string() }),
-            }
-        };
-        let (path, json) = contents("tokenizer.json")?;
-        let tokens = Tokens::new(&path, &json, &manifest)?;
-        let (path, bytes) = contents("model.safetensors")?;
-        let encoder = weights::encoder(&path, &bytes, &manifest.shape)?;
-        let id = manifest.identify(&[&json, &bytes]);
         let max_batch_items = match config.batch_items {
             0 => MAX_BATCH_ITEMS,
             told => told.min(MAX_BATCH_ITEMS),
         };
         Ok(Self {
-            shared: Arc::new(Shared { tokens, encoder, pooling: manifest.pooling }),
+            shared: Shared::of(&manifest)?,
             workers: Workers::start(threads(config))?,
-            id,
             max_batch_items,
             max_batch_tokens: config.batch_tokens.min(MAX_BATCH_TOKENS),
         })
@@ -119,7 +89,7 @@ impl Transformer {
 
 impl Model for Transformer {
     fn id(&self) -> &str {
-        &self.id
+        &self.shared.id
     }
 
     fn dimensions(&self) -> usize {
@@ -147,41 +117,4 @@ impl Model for Transformer {
     fn verify(&self) -> BoxFuture<'_, Result<(), Error>> {
         self.check().boxed()
     }
-}
-
-impl Shared {
-    /// The vector of each text of a part, with its place in the batch.
-    fn embed(&self, part: Part) -> Result<Vec<(usize, Vec<f32>)>, Error> {
-        let texts: Vec<&[u32]> = part.texts.iter().map(|text| text.ids.as_slice()).collect();
-        let states = self.encoder.encode(&texts)?;
-        let width = self.encoder.dimensions();
-        let mut first = 0;
-        let mut vectors = Vec::with_capacity(part.texts.len());
-        for text in &part.texts {
-            let states = &states[first * width..(first + text.ids.len()) * width];
-            first += text.ids.len();
-            let mut vector = pool(self.pooling, states, width);
-            if !normalise(&mut vector) {
-                let reason = "the text has no direction".to_owned();
-                return Err(Error::Rejected { item: Some(text.index), reason });
-            }
-            vectors.push((text.index, vector));
-        }
-        Ok(vectors)
-    }
-}
-
-/// One vector for a text, of the vectors of its tokens.
-fn pool(pooling: Pooling, states: &[f32], width: usize) -> Vec<f32> {
-    let mut rows = states.chunks_exact(width);
-    let mut pooled = rows.next().map_or_else(|| vec![0.0; width], <[f32]>::to_vec);
-    if pooling == Pooling::Mean {
-        for row in rows {
-            for (sum, value) in pooled.iter_mut().zip(row) {
-                *sum += value;
-            }
-        }
-    }
-    // The sum is the mean but for its length, which becomes 1.
-    pooled
 }

@@ -13,7 +13,7 @@ use std::{
 
 use futures::{FutureExt, future::BoxFuture};
 
-use super::{check_dimensions, threads};
+use super::{check_dimensions, threads, workers::Workers};
 use crate::{
     Config, Embeddings, Error, Kind, Model, metrics,
     vector::{cosine, normalise},
@@ -33,7 +33,7 @@ const MAX_BATCH_ITEMS: usize = 4096;
 pub struct WordLlama {
     shared: Arc<Shared>,
     id: String,
-    threads: usize,
+    workers: Workers,
     max_batch_items: usize,
     max_batch_tokens: usize,
 }
@@ -69,7 +69,7 @@ impl WordLlama {
         };
         Ok(Self {
             id: format!("wordllama-l2-supercat-{}", weights.dimensions()),
-            threads: threads(config),
+            workers: Workers::start(threads(config))?,
             max_batch_items,
             max_batch_tokens: config.batch_tokens,
             shared: Arc::new(Shared {
@@ -81,24 +81,20 @@ impl WordLlama {
         })
     }
 
-    async fn compute(&self, texts: Vec<String>) -> Result<Embeddings, Error> {
+    async fn compute(&self, texts: Vec<String>, kind: Kind) -> Result<Embeddings, Error> {
         let bytes: usize = texts.iter().map(String::len).sum();
         if bytes < INLINE_BYTES {
             return self.shared.embed_part(&texts, 0);
         }
-        let mut parts = split_evenly(texts, bytes, self.threads).into_iter();
-        let mut running = Vec::with_capacity(self.threads);
-        let mut offset = 0;
-        for part in parts.by_ref() {
-            let (shared, first) = (Arc::clone(&self.shared), offset);
-            offset += part.len();
-            running.push(tokio::task::spawn_blocking(move || shared.embed_part(&part, first)));
-        }
-        let mut all = Embeddings { vectors: Vec::with_capacity(offset), tokens: 0 };
-        for part in running {
-            let ended =
-                |error| Error::Transient { reason: format!("a thread of the local model ended: {error}") };
-            let part = part.await.map_err(ended)??;
+        let mut first = 0;
+        let jobs = split_evenly(texts, bytes, self.workers.threads()).into_iter().map(|part| {
+            let (shared, offset) = (Arc::clone(&self.shared), first);
+            first += part.len();
+            move || shared.embed_part(&part, offset)
+        });
+        let mut all = Embeddings::default();
+        for part in self.workers.run(kind, jobs).await? {
+            let part = part?;
             all.vectors.extend(part.vectors);
             all.tokens += part.tokens;
         }
@@ -107,8 +103,8 @@ impl WordLlama {
 
     async fn check(&self) -> Result<(), Error> {
         let texts = ["a stream of water", "uma nota fiscal"].map(str::to_owned).to_vec();
-        let forward = self.compute(texts.clone()).await?.vectors;
-        let backward = self.compute(texts.into_iter().rev().collect()).await?.vectors;
+        let forward = self.compute(texts.clone(), Kind::Passage).await?.vectors;
+        let backward = self.compute(texts.into_iter().rev().collect(), Kind::Passage).await?.vectors;
         let same = cosine(&forward[0], &backward[1]) > 0.999 && cosine(&forward[0], &forward[1]) < 0.9;
         if same {
             Ok(())
@@ -138,7 +134,7 @@ impl Model for WordLlama {
     fn embed(&self, texts: Vec<String>, kind: Kind) -> BoxFuture<'_, Result<Embeddings, Error>> {
         async move {
             let (start, count) = (Instant::now(), texts.len());
-            let answer = self.compute(texts).await;
+            let answer = self.compute(texts, kind).await;
             metrics::count("local", kind, count, start.elapsed(), &answer);
             answer
         }

@@ -1,4 +1,4 @@
-//! The threads of a model. All calls share them, so that a model told to use one thread uses one, however many
+//! The threads of a local model. All calls share them, so that a model told to use one thread uses one, however many
 //! batches are asked for at once.
 //!
 //! Calls take turns, one job each, so that a small one does not wait for a large one; queries go before all others.
