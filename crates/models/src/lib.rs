@@ -1,4 +1,4 @@
-//! Embedding models: the local static model and providers through rig, behind one trait.
+//! Embedding models: local ones and providers through rig, behind one trait.
 //!
 //! This crate knows texts and vectors. Which texts stand in a batch, what is cached and what a
 //! failure means for a document is decided by its callers.
@@ -17,7 +17,7 @@ use std::{fmt, sync::Arc};
 use futures::future::BoxFuture;
 
 pub use batch::{Each, embed_each, estimate_tokens};
-pub use config::{Config, LocalConfig, Provider};
+pub use config::{Config, LocalConfig, Pooling, Provider};
 pub use error::Error;
 pub use vector::{from_f16_le, to_f16_le};
 
@@ -42,7 +42,7 @@ impl Kind {
 }
 
 /// The answer to one batch.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Embeddings {
     /// One vector for each text, in the order of the texts, each of length 1.
     pub vectors: Vec<Vec<f32>>,
@@ -75,14 +75,14 @@ pub trait Model: Send + Sync + fmt::Debug {
 }
 
 /// Makes the model of the configuration. The local model's files are read and checked here, which
-/// blocks for some 50 ms; a provider is not asked before [`Model::verify`].
+/// blocks for some 50 ms, or longer for a sentence transformer; a provider is not asked before [`Model::verify`].
 ///
 /// # Errors
 /// `Files` where the local model is missing or damaged, `Misconfigured` where the configuration
 /// cannot work.
 pub fn load(config: &Config) -> Result<Arc<dyn Model>, Error> {
     match config.provider {
-        Provider::Local => Ok(Arc::new(local::WordLlama::load(config)?)),
+        Provider::Local => local::load(config),
         _ => Ok(Arc::new(provider::RigProvider::new(config)?)),
     }
 }

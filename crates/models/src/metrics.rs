@@ -1,6 +1,10 @@
 //! The metrics of this crate.
 
-use metrics::{Unit, describe_counter, describe_histogram};
+use std::time::Duration;
+
+use metrics::{Unit, counter, describe_counter, describe_histogram, histogram};
+
+use crate::{Embeddings, Error, Kind};
 
 /// The names.
 pub mod names {
@@ -24,4 +28,21 @@ pub fn describe() {
         Unit::Seconds,
         "Time that requests to an embedding model waited for its limits"
     );
+}
+
+/// Counts a batch that a model has answered.
+pub(crate) fn count(
+    provider: &'static str,
+    kind: Kind,
+    texts: usize,
+    took: Duration,
+    answer: &Result<Embeddings, Error>,
+) {
+    let outcome = answer.as_ref().map_or_else(Error::label, |_| "ok");
+    histogram!(names::REQUEST_SECONDS, "provider" => provider, "outcome" => outcome)
+        .record(took.as_secs_f64());
+    if let Ok(embeddings) = answer {
+        counter!(names::TEXTS, "provider" => provider, "kind" => kind.as_str()).increment(texts as u64);
+        counter!(names::TOKENS, "provider" => provider, "kind" => kind.as_str()).increment(embeddings.tokens);
+    }
 }

@@ -7,7 +7,8 @@ use std::{sync::Arc, time::Duration};
 use riacho_domain::{DocumentId, StageName, State};
 use riacho_embedder::Config as EmbedderConfig;
 use riacho_janitor::{Janitor, TaskName};
-use riacho_models::Provider;
+use riacho_local::Runtime;
+use riacho_models::{Kind, Provider};
 use riacho_objects::Key;
 use riacho_service::CoreConfig;
 use riacho_stage::Runner;
@@ -228,6 +229,34 @@ async fn a_key_that_stops_working_condemns_nothing() {
     eventually(|| async { provider.requests() >= before + 3 }).await;
     provider.normal();
     deployment.reaches(accepted.document, State::Ready).await;
+    all_streams_are_empty(&deployment).await;
+    pipeline.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn documents_are_embedded_by_a_sentence_transformer_into_a_space_of_its_own() {
+    let directory = Runtime::find().model_dir("all-minilm-l6-v2").unwrap();
+    let mut models = riacho_models::Config::default();
+    models.local.directory = Some(directory);
+    let model = riacho_models::load(&models).unwrap();
+    let deployment = Deployment::with_space(model.id(), 384).await.unwrap();
+    let core = CoreConfig { models, ..deployment.core().unwrap() };
+    let pipeline = Pipeline::start(&deployment, &core);
+    let accepted = deployment.submit("gauge.txt", lines(40, "the gauge")).await.unwrap();
+    let boat = "The boat leaves the landing stage at six in the morning.";
+    let other = deployment.submit("boat.txt", boat).await.unwrap();
+    deployment.reaches(accepted.document, State::Ready).await;
+    deployment.reaches(other.document, State::Ready).await;
+    has_all_chunks(&deployment, accepted.document, 40).await;
+    let query = "when does a ship depart".to_owned();
+    let mut embedded = model.embed(vec![query.clone()], Kind::Query).await.unwrap();
+    let request = SearchRequest {
+        mode: Mode::Vector,
+        vector: embedded.vectors.pop(),
+        ..SearchRequest::new(deployment.tenant.clone(), query)
+    };
+    let hits = deployment.store.search(&request).await.unwrap();
+    assert_eq!(hits[0].document, other.document, "{hits:?}");
     all_streams_are_empty(&deployment).await;
     pipeline.stop().await;
 }

@@ -16,7 +16,7 @@ pub struct Config {
     pub concurrency: usize,
     /// The most events in a batch.
     pub batch_events: usize,
-    /// The most tokens in a batch, over all its events. The model cuts it further where it takes less.
+    /// The most tokens in a batch, over all its events. The model's own limit is kept where it is smaller.
     pub batch_tokens: usize,
     /// How long the first event of a batch waits for more.
     pub linger_ms: u64,

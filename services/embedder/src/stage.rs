@@ -137,8 +137,10 @@ impl BatchStage for Embedder {
         self.config.time_limit()
     }
 
+    /// A batch is one call of the model at most, so that a slow model's batches end as soon as a fast one's.
     fn limits(&self) -> BatchLimits {
-        self.config.limits()
+        let told = self.config.limits();
+        BatchLimits { max_weight: told.max_weight.min(self.model.max_batch_tokens()).max(1), ..told }
     }
 
     fn weight(&self, event: &Event) -> usize {

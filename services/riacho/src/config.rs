@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use riacho_models::Provider;
 use riacho_service::{
     CoreConfig,
     config::{ConfigError, HttpConfig, LogConfig, LogFormat, Sources, is_set, load},
@@ -164,13 +165,17 @@ impl Settings {
     pub(crate) fn load(mut self) -> Result<Config, ConfigError> {
         self.set_default("objects.directory", OBJECTS)?;
         let runtime = riacho_local::Runtime::find();
-        if let Ok(path) = runtime.wordllama_dir() {
-            self.set_default_path("models.local.directory", &path)?;
-        }
         if let Ok(path) = runtime.pdfium_path() {
             self.set_default_path("extractor.pdfium", &path)?;
         }
-        let config: Config = load(&self.sources)?;
+        let mut config: Config = load(&self.sources)?;
+        let models = &mut config.models;
+        if models.local.directory.is_none() {
+            let named = Some(models.model.as_str())
+                .filter(|name| models.provider == Provider::Local && !name.is_empty());
+            models.local.directory =
+                named.map_or_else(|| runtime.wordllama_dir(), |name| runtime.model_dir(name)).ok();
+        }
         config.check()?;
         Ok(config)
     }

@@ -1,231 +1,53 @@
-//! The local static model WordLlama: the mean of the vectors of a text's tokens.
+//! Models in this process, without key or network: the static model, and sentence transformers.
 //!
-//! The arithmetic is that of the Python package `wordllama`; `tests/golden.rs` compares the two.
+//! Which of them it is is told from the directory: the static model's has no `config.json`.
 
-mod tokens;
-mod weights;
+mod transformer;
+mod wordllama;
+mod workers;
 
-use std::{
-    path::Path,
-    sync::{Arc, Mutex, PoisonError},
-    thread,
-    time::Instant,
-};
+use std::{path::Path, sync::Arc, thread};
 
-use futures::{FutureExt, future::BoxFuture};
-use metrics::{counter, histogram};
+use crate::{Config, Error, Model};
 
-use crate::{
-    Config, Embeddings, Error, Kind, Model,
-    metrics::names,
-    vector::{cosine, normalise},
-};
-use tokens::{Tokens, WordCache};
-use weights::Weights;
+pub use transformer::Transformer;
+pub use wordllama::WordLlama;
 
-/// A batch of fewer bytes is computed where it is asked for: that takes microseconds, fewer than a
-/// hand-over to another thread.
-const INLINE_BYTES: usize = 4096;
-
-/// The most texts of one batch: more brings no speed, and a batch holds a thread until its end.
-const MAX_BATCH_ITEMS: usize = 4096;
-
-/// The local static model.
-#[derive(Debug)]
-pub struct WordLlama {
-    shared: Arc<Shared>,
-    id: String,
-    threads: usize,
-    max_batch_items: usize,
-    max_batch_tokens: usize,
-}
-
-/// What the threads of a batch share.
-#[derive(Debug)]
-struct Shared {
-    tokens: Tokens,
-    weights: Weights,
-    max_text_tokens: usize,
-    /// Caches of words that no thread uses at the moment.
-    caches: Mutex<Vec<WordCache>>,
-}
-
-impl WordLlama {
-    /// Reads and checks the model's files.
-    ///
-    /// # Errors
-    /// `Files` where they are missing or are not what this model needs.
-    pub fn load(config: &Config) -> Result<Self, Error> {
-        let Some(directory) = &config.local.directory else {
-            return Err(Error::Files {
-                path: "models.local.directory".into(),
-                reason: "no directory is configured and the runtime has none".to_owned(),
-            });
+/// Reads and checks the files of the model in the configured directory.
+///
+/// # Errors
+/// `Files` where they are missing or are not what a model needs, `Misconfigured` where the configuration asks
+/// for what the model is not.
+pub fn load(config: &Config) -> Result<Arc<dyn Model>, Error> {
+    let Some(directory) = &config.local.directory else {
+        let reason = match config.model.as_str() {
+            "" => "no directory is configured and the runtime has none".to_owned(),
+            name => format!("no directory is configured and the runtime has no model `{name}`"),
         };
-        Self::load_from(directory, config)
+        return Err(Error::Files { path: "models.local.directory".into(), reason });
+    };
+    if is_transformer(directory) {
+        return Ok(Arc::new(Transformer::load(directory, config)?));
     }
+    Ok(Arc::new(WordLlama::load(directory, config)?))
+}
 
-    fn load_from(directory: &Path, config: &Config) -> Result<Self, Error> {
-        let weights = Weights::load(&directory.join("model.safetensors"))?;
-        let tokens = Tokens::load(&directory.join("tokenizer.json"), weights.vocabulary())?;
-        if config.dimensions.is_some_and(|wanted| wanted != weights.dimensions()) {
-            let reason = format!("the local model has {} dimensions", weights.dimensions());
-            return Err(Error::Misconfigured { reason });
-        }
-        let threads = match config.local.threads {
-            0 => thread::available_parallelism().map_or(1, usize::from),
-            told => told,
-        };
-        let max_batch_items = match config.batch_items {
-            0 => MAX_BATCH_ITEMS,
-            told => told.min(MAX_BATCH_ITEMS),
-        };
-        Ok(Self {
-            id: format!("wordllama-l2-supercat-{}", weights.dimensions()),
-            threads,
-            max_batch_items,
-            max_batch_tokens: config.batch_tokens,
-            shared: Arc::new(Shared {
-                tokens,
-                weights,
-                max_text_tokens: config.local.max_text_tokens,
-                caches: Mutex::default(),
-            }),
-        })
-    }
+fn is_transformer(directory: &Path) -> bool {
+    ["config.json", "modules.json"].iter().any(|file| directory.join(file).exists())
+}
 
-    async fn compute(&self, texts: Vec<String>) -> Result<Embeddings, Error> {
-        let bytes: usize = texts.iter().map(String::len).sum();
-        if bytes < INLINE_BYTES {
-            return self.shared.embed_part(&texts, 0);
-        }
-        let mut parts = split_evenly(texts, bytes, self.threads).into_iter();
-        let mut running = Vec::with_capacity(self.threads);
-        let mut offset = 0;
-        for part in parts.by_ref() {
-            let (shared, first) = (Arc::clone(&self.shared), offset);
-            offset += part.len();
-            running.push(tokio::task::spawn_blocking(move || shared.embed_part(&part, first)));
-        }
-        let mut all = Embeddings { vectors: Vec::with_capacity(offset), tokens: 0 };
-        for part in running {
-            let ended =
-                |error| Error::Transient { reason: format!("a thread of the local model ended: {error}") };
-            let part = part.await.map_err(ended)??;
-            all.vectors.extend(part.vectors);
-            all.tokens += part.tokens;
-        }
-        Ok(all)
-    }
-
-    async fn check(&self) -> Result<(), Error> {
-        let texts = ["a stream of water", "uma nota fiscal"].map(str::to_owned).to_vec();
-        let forward = self.compute(texts.clone()).await?.vectors;
-        let backward = self.compute(texts.into_iter().rev().collect()).await?.vectors;
-        let same = cosine(&forward[0], &backward[1]) > 0.999 && cosine(&forward[0], &forward[1]) < 0.9;
-        if same {
-            Ok(())
-        } else {
-            Err(Error::Protocol { reason: "the weights give wrong vectors".to_owned() })
-        }
+/// The number of threads of a local model.
+fn threads(config: &Config) -> usize {
+    match config.local.threads {
+        0 => thread::available_parallelism().map_or(1, usize::from),
+        told => told,
     }
 }
 
-impl Model for WordLlama {
-    fn id(&self) -> &str {
-        &self.id
+/// Refuses a configuration that asks for another number of values than the model has.
+fn check_dimensions(config: &Config, dimensions: usize) -> Result<(), Error> {
+    if config.dimensions.is_some_and(|wanted| wanted != dimensions) {
+        return Err(Error::Misconfigured { reason: format!("the local model has {dimensions} dimensions") });
     }
-
-    fn dimensions(&self) -> usize {
-        self.shared.weights.dimensions()
-    }
-
-    fn max_batch_items(&self) -> usize {
-        self.max_batch_items
-    }
-
-    fn max_batch_tokens(&self) -> usize {
-        self.max_batch_tokens
-    }
-
-    fn embed(&self, texts: Vec<String>, kind: Kind) -> BoxFuture<'_, Result<Embeddings, Error>> {
-        async move {
-            let (start, count) = (Instant::now(), texts.len() as u64);
-            let answer = self.compute(texts).await;
-            let outcome = answer.as_ref().map_or_else(Error::label, |_| "ok");
-            histogram!(names::REQUEST_SECONDS, "provider" => "local", "outcome" => outcome)
-                .record(start.elapsed().as_secs_f64());
-            if let Ok(embeddings) = &answer {
-                counter!(names::TEXTS, "provider" => "local", "kind" => kind.as_str()).increment(count);
-                counter!(names::TOKENS, "provider" => "local", "kind" => kind.as_str())
-                    .increment(embeddings.tokens);
-            }
-            answer
-        }
-        .boxed()
-    }
-
-    fn verify(&self) -> BoxFuture<'_, Result<(), Error>> {
-        self.check().boxed()
-    }
-}
-
-impl Shared {
-    /// Embeds texts one after the other. `first` is the index of the first one in its batch.
-    fn embed_part(&self, texts: &[String], first: usize) -> Result<Embeddings, Error> {
-        let mut cache = self.take_cache();
-        let mut ids = Vec::new();
-        let mut all = Embeddings { vectors: Vec::with_capacity(texts.len()), tokens: 0 };
-        for (index, text) in texts.iter().enumerate() {
-            ids.clear();
-            self.tokens.encode(text, self.max_text_tokens, &mut cache, &mut ids)?;
-            all.tokens += ids.len() as u64;
-            let mut vector = self.weights.mean(&ids);
-            if !normalise(&mut vector) {
-                let reason = "the text has no tokens".to_owned();
-                return Err(Error::Rejected { item: Some(first + index), reason });
-            }
-            all.vectors.push(vector);
-        }
-        self.caches.lock().unwrap_or_else(PoisonError::into_inner).push(cache);
-        Ok(all)
-    }
-
-    fn take_cache(&self) -> WordCache {
-        self.caches.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
-    }
-}
-
-/// Cuts texts into at most `parts` runs of neighbours with about equally many bytes.
-fn split_evenly(texts: Vec<String>, bytes: usize, parts: usize) -> Vec<Vec<String>> {
-    let share = bytes.div_ceil(parts.max(1)).max(1);
-    let mut cut: Vec<Vec<String>> = Vec::with_capacity(parts);
-    let mut filled = share;
-    for text in texts {
-        if filled >= share {
-            cut.push(Vec::new());
-            filled = 0;
-        }
-        filled += text.len();
-        if let Some(last) = cut.last_mut() {
-            last.push(text);
-        }
-    }
-    cut
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn parts_are_even_and_keep_the_order() {
-        let texts: Vec<String> = (0..50).map(|n| format!("{n}{}", " word".repeat(n % 7))).collect();
-        let bytes = texts.iter().map(String::len).sum();
-        for parts in 1..6 {
-            let cut = split_evenly(texts.clone(), bytes, parts);
-            assert!(cut.len() <= parts, "{} of {parts}", cut.len());
-            assert_eq!(cut.concat(), texts);
-        }
-    }
+    Ok(())
 }
