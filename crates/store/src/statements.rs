@@ -113,9 +113,9 @@ fn leaves(plan: &serde_json::Value, found: &mut Vec<String>) {
     }
 }
 
-/// Whether a relation has rows of all documents: a scan of it has to be by a key.
-fn is_of_documents(relation: &str) -> bool {
-    matches!(relation, "documents" | "document_versions" | "chunks") || relation.starts_with("vectors_")
+/// Whether a table, or the index of one, has rows of all documents: a scan of it has to be by a key.
+fn is_of_documents(name: &str) -> bool {
+    ["document", "chunks", "vectors_"].iter().any(|prefix| name.starts_with(prefix))
 }
 
 /// Whether what is found by an index is little, whatever stands in the table. The key of chunks is not asked for: it
@@ -134,10 +134,7 @@ fn scans(plan: &serde_json::Value, found: &mut impl FnMut(String)) {
             let is_watched = text("Relation Name").is_some_and(is_of_documents);
             let (kind, index) = (text("Node Type").unwrap_or_default(), text("Index Name"));
             match index {
-                // An index below the heap of a bitmap names no relation.
-                Some(index) if (is_watched || kind.starts_with("Bitmap")) && !is_key(index) => {
-                    found(index.to_owned());
-                }
+                Some(index) if is_of_documents(index) && !is_key(index) => found(index.to_owned()),
                 None if is_watched && kind == "Seq Scan" => found(kind.to_owned()),
                 _ => {}
             }
