@@ -106,6 +106,35 @@ async fn an_edited_paragraph_of_three_hundred_pages_embeds_at_most_three_chunks(
 }
 
 #[tokio::test]
+async fn a_chunk_is_embedded_with_its_title_and_headings_and_anew_under_another_heading() {
+    let (provider, deployment) = counted().await;
+    let pages = book();
+    let section =
+        |heading: &str, from: usize| format!("## {heading}\n\n{}", pages[from..from + 20].join("\n\n"));
+    let text = |second: &str| vec!["# Handbook".to_owned(), section("Pumps", 2), section(second, 40)];
+    let (status, _) = ingest(&deployment, &provider, &text("Valves"), &[]).await;
+    let id = status["id"].as_str().unwrap();
+    let chunks = deployment.get(&format!("/api/v1/documents/{id}/chunks")).await;
+    let chunks = chunks["chunks"].as_array().unwrap();
+    let sent = provider.texts();
+    for chunk in chunks {
+        let path: Vec<&str> =
+            chunk["heading_path"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+        let input = format!("book.md\n{}\n{}", path.join("\n"), chunk["text"].as_str().unwrap());
+        assert!(sent.contains(&input), "{input}");
+    }
+    let below = |heading: &str| {
+        chunks.iter().filter(|c| c["heading_path"].as_array().unwrap().contains(&json!(heading))).count()
+    };
+    assert!(
+        below("Pumps") > 2 && below("Valves") > 2 && below("Pumps") + below("Valves") >= chunks.len() - 1
+    );
+    // The words below the heading stay as they are, and what is embedded of them does not.
+    let (_, new) = ingest(&deployment, &provider, &text("Taps"), &[]).await;
+    assert_eq!(new, below("Valves"));
+}
+
+#[tokio::test]
 async fn what_another_tenant_has_is_embedded_anew() {
     let (provider, deployment) = counted().await;
     let book = &book()[..40];
