@@ -19,7 +19,13 @@ pub fn embedding_input(title: &str, heading_path: &[String], text: &str) -> Stri
 /// BLAKE3 of [`embedding_input`]: chunks with equal hashes have equal vectors in every space.
 #[must_use]
 pub fn content_hash(title: &str, heading_path: &[String], text: &str) -> [u8; 32] {
-    *blake3::hash(embedding_input(title, heading_path, text).as_bytes()).as_bytes()
+    input_hash(&embedding_input(title, heading_path, text))
+}
+
+/// The [`content_hash`] of an input that is there already.
+#[must_use]
+pub fn input_hash(input: &str) -> [u8; 32] {
+    *blake3::hash(input.as_bytes()).as_bytes()
 }
 
 #[cfg(test)]

@@ -117,6 +117,6 @@ impl Store {
     }
 }
 
-pub(crate) use self::rows::HalfVector;
+pub(crate) use self::rows::{HalfVector, StoredVector};
 /// The statements of this folder.
 pub(crate) use self::write::statements;

@@ -30,6 +30,7 @@ mod pool;
 mod purge;
 mod read;
 mod release;
+mod reuse;
 mod search;
 mod spaces;
 mod stages;
@@ -66,6 +67,7 @@ pub use self::{
     pool::{PoolFigures, Role, Store},
     purge::{Purge, PurgeKind, PurgeProgress, Purged, Receipt},
     release::{Accepted, Chunking, Release, ReleasePlan},
+    reuse::{ContentHash, Known, WantedVectors},
     search::{Filter, Highlight, Hit, MAX_QUERY, MAX_TOP_K, Mode, ScoreParts, SearchRequest},
     spaces::{IndexBuilt, Space, SpaceState, build_index, ensure_space},
     stages::{Extraction, Seal, Sealed, SealedRun},

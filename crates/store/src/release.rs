@@ -26,7 +26,7 @@ pub struct Chunking {
 
 impl Default for Chunking {
     fn default() -> Self {
-        Self { max_tokens: 256, overlap_tokens: 32, tokenizer: "o200k_base".to_owned() }
+        Self { max_tokens: 384, overlap_tokens: 0, tokenizer: "o200k_base".to_owned() }
     }
 }
 

@@ -162,11 +162,7 @@ impl Store {
     pub async fn current_releases(&self, releases: &[Release]) -> Result<HashSet<ReleaseId>, Error> {
         let rows = self.for_releases(Scope::all("current_releases"), releases, CURRENT).await?;
         let mut current = HashSet::new();
-        for row in rows {
-            if read::state(&row, "state")?.is_in_flight() {
-                current.insert(ReleaseId(row.try_get("release_id")?));
-            }
-        }
+        current_of(&rows, &mut current)?;
         Ok(current)
     }
 
@@ -206,9 +202,19 @@ fn missing(pages: &[MissingPages]) -> Result<Option<Value>, Error> {
     some.transpose().map_err(|error| Error::Invalid(error.to_string()))
 }
 
+/// Reads the rows of [`CURRENT`].
+pub(crate) fn current_of(rows: &[Row], current: &mut HashSet<ReleaseId>) -> Result<(), Error> {
+    for row in rows {
+        if read::state(row, "state")?.is_in_flight() {
+            current.insert(ReleaseId(row.try_get("release_id")?));
+        }
+    }
+    Ok(())
+}
+
 type TenantReleases<'a> = (&'a TenantId, Vec<Uuid>, Vec<Uuid>);
 
-fn by_tenant(releases: &[Release]) -> Vec<TenantReleases<'_>> {
+pub(crate) fn by_tenant(releases: &[Release]) -> Vec<TenantReleases<'_>> {
     let mut groups: std::collections::BTreeMap<&TenantId, (Vec<Uuid>, Vec<Uuid>)> =
         std::collections::BTreeMap::new();
     // In the order in which rows are locked everywhere.
@@ -268,7 +274,7 @@ WHERE tenant_id = $1 AND document_id = $2 AND version = $3 AND release_id = $4
 RETURNING version";
 
 // The state is looked at by the caller: named here, it would let the planner walk all versions in flight.
-const CURRENT: &str = "-- store::stages::current_releases
+pub(crate) const CURRENT: &str = "-- store::stages::current_releases
 SELECT release_id, state FROM document_versions
 WHERE tenant_id = $1 AND document_id = ANY ($2) AND release_id = ANY ($3)";
 

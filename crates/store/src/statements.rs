@@ -6,8 +6,8 @@ use tokio_postgres::SimpleQueryMessage;
 
 use crate::{
     accept, census, chunks, collections, commands, dead_letters, documents, due, indexing, intake, janitor,
-    keys, leases, limits, migrate, pool, purge, release, search, spaces, stages, start, status, tenants,
-    topology, uploads,
+    keys, leases, limits, migrate, pool, purge, release, reuse, search, spaces, stages, start, status,
+    tenants, topology, uploads,
 };
 
 impl crate::Store {
@@ -29,8 +29,13 @@ impl crate::Store {
 }
 
 /// What a statement that is about single documents may find rows by, in the tables of all of them.
-const KEYS: &[&str] =
-    &["documents_pkey", "documents_external_id", "document_versions_pkey", "document_versions_same_bytes"];
+const KEYS: &[&str] = &[
+    "documents_pkey",
+    "documents_external_id",
+    "document_versions_pkey",
+    "document_versions_same_bytes",
+    "chunks_content",
+];
 
 impl crate::Store {
     /// The statements of uploads and stages whose plan, made now, walks rows of documents that they are
@@ -108,20 +113,29 @@ fn leaves(plan: &serde_json::Value, found: &mut Vec<String>) {
     }
 }
 
-/// Finds the scans of a plan that are not by one of [`KEYS`].
+/// Whether a table, or the index of one, has rows of all documents: a scan of it has to be by a key.
+fn is_of_documents(name: &str) -> bool {
+    ["document", "chunks", "vectors_"].iter().any(|prefix| name.starts_with(prefix))
+}
+
+/// Whether what is found by an index is little, whatever stands in the table. The key of chunks is not asked for: it
+/// begins with the tenant, and by that alone it would be walked.
+fn is_key(index: &str) -> bool {
+    KEYS.contains(&index) || index.starts_with("vectors_") && index.ends_with("_pkey")
+}
+
+/// Finds the scans of a plan that are not by a key.
 fn scans(plan: &serde_json::Value, found: &mut impl FnMut(String)) {
     use serde_json::Value;
     match plan {
         Value::Array(parts) => parts.iter().for_each(|part| scans(part, found)),
         Value::Object(node) => {
             let text = |key: &str| node.get(key).and_then(Value::as_str);
-            let is_of_documents = matches!(text("Relation Name"), Some("documents" | "document_versions"));
+            let is_watched = text("Relation Name").is_some_and(is_of_documents);
             let (kind, index) = (text("Node Type").unwrap_or_default(), text("Index Name"));
             match index {
-                Some(index) if index.starts_with("document") && !KEYS.contains(&index) => {
-                    found(index.to_owned())
-                }
-                None if is_of_documents && kind == "Seq Scan" => found(kind.to_owned()),
+                Some(index) if is_of_documents(index) && !is_key(index) => found(index.to_owned()),
+                None if is_watched && kind == "Seq Scan" => found(kind.to_owned()),
                 _ => {}
             }
             node.values().for_each(|part| scans(part, found));
@@ -142,6 +156,7 @@ fn for_each_document(space: SpaceId) -> Vec<String> {
     ];
     let mut sql: Vec<String> = fixed.concat().into_iter().map(str::to_owned).collect();
     sql.extend(indexing::statements(space));
+    sql.extend(reuse::statements(space));
     sql
 }
 
@@ -177,5 +192,6 @@ fn all(space: SpaceId) -> Vec<String> {
     all.extend(indexing::statements(space));
     all.extend(search::statements(space));
     all.extend(purge::statements(space));
+    all.extend(reuse::statements(space));
     all
 }

@@ -1,11 +1,13 @@
 //! Chunks to vectors.
 //!
-//! The stage is in [`stage`](self), what a model's failure means for an event in `verdict`, and the
-//! pause while a model refuses everybody in `gate`. Models themselves live in `riacho-models`.
+//! The stage is in [`stage`](self), which texts reach the model in `texts`, what a model's failure means for an
+//! event in `verdict`, and the pause while a model refuses everybody in `gate`. Models themselves live in `riacho-models`.
 
 mod config;
 mod gate;
+pub mod metrics;
 mod stage;
+mod texts;
 mod verdict;
 
 use std::{sync::Arc, time::Duration};
@@ -34,6 +36,7 @@ pub async fn run(
     resources: Resources,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
+    metrics::describe();
     let models = core.models.clone();
     // Reading the local model's files blocks.
     let model = tokio::task::spawn_blocking(move || riacho_models::load(&models)).await??;

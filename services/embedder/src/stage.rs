@@ -2,19 +2,23 @@
 
 use std::{
     collections::HashMap,
-    ops::Range,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use riacho_domain::{Lane, ReasonCode, SpaceId, StageName, embedding_input};
+use riacho_domain::{Lane, ReasonCode, SpaceId, StageName};
 use riacho_models::{Each, Kind, Model, embed_each, to_f16_le};
 use riacho_proto::v1::{ChunksCut, ChunksEmbedded, EmbeddedChunk, envelope::Payload};
 use riacho_stage::{BatchLimits, BatchStage, Context, Event, EventMeta, Failure, Outcome, Output};
-use riacho_store::{Release, Space, Store};
+use riacho_store::{Release, Space, Store, WantedVectors};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Config, gate::Gate, verdict};
+use crate::{
+    Config,
+    gate::Gate,
+    texts::{Source, Sources, Texts, want},
+    verdict,
+};
 
 /// How long an event waits whose space this process has no model for; another process may have it.
 const FOREIGN_SPACE: Duration = Duration::from_secs(30);
@@ -30,13 +34,14 @@ pub struct Embedder {
     fits: Mutex<HashMap<SpaceId, bool>>,
 }
 
-/// An event's answer, or where its texts stand among those of the batch.
-type Planned = Result<Work, Result<Outcome, Failure>>;
+/// What is to be done for an event, or its answer where that is known already.
+type Planned<T> = Result<T, Result<Outcome, Failure>>;
 
+/// An event's chunks, and where the vector of each comes from.
 struct Work {
     lane: Lane,
     cut: ChunksCut,
-    texts: Range<usize>,
+    sources: Sources,
 }
 
 impl Embedder {
@@ -54,21 +59,10 @@ impl Embedder {
 
     async fn embed(&self, events: Vec<Event>) -> Result<Vec<Result<Outcome, Failure>>, Failure> {
         self.wait_for_the_model(&events).await?;
-        let releases: Vec<Release> = events.iter().map(|event| release_of(&event.envelope)).collect();
-        let current = self.store.current_releases(&releases).await.map_err(|error| store_failure(&error))?;
-        let mut texts = Vec::new();
-        let mut plan: Vec<Planned> = Vec::with_capacity(events.len());
-        for event in events {
-            plan.push(match event.payload {
-                _ if !current.contains(&event.envelope.release) => Err(Ok(Outcome::Superseded)),
-                Payload::ChunksCut(cut) => self.plan(event.envelope.lane, cut, &mut texts).await,
-                _ => Err(Err(Failure::permanent(
-                    ReasonCode::Undecodable,
-                    "the event carries no chunks to embed",
-                ))),
-            });
-        }
-        let each = match embed_each(&*self.model, &texts, Kind::Passage).await {
+        let mut texts = Texts::default();
+        let plan = self.plan(events, &mut texts).await?;
+        let texts = texts.all();
+        let each = match embed_each(&*self.model, texts, Kind::Passage).await {
             Ok(each) => each,
             Err(error) => {
                 let failure = verdict::judge(&error, &*self.model, &self.gate, self.config.pause()).await;
@@ -102,18 +96,42 @@ impl Embedder {
         Err(Failure::Transient { message: "the embedder stops".to_owned(), retry_after: None, counts: false })
     }
 
-    /// Adds an event's texts to those of the batch.
-    async fn plan(&self, lane: Lane, cut: ChunksCut, texts: &mut Vec<String>) -> Planned {
-        if !self.fits(cut.space).await.map_err(Err)? {
-            let message =
-                format!("model {} makes no vectors for embedding space {}", self.model.id(), cut.space);
-            return Err(Err(Failure::Transient { message, retry_after: Some(FOREIGN_SPACE), counts: false }));
+    /// Finds out what is still to be embedded, and adds that to the texts.
+    async fn plan(&self, events: Vec<Event>, texts: &mut Texts) -> Result<Vec<Planned<Work>>, Failure> {
+        let mut cuts: Vec<(EventMeta, Planned<ChunksCut>)> = Vec::with_capacity(events.len());
+        let mut wanted = WantedVectors::new();
+        for event in events {
+            let cut = self.cut_of(event.payload).await;
+            if let Ok(cut) = &cut {
+                want(&mut wanted, &event.envelope.tenant, cut);
+            }
+            cuts.push((event.envelope, cut));
         }
-        let start = texts.len();
-        texts.extend(
-            cut.chunks.iter().map(|chunk| embedding_input(&cut.title, &chunk.heading_path, &chunk.text)),
-        );
-        Ok(Work { lane, cut, texts: start..texts.len() })
+        let releases: Vec<Release> = cuts.iter().map(|(meta, _)| release_of(meta)).collect();
+        let known =
+            self.store.known_vectors(&releases, &wanted).await.map_err(|error| store_failure(&error))?;
+        let plan = cuts.into_iter().map(|(meta, cut)| {
+            if !known.current.contains(&meta.release) {
+                return Err(Ok(Outcome::Superseded));
+            }
+            let cut = cut?;
+            let sources = texts.add(&meta.tenant, &cut, &known);
+            Ok(Work { lane: meta.lane, cut, sources })
+        });
+        Ok(plan.collect())
+    }
+
+    /// The chunks of an event, if they are for a space that the model makes vectors for.
+    async fn cut_of(&self, payload: Payload) -> Planned<ChunksCut> {
+        let Payload::ChunksCut(cut) = payload else {
+            let message = "the event carries no chunks to embed";
+            return Err(Err(Failure::permanent(ReasonCode::Undecodable, message)));
+        };
+        if self.fits(cut.space).await.map_err(Err)? {
+            return Ok(cut);
+        }
+        let message = format!("model {} makes no vectors for embedding space {}", self.model.id(), cut.space);
+        Err(Err(Failure::Transient { message, retry_after: Some(FOREIGN_SPACE), counts: false }))
     }
 
     async fn fits(&self, space: SpaceId) -> Result<bool, Failure> {
@@ -162,12 +180,15 @@ pub(crate) fn fits(space: &Space, model: &dyn Model) -> bool {
 /// Puts an event's vectors beside its chunks; one refused text fails the event.
 fn finish(work: Work, each: &Each) -> Result<Outcome, Failure> {
     let ChunksCut { run, batch, chunks, space, language, .. } = work.cut;
-    let vectors = &each.vectors[work.texts];
     let mut embedded = Vec::with_capacity(chunks.len());
-    for (chunk, vector) in chunks.into_iter().zip(vectors) {
-        let vector = vector.as_ref().map_err(verdict::refused)?;
-        embedded.push(EmbeddedChunk { chunk: Some(chunk), vector_f16: to_f16_le(vector).into() });
+    for (chunk, source) in chunks.into_iter().zip(work.sources.list) {
+        let vector_f16 = match source {
+            Source::Stored(vector) => vector,
+            Source::Text(place) => to_f16_le(each.vectors[place].as_ref().map_err(verdict::refused)?).into(),
+        };
+        embedded.push(EmbeddedChunk { chunk: Some(chunk), vector_f16 });
     }
+    work.sources.counts.count();
     let payload = Payload::ChunksEmbedded(ChunksEmbedded { run, batch, chunks: embedded, space, language });
     Ok(Outcome::Emit(vec![Output { payload, lane: work.lane }]))
 }

@@ -95,7 +95,7 @@ pub struct ChunkingConfig {
 
 impl Default for ChunkingConfig {
     fn default() -> Self {
-        Self { max_tokens: 256, overlap_tokens: 0, tokenizer: "o200k_base".into() }
+        Self { max_tokens: 384, overlap_tokens: 0, tokenizer: "o200k_base".into() }
     }
 }
 

@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use bytes::{BufMut, BytesMut};
-use postgres_types::{IsNull, ToSql, Type, to_sql_checked};
+use postgres_types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
 use riacho_proto::v1::Chunk;
 use uuid::Uuid;
 
@@ -154,6 +154,20 @@ impl ToSql for HalfVector<'_> {
     }
 
     to_sql_checked!();
+}
+
+/// A vector as it was stored, in the form of events.
+pub(crate) struct StoredVector(pub(crate) Vec<u8>);
+
+impl<'a> FromSql<'a> for StoredVector {
+    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
+        let values = raw.get(4..).ok_or("a vector without its dimensions")?;
+        Ok(Self(values.chunks_exact(2).flat_map(|pair| [pair[1], pair[0]]).collect()))
+    }
+
+    fn accepts(ty: &Type) -> bool {
+        ty.name() == "halfvec"
+    }
 }
 
 #[cfg(test)]

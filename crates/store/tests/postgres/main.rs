@@ -10,6 +10,7 @@ mod indexing;
 mod janitor;
 mod machine;
 mod races;
+mod reuse;
 mod schema;
 mod search;
 mod security;

@@ -7,6 +7,7 @@ use riacho_domain::content_hash;
 use super::{
     Chunk, Settings, Tokens,
     blocks::{Block, Blocks, Kind},
+    seams::{self, Seam},
     sentences::sentences,
     tokens::{joins, words},
 };
@@ -18,6 +19,9 @@ const GAP_BYTES: usize = 1024;
 const SENTENCE_BYTES: usize = 4096;
 /// The longest piece of a word without a break.
 const PIECE_BYTES: usize = 64;
+/// Behind this part of a chunk it may end. The smaller it is, the sooner the chunks behind an edit are again what they
+/// were, and the smaller chunks are on average: about three fifths of the limit.
+const FLOOR: usize = 6;
 /// The most characters of a heading in a path, and the most headings of a path.
 const HEADING_CHARS: usize = 200;
 const PATH_DEPTH: usize = 8;
@@ -29,7 +33,8 @@ struct Unit {
     tokens: usize,
     /// Index of the heading path it stands under.
     path: usize,
-    is_heading: bool,
+    /// The level of the heading whose line it is.
+    heading: Option<u8>,
     /// It does not follow the unit before it directly, so a chunk must end before it.
     after_gap: bool,
     /// Its tokens cannot simply be added up.
@@ -61,6 +66,10 @@ pub struct Cutter<'a> {
     current_tokens: usize,
     /// How many units of the current chunk the one before it has too.
     repeated: usize,
+    /// So many tokens the current chunk has before it may end of its own accord.
+    floor: usize,
+    /// The best of the places where it may end, so far.
+    seam: Option<Seam>,
     ordinal: u32,
     /// A byte offset and the code points before it.
     char_cursor: (usize, usize),
@@ -70,11 +79,12 @@ impl<'a> Cutter<'a> {
     /// Begins to cut `extracted`. `title` takes part in the content hashes.
     #[must_use]
     pub fn new(extracted: &'a Extracted, title: &'a str, settings: &Settings, tokens: &'a Tokens) -> Self {
+        let max = settings.max_tokens.max(1) as usize;
         Self {
             extracted,
             title,
             tokens,
-            max: settings.max_tokens.max(1) as usize,
+            max,
             overlap: settings.overlap_tokens.min(settings.max_tokens / 2) as usize,
             blocks: Blocks::new(&extracted.text, &extracted.outline.headings),
             paths: vec![Vec::new()],
@@ -84,6 +94,8 @@ impl<'a> Cutter<'a> {
             current: Vec::new(),
             current_tokens: 0,
             repeated: 0,
+            floor: max / FLOOR,
+            seam: None,
             ordinal: 0,
             char_cursor: (0, 0),
         }
@@ -101,10 +113,13 @@ impl<'a> Cutter<'a> {
         }
         let first = self.pending.len();
         self.split_block(&block);
-        let is_heading = matches!(block.kind, Kind::Heading(_));
+        let heading = match block.kind {
+            Kind::Heading(index) => Some(self.extracted.outline.headings[index].level),
+            _ => None,
+        };
         let tokens = self.pending.range(first..).map(|unit| unit.tokens).sum();
         for unit in self.pending.range_mut(first..) {
-            unit.is_heading = is_heading;
+            unit.heading = heading;
         }
         if let Some(unit) = self.pending.get_mut(first) {
             unit.block = Some(BlockStart { tokens, keep_whole: block.kind == Kind::Lines });
@@ -219,33 +234,44 @@ impl<'a> Cutter<'a> {
         let after_gap = self.loaded_to != range.start;
         self.loaded_to = range.end;
         let path = self.paths.len() - 1;
-        self.pending.push_back(Unit {
-            range,
-            tokens,
-            path,
-            is_heading: false,
-            after_gap,
-            inexact,
-            block: None,
-        });
+        self.pending.push_back(Unit { range, tokens, path, heading: None, after_gap, inexact, block: None });
     }
 
-    /// Whether the chunk is better ended before `unit`.
-    fn ends_before(&self, unit: &Unit) -> bool {
-        if unit.after_gap || self.current_tokens + unit.tokens > self.max {
+    /// Whether the chunk is as full as it gets, or nothing better is to come than what it has. Notes the place
+    /// before `unit` where it may end there.
+    fn ends_before(&mut self, unit: &Unit) -> bool {
+        let is_full = self.current_tokens + unit.tokens > self.max;
+        if unit.after_gap {
+            self.seam = None;
             return true;
         }
-        let only_headings = self.current.iter().all(|unit| unit.is_heading);
-        match unit.block {
-            Some(_) if only_headings => false,
-            Some(_) if unit.is_heading => self.current_tokens >= self.max / 4,
-            Some(block) => {
-                let fits_alone = block.tokens <= self.max;
-                let overflows = self.current_tokens + block.tokens > self.max;
-                overflows && fits_alone && (block.keep_whole || self.current_tokens >= self.max / 2)
-            }
-            None => false,
+        if self.current.len() <= self.repeated {
+            return is_full;
         }
+        // A heading stays with what it stands above.
+        let is_allowed = self.current.last().is_some_and(|last| last.heading.is_none());
+        let overflows = unit.block.filter(|block| self.current_tokens + block.tokens > self.max);
+        let is_kept_whole = overflows.is_some_and(|block| block.keep_whole && block.tokens <= self.max);
+        if is_allowed && (self.current_tokens >= self.floor || is_kept_whole) {
+            self.note_seam(unit);
+        }
+        let best = self.seam.as_ref();
+        // What is left of a block that does not fit has seams that are worse than one before the block.
+        let is_settled = overflows.is_some() && best.is_some_and(Seam::is_between_blocks);
+        // Small sections share a chunk, as far as half of it.
+        let is_section = best.is_some_and(Seam::is_heading) && self.current_tokens >= self.max / 2;
+        is_full || is_kept_whole && is_allowed || is_settled || is_section
+    }
+
+    fn note_seam(&mut self, unit: &Unit) {
+        let kind = match (unit.heading, unit.block) {
+            (Some(level), Some(_)) => seams::Kind::Heading(level),
+            (None, Some(_)) => seams::Kind::Block,
+            (_, None) => seams::Kind::Inside,
+        };
+        let hash = seams::hash(self.text(&unit.range));
+        let seam = Seam::new(self.current.len(), kind, hash);
+        self.seam = Some(Seam::better(self.seam, seam));
     }
 
     fn take(&mut self, unit: Unit) {
@@ -266,12 +292,17 @@ impl<'a> Cutter<'a> {
     /// Makes a chunk of the current units, less those that are better at the start of the next.
     fn finish(&mut self) -> Chunk {
         let keep = self.repeated + 1;
-        while self.current.len() > keep && self.current.last().is_some_and(|unit| unit.is_heading) {
+        let end = self.seam.map_or(self.current.len(), |seam| seam.units);
+        while self.current.len() > end {
+            self.give_back();
+        }
+        while self.current.len() > keep && self.current.last().is_some_and(|unit| unit.heading.is_some()) {
             if self.pending.is_empty() {
                 break;
             }
             self.give_back();
         }
+        self.seam = None;
         let mut token_count = self.count_current();
         while token_count > self.max && self.current.len() > 1 {
             if self.current.len() > self.repeated + 1 {
@@ -353,7 +384,7 @@ impl<'a> Cutter<'a> {
     fn start_next(&mut self) {
         let mut kept = 0;
         let mut from = self.current.len();
-        let next_follows = self.pending.front().is_some_and(|next| !next.after_gap && !next.is_heading);
+        let next_follows = self.pending.front().is_some_and(|next| !next.after_gap && next.heading.is_none());
         while next_follows && from > 1 && kept + self.current[from - 1].tokens <= self.overlap {
             from -= 1;
             kept += self.current[from].tokens;
@@ -369,6 +400,7 @@ impl<'a> Cutter<'a> {
             let trimmed = self.tokens.without_leading_space(self.text(&first.range), first.tokens);
             self.current_tokens = self.current_tokens + trimmed - first.tokens;
         }
+        self.floor = self.current_tokens + self.max.saturating_sub(self.current_tokens) / FLOOR;
     }
 }
 
@@ -379,22 +411,23 @@ impl Iterator for Cutter<'_> {
         loop {
             while self.pending.is_empty() {
                 if !self.load_block() {
+                    // What is left fits.
+                    self.seam = None;
                     return (self.current.len() > self.repeated).then(|| self.finish());
                 }
             }
-            let unit = self.pending.front()?;
-            if !self.current.is_empty() && self.ends_before(unit) {
-                if self.current.len() > self.repeated {
-                    return Some(self.finish());
-                }
-                // Repeated units and nothing new: they leave no room, so they give way.
-                self.current.remove(0);
-                self.recount_repeated();
+            let unit = self.pending.pop_front()?;
+            if self.current.is_empty() || !self.ends_before(&unit) {
+                self.take(unit);
                 continue;
             }
-            if let Some(unit) = self.pending.pop_front() {
-                self.take(unit);
+            self.pending.push_front(unit);
+            if self.current.len() > self.repeated {
+                return Some(self.finish());
             }
+            // Repeated units and nothing new: they leave no room, so they give way.
+            self.current.remove(0);
+            self.recount_repeated();
         }
     }
 }

@@ -6,6 +6,9 @@
 
 mod blocks;
 mod cutter;
+#[cfg(test)]
+mod edits;
+mod seams;
 mod sentences;
 #[cfg(test)]
 mod tests;
@@ -37,7 +40,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { max_tokens: 256, overlap_tokens: 0, tokenizer: "o200k_base".to_owned() }
+        Self { max_tokens: 384, overlap_tokens: 0, tokenizer: "o200k_base".to_owned() }
     }
 }
 

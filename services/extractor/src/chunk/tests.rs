@@ -90,14 +90,30 @@ fn small_sections_share_a_chunk_under_their_common_heading() {
 
 #[test]
 fn sentences_and_tables_stay_whole() {
-    let text = "The first sentence is about rain and rivers. The second one is about wind and waves. \
-                The third is about ice, frost and snow.\n\n| station | level |\n|---|---|\n| North | 3 |\n| South | 4 |\n";
-    let pieces = pieces(text, 26, 0);
-    assert_eq!(
-        pieces[0],
-        "The first sentence is about rain and rivers. The second one is about wind and waves."
-    );
-    assert!(pieces.last().unwrap().starts_with("| station"), "{pieces:?}");
+    let prose = "The first sentence is about rain and rivers. The second one is about wind and waves. \
+                 The third is about ice, frost and snow.";
+    let table = "| station | level |\n|---|---|\n| North | 3 |\n| South | 4 |";
+    let pieces = pieces(&format!("{prose}\n\n{table}\n"), 26, 0);
+    assert!(pieces.iter().all(|piece| piece.ends_with('.') || piece == table), "{pieces:?}");
+    assert_eq!(pieces.join(" "), format!("{prose} {table}"));
+}
+
+#[test]
+fn a_chunk_ends_between_paragraphs_where_one_ends_in_time() {
+    let paragraph =
+        |n: usize| format!("Paragraph {n} begins here. It goes on for one more sentence. And it ends.");
+    let paragraphs: Vec<String> = (0..60).map(paragraph).collect();
+    for piece in pieces(&paragraphs.join("\n\n"), 100, 0) {
+        assert!(piece.starts_with("Paragraph") && piece.ends_with("And it ends."), "{piece:?}");
+    }
+}
+
+#[test]
+fn what_always_repeats_fills_its_chunks() {
+    let chunks =
+        cut(&extracted(&"The same line again and again.\n".repeat(500)), "", &settings(100, 0)).unwrap();
+    let (_, whole) = chunks.split_last().unwrap();
+    assert!(whole.iter().all(|chunk| chunk.token_count > 90));
 }
 
 #[test]
