@@ -86,6 +86,8 @@ pub(crate) struct Limiter {
 #[must_use]
 pub(crate) struct Permit {
     name: u64,
+    /// As they are guessed, and as the provider will probably count them.
+    guessed: usize,
     tokens: u64,
 }
 
@@ -115,36 +117,37 @@ impl Limiter {
         let _ = self.sharing.set(sharing);
     }
 
-    /// The most tokens of one request, as far as the limits are known; none where tokens are not limited.
+    /// The most tokens of one request, as they are guessed and as far as the limits are known; none where tokens are not
+    /// limited.
     pub(crate) fn tokens_a_request(&self) -> Option<usize> {
-        self.own().limit().tokens_a_request()
+        self.own().tokens_a_request()
     }
 
-    /// Waits until a request with so many tokens may go out. An urgent one, whose answer somebody waits for, goes before
+    /// Waits until a request with so many guessed tokens may go out. An urgent one, whose answer somebody waits for, goes before
     /// others and waits for two seconds at most.
     ///
     /// # Errors
     /// `RateLimited` where it takes longer than the configured patience, `Stopping` where the process stops meanwhile.
-    pub(crate) async fn admit(&self, tokens: usize, is_urgent: bool) -> Result<Permit, Error> {
+    pub(crate) async fn admit(&self, guessed: usize, is_urgent: bool) -> Result<Permit, Error> {
         let start = Instant::now();
         let patience = if is_urgent { self.patience.min(URGENT_PATIENCE) } else { self.patience };
-        let mut asked = TurnAsked { tokens: tokens as u64, patience, is_urgent, held: 0 };
+        let tokens = self.own().counted(guessed);
+        let mut asked = TurnAsked { tokens, patience, is_urgent, held: 0 };
         loop {
             asked.patience = patience.saturating_sub(start.elapsed());
             let turn = self.take(&asked).await;
             if !turn.is_taken {
                 return Err(Error::RateLimited { retry_after: Some(turn.wait) });
             }
-            let permit = Permit { name: turn.name, tokens: asked.tokens };
             if !self.sleep(turn.wait).await {
-                let used = TurnUsed { name: permit.name, tokens: permit.tokens, ..TurnUsed::default() };
-                self.tell(TurnUsed { is_given_back: true, ..used }).await;
+                let used = TurnUsed { name: turn.name, tokens, is_given_back: true, ..TurnUsed::default() };
+                self.tell(used).await;
                 return Err(Error::Stopping);
             }
             if turn.wait < SHORT {
                 histogram!(names::LIMITER_WAIT_SECONDS, "provider" => self.provider)
                     .record(start.elapsed().as_secs_f64());
-                return Ok(permit);
+                return Ok(Permit { name: turn.name, guessed, tokens });
             }
             asked.held = turn.name;
         }
@@ -160,6 +163,9 @@ impl Limiter {
         pause: Option<Option<Duration>>,
     ) {
         let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        if let Some(tokens) = tokens {
+            self.own().compare(permit.guessed, tokens);
+        }
         let more_tokens = tokens.map_or(0, |took| signed(took) - signed(permit.tokens));
         let pause = pause.map(|asked| asked.unwrap_or(PAUSE_WHEN_UNTOLD).min(LONGEST_PAUSE));
         let used = TurnUsed {
@@ -175,7 +181,7 @@ impl Limiter {
 
     /// How long a request that came now would wait; none where it would not, or nobody knows.
     pub(crate) async fn wait(&self) -> Option<Duration> {
-        let tokens = self.tokens_a_request().unwrap_or_default() as u64;
+        let tokens = self.tokens_a_request().map_or(0, |guessed| self.own().counted(guessed));
         let wait = match self.sharing.get() {
             Some(sharing) => sharing.limits.wait(&self.bucket, &self.told, tokens).await?,
             None => self.own().wait(tokens, Instant::now()),

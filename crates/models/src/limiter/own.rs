@@ -7,6 +7,12 @@ use std::time::Duration;
 use riacho_domain::{ProviderLimit, Turn, TurnAsked, TurnUsed};
 use tokio::time::Instant;
 
+/// How far the tokens that a provider counts may be from a guess by bytes.
+const RATIOS: [f64; 2] = [0.25, 4.0];
+
+/// Guesses of fewer tokens teach nothing.
+const TELLING: f64 = 20.0;
+
 /// For how long the shared limits are not asked after they did not answer.
 const AWAY: Duration = Duration::from_secs(1);
 
@@ -25,6 +31,8 @@ pub(super) struct Own {
     name: u64,
     /// Nobody else is asked before.
     alone_until: Option<Instant>,
+    /// The tokens that the provider counts, of late, for each that is guessed.
+    ratio: f64,
 }
 
 /// A limit in seconds: what one takes, and how many go out at once.
@@ -58,11 +66,26 @@ impl Own {
             paused_until: now,
             name: 1,
             alone_until: None,
+            ratio: 1.0,
         }
     }
 
-    pub(super) fn limit(&self) -> ProviderLimit {
-        self.known
+    /// What the provider will probably count for so many tokens that are guessed.
+    pub(super) fn counted(&self, guessed: usize) -> u64 {
+        (guessed as f64 * self.ratio).ceil() as u64
+    }
+
+    /// The most tokens of one request, as they are guessed; none where tokens are not limited.
+    pub(super) fn tokens_a_request(&self) -> Option<usize> {
+        Some(((self.known.tokens_a_request()? as f64 / self.ratio) as usize).max(1))
+    }
+
+    /// The provider counted so many tokens for a guess.
+    pub(super) fn compare(&mut self, guessed: usize, counted: u64) {
+        if guessed as f64 >= TELLING {
+            self.ratio += (counted as f64 / guessed as f64 - self.ratio) / 4.0;
+            self.ratio = self.ratio.clamp(RATIOS[0], RATIOS[1]);
+        }
     }
 
     /// Takes a turn, as far as this replica alone may.

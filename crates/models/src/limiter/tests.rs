@@ -68,7 +68,9 @@ async fn a_pause_of_the_provider_stops_the_next_request() {
     let permit = limiter.admit(1, false).await.unwrap();
     let start = Instant::now();
     limiter.settle(permit, None, LimitSeen::default(), Some(Some(SECOND * 300))).await;
-    limiter.settle(Permit { name: 0, tokens: 1 }, None, LimitSeen::default(), Some(Some(SECOND))).await;
+    limiter
+        .settle(Permit { name: 0, guessed: 1, tokens: 1 }, None, LimitSeen::default(), Some(Some(SECOND)))
+        .await;
     is_refused(&limiter, 1, start, SECOND * 300).await;
     assert!(limiter.admit(1, true).await.is_err(), "nobody is too urgent for it");
     assert!(limiter.wait().await.unwrap() > SECOND * 200);
@@ -78,7 +80,7 @@ async fn a_pause_of_the_provider_stops_the_next_request() {
 async fn a_short_pause_is_waited_for() {
     let limiter = limiter(Config::default());
     let pause = Some(Some(Duration::from_millis(10)));
-    limiter.settle(Permit { name: 0, tokens: 1 }, None, LimitSeen::default(), pause).await;
+    limiter.settle(Permit { name: 0, guessed: 1, tokens: 1 }, None, LimitSeen::default(), pause).await;
     let start = Instant::now();
     let _ = limiter.admit(1, false).await.unwrap();
     assert!(start.elapsed() >= Duration::from_millis(10));
@@ -120,12 +122,12 @@ async fn a_request_over_the_whole_limit_goes_out_once_it_is_saved_up() {
 
 #[tokio::test]
 async fn tokens_that_were_not_needed_are_there_for_the_next() {
-    let limiter = limiter(Config { tokens_per_minute: Some(6_000), ..Config::default() });
+    let limiter = limiter(Config { tokens_per_minute: Some(60), ..Config::default() });
     let start = Instant::now();
-    let permit = limiter.admit(600, false).await.unwrap();
-    limiter.settle(permit, Some(200), LimitSeen::default(), None).await;
-    takes(&limiter, 400).await;
-    is_refused(&limiter, 600, start, SECOND * 6).await;
+    let permit = limiter.admit(6, false).await.unwrap();
+    limiter.settle(permit, Some(2), LimitSeen::default(), None).await;
+    takes(&limiter, 4).await;
+    is_refused(&limiter, 6, start, SECOND * 6).await;
 }
 
 #[tokio::test]
@@ -141,6 +143,24 @@ async fn limits_that_are_not_configured_are_learned_from_the_provider() {
     let start = Instant::now();
     limiter.settle(permit, None, none_left, None).await;
     is_refused(&limiter, 10_000, start, SECOND * 6).await;
+}
+
+#[tokio::test]
+async fn guesses_follow_what_the_provider_counts() {
+    let limiter = limiter(Config {
+        requests_per_minute: Some(60),
+        tokens_per_minute: Some(60_000),
+        ..Config::default()
+    });
+    assert_eq!(limiter.tokens_a_request(), Some(2_000));
+    for counted in [50, 50, 50, 50, 50, 50, 5] {
+        let guessed = if counted == 50 { 100 } else { 1 };
+        let permit = limiter.admit(guessed, true).await.unwrap();
+        limiter.settle(permit, Some(counted), LimitSeen::default(), None).await;
+    }
+    let most = limiter.tokens_a_request().unwrap();
+    assert!((3_300..4_000).contains(&most), "nearly twice as many by the guess: {most}");
+    assert!((55..60).contains(&limiter.admit(100, true).await.unwrap().tokens));
 }
 
 #[tokio::test]
