@@ -55,7 +55,7 @@ pub async fn embed_each(model: &dyn Model, texts: &[String], kind: Kind) -> Resu
 pub async fn embed_some(model: &dyn Model, texts: &[String], kind: Kind, until: Option<Instant>) -> Reached {
     let mut some = Reached { vectors: vec![None; texts.len()], tokens: 0, ended: None };
     let (mut accepted, mut refused) = (0, 0);
-    let mut queue = VecDeque::from([0..texts.len()]);
+    let mut queue: VecDeque<Range<usize>> = std::iter::once(0..texts.len()).collect();
     while let Some(range) = queue.pop_front() {
         // Here, since what fits changes with what is learned of the provider's limits.
         let end = fits(texts, &range, model.max_batch_items(), model.max_batch_tokens());

@@ -16,6 +16,15 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Who only looks takes no turn, however near it is.
 const NO_TURN: i64 = -1;
 
+/// What the script is called with.
+struct Call<'a> {
+    operation: &'static str,
+    replica: &'a str,
+    turn: u64,
+    tokens: u64,
+    more: Vec<Value>,
+}
+
 impl Streams {
     /// Asks for a turn at the limits `bucket`; `replica` is a name that no other process has.
     ///
@@ -30,7 +39,8 @@ impl Streams {
     ) -> Result<Turn, Error> {
         let patience = micros(asked.patience);
         let more = vec![patience.into(), i64::from(asked.is_urgent).into()];
-        self.limit("ask", bucket, replica, limit, (asked.held, asked.tokens), more).await
+        let call = Call { operation: "ask", replica, turn: asked.held, tokens: asked.tokens, more };
+        self.limit(bucket, limit, call).await
     }
 
     /// Says what became of a turn.
@@ -55,7 +65,8 @@ impl Streams {
             // A pause that is over at once still ends the turns.
             used.pause.map_or(0, |pause| micros(pause).max(1)).into(),
         ];
-        self.limit("settle", bucket, replica, limit, (used.name, used.tokens), more).await
+        let call = Call { operation: "settle", replica, turn: used.name, tokens: used.tokens, more };
+        self.limit(bucket, limit, call).await
     }
 
     /// How long a request of so many tokens would wait that came now. Nothing is taken.
@@ -69,30 +80,23 @@ impl Streams {
         tokens: u64,
     ) -> Result<Duration, Error> {
         let more = vec![NO_TURN.into(), 0.into()];
-        Ok(self.limit("ask", bucket, "", limit, (0, tokens), more).await?.wait)
+        let call = Call { operation: "ask", replica: "", turn: 0, tokens, more };
+        Ok(self.limit(bucket, limit, call).await?.wait)
     }
 
-    async fn limit(
-        &self,
-        operation: &'static str,
-        bucket: &str,
-        replica: &str,
-        limit: &ProviderLimit,
-        (turn, tokens): (u64, u64),
-        more: Vec<Value>,
-    ) -> Result<Turn, Error> {
+    async fn limit(&self, bucket: &str, limit: &ProviderLimit, call: Call<'_>) -> Result<Turn, Error> {
         let number = |number: u64| Value::from(i64::try_from(number).unwrap_or(i64::MAX));
         let limited = |number: Option<u32>| Value::from(number.map_or(0, i64::from));
         let mut args = vec![
-            operation.into(),
+            call.operation.into(),
             micros(limit.window).max(1).into(),
             limited(limit.requests),
             limited(limit.tokens),
-            replica.into(),
-            number(turn),
-            number(tokens),
+            call.replica.into(),
+            number(call.turn),
+            number(call.tokens),
         ];
-        args.extend(more);
+        args.extend(call.more);
         let keys = self.keys().provider_limit(bucket);
         let conn = self.conn().with_timeout(PATIENCE);
         read(self.scripts().limit.run(&conn, &keys, args).await?, limit.window)

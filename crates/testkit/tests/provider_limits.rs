@@ -1,10 +1,7 @@
 //! Eight embedders on one provider's limit: documents through the real runner on real servers.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use riacho_domain::State;
 use riacho_models::{Config as ModelsConfig, Kind, Provider, load};
@@ -196,10 +193,8 @@ async fn while_redis_is_away_a_replica_embeds_within_its_part_and_shares_again_a
         "a fourth of the rate: {wait:?}"
     );
     deployment.redis().start();
-    let back = Instant::now();
     eventually(|| async { resources.streams.ping().await.map(drop).map_err(|error| error.to_string()) })
         .await;
     // The buckets that all share are as Redis kept them, or full; in any case not those of one that is alone.
     eventually(|| async { embed(0).await }).await;
-    println!("shared again {:?} after the start of Redis", back.elapsed());
 }
