@@ -19,7 +19,7 @@ use futures::future::BoxFuture;
 pub use batch::{Each, Reached, embed_each, embed_some, estimate_tokens};
 pub use config::{Config, LocalConfig, Provider};
 pub use error::Error;
-pub use limiter::{SharedLimit, Sharing};
+pub use limiter::SharedLimit;
 pub use vector::{from_f16_le, to_f16_le};
 
 /// What a text is, for models that embed the two differently.
@@ -76,8 +76,8 @@ pub trait Model: Send + Sync + fmt::Debug {
     fn verify(&self) -> BoxFuture<'_, Result<(), Error>>;
 
     /// Shares the provider's limits with other replicas from now on. A model of this process has none.
-    fn share_limits(&self, sharing: Sharing) {
-        drop(sharing);
+    fn share_limits(&self, limits: Arc<dyn SharedLimit>) {
+        drop(limits);
     }
 
     /// How long a request that came now would wait for the provider's limits; none where it would not.

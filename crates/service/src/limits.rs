@@ -3,18 +3,22 @@
 use futures::{FutureExt, future::BoxFuture};
 use riacho_domain::{ProviderLimit, Turn, TurnAsked, TurnUsed};
 use riacho_models::SharedLimit;
+use riacho_stage::quiet_wanted;
 use riacho_streams::{Error, Streams, consumer_name};
+use tokio_util::sync::CancellationToken;
 
 /// Asks Redis for turns, under a name of its own.
 #[derive(Debug)]
 pub(crate) struct RedisLimits {
     streams: Streams,
     replica: String,
+    stop: CancellationToken,
 }
 
 impl RedisLimits {
-    pub(crate) fn new(streams: Streams) -> Self {
-        Self { streams, replica: consumer_name() }
+    /// Nobody waits for a turn any more from `stop` on.
+    pub(crate) fn new(streams: Streams, stop: CancellationToken) -> Self {
+        Self { streams, replica: consumer_name(), stop }
     }
 }
 
@@ -44,6 +48,16 @@ impl SharedLimit for RedisLimits {
         tokens: u64,
     ) -> BoxFuture<'a, Option<std::time::Duration>> {
         self.streams.turn_wait(bucket, limit, tokens).map(answered).boxed()
+    }
+
+    fn interrupted(&self) -> BoxFuture<'_, ()> {
+        async {
+            tokio::select! {
+                () = self.stop.cancelled() => {}
+                () = quiet_wanted() => {}
+            }
+        }
+        .boxed()
     }
 }
 

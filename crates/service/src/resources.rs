@@ -2,7 +2,7 @@
 
 use std::{fmt::Display, future::Future, sync::Arc, time::Duration};
 
-use riacho_models::{Model, Sharing};
+use riacho_models::Model;
 use riacho_objects::Objects;
 use riacho_stage::Runner;
 use riacho_store::{Partition, Role, Store};
@@ -91,8 +91,7 @@ impl Resources {
 
     /// Lets a model share its provider's limits with all processes, until `stop`.
     pub fn share_limits(&self, model: &dyn Model, stop: &CancellationToken) {
-        let limits = Arc::new(RedisLimits::new(self.streams.clone()));
-        model.share_limits(Sharing { limits, stop: stop.clone() });
+        model.share_limits(Arc::new(RedisLimits::new(self.streams.clone(), stop.clone())));
     }
 
     fn watch(&self) {

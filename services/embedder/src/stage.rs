@@ -95,7 +95,7 @@ impl Embedder {
         if self.gate.pass().await {
             return Ok(());
         }
-        Err(verdict::stopping())
+        Err(verdict::interrupted())
     }
 
     /// Adds an event's texts to those of the batch.

@@ -25,7 +25,7 @@ pub(crate) async fn judge(error: &Error, model: &dyn Model, gate: &Gate, pause: 
             retry_after = told.map(|told| told.min(LONGEST_PAUSE));
             told.unwrap_or(AWAY)
         }
-        Error::Stopping => return stopping(),
+        Error::Interrupted => return interrupted(),
         Error::Transient { .. } if model.verify().await.is_ok() => return Failure::transient(message),
         Error::Transient { .. } => AWAY,
         Error::Rejected { .. } => return refused(error),
@@ -35,9 +35,10 @@ pub(crate) async fn judge(error: &Error, model: &dyn Model, gate: &Gate, pause: 
     Failure::Transient { message, retry_after, counts: false }
 }
 
-/// The process stops before the event was embedded.
-pub(crate) fn stopping() -> Failure {
-    Failure::Transient { message: "the embedder stops".to_owned(), retry_after: None, counts: false }
+/// The process stops before the event was embedded, or needs a quiet moment while it waits.
+pub(crate) fn interrupted() -> Failure {
+    let message = "the embedder stops, or makes room for a last run".to_owned();
+    Failure::Transient { message, retry_after: None, counts: false }
 }
 
 /// A text that the model refuses for good.

@@ -15,7 +15,6 @@ use futures::future::BoxFuture;
 use metrics::{counter, histogram};
 use riacho_domain::{LimitSeen, ProviderLimit, Turn, TurnAsked, TurnUsed};
 use tokio::time::{Instant, sleep};
-use tokio_util::sync::CancellationToken;
 
 use crate::{Config, Error, metrics::names};
 use own::Own;
@@ -57,15 +56,9 @@ pub trait SharedLimit: Send + Sync + fmt::Debug {
         limit: &'a ProviderLimit,
         tokens: u64,
     ) -> BoxFuture<'a, Option<Duration>>;
-}
 
-/// What a process shares its limits by, and when it stops waiting for them.
-#[derive(Debug, Clone)]
-pub struct Sharing {
-    /// The limits of all replicas.
-    pub limits: Arc<dyn SharedLimit>,
-    /// The process stops: nothing is waited for any more.
-    pub stop: CancellationToken,
+    /// Comes when this process should wait for nothing, because it stops or needs a quiet moment.
+    fn interrupted(&self) -> BoxFuture<'_, ()>;
 }
 
 /// The limits of one provider, model and key.
@@ -77,7 +70,7 @@ pub(crate) struct Limiter {
     /// As configured.
     told: ProviderLimit,
     patience: Duration,
-    sharing: OnceLock<Sharing>,
+    shared: OnceLock<Arc<dyn SharedLimit>>,
     own: Mutex<Own>,
 }
 
@@ -107,14 +100,14 @@ impl Limiter {
             bucket: format!("{provider}/{model}:{account}"),
             told,
             patience: Duration::from_millis(config.limit_wait_ms),
-            sharing: OnceLock::new(),
+            shared: OnceLock::new(),
             own: Mutex::new(Own::new(told, Instant::now())),
         }
     }
 
     /// Shares the limits from now on. The first call counts.
-    pub(crate) fn share(&self, sharing: Sharing) {
-        let _ = self.sharing.set(sharing);
+    pub(crate) fn share(&self, limits: Arc<dyn SharedLimit>) {
+        let _ = self.shared.set(limits);
     }
 
     /// The most tokens of one request, as they are guessed and as far as the limits are known; none where tokens are not
@@ -127,7 +120,7 @@ impl Limiter {
     /// others and waits for two seconds at most.
     ///
     /// # Errors
-    /// `RateLimited` where it takes longer than the configured patience, `Stopping` where the process stops meanwhile.
+    /// `RateLimited` where it takes longer than the configured patience, `Interrupted` where the process should wait no longer.
     pub(crate) async fn admit(&self, guessed: usize, is_urgent: bool) -> Result<Permit, Error> {
         let start = Instant::now();
         let patience = if is_urgent { self.patience.min(URGENT_PATIENCE) } else { self.patience };
@@ -142,7 +135,7 @@ impl Limiter {
             if !self.sleep(turn.wait).await {
                 let used = TurnUsed { name: turn.name, tokens, is_given_back: true, ..TurnUsed::default() };
                 self.tell(used).await;
-                return Err(Error::Stopping);
+                return Err(Error::Interrupted);
             }
             if turn.wait < SHORT {
                 histogram!(names::LIMITER_WAIT_SECONDS, "provider" => self.provider)
@@ -182,8 +175,8 @@ impl Limiter {
     /// How long a request that came now would wait; none where it would not, or nobody knows.
     pub(crate) async fn wait(&self) -> Option<Duration> {
         let tokens = self.tokens_a_request().map_or(0, |guessed| self.own().counted(guessed));
-        let wait = match self.sharing.get() {
-            Some(sharing) => sharing.limits.wait(&self.bucket, &self.told, tokens).await?,
+        let wait = match self.shared.get() {
+            Some(limits) => limits.wait(&self.bucket, &self.told, tokens).await?,
             None => self.own().wait(tokens, Instant::now()),
         };
         Some(wait).filter(|wait| !wait.is_zero())
@@ -191,7 +184,7 @@ impl Limiter {
 
     async fn take(&self, asked: &TurnAsked) -> Turn {
         let turn = match self.shared() {
-            Some(sharing) => self.learned(sharing.limits.take(&self.bucket, &self.told, asked).await),
+            Some(limits) => self.learned(limits.take(&self.bucket, &self.told, asked).await),
             None => None,
         };
         let by = if turn.is_some() { "shared" } else { "own" };
@@ -203,14 +196,14 @@ impl Limiter {
 
     async fn tell(&self, used: TurnUsed) {
         self.own().settle(&used, Instant::now());
-        if let Some(sharing) = self.shared() {
-            self.learned(sharing.limits.settle(&self.bucket, &self.told, &used).await);
+        if let Some(limits) = self.shared() {
+            self.learned(limits.settle(&self.bucket, &self.told, &used).await);
         }
     }
 
     /// What limits are shared by, unless that was just away.
-    fn shared(&self) -> Option<&Sharing> {
-        self.sharing.get().filter(|_| !self.own().is_alone(Instant::now()))
+    fn shared(&self) -> Option<&Arc<dyn SharedLimit>> {
+        self.shared.get().filter(|_| !self.own().is_alone(Instant::now()))
     }
 
     /// Keeps what an answer of all replicas tells, and that there was none.
@@ -222,14 +215,18 @@ impl Limiter {
         turn
     }
 
-    /// Sleeps; false when the process stops meanwhile.
+    /// Sleeps; false when the process should not wait any more.
     async fn sleep(&self, wait: Duration) -> bool {
-        match self.sharing.get() {
-            Some(sharing) => sharing.stop.run_until_cancelled(sleep(wait)).await.is_some(),
-            None => {
-                sleep(wait).await;
-                true
-            }
+        if wait.is_zero() {
+            return true;
+        }
+        let Some(limits) = self.shared.get() else {
+            sleep(wait).await;
+            return true;
+        };
+        tokio::select! {
+            () = limits.interrupted() => false,
+            () = sleep(wait) => true,
         }
     }
 

@@ -1,4 +1,6 @@
 #![allow(clippy::unwrap_used)]
+use tokio::sync::Notify;
+
 use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -21,6 +23,7 @@ async fn is_refused(limiter: &Limiter, tokens: usize, start: Instant, expected: 
 struct Others {
     answers: Mutex<Vec<Option<Turn>>>,
     told: Mutex<Vec<TurnUsed>>,
+    interrupt: Notify,
 }
 
 impl SharedLimit for Others {
@@ -41,6 +44,10 @@ impl SharedLimit for Others {
     fn wait<'a>(&'a self, _: &'a str, _: &'a ProviderLimit, _: u64) -> BoxFuture<'a, Option<Duration>> {
         Box::pin(async { Some(SECOND) })
     }
+
+    fn interrupted(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.interrupt.notified())
+    }
 }
 
 /// A turn after so many milliseconds that 4 replicas share at 60 requests a minute.
@@ -49,17 +56,13 @@ fn turn(wait_ms: u64, name: u64) -> Turn {
     Turn { is_taken: true, wait: Duration::from_millis(wait_ms), name, replicas: 4, limit }
 }
 
-fn shared(
-    answers: impl IntoIterator<Item = Option<Turn>>,
-    patience_ms: u64,
-) -> (Limiter, Arc<Others>, CancellationToken) {
+fn shared(answers: impl IntoIterator<Item = Option<Turn>>, patience_ms: u64) -> (Limiter, Arc<Others>) {
     let others = Arc::new(Others::default());
     others.answers.lock().unwrap().extend(answers);
     others.answers.lock().unwrap().reverse();
     let limiter = Limiter::new(&Config { limit_wait_ms: patience_ms, ..Config::default() }, "model", "");
-    let stop = CancellationToken::new();
-    limiter.share(Sharing { limits: others.clone(), stop: stop.clone() });
-    (limiter, others, stop)
+    limiter.share(others.clone());
+    (limiter, others)
 }
 
 #[tokio::test]
@@ -165,7 +168,7 @@ async fn guesses_follow_what_the_provider_counts() {
 
 #[tokio::test]
 async fn a_turn_that_a_pause_ended_is_asked_for_again() {
-    let (limiter, others, _) = shared([Some(turn(30, 1)), Some(turn(20, 2)), Some(turn(0, 2))], 1_000);
+    let (limiter, others) = shared([Some(turn(30, 1)), Some(turn(20, 2)), Some(turn(0, 2))], 1_000);
     let start = Instant::now();
     let permit = limiter.admit(5, false).await.unwrap();
     assert!(start.elapsed() >= Duration::from_millis(50) && permit.name == 2);
@@ -176,17 +179,16 @@ async fn a_turn_that_a_pause_ended_is_asked_for_again() {
 }
 
 #[tokio::test]
-async fn a_stop_ends_the_wait_and_gives_the_turn_back() {
-    let (limiter, others, stop) = shared([Some(turn(30_000, 1))], 60_000);
-    let stopping = async { stop.cancel() };
-    let (answer, ()) = tokio::join!(limiter.admit(5, false), stopping);
-    assert_eq!(answer.unwrap_err(), Error::Stopping);
+async fn an_interruption_ends_the_wait_and_gives_the_turn_back() {
+    let (limiter, others) = shared([Some(turn(30_000, 1))], 60_000);
+    others.interrupt.notify_one();
+    assert_eq!(limiter.admit(5, false).await.unwrap_err(), Error::Interrupted);
     assert!(matches!(others.told.lock().unwrap()[..], [TurnUsed { name: 1, is_given_back: true, .. }]));
 }
 
 #[tokio::test]
 async fn while_nobody_answers_a_replica_keeps_to_its_part() {
-    let (limiter, others, _) = shared([Some(turn(0, 1)), None], 100);
+    let (limiter, others) = shared([Some(turn(0, 1)), None], 100);
     takes(&limiter, 1).await;
     // From here on alone: one request at once, and then a fourth of 60 in a minute.
     let start = Instant::now();

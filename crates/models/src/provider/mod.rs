@@ -7,6 +7,7 @@ mod transport;
 
 use std::{
     fmt,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -16,7 +17,7 @@ use riacho_domain::Secret;
 use rig_core::embeddings::EmbeddingResponse;
 
 use crate::{
-    Config, Embeddings, Error, Kind, Model, Provider, Sharing,
+    Config, Embeddings, Error, Kind, Model, Provider, SharedLimit,
     batch::estimate_tokens,
     limiter::Limiter,
     metrics::names,
@@ -178,8 +179,8 @@ impl Model for RigProvider {
         self.check().boxed()
     }
 
-    fn share_limits(&self, sharing: Sharing) {
-        self.limiter.share(sharing);
+    fn share_limits(&self, limits: Arc<dyn SharedLimit>) {
+        self.limiter.share(limits);
     }
 
     fn limited_for(&self) -> BoxFuture<'_, Option<Duration>> {
