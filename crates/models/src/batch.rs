@@ -1,6 +1,6 @@
 //! Cuts texts into batches, and finds the texts that a model refuses.
 
-use std::{collections::VecDeque, ops::Range};
+use std::{collections::VecDeque, ops::Range, time::Instant};
 
 use crate::{Error, Kind, Model};
 
@@ -24,42 +24,80 @@ pub fn estimate_tokens(text: &str) -> usize {
     text.len() / 3 + 1
 }
 
+/// As far as [`embed_some`] came.
+#[derive(Debug)]
+pub struct Reached {
+    /// A vector or refusal of each text that was reached, in the order of the texts.
+    pub vectors: Vec<Option<Result<Vec<f32>, Error>>>,
+    /// The tokens that the model counted.
+    pub tokens: u64,
+    /// What ended it before all texts were reached.
+    pub ended: Option<Error>,
+}
+
 /// Embeds any number of texts, batch after batch. A batch that the model refuses is halved until
 /// only the poisonous texts are refused.
 ///
 /// # Errors
 /// What is not about a text: the call as a whole failed.
 pub async fn embed_each(model: &dyn Model, texts: &[String], kind: Kind) -> Result<Each, Error> {
-    let mut vectors: Vec<Option<Result<Vec<f32>, Error>>> = vec![None; texts.len()];
-    let mut tokens = 0;
+    let Reached { vectors, tokens, ended } = embed_some(model, texts, kind, None).await;
+    if let Some(error) = ended {
+        return Err(error);
+    }
+    let missing = || Error::Protocol { reason: "a text has no vector".to_owned() };
+    let vectors = vectors.into_iter().map(|slot| slot.ok_or_else(missing)).collect::<Result<_, _>>()?;
+    Ok(Each { vectors, tokens })
+}
+
+/// As [`embed_each`], but what was embedded before a failure is kept, and from `until` on no other batch is begun: then it
+/// ends as if the provider were at its limit.
+pub async fn embed_some(model: &dyn Model, texts: &[String], kind: Kind, until: Option<Instant>) -> Reached {
+    let mut some = Reached { vectors: vec![None; texts.len()], tokens: 0, ended: None };
     let (mut accepted, mut refused) = (0, 0);
-    let mut queue = cut(texts, model.max_batch_items(), model.max_batch_tokens());
+    let mut queue: VecDeque<Range<usize>> = std::iter::once(0..texts.len()).collect();
     while let Some(range) = queue.pop_front() {
+        // Here, since what fits changes with what is learned of the provider's limits.
+        let end = fits(texts, &range, model.max_batch_items(), model.max_batch_tokens());
+        requeue(&mut queue, [range.start..range.start, end..range.end]);
+        let range = range.start..end;
+        if range.is_empty() {
+            continue;
+        }
+        if accepted + refused > 0 && until.is_some_and(|until| Instant::now() >= until) {
+            some.ended = Some(Error::RateLimited { retry_after: None });
+            return some;
+        }
         match model.embed(texts[range.clone()].to_vec(), kind).await {
             Ok(answer) => {
                 accepted += range.len();
-                tokens += answer.tokens;
-                for (slot, vector) in vectors[range].iter_mut().zip(answer.vectors) {
+                some.tokens += answer.tokens;
+                for (slot, vector) in some.vectors[range].iter_mut().zip(answer.vectors) {
                     *slot = Some(Ok(vector));
                 }
             }
             Err(Error::Rejected { item, reason }) => match narrow(&range, item) {
                 Narrowed::To(index) => {
-                    vectors[index] = Some(Err(Error::Rejected { item: Some(index), reason }));
+                    some.vectors[index] = Some(Err(Error::Rejected { item: Some(index), reason }));
                     refused += 1;
                     requeue(&mut queue, [range.start..index, index + 1..range.end]);
-                    if accepted == 0 && refused == DOUBTFUL_REFUSALS {
-                        model.verify().await?;
+                    if accepted == 0
+                        && refused == DOUBTFUL_REFUSALS
+                        && let Err(error) = model.verify().await
+                    {
+                        some.ended = Some(error);
+                        return some;
                     }
                 }
                 Narrowed::Halves(middle) => requeue(&mut queue, [range.start..middle, middle..range.end]),
             },
-            Err(error) => return Err(error),
+            Err(error) => {
+                some.ended = Some(error);
+                return some;
+            }
         }
     }
-    let missing = || Error::Protocol { reason: "a text has no vector".to_owned() };
-    let vectors = vectors.into_iter().map(|slot| slot.ok_or_else(missing)).collect::<Result<_, _>>()?;
-    Ok(Each { vectors, tokens })
+    some
 }
 
 /// Where the poison of a refused range is.
@@ -84,47 +122,112 @@ fn requeue(queue: &mut VecDeque<Range<usize>>, parts: [Range<usize>; 2]) {
     }
 }
 
-/// Ranges of neighbours within both limits. A text over the token limit stands alone.
-fn cut(texts: &[String], max_items: usize, max_tokens: usize) -> VecDeque<Range<usize>> {
-    let mut ranges = VecDeque::new();
-    let (mut start, mut tokens) = (0, 0);
-    for (index, text) in texts.iter().enumerate() {
-        let size = estimate_tokens(text);
-        let full = index - start == max_items.max(1) || tokens + size > max_tokens;
-        if full && index > start {
-            ranges.push_back(start..index);
-            (start, tokens) = (index, 0);
-        }
-        tokens += size;
-    }
-    if start < texts.len() {
-        ranges.push_back(start..texts.len());
-    }
-    ranges
+/// Where a batch ends that begins with the range and keeps both limits. A text over the token limit stands alone.
+fn fits(texts: &[String], range: &Range<usize>, max_items: usize, max_tokens: usize) -> usize {
+    let mut tokens = 0;
+    let is_over = |(count, text): (usize, &String)| {
+        tokens += estimate_tokens(text);
+        count > 0 && (count >= max_items.max(1) || tokens > max_tokens)
+    };
+    texts[range.clone()].iter().enumerate().position(is_over).map_or(range.end, |count| range.start + count)
 }
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::sync::Mutex;
+
+    use futures::future::BoxFuture;
+
     use super::*;
+    use crate::Embeddings;
+
+    /// Remembers its batches, and takes fewer tokens from the second one on.
+    #[derive(Debug)]
+    struct Shrinking {
+        batches: Mutex<Vec<usize>>,
+        error_at: usize,
+    }
+
+    impl Model for Shrinking {
+        fn id(&self) -> &str {
+            "shrinking"
+        }
+
+        fn dimensions(&self) -> usize {
+            1
+        }
+
+        fn max_batch_items(&self) -> usize {
+            100
+        }
+
+        fn max_batch_tokens(&self) -> usize {
+            if self.batches.lock().unwrap().is_empty() { 40 } else { 10 }
+        }
+
+        fn embed(&self, texts: Vec<String>, _: Kind) -> BoxFuture<'_, Result<Embeddings, Error>> {
+            let mut batches = self.batches.lock().unwrap();
+            batches.push(texts.len());
+            let limited = batches.len() == self.error_at;
+            Box::pin(async move {
+                if limited {
+                    return Err(Error::RateLimited { retry_after: None });
+                }
+                Ok(Embeddings { vectors: vec![vec![1.0]; texts.len()], tokens: 1 })
+            })
+        }
+
+        fn verify(&self) -> BoxFuture<'_, Result<(), Error>> {
+            Box::pin(async { Ok(()) })
+        }
+    }
+
+    async fn embed(error_at: usize, until: Option<Instant>) -> (Reached, Vec<usize>) {
+        let model = Shrinking { batches: Mutex::default(), error_at };
+        let reached = embed_some(&model, &vec!["xxxxxx".to_owned(); 24], Kind::Passage, until).await;
+        (reached, model.batches.into_inner().unwrap())
+    }
+
+    #[tokio::test]
+    async fn batches_become_smaller_when_less_fits() {
+        let (reached, batches) = embed(0, None).await;
+        assert_eq!(batches, [13, 3, 3, 3, 2]);
+        assert!(
+            reached.ended.is_none() && reached.vectors.iter().all(|vector| matches!(vector, Some(Ok(_))))
+        );
+    }
+
+    #[tokio::test]
+    async fn what_was_embedded_before_a_failure_is_kept() {
+        let (reached, batches) = embed(3, None).await;
+        assert_eq!((batches.len(), reached.vectors.iter().flatten().count()), (3, 16));
+        assert!(reached.ended.is_some_and(|error| error.is_retryable()));
+    }
+
+    #[tokio::test]
+    async fn no_batch_is_begun_when_time_is_over_but_one_is_always_done() {
+        let (reached, batches) = embed(0, Some(Instant::now())).await;
+        assert_eq!((batches.len(), reached.vectors.iter().flatten().count()), (1, 13));
+        assert_eq!(reached.ended, Some(Error::RateLimited { retry_after: None }));
+    }
 
     #[test]
     fn batches_keep_both_limits_and_lose_no_text() {
         let texts: Vec<String> = (0..100).map(|n| "x".repeat(n * 7 % 90)).collect();
-        let ranges = cut(&texts, 8, 60);
         let mut next = 0;
-        for range in &ranges {
-            assert_eq!(range.start, next);
-            let tokens: usize = texts[range.clone()].iter().map(|text| estimate_tokens(text)).sum();
-            assert!(range.len() <= 8 && tokens <= 60, "{range:?} has {tokens} tokens");
-            next = range.end;
+        while next < texts.len() {
+            let end = fits(&texts, &(next..texts.len()), 8, 60);
+            let tokens: usize = texts[next..end].iter().map(|text| estimate_tokens(text)).sum();
+            assert!(end > next && end - next <= 8 && tokens <= 60, "{next}..{end} has {tokens} tokens");
+            next = end;
         }
-        assert_eq!(next, texts.len());
     }
 
     #[test]
     fn a_text_over_the_limit_stands_alone() {
         let texts = ["a".to_owned(), "b".repeat(900), "c".to_owned()];
-        assert_eq!(cut(&texts, 8, 10), [0..1, 1..2, 2..3]);
-        assert!(cut(&[], 8, 10).is_empty());
+        assert_eq!([0, 1, 2].map(|start| fits(&texts, &(start..3), 8, 10)), [1, 2, 3]);
+        assert_eq!(fits(&[], &(0..0), 8, 10), 0);
     }
 }
