@@ -186,7 +186,8 @@ fn finish(
         let vector_f16 = match source {
             Source::Stored(vector) => vector,
             Source::Text(place) => {
-                let not_reached = || failure.cloned().unwrap_or_else(|| Failure::transient("a text has no vector"));
+                let not_reached =
+                    || failure.cloned().unwrap_or_else(|| Failure::transient("a text has no vector"));
                 let vector = vectors.get(place).and_then(Option::as_ref).ok_or_else(not_reached)?;
                 to_f16_le(vector.as_ref().map_err(verdict::refused)?).into()
             }
