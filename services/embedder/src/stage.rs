@@ -62,8 +62,8 @@ impl Embedder {
         let mut texts = Texts::default();
         let plan = self.plan(events, &mut texts).await?;
         let texts = texts.all();
-        // Half of the time is for waiting and for requests that are on their way then.
-        let until = Instant::now() + self.config.time_limit() / 2;
+        // What is left then is for a request that is on its way.
+        let until = Instant::now() + self.config.time_limit() * 3 / 4;
         let reached = embed_some(&*self.model, texts, Kind::Passage, Some(until)).await;
         let failure = match &reached.ended {
             Some(error) => Some(verdict::judge(error, &*self.model, &self.gate, self.config.pause()).await),
