@@ -99,7 +99,7 @@ impl Default for Config {
             batch_tokens: 100_000,
             requests_per_minute: None,
             tokens_per_minute: None,
-            limit_wait_ms: 60_000,
+            limit_wait_ms: 120_000,
             limit_window_ms: 60_000,
             timeout_ms: 60_000,
             connect_timeout_ms: 5_000,
