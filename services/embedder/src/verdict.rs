@@ -6,10 +6,13 @@ use riacho_domain::ReasonCode;
 use riacho_models::{Error, Model};
 use riacho_stage::Failure;
 
-use crate::gate::{Gate, LONGEST_PAUSE};
+use crate::gate::Gate;
 
 /// The pause where a provider says no other, and while it is away.
 const AWAY: Duration = Duration::from_secs(1);
+
+/// When an event comes again whose turn at the provider's limit was too far away, at the latest.
+const SOON: Duration = Duration::from_secs(5);
 
 /// Judges a call that failed as a whole, and closes the gate where all calls would fail.
 ///
@@ -22,7 +25,7 @@ pub(crate) async fn judge(error: &Error, model: &dyn Model, gate: &Gate, pause: 
     let pause = match error {
         Error::RateLimited { retry_after: told } => {
             // The model's limiter lets nothing out before. Who comes sooner finds a turn that is nearer.
-            retry_after = told.map(|told| told.min(LONGEST_PAUSE));
+            retry_after = told.map(|told| told.min(SOON));
             told.unwrap_or(AWAY)
         }
         Error::Interrupted => return interrupted(),
