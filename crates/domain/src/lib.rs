@@ -1,5 +1,5 @@
 //! The words that every part of Riacho shares: ids, document states and their legal transitions,
-//! lanes, the topology of stages and the retry policy.
+//! lanes, the topology of stages, the retry policy and the limits of providers.
 //!
 //! Nothing here does I/O or knows a server.
 
@@ -8,6 +8,7 @@ mod id;
 mod lane;
 mod limits;
 mod outcome;
+mod provider_limit;
 mod retry;
 mod secret;
 mod state;
@@ -21,6 +22,7 @@ pub use id::{
 pub use lane::Lane;
 pub use limits::DEFAULT_MAX_FILE_BYTES;
 pub use outcome::ReasonCode;
+pub use provider_limit::{LimitSeen, ProviderLimit, Turn, TurnAsked, TurnUsed};
 pub use retry::{DelayClass, RetryPolicy};
 pub use secret::{Secret, SecretUrl};
 pub use state::State;

@@ -15,6 +15,8 @@ pub enum Provider {
     Local,
     /// OpenAI, or with `base_url` any server that speaks its API.
     Openai,
+    /// OpenAI's models on Azure: `base_url` is the resource's endpoint, `model` the deployment's name.
+    Azure,
     /// An Ollama server.
     Ollama,
     /// Cohere.
@@ -34,6 +36,7 @@ impl Provider {
         match self {
             Provider::Local => "local",
             Provider::Openai => "openai",
+            Provider::Azure => "azure",
             Provider::Ollama => "ollama",
             Provider::Cohere => "cohere",
             Provider::Mistral => "mistral",
@@ -66,12 +69,16 @@ pub struct Config {
     pub batch_items: usize,
     /// The most tokens in one request.
     pub batch_tokens: usize,
-    /// The most requests to the provider in a minute, from this process.
+    /// The most requests to the provider in a minute, from all processes that use this model with this key. What the
+    /// provider says of itself lowers it, and stands in its place where it is not set.
     pub requests_per_minute: Option<u32>,
-    /// The most tokens to the provider in a minute, from this process.
+    /// The most tokens to the provider in a minute, in the same way.
     pub tokens_per_minute: Option<u32>,
-    /// How long a call waits for a limit before it is put off.
+    /// How long a call waits for its turn at these limits before it is put off. The embedding of a query waits two
+    /// seconds at most.
     pub limit_wait_ms: u64,
+    /// The minute of these limits, for a provider that counts by another window.
+    pub limit_window_ms: u64,
     /// The longest time of one request.
     pub timeout_ms: u64,
     /// The longest time to connect.
@@ -92,7 +99,8 @@ impl Default for Config {
             batch_tokens: 100_000,
             requests_per_minute: None,
             tokens_per_minute: None,
-            limit_wait_ms: 10_000,
+            limit_wait_ms: 120_000,
+            limit_window_ms: 60_000,
             timeout_ms: 60_000,
             connect_timeout_ms: 5_000,
         }

@@ -11,6 +11,9 @@ pub enum Error {
         /// How long to wait, where it is known.
         retry_after: Option<Duration>,
     },
+    /// The request waited for its turn, and the process should wait no longer. Nothing was sent.
+    #[error("the process stops, or needs a quiet moment")]
+    Interrupted,
     /// The provider failed or did not answer; the same call may succeed later.
     #[error("the embedding provider did not answer: {reason}")]
     Transient {
@@ -51,7 +54,7 @@ impl Error {
     /// Whether the same call can succeed later.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Error::RateLimited { .. } | Error::Transient { .. })
+        matches!(self, Error::RateLimited { .. } | Error::Interrupted | Error::Transient { .. })
     }
 
     /// Whether the texts are the cause. Any other error says nothing about them.
@@ -74,6 +77,7 @@ impl Error {
     pub const fn label(&self) -> &'static str {
         match self {
             Error::RateLimited { .. } => "rate_limited",
+            Error::Interrupted => "interrupted",
             Error::Transient { .. } => "transient",
             Error::Rejected { .. } => "rejected",
             Error::Misconfigured { .. } => "misconfigured",

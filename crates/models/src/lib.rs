@@ -12,13 +12,14 @@ pub mod metrics;
 pub mod provider;
 mod vector;
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 
-pub use batch::{Each, embed_each, estimate_tokens};
+pub use batch::{Each, Reached, embed_each, embed_some, estimate_tokens};
 pub use config::{Config, LocalConfig, Pooling, Provider};
 pub use error::Error;
+pub use limiter::{Series, SharedLimit};
 pub use vector::{from_f16_le, to_f16_le};
 
 /// What a text is, for models that embed the two differently.
@@ -62,7 +63,8 @@ pub trait Model: Send + Sync + fmt::Debug {
     /// The most texts that one call takes.
     fn max_batch_items(&self) -> usize;
 
-    /// The most tokens that one call takes, by [`estimate_tokens`] or any better count.
+    /// The most tokens that one call takes, by [`estimate_tokens`] or any better count. It changes with what is known of a
+    /// provider's limits.
     fn max_batch_tokens(&self) -> usize;
 
     /// Embeds one batch. Either all texts have a vector, or there is an error for all.
@@ -70,8 +72,35 @@ pub trait Model: Send + Sync + fmt::Debug {
     /// Dropping the future abandons the request.
     fn embed(&self, texts: Vec<String>, kind: Kind) -> BoxFuture<'_, Result<Embeddings, Error>>;
 
+    /// Embeds the next batch of a series, whose turns at a provider's limits are taken together.
+    fn embed_next<'a>(
+        &'a self,
+        texts: Vec<String>,
+        kind: Kind,
+        series: &'a mut Series,
+    ) -> BoxFuture<'a, Result<Embeddings, Error>> {
+        let _ = series;
+        self.embed(texts, kind)
+    }
+
+    /// Gives back the turns of a series that are not needed.
+    fn end_series(&self, series: Series) -> BoxFuture<'_, ()> {
+        drop(series);
+        Box::pin(async {})
+    }
+
     /// Asks the model to embed known texts, and checks dimension and order of the answers.
     fn verify(&self) -> BoxFuture<'_, Result<(), Error>>;
+
+    /// Shares the provider's limits with other replicas from now on. A model of this process has none.
+    fn share_limits(&self, limits: Arc<dyn SharedLimit>) {
+        drop(limits);
+    }
+
+    /// How long a request that came now would wait for the provider's limits; none where it would not.
+    fn limited_for(&self) -> BoxFuture<'_, Option<Duration>> {
+        Box::pin(async { None })
+    }
 }
 
 /// Makes the model of the configuration. The local model's files are read and checked here, which

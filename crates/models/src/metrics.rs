@@ -16,6 +16,8 @@ pub mod names {
     pub const TOKENS: &str = "riacho_model_tokens_total";
     /// Time that requests waited for the limits of the configuration or of the provider.
     pub const LIMITER_WAIT_SECONDS: &str = "riacho_model_limiter_wait_seconds";
+    /// Turns at the limits that were asked for, by provider and who answered: `shared`, or `own` while Redis is away.
+    pub const LIMITER_TURNS: &str = "riacho_model_limiter_turns_total";
 }
 
 /// Registers the descriptions with the recorder.
@@ -27,6 +29,11 @@ pub fn describe() {
         names::LIMITER_WAIT_SECONDS,
         Unit::Seconds,
         "Time that requests to an embedding model waited for its limits"
+    );
+    describe_counter!(
+        names::LIMITER_TURNS,
+        Unit::Count,
+        "Turns at an embedding model's limits that were asked for, by who answered"
     );
 }
 

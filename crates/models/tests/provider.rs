@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use riacho_domain::Secret;
 use riacho_models::{Config, Error, Kind, Model, Provider, embed_each, load};
-use riacho_testkit::openai::{Answer, OpenAi, vector_of};
+use riacho_testkit::openai::{Answer, OpenAi, RateLimit, vector_of};
 use tokio::time::Instant;
 
 const DIMENSIONS: usize = 32;
@@ -81,6 +81,29 @@ async fn a_short_rate_limit_is_waited_for() {
     assert!(model.embed(texts(1), Kind::Passage).await.is_err());
     model.embed(texts(1), Kind::Passage).await.unwrap();
     assert!(start.elapsed() >= Duration::from_millis(990), "{:?}", start.elapsed());
+}
+
+#[tokio::test]
+async fn limits_that_nobody_configured_are_learned_from_the_answers() {
+    let (server, model) = server_and_model().await;
+    assert_eq!(model.max_batch_tokens(), 100_000);
+    server.limit(RateLimit { requests: 600, tokens: 60_000, window: Duration::from_secs(60) });
+    let answer = embed_each(&*model, &texts(300), Kind::Passage).await.unwrap();
+    assert_eq!(answer.vectors.len(), 300);
+    // A thousand as the server counts them, and more as they are guessed.
+    assert!((1_000..3_000).contains(&model.max_batch_tokens()), "{}", model.max_batch_tokens());
+    let asked = server.asked();
+    assert!(asked.iter().all(|request| !request.is_refused), "{asked:?}");
+}
+
+#[tokio::test]
+async fn a_text_beyond_a_whole_minutes_tokens_is_refused_and_not_tried_for_ever() {
+    let server = OpenAi::start(DIMENSIONS).await.unwrap();
+    let model = load(&Config { tokens_per_minute: Some(600_000), ..config(&server) }).unwrap();
+    server.limit(RateLimit { requests: 600, tokens: 10, window: Duration::from_secs(60) });
+    let long = "word ".repeat(20);
+    let answer = embed_each(&*model, &[long], Kind::Passage).await.unwrap();
+    assert!(answer.vectors[0].as_ref().is_err_and(Error::is_about_the_text), "{:?}", answer.vectors);
 }
 
 #[tokio::test]
@@ -224,7 +247,7 @@ async fn what_cannot_work_is_said_before_any_request() {
 
 #[tokio::test]
 async fn every_provider_can_be_configured() {
-    use Provider::{Cohere, Gemini, Mistral, Ollama, Openai, Voyage};
+    use Provider::{Azure, Cohere, Gemini, Mistral, Ollama, Openai, Voyage};
     let expected = [
         (Openai, "openai/text-embedding-3-small@1536"),
         (Ollama, "ollama/nomic-embed-text@768"),
@@ -233,8 +256,21 @@ async fn every_provider_can_be_configured() {
         (Gemini, "gemini/gemini-embedding-001@3072"),
         (Voyage, "voyage/voyage-3.5@1024"),
     ];
+    let with_key = |provider| Config { provider, api_key: Some(Secret::from("key")), ..Config::default() };
     for (provider, id) in expected {
-        let config = Config { provider, api_key: Some(Secret::from("key")), ..Config::default() };
-        assert_eq!(load(&config).unwrap().id(), id);
+        assert_eq!(load(&with_key(provider)).unwrap().id(), id);
     }
+    let named = |provider, model: &str| Config { model: model.to_owned(), ..with_key(provider) };
+    for (provider, model, dimensions) in [
+        (Openai, "text-embedding-3-large", 3072),
+        (Cohere, "embed-v4.0", 1536),
+        (Mistral, "codestral-embed", 1536),
+        (Ollama, "bge-m3:latest", 1024),
+        (Voyage, "voyage-3.5-lite", 1024),
+    ] {
+        assert_eq!(load(&named(provider, model)).unwrap().dimensions(), dimensions, "{model}");
+    }
+    assert!(load(&with_key(Azure)).is_err(), "Azure has no address of its own");
+    let azure = Config { base_url: Some("https://one.openai.azure.com".to_owned()), ..with_key(Azure) };
+    assert_eq!(load(&azure).unwrap().id(), "azure/text-embedding-3-small@1536");
 }

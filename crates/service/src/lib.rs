@@ -7,6 +7,7 @@
 pub mod config;
 pub mod health;
 pub mod letters;
+mod limits;
 pub mod ops;
 pub mod release;
 mod resources;

@@ -1,14 +1,15 @@
 //! Connections to the servers, made with patience.
 
-use std::{fmt::Display, future::Future, time::Duration};
+use std::{fmt::Display, future::Future, sync::Arc, time::Duration};
 
+use riacho_models::Model;
 use riacho_objects::Objects;
 use riacho_stage::Runner;
 use riacho_store::{Partition, Role, Store};
 use riacho_streams::Streams;
 use tokio_util::sync::CancellationToken;
 
-use crate::{CoreConfig, Error, Health, Metrics, health::Need};
+use crate::{CoreConfig, Error, Health, Metrics, health::Need, limits::RedisLimits};
 
 /// The longest pause between two tries.
 const MAX_PAUSE: Duration = Duration::from_secs(1);
@@ -86,6 +87,11 @@ impl Resources {
             tokio::spawn(follow(self.store.clone(), runner.clone(), stop.clone()));
         }
         Ok(runner)
+    }
+
+    /// Lets a model share its provider's limits with all processes, until `stop`.
+    pub fn share_limits(&self, model: &dyn Model, stop: &CancellationToken) {
+        model.share_limits(Arc::new(RedisLimits::new(self.streams.clone(), stop.clone())));
     }
 
     fn watch(&self) {

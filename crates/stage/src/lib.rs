@@ -31,5 +31,5 @@ pub use error::Error;
 pub use event::{Event, EventMeta, Failure, Outcome, Output};
 pub use foreground::{FOREGROUND, Foreground, Turn};
 pub use lanes::{LaneLimit, LaneLimits, LanesByStage};
-pub use runner::Runner;
+pub use runner::{Runner, quiet_wanted};
 pub use stage::{BatchLimits, BatchStage, DEFAULT_TIME_LIMIT, Stage};

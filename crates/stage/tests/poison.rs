@@ -16,7 +16,7 @@ use std::{
 
 use harness::*;
 use riacho_domain::Lane;
-use riacho_stage::{Failure, RunnerConfig};
+use riacho_stage::{Failure, RunnerConfig, quiet_wanted};
 use support::{Reply, Server};
 use tokio::sync::Mutex;
 
@@ -93,6 +93,37 @@ async fn the_last_run_is_alone() {
     until_drained(&server).await;
     running.stop().await;
     assert_eq!(most.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn a_run_that_only_waits_makes_room_for_a_last_run() {
+    let _one = ONE.lock().await;
+    let server = Server::start().await;
+    for name in ["waits", "hopeless"] {
+        release(&server, Lane::Interactive, name).await;
+    }
+    let log = Log::default();
+    let seen = log.clone();
+    let running = Running::start(
+        &server,
+        twice(),
+        stage(move |event| {
+            let waits = label(&event) == "waits";
+            seen.add(&event);
+            async move {
+                if waits {
+                    quiet_wanted().await;
+                }
+                let message = "it waited for a provider, or is hopeless".to_owned();
+                Err(Failure::Transient { message, retry_after: None, counts: !waits })
+            }
+        }),
+    );
+    until("a dead letter", async || !dead(&server).await.is_empty()).await;
+    running.stop().await;
+    let letters = dead(&server).await;
+    assert_eq!((letters.len(), letters[0].attempts), (1, 2));
+    assert!(log.all().iter().filter(|(name, _)| name == "waits").all(|(_, attempt)| *attempt == 1));
 }
 
 #[tokio::test]

@@ -96,6 +96,13 @@ impl Keys {
         format!("{}:answers:{number}", self.prefix)
     }
 
+    /// The buckets of a provider's limits, and who used them lately.
+    pub(crate) fn provider_limit(&self, bucket: &str) -> [String; 2] {
+        let buckets = format!("{}:{{limit:{bucket}}}", self.prefix);
+        let users = format!("{buckets}:replicas");
+        [buckets, users]
+    }
+
     /// A tenant's producers write here.
     #[must_use]
     pub fn intake(&self, tenant: &TenantId) -> String {
@@ -121,5 +128,8 @@ mod tests {
         let tenant: TenantId = "acme".parse().unwrap_or_else(|_| unreachable!());
         assert_eq!(keys.intake_results(&tenant), "riacho:{intake}:acme:results");
         assert_eq!(keys.beat("h-1-a"), "riacho:beat:h-1-a");
+        let [buckets, users] = keys.provider_limit("openai/small:0123");
+        assert_eq!(buckets, "riacho:{limit:openai/small:0123}");
+        assert_eq!(users, "riacho:{limit:openai/small:0123}:replicas");
     }
 }

@@ -16,6 +16,7 @@ mod handoff;
 mod inspect;
 mod intake;
 mod keys;
+mod limits;
 mod liveness;
 pub mod metrics;
 mod release;

@@ -45,6 +45,8 @@ scripts! {
     token = "scripts/token.lua",
     /// Pays for what was read of a lane.
     pace = "scripts/pace.lua",
+    /// Gives turns at a provider's limits.
+    limit = "scripts/limit.lua",
 }
 
 /// A script that the server may or may not have.

@@ -1,5 +1,7 @@
 //! An embedding server on loopback that speaks OpenAI's API, and fails as it is told.
 
+mod limits;
+
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -18,6 +20,9 @@ use axum::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+
+use limits::Buckets;
+pub use limits::{Asked, RateLimit};
 
 /// The only key that the server accepts.
 const KEY: &str = "test-key";
@@ -71,6 +76,7 @@ struct Told {
     always: Option<Answer>,
     refused: Vec<String>,
     texts: Vec<String>,
+    buckets: Option<Buckets>,
 }
 
 #[derive(Deserialize)]
@@ -132,6 +138,17 @@ impl OpenAi {
         self.told().refused.push(needle.to_owned());
     }
 
+    /// Keeps these limits from now on, with full buckets.
+    pub fn limit(&self, limit: RateLimit) {
+        self.told().buckets = Some(Buckets::full(limit));
+    }
+
+    /// The requests since there are limits, in their order.
+    #[must_use]
+    pub fn asked(&self) -> Vec<Asked> {
+        self.told().buckets.as_ref().map(|buckets| buckets.asked.clone()).unwrap_or_default()
+    }
+
     /// The requests so far, whatever they were answered.
     #[must_use]
     pub fn requests(&self) -> usize {
@@ -175,6 +192,14 @@ impl Shared {
         let refused = request.input.iter().any(is_refused).then_some(Answer::Status(400));
         answer.or(refused).unwrap_or(Answer::Normal)
     }
+
+    /// Counts a request, where there are limits.
+    fn count(&self, request: &Request) -> Result<HeaderMap, Box<Response>> {
+        match &mut self.told().buckets {
+            Some(buckets) => buckets.take(tokens(request)),
+            None => Ok(HeaderMap::new()),
+        }
+    }
 }
 
 /// The vector that the server gives for a text: always the same, of length 1, and near no other.
@@ -202,6 +227,11 @@ async fn embeddings(
     let key = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let answer = if key == format!("Bearer {KEY}") { shared.decide(&request) } else { Answer::Status(401) };
     shared.requests.send_modify(|seen| *seen += 1);
+    let counted = if answer == Answer::Normal { shared.count(&request) } else { Ok(HeaderMap::new()) };
+    let headers = match counted {
+        Ok(headers) => headers,
+        Err(refusal) => return *refusal,
+    };
     match answer {
         Answer::RateLimited { retry_after_seconds } => {
             let wait = [(header::RETRY_AFTER, retry_after_seconds.to_string())];
@@ -218,8 +248,12 @@ async fn embeddings(
             tokio::time::sleep(wait).await;
             Json(vectors(&request, &Answer::Normal, shared.dimensions)).into_response()
         }
-        answer => Json(vectors(&request, &answer, shared.dimensions)).into_response(),
+        answer => (headers, Json(vectors(&request, &answer, shared.dimensions))).into_response(),
     }
+}
+
+fn tokens(request: &Request) -> usize {
+    request.input.iter().map(|text| text.split_whitespace().count()).sum()
 }
 
 fn failure(message: &str) -> Json<Value> {
@@ -249,7 +283,7 @@ fn vectors(request: &Request, answer: &Answer, dimensions: usize) -> Value {
         }
         _ => {}
     }
-    let tokens: usize = request.input.iter().map(|text| text.split_whitespace().count()).sum();
+    let tokens = tokens(request);
     json!({
         "object": "list",
         "model": request.model,

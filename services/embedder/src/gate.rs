@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use riacho_stage::quiet_wanted;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -63,12 +64,13 @@ impl Gate {
         (!left.is_zero()).then_some(left)
     }
 
-    /// Waits until the pause is over; false when the process stops before.
+    /// Waits until the pause is over; false when the process stops before, or needs a quiet moment.
     pub(crate) async fn pass(&self) -> bool {
         loop {
             let Some(left) = self.closed_for() else { return !self.stop.is_cancelled() };
             tokio::select! {
                 () = self.stop.cancelled() => return false,
+                () = quiet_wanted() => return false,
                 () = tokio::time::sleep(left) => {}
             }
         }

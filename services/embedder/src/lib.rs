@@ -37,9 +37,10 @@ pub async fn run(
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     metrics::describe();
-    let models = core.models.clone();
+    let models = patient(&core.models, &config);
     // Reading the local model's files blocks.
     let model = tokio::task::spawn_blocking(move || riacho_models::load(&models)).await??;
+    resources.share_limits(&*model, &stop);
     if !verified(&*model, &stop).await? {
         return Ok(());
     }
@@ -53,6 +54,12 @@ pub async fn run(
         Box::pin(async move { trouble.map_or(Ok(()), Err) })
     });
     runner.run_batch_stage(stage, stop).await.context("the embedder's runner")
+}
+
+/// The model's settings, so that no call waits for the provider's limits until its batch is over its time.
+fn patient(models: &riacho_models::Config, config: &Config) -> riacho_models::Config {
+    let longest = u64::try_from(config.time_limit().as_millis() / 4).unwrap_or(u64::MAX);
+    riacho_models::Config { limit_wait_ms: models.limit_wait_ms.min(longest), ..models.clone() }
 }
 
 /// Asks the model to embed known texts until it answers; false when stopped before. Each answer is

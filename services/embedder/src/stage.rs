@@ -3,11 +3,11 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use riacho_domain::{Lane, ReasonCode, SpaceId, StageName};
-use riacho_models::{Each, Kind, Model, embed_each, to_f16_le};
+use riacho_models::{Error, Kind, Model, embed_some, to_f16_le};
 use riacho_proto::v1::{ChunksCut, ChunksEmbedded, EmbeddedChunk, envelope::Payload};
 use riacho_stage::{BatchLimits, BatchStage, Context, Event, EventMeta, Failure, Outcome, Output};
 use riacho_store::{Release, Space, Store, WantedVectors};
@@ -62,23 +62,19 @@ impl Embedder {
         let mut texts = Texts::default();
         let plan = self.plan(events, &mut texts).await?;
         let texts = texts.all();
-        let each = match embed_each(&*self.model, texts, Kind::Passage).await {
-            Ok(each) => each,
-            Err(error) => {
-                let failure = verdict::judge(&error, &*self.model, &self.gate, self.config.pause()).await;
-                return Ok(plan
-                    .into_iter()
-                    .map(|planned| planned.map_or_else(|a| a, |_| Err(failure.clone())))
-                    .collect());
-            }
+        // What is left then is for a request that is on its way.
+        let until = Instant::now() + self.config.time_limit() * 3 / 4;
+        let reached = embed_some(&*self.model, texts, Kind::Passage, Some(until)).await;
+        let failure = match &reached.ended {
+            Some(error) => Some(verdict::judge(error, &*self.model, &self.gate, self.config.pause()).await),
+            None => None,
         };
-        if !texts.is_empty() {
+        if failure.is_none() && !texts.is_empty() {
             self.gate.open();
         }
-        Ok(plan
-            .into_iter()
-            .map(|planned| planned.map_or_else(|answer| answer, |work| finish(work, &each)))
-            .collect())
+        // What was embedded goes on, also where the rest has to wait.
+        let finish = |work| finish(work, &reached.vectors, failure.as_ref());
+        Ok(plan.into_iter().map(|planned| planned.map_or_else(|answer| answer, finish)).collect())
     }
 
     /// Waits while the model refuses everybody. An event that runs alone because it failed before is
@@ -93,7 +89,7 @@ impl Embedder {
         if self.gate.pass().await {
             return Ok(());
         }
-        Err(Failure::Transient { message: "the embedder stops".to_owned(), retry_after: None, counts: false })
+        Err(verdict::interrupted())
     }
 
     /// Finds out what is still to be embedded, and adds that to the texts.
@@ -177,14 +173,24 @@ pub(crate) fn fits(space: &Space, model: &dyn Model) -> bool {
     space.model == model.id() && space.dimensions as usize == model.dimensions()
 }
 
-/// Puts an event's vectors beside its chunks; one refused text fails the event.
-fn finish(work: Work, each: &Each) -> Result<Outcome, Failure> {
+/// Puts an event's vectors beside its chunks; one refused text fails the event. An event whose texts were not all reached
+/// has failed as the call did.
+fn finish(
+    work: Work,
+    vectors: &[Option<Result<Vec<f32>, Error>>],
+    failure: Option<&Failure>,
+) -> Result<Outcome, Failure> {
     let ChunksCut { run, batch, chunks, space, language, .. } = work.cut;
     let mut embedded = Vec::with_capacity(chunks.len());
     for (chunk, source) in chunks.into_iter().zip(work.sources.list) {
         let vector_f16 = match source {
             Source::Stored(vector) => vector,
-            Source::Text(place) => to_f16_le(each.vectors[place].as_ref().map_err(verdict::refused)?).into(),
+            Source::Text(place) => {
+                let not_reached =
+                    || failure.cloned().unwrap_or_else(|| Failure::transient("a text has no vector"));
+                let vector = vectors.get(place).and_then(Option::as_ref).ok_or_else(not_reached)?;
+                to_f16_le(vector.as_ref().map_err(verdict::refused)?).into()
+            }
         };
         embedded.push(EmbeddedChunk { chunk: Some(chunk), vector_f16 });
     }

@@ -11,6 +11,9 @@ use crate::gate::Gate;
 /// The pause where a provider says no other, and while it is away.
 const AWAY: Duration = Duration::from_secs(1);
 
+/// When an event comes again whose turn at the provider's limit was too far away, at the latest.
+const SOON: Duration = Duration::from_secs(5);
+
 /// Judges a call that failed as a whole, and closes the gate where all calls would fail.
 ///
 /// A transient failure of a model that still embeds known texts has to do with the texts, so it
@@ -21,9 +24,11 @@ pub(crate) async fn judge(error: &Error, model: &dyn Model, gate: &Gate, pause: 
     let mut retry_after = None;
     let pause = match error {
         Error::RateLimited { retry_after: told } => {
-            retry_after = *told;
+            // The model's limiter lets nothing out before. Who comes sooner finds a turn that is nearer.
+            retry_after = told.map(|told| told.min(SOON));
             told.unwrap_or(AWAY)
         }
+        Error::Interrupted => return interrupted(),
         Error::Transient { .. } if model.verify().await.is_ok() => return Failure::transient(message),
         Error::Transient { .. } => AWAY,
         Error::Rejected { .. } => return refused(error),
@@ -31,6 +36,12 @@ pub(crate) async fn judge(error: &Error, model: &dyn Model, gate: &Gate, pause: 
     };
     gate.close(pause, &message);
     Failure::Transient { message, retry_after, counts: false }
+}
+
+/// The process stops before the event was embedded, or needs a quiet moment while it waits.
+pub(crate) fn interrupted() -> Failure {
+    let message = "the embedder stops, or makes room for a last run".to_owned();
+    Failure::Transient { message, retry_after: None, counts: false }
 }
 
 /// A text that the model refuses for good.

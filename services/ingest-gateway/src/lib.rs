@@ -58,6 +58,7 @@ pub async fn serve(
     stop: CancellationToken,
 ) {
     metrics::describe();
+    resources.share_limits(&*model, &stop);
     // Half of them: the other half is for what nobody foresaw.
     let warm = tokio::time::timeout(WARM_LIMIT, resources.store.warm(core.database.pool_size / 2));
     if let Some(Ok(Err(error))) = stop.run_until_cancelled(warm).await {

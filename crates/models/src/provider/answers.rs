@@ -62,6 +62,8 @@ fn explain_status(status: StatusCode, headers: Option<&HeaderMap>, body: &str, k
         429 if body.contains("insufficient_quota") => {
             Error::RateLimited { retry_after: Some(retry_after.unwrap_or_default().max(OUT_OF_BUDGET_WAIT)) }
         }
+        // OpenAI's answer to a request that is over the limit of a whole minute. It stays so, however long one waits.
+        429 if body.contains("Request too large") => Error::Rejected { item: None, reason: message() },
         429 => Error::RateLimited { retry_after },
         503 if retry_after.is_some() => Error::RateLimited { retry_after },
         401 | 403 => {
@@ -170,6 +172,8 @@ mod tests {
         assert!(matches!(explained(400, "too long"), Error::Rejected { item: None, .. }));
         assert!(matches!(explained(413, ""), Error::Rejected { .. }));
         assert!(matches!(explained(401, ""), Error::Misconfigured { .. }));
+        assert!(matches!(explained(429, "Rate limit reached"), Error::RateLimited { .. }));
+        assert!(matches!(explained(429, "Request too large for small"), Error::Rejected { item: None, .. }));
         assert!(matches!(explained(404, "no such model"), Error::Misconfigured { .. }));
         assert!(matches!(
             explained(400, r#"{"error":{"message":"API key not valid"}}"#),

@@ -4,7 +4,7 @@ use reqwest::Url;
 use rig_core::{
     embeddings::{EmbeddingError, EmbeddingModel, EmbeddingResponse},
     http_client,
-    providers::{cohere, gemini, mistral, ollama, openai, voyageai},
+    providers::{azure, cohere, gemini, mistral, ollama, openai, voyageai},
 };
 
 use super::transport::Transport;
@@ -14,6 +14,7 @@ use crate::{Config, Error, Kind, Provider};
 #[derive(Clone)]
 pub(crate) enum Backend {
     Openai(openai::EmbeddingModel<Transport>),
+    Azure(azure::EmbeddingModel<Transport>),
     Ollama(ollama::EmbeddingModel<Transport>),
     Mistral(mistral::EmbeddingModel<Transport>),
     Gemini(gemini::EmbeddingModel<Transport>),
@@ -26,11 +27,25 @@ pub(crate) fn usual_model(provider: Provider) -> &'static str {
     match provider {
         Provider::Local => "",
         Provider::Openai => openai::TEXT_EMBEDDING_3_SMALL,
+        Provider::Azure => azure::TEXT_EMBEDDING_3_SMALL,
         Provider::Ollama => ollama::NOMIC_EMBED_TEXT,
         Provider::Cohere => cohere::EMBED_MULTILINGUAL_V3,
         Provider::Mistral => mistral::MISTRAL_EMBED,
         Provider::Gemini => gemini::embedding::EMBEDDING_001,
         Provider::Voyage => voyageai::VOYAGE_3_5,
+    }
+}
+
+/// The number of values of a vector, of models whose number rig does not know or has wrong.
+fn known_dimensions(provider: Provider, model: &str) -> Option<usize> {
+    match (provider, model.strip_suffix(":latest").unwrap_or(model)) {
+        (Provider::Mistral, mistral::CODESTRAL_EMBED) => Some(1536),
+        (Provider::Ollama, ollama::ALL_MINILM) => Some(384),
+        (Provider::Ollama, ollama::NOMIC_EMBED_TEXT | "embeddinggemma") => Some(768),
+        (Provider::Ollama, "mxbai-embed-large" | "bge-m3" | "snowflake-arctic-embed2") => Some(1024),
+        (Provider::Voyage, "voyage-3.5-lite" | "voyage-3" | "voyage-multilingual-2") => Some(1024),
+        (Provider::Voyage, "voyage-3-lite") => Some(512),
+        _ => None,
     }
 }
 
@@ -56,6 +71,19 @@ impl Backend {
             Provider::Openai => {
                 let client = client!(openai, config, key, transport);
                 Backend::Openai(openai::EmbeddingModel::make(&client, model, shortened))
+            }
+            Provider::Azure => {
+                let Some(endpoint) = &config.base_url else {
+                    let reason = "models.base_url is missing: the endpoint of the Azure resource".to_owned();
+                    return Err(Error::Misconfigured { reason });
+                };
+                let client = azure::Client::builder()
+                    .api_key(azure::AzureOpenAIAuth::ApiKey(key.to_owned()))
+                    .http_client(transport)
+                    .azure_endpoint(endpoint.trim_end_matches('/').to_owned())
+                    .build()
+                    .map_err(|error| unusable(&error))?;
+                Backend::Azure(azure::EmbeddingModel::make(&client, model, shortened))
             }
             Provider::Mistral => {
                 let client = client!(mistral, config, key, transport);
@@ -93,10 +121,15 @@ impl Backend {
         })
     }
 
-    /// The number of values of a vector as far as rig knows the model; 0 where it does not.
-    pub(crate) fn dimensions(&self) -> usize {
+    /// The number of values of a vector as far as the model is known; 0 where it is not.
+    pub(crate) fn dimensions(&self, provider: Provider, model: &str) -> usize {
+        known_dimensions(provider, model).unwrap_or_else(|| self.dimensions_of_rig())
+    }
+
+    fn dimensions_of_rig(&self) -> usize {
         match self {
             Backend::Openai(model) => model.ndims(),
+            Backend::Azure(model) => model.ndims(),
             Backend::Ollama(model) => model.ndims(),
             Backend::Mistral(model) => model.ndims(),
             Backend::Gemini(model) => model.ndims(),
@@ -109,6 +142,7 @@ impl Backend {
     pub(crate) fn max_items(&self) -> usize {
         match self {
             Backend::Openai(_) => openai::EmbeddingModel::<Transport>::MAX_DOCUMENTS,
+            Backend::Azure(_) => azure::EmbeddingModel::<Transport>::MAX_DOCUMENTS,
             Backend::Ollama(_) => ollama::EmbeddingModel::<Transport>::MAX_DOCUMENTS,
             Backend::Mistral(_) => mistral::EmbeddingModel::<Transport>::MAX_DOCUMENTS,
             // Gemini's API takes 100, though rig says more.
@@ -125,6 +159,7 @@ impl Backend {
     ) -> Result<EmbeddingResponse, EmbeddingError> {
         match (self, kind) {
             (Backend::Openai(model), _) => model.embed_texts_with_usage(texts).await,
+            (Backend::Azure(model), _) => model.embed_texts_with_usage(texts).await,
             (Backend::Ollama(model), _) => model.embed_texts_with_usage(texts).await,
             (Backend::Mistral(model), _) => model.embed_texts_with_usage(texts).await,
             (Backend::Gemini(model), _) => model.embed_texts_with_usage(texts).await,

@@ -2,10 +2,12 @@
 
 mod answers;
 mod backend;
+mod seen;
 mod transport;
 
 use std::{
     fmt,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -15,7 +17,7 @@ use riacho_domain::Secret;
 use rig_core::embeddings::EmbeddingResponse;
 
 use crate::{
-    Config, Embeddings, Error, Kind, Model, Provider,
+    Config, Embeddings, Error, Kind, Model, Provider, Series, SharedLimit,
     batch::estimate_tokens,
     limiter::Limiter,
     metrics::names,
@@ -24,11 +26,18 @@ use crate::{
 use backend::Backend;
 use transport::Transport;
 
-/// Texts that no model takes for each other.
-const PROBE: [&str; 3] =
-    ["The invoice is due in thirty days.", "Glaciers carve deep valleys.", "She plays the violin at night."];
+/// Texts that no model takes for each other, one of them once, one twice and one three times: an answer in any other
+/// order has the same vector at other places.
+const PROBE: [&str; 6] = {
+    let [once, twice, thrice] = [
+        "The invoice is due in thirty days.",
+        "Glaciers carve deep valleys.",
+        "She plays the violin at night, and nobody in the house has ever complained about it.",
+    ];
+    [twice, thrice, once, thrice, twice, thrice]
+};
 
-/// The vectors of one text in two answers are at least this near: a provider's arithmetic varies a little.
+/// The vectors of one text are at least this near: a provider's arithmetic varies a little.
 const SAME: f32 = 0.99;
 
 /// A model of a provider.
@@ -65,7 +74,7 @@ impl RigProvider {
         let transport = Transport::new(timeouts[0], timeouts[1])
             .map_err(|reason| Error::Misconfigured { reason: format!("no HTTP client: {reason}") })?;
         let backend = Backend::new(config, model, key.expose(), transport)?;
-        let dimensions = config.dimensions.unwrap_or_else(|| backend.dimensions());
+        let dimensions = config.dimensions.unwrap_or_else(|| backend.dimensions(config.provider, model));
         if dimensions == 0 {
             let reason = format!("the dimensions of model {model:?} are not known: set models.dimensions");
             return Err(Error::Misconfigured { reason });
@@ -77,7 +86,7 @@ impl RigProvider {
         Ok(Self {
             id: format!("{}/{model}@{dimensions}", config.provider.as_str()),
             provider: config.provider,
-            limiter: Limiter::new(config),
+            limiter: Limiter::new(config, model, key.expose()),
             max_batch_tokens: config.batch_tokens,
             backend,
             dimensions,
@@ -86,21 +95,34 @@ impl RigProvider {
         })
     }
 
-    async fn request(&self, texts: Vec<String>, kind: Kind) -> Result<Embeddings, Error> {
+    /// `is_urgent` where somebody waits for the answer.
+    async fn request(
+        &self,
+        texts: Vec<String>,
+        kind: Kind,
+        is_urgent: bool,
+        series: &mut Series,
+    ) -> Result<Embeddings, Error> {
         if texts.is_empty() {
             return Ok(Embeddings { vectors: Vec::new(), tokens: 0 });
         }
         let count = texts.len();
-        self.limiter.admit(texts.iter().map(|text| estimate_tokens(text)).sum()).await?;
+        let guessed = texts.iter().map(|text| estimate_tokens(text)).sum();
+        let permit = self.limiter.admit(guessed, is_urgent, series).await?;
         let start = Instant::now();
-        let answer = match Box::pin(self.backend.embed(texts, kind)).await {
-            Ok(answer) => read(answer, count, self.dimensions),
+        let (answer, seen) = seen::seen_of(Box::pin(self.backend.embed(texts, kind))).await;
+        let answer = match answer {
+            Ok(answer) => read(answer, seen.tokens, count, self.dimensions),
             Err(error) => Err(answers::explain(&error, self.key.expose())),
         };
-        if let Err(Error::RateLimited { retry_after }) = &answer {
-            self.limiter.pause(*retry_after);
-        }
-        self.measure(&answer, count, kind, start.elapsed());
+        let took = start.elapsed();
+        let tokens = answer.as_ref().ok().map(|answer| answer.tokens).filter(|tokens| *tokens > 0);
+        let pause = match &answer {
+            Err(Error::RateLimited { retry_after }) => Some(*retry_after),
+            _ => None,
+        };
+        self.limiter.settle(permit, tokens, seen.limit, pause).await;
+        self.measure(&answer, count, kind, took);
         answer
     }
 
@@ -115,35 +137,27 @@ impl RigProvider {
         }
     }
 
-    /// An answer without `index` can be in any order. A text alone, known texts, and the same texts
-    /// turned by one: every fixed mix-up of the order shows.
+    /// An answer without `index` can be in any order. One request shows every mix-up, since equal texts have equal vectors
+    /// and no two of them are as many.
     async fn check(&self) -> Result<(), Error> {
-        let texts = PROBE.map(str::to_owned);
-        let turned = [1, 2, 0].map(|place| texts[place].clone());
-        let alone = self.probe(vec![texts[0].clone()]).await?;
-        let straight = self.probe(texts.to_vec()).await?;
-        let turned = self.probe(turned.to_vec()).await?;
-        let same = |a: &[f32], b: &[f32]| cosine(a, b) >= SAME;
-        let reason = if same(&straight[0], &straight[1]) {
+        let texts = PROBE.map(str::to_owned).to_vec();
+        let vectors = match self.request(texts, Kind::Passage, true, &mut Series::default()).await {
+            Ok(answer) => answer.vectors,
+            Err(Error::Rejected { reason, .. }) => {
+                return Err(Error::Misconfigured { reason: format!("it refuses plain texts: {reason}") });
+            }
+            Err(error) => return Err(error),
+        };
+        let pairs = || (0..PROBE.len()).flat_map(|a| (0..a).map(move |b| (a, b)));
+        let same = |(a, b): (usize, usize)| cosine(&vectors[a], &vectors[b]) >= SAME;
+        let reason = if pairs().all(same) {
             "it gives different texts the same vector"
-        } else if !same(&alone[0], &straight[0])
-            || (0..PROBE.len()).any(|place| !same(&straight[(place + 1) % PROBE.len()], &turned[place]))
-        {
+        } else if pairs().any(|pair| same(pair) != (PROBE[pair.0] == PROBE[pair.1])) {
             "its vectors do not follow the order of the texts"
         } else {
             return Ok(());
         };
         Err(Error::Protocol { reason: reason.to_owned() })
-    }
-
-    async fn probe(&self, texts: Vec<String>) -> Result<Vec<Vec<f32>>, Error> {
-        match self.request(texts, Kind::Passage).await {
-            Ok(answer) => Ok(answer.vectors),
-            Err(Error::Rejected { reason, .. }) => {
-                Err(Error::Misconfigured { reason: format!("it refuses plain texts: {reason}") })
-            }
-            Err(error) => Err(error),
-        }
     }
 }
 
@@ -161,15 +175,36 @@ impl Model for RigProvider {
     }
 
     fn max_batch_tokens(&self) -> usize {
-        self.max_batch_tokens
+        self.limiter.tokens_a_request().map_or(self.max_batch_tokens, |most| most.min(self.max_batch_tokens))
     }
 
     fn embed(&self, texts: Vec<String>, kind: Kind) -> BoxFuture<'_, Result<Embeddings, Error>> {
-        self.request(texts, kind).boxed()
+        async move { self.request(texts, kind, kind == Kind::Query, &mut Series::default()).await }.boxed()
+    }
+
+    fn embed_next<'a>(
+        &'a self,
+        texts: Vec<String>,
+        kind: Kind,
+        series: &'a mut Series,
+    ) -> BoxFuture<'a, Result<Embeddings, Error>> {
+        self.request(texts, kind, kind == Kind::Query, series).boxed()
+    }
+
+    fn end_series(&self, mut series: Series) -> BoxFuture<'_, ()> {
+        async move { self.limiter.end(&mut series).await }.boxed()
     }
 
     fn verify(&self) -> BoxFuture<'_, Result<(), Error>> {
         self.check().boxed()
+    }
+
+    fn share_limits(&self, limits: Arc<dyn SharedLimit>) {
+        self.limiter.share(limits);
+    }
+
+    fn limited_for(&self) -> BoxFuture<'_, Option<Duration>> {
+        self.limiter.wait().boxed()
     }
 }
 
@@ -179,15 +214,23 @@ fn key(config: &Config) -> Result<Secret, Error> {
     match (told, config.provider) {
         (Some(key), _) => Ok(Secret::from(key)),
         (None, Provider::Ollama) => Ok(Secret::from("")),
-        (None, _) if config.base_url.is_some() => Ok(Secret::from("none")),
+        (None, provider) if config.base_url.is_some() && provider != Provider::Azure => {
+            Ok(Secret::from("none"))
+        }
         (None, provider) => {
             Err(Error::Misconfigured { reason: format!("no key for provider {}", provider.as_str()) })
         }
     }
 }
 
-/// Checks count and dimension, and makes the vectors ours: 32 bits, length 1.
-fn read(answer: EmbeddingResponse, count: usize, dimensions: usize) -> Result<Embeddings, Error> {
+/// Checks count and dimension, and makes the vectors ours: 32 bits, length 1. `tokens` are for a provider whose tokens rig
+/// does not read.
+fn read(
+    answer: EmbeddingResponse,
+    tokens: Option<u64>,
+    count: usize,
+    dimensions: usize,
+) -> Result<Embeddings, Error> {
     let wrong = |reason: String| Err(Error::Protocol { reason });
     if answer.embeddings.len() != count {
         return wrong(format!("{} vectors for {count} texts", answer.embeddings.len()));
@@ -203,5 +246,6 @@ fn read(answer: EmbeddingResponse, count: usize, dimensions: usize) -> Result<Em
         }
         vectors.push(vector);
     }
-    Ok(Embeddings { vectors, tokens: answer.usage.total_tokens })
+    let counted = answer.usage.total_tokens;
+    Ok(Embeddings { vectors, tokens: if counted > 0 { counted } else { tokens.unwrap_or_default() } })
 }

@@ -1,8 +1,8 @@
 //! The HTTP client that rig speaks through.
 //!
 //! It adds what rig leaves out: time-outs, a bound on the size of an answer, errors without the
-//! address (which holds the key with some providers), and the order of the vectors: rig ignores
-//! `data[].index`, so an answer in another order would give texts each other's vectors.
+//! address (which holds the key with some providers), what an answer tells beside the vectors, and their order: rig
+//! ignores `data[].index`, so an answer in another order would give texts each other's vectors.
 
 use std::{future::Future, time::Duration};
 
@@ -12,6 +12,8 @@ use rig_core::http_client::{
     Error, HttpClientExt, LazyBody, MultipartForm, Request, Response, Result, StreamingResponse,
 };
 use serde::Deserialize;
+
+use super::seen;
 
 /// The largest answer: 4,096 vectors of 4,096 values in 15 characters each.
 const MAX_ANSWER_BYTES: usize = 256 * 1024 * 1024;
@@ -54,6 +56,7 @@ impl HttpClientExt for Transport {
         async move {
             let response = request.send().await.map_err(hide_address)?;
             let (status, headers) = (response.status(), response.headers().clone());
+            seen::headers(&headers);
             if !status.is_success() {
                 let body = read(response, MAX_ERROR_BYTES).await?;
                 let body = String::from_utf8_lossy(&body).into_owned();
@@ -103,10 +106,15 @@ async fn read(response: reqwest::Response, limit: usize) -> Result<Bytes> {
     Ok(body.into())
 }
 
-/// The part of an OpenAI-compatible server's answer that tells the order.
+/// What an answer tells beside the vectors.
 #[derive(Deserialize)]
-struct Order {
-    data: Vec<Item>,
+struct Told {
+    /// OpenAI-compatible servers: the order.
+    data: Option<Vec<Item>>,
+    /// Cohere: the tokens.
+    meta: Option<Meta>,
+    /// Ollama: the tokens.
+    prompt_eval_count: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -114,15 +122,35 @@ struct Item {
     index: usize,
 }
 
+#[derive(Deserialize)]
+struct Meta {
+    billed_units: Option<Billed>,
+}
+
+#[derive(Deserialize)]
+struct Billed {
+    input_tokens: Option<f64>,
+}
+
+impl Told {
+    fn tokens(&self) -> Option<u64> {
+        let billed = self.meta.as_ref().and_then(|meta| meta.billed_units.as_ref()?.input_tokens);
+        self.prompt_eval_count.or(billed.map(|tokens| tokens as u64))
+    }
+}
+
 /// The answer with `data` sorted by `index`. An answer of another form is left as it is.
 fn in_order(body: Bytes) -> Result<Bytes> {
-    let Ok(order) = serde_json::from_slice::<Order>(&body) else {
+    let Ok(told) = serde_json::from_slice::<Told>(&body) else {
         return Ok(body);
     };
-    if order.data.iter().enumerate().all(|(place, item)| item.index == place) {
+    seen::tokens(told.tokens());
+    let Some(data) =
+        told.data.filter(|data| data.iter().enumerate().any(|(place, item)| item.index != place))
+    else {
         return Ok(body);
-    }
-    let mut places: Vec<usize> = order.data.iter().map(|item| item.index).collect();
+    };
+    let mut places: Vec<usize> = data.iter().map(|item| item.index).collect();
     places.sort_unstable();
     if places.iter().enumerate().any(|(place, index)| place != *index) {
         return Err(Error::Instance(Box::new(Unordered)));

@@ -33,6 +33,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+pub use self::alone::quiet_wanted;
 use self::{
     batcher::Driver,
     line::{Line, Partition},

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use riacho_domain::{DelayClass, Lane, ReasonCode, RetryPolicy};
 use riacho_streams::{Action, Answer, Settlement};
-use tokio::sync::{RwLockReadGuard, RwLockWriteGuard};
+use tokio::sync::RwLockReadGuard;
 
 use super::{
     alone,
@@ -64,7 +64,7 @@ pub(super) fn opened_already(mut work: Box<Work>) -> Opened {
 /// Held while events run: beside others, or alone for a last run.
 pub(super) enum Gate {
     Beside { _guard: RwLockReadGuard<'static, ()>, _turn: Turn },
-    Alone { _guard: RwLockWriteGuard<'static, ()> },
+    Alone { _guard: alone::Alone },
 }
 
 impl Gate {

@@ -17,7 +17,8 @@ const SOON: Duration = Duration::seconds(1);
 pub(super) struct Waits {
     /// `upload`: its bytes have not come. `tenant_limit`: the tenant has as much in flight as it may, `total_limit`: all
     /// tenants together have. `turn`: others go before it. `stage`: work of the stage is before it, or it is being worked
-    /// on. `no_consumer`: nobody works on the stage. `redis`: the streams cannot be reached.
+    /// on. `no_consumer`: nobody works on the stage. `provider_limit`: the provider of the embedding model takes no more
+    /// at the moment. `redis`: the streams cannot be reached.
     reason: &'static str,
     /// The same for people.
     detail: String,
@@ -63,11 +64,23 @@ impl Waits {
     }
 }
 
+/// A shorter wait for the provider is no reason.
+const SHORT: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// A status is not held up for Redis.
 const PATIENCE: std::time::Duration = std::time::Duration::from_millis(250);
 
 async fn has_redis(app: &App) -> bool {
     matches!(tokio::time::timeout(PATIENCE, app.streams().ping()).await, Ok(Ok(_)))
+}
+
+/// How long a request to the embedding model would wait for the provider's limit; none where that is no reason.
+async fn limited_for(app: &App, stage: StageName) -> Option<std::time::Duration> {
+    if stage != StageName::Embed {
+        return None;
+    }
+    let wait = tokio::time::timeout(PATIENCE, app.model().limited_for()).await.ok().flatten();
+    wait.filter(|wait| *wait >= SHORT)
 }
 
 /// What stands in the lanes that a document's events of a stage are in: a long document's go to the next lower one.
@@ -131,28 +144,38 @@ impl Why {
         let lanes = if stage == StageName::Extract || lower == lane { vec![lane] } else { vec![lane, lower] };
         let why = match entries(app, partition, stage, &lanes).await {
             None => Self::no_redis(),
-            Some(figures) => {
-                let (reason, who) = match figures.is_read {
-                    true => ("stage", ""),
-                    false => ("no_consumer", "nobody works on the stage; "),
-                };
-                let entries = match figures.entries {
-                    1 => "1 event is".to_owned(),
-                    entries => format!("{entries} events are"),
-                };
-                let lanes = match lanes.as_slice() {
-                    [lane] => format!("{lane} lane"),
-                    _ => format!("{lane} and {lower} lanes"),
-                };
-                let retrying = match figures.retrying {
-                    0 => String::new(),
-                    waiting => format!(", {waiting} of them for a retry"),
-                };
-                let detail = format!("{who}{entries} in the {lanes} of the stage{retrying}");
-                Self { behind: Some(figures.entries), ..Self::new(reason, detail) }
-            }
+            Some(figures) => Self::of_figures(figures, &lanes, limited_for(app, stage).await),
         };
         Self { stage: Some(stage), ..why }
+    }
+
+    /// `limited` is how long the provider of the stage's model keeps a request waiting.
+    fn of_figures(figures: LaneFigures, lanes: &[Lane], limited: Option<std::time::Duration>) -> Self {
+        let (reason, who) = match (figures.is_read, limited) {
+            (false, _) => ("no_consumer", "nobody works on the stage; ".to_owned()),
+            (true, None) => ("stage", String::new()),
+            (true, Some(wait)) => {
+                let seconds = count(wait.as_secs_f64().ceil() as u64, "second", "seconds");
+                (
+                    "provider_limit",
+                    format!("the provider's rate limit keeps a request waiting for {seconds}; "),
+                )
+            }
+        };
+        let entries = match figures.entries {
+            1 => "1 event is".to_owned(),
+            entries => format!("{entries} events are"),
+        };
+        let lanes = match lanes {
+            [lane, lower] => format!("{lane} and {lower} lanes"),
+            lanes => format!("{} lane", lanes.first().copied().unwrap_or(Lane::Background)),
+        };
+        let retrying = match figures.retrying {
+            0 => String::new(),
+            waiting => format!(", {waiting} of them for a retry"),
+        };
+        let detail = format!("{who}{entries} in the {lanes} of the stage{retrying}");
+        Self { behind: Some(figures.entries), ..Self::new(reason, detail) }
     }
 }
 
@@ -167,6 +190,22 @@ fn count(number: u64, one: &str, many: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_document_that_waits_for_the_providers_limit_is_said_to() {
+        let figures = LaneFigures { entries: 3, is_read: true, ..LaneFigures::default() };
+        let wait = std::time::Duration::from_millis(11_500);
+        let why = Why::of_figures(figures, &[Lane::Bulk, Lane::Background], Some(wait));
+        assert_eq!((why.reason, why.behind), ("provider_limit", Some(3)));
+        assert_eq!(
+            why.detail,
+            "the provider's rate limit keeps a request waiting for 12 seconds; \
+             3 events are in the bulk and background lanes of the stage"
+        );
+        let reason = |figures, limited| Why::of_figures(figures, &[Lane::Bulk], limited).reason;
+        assert_eq!(reason(figures, None), "stage");
+        assert_eq!(reason(LaneFigures { is_read: false, ..figures }, Some(wait)), "no_consumer");
+    }
 
     #[test]
     fn what_is_before_a_waiting_document_is_said_in_a_sentence() {

@@ -83,9 +83,14 @@ impl Cluster {
 
     /// Starts the gateway, and the stages with the janitor as another process.
     pub fn start(&self, key: &str) -> Services {
+        self.start_with(key, "extractor,embedder,indexer,janitor")
+    }
+
+    /// The same with some of the stages.
+    pub fn start_with(&self, key: &str, stages: &str) -> Services {
         let listen = format!("127.0.0.1:{}", free_port().unwrap());
         let gateway = self.spawn(&["ingest-gateway", "--listen", &listen]);
-        let work = self.spawn(&["work", "--stages", "extractor,embedder,indexer,janitor"]);
+        let work = self.spawn(&["work", "--stages", stages]);
         let client = process::client(key).unwrap();
         let url = format!("http://{listen}");
         Services { gateway, work, url, client, usual: Duration::ZERO, accepted: Vec::new() }
@@ -161,15 +166,28 @@ impl Services {
 
     /// Sends a document with a word of its own, and gives the answer.
     pub async fn send(&self, word: &str) -> Response {
-        let url = format!("{}/api/v1/documents?filename={word}.md", self.url);
         let paragraph = "The barge passed the lock and the keeper wrote down its name and its draught.\n\n";
-        let text = format!("# {word}\n\n{}{word} ends.\n", paragraph.repeat(60));
+        self.send_text(word, format!("# {word}\n\n{}{word} ends.\n", paragraph.repeat(60))).await
+    }
+
+    async fn send_text(&self, word: &str, text: String) -> Response {
+        let url = format!("{}/api/v1/documents?filename={word}.md", self.url);
         self.client.post(url).header("content-type", "text/markdown").body(text).send().await.unwrap()
     }
 
     /// Sends a document that has to be accepted.
     pub async fn upload(&mut self, word: &str) {
         let answer = self.send(word).await;
+        self.has_accepted(word, answer).await;
+    }
+
+    /// Sends a document with a text of its own that has to be accepted.
+    pub async fn upload_text(&mut self, word: &str, text: String) {
+        let answer = self.send_text(word, text).await;
+        self.has_accepted(word, answer).await;
+    }
+
+    async fn has_accepted(&mut self, word: &str, answer: Response) {
         let status = answer.status();
         let body: Value = answer.json().await.unwrap();
         assert_eq!(status, StatusCode::ACCEPTED, "{body}\n{}", self.log());

@@ -1,0 +1,259 @@
+//! Eight embedders on one provider's limit: documents through the real runner on real servers.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
+
+use std::{sync::Arc, time::Duration};
+
+use riacho_domain::State;
+use riacho_embedder::Config as EmbedderConfig;
+use riacho_models::{Config as ModelsConfig, Kind, Provider, load};
+use riacho_service::{CoreConfig, Metrics};
+use riacho_stage::Runner;
+use riacho_store::Role;
+use riacho_testkit::{
+    Deployment, LineExtractor, eventually,
+    openai::{Asked, OpenAi, RateLimit},
+    within,
+};
+use tokio::{sync::Mutex, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+/// Those that look at the metrics of the process, one after the other.
+static ONE: Mutex<()> = Mutex::const_new(());
+
+const REPLICAS: usize = 8;
+
+/// 60 requests a minute and 100,000 tokens are too slow for a test: a fifteenth of the minute, and a tenth of the tokens.
+const LIMIT: RateLimit = RateLimit { requests: 60, tokens: 10_000, window: Duration::from_secs(4) };
+
+/// The windows that are measured, after the first one.
+const WINDOWS: usize = 4;
+
+/// How long they may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+const WORDS_IN_A_LINE: usize = 25;
+const LINES: usize = 100;
+
+fn models(provider: &OpenAi) -> ModelsConfig {
+    ModelsConfig {
+        provider: Provider::Openai,
+        model: "test-embedding".to_owned(),
+        dimensions: Some(16),
+        base_url: Some(provider.base_url()),
+        api_key: Some(provider.api_key().into()),
+        limit_window_ms: u64::try_from(LIMIT.window.as_millis()).unwrap(),
+        ..ModelsConfig::default()
+    }
+}
+
+/// All stages and the janitor, with eight embedders, until they are stopped.
+fn start(
+    deployment: &Deployment,
+    core: &CoreConfig,
+    lines_per_batch: usize,
+    embedder: &EmbedderConfig,
+    stop: &CancellationToken,
+) -> JoinSet<anyhow::Result<()>> {
+    let mut tasks = JoinSet::new();
+    let resources = deployment.resources(Role::Stage).unwrap();
+    let runner = Runner::new(deployment.streams.clone(), deployment.objects.clone(), core.stage.clone());
+    let extractor = Arc::new(LineExtractor {
+        store: deployment.stages.clone(),
+        objects: deployment.objects.clone(),
+        lines_per_batch,
+    });
+    let stopped = stop.clone();
+    tasks.spawn(async move { Ok(runner.run_stage(extractor, stopped).await?) });
+    for _ in 0..REPLICAS {
+        let (core, resources, stop) = (core.clone(), resources.clone(), stop.clone());
+        let embedder = embedder.clone();
+        tasks.spawn(async move { riacho_embedder::run(embedder, &core, resources, stop).await });
+    }
+    let (used, stopped) = (core.clone(), stop.clone());
+    tasks.spawn(async move { riacho_indexer::run(Default::default(), &used, resources, stopped).await });
+    let (used, stopped) = (core.clone(), stop.clone());
+    let resources = deployment.resources(Role::Janitor).unwrap();
+    tasks.spawn(async move { riacho_janitor::run(Default::default(), &used, resources, stopped).await });
+    tasks
+}
+
+fn lines(document: usize, count: usize) -> String {
+    let line = |number: usize| {
+        let words: Vec<String> =
+            (0..WORDS_IN_A_LINE).map(|word| format!("w{document}x{number}x{word}")).collect();
+        words.join(" ") + "\n"
+    };
+    (0..count).map(line).collect()
+}
+
+fn tokens(asked: &[Asked]) -> usize {
+    asked.iter().filter(|request| !request.is_refused).map(|request| request.tokens).sum()
+}
+
+/// How much of the limit was used in each window, of requests or tokens, whichever is more. A window is what was asked for
+/// while so many tokens were taken: it is as long as the provider's own where nothing is left unused.
+fn used(asked: &[Asked]) -> Vec<f64> {
+    let mut windows = Vec::new();
+    let mut rest = asked;
+    while tokens(rest) >= LIMIT.tokens as usize {
+        let mut taken = 0;
+        let end = rest.iter().position(|request| {
+            taken += if request.is_refused { 0 } else { request.tokens };
+            taken >= LIMIT.tokens as usize
+        });
+        let (window, after) = rest.split_at(end.unwrap());
+        let Some(next) = after.first() else { break };
+        let took = (next.at - window[0].at).as_secs_f64() / LIMIT.window.as_secs_f64();
+        let requests = window.iter().filter(|request| !request.is_refused).count();
+        let share = (tokens(window) as f64 / f64::from(LIMIT.tokens))
+            .max(requests as f64 / f64::from(LIMIT.requests));
+        windows.push(share / took);
+        rest = after;
+    }
+    windows
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn eight_replicas_use_the_limit_that_they_share_and_no_document_fails_for_it() {
+    let _one = ONE.lock().await;
+    let before = runs_again();
+    let provider = OpenAi::start(16).await.unwrap();
+    provider.limit(LIMIT);
+    let deployment = Deployment::with_space("openai/test-embedding@16", 16).await.unwrap();
+    let mut core = deployment.core().unwrap();
+    core.models = ModelsConfig {
+        requests_per_minute: Some(LIMIT.requests),
+        tokens_per_minute: Some(LIMIT.tokens),
+        ..models(&provider)
+    };
+    // A machine that stands still for seconds makes nobody dead here: that would be an attempt.
+    core.stage.dead_after_ms = 120_000;
+    let enough = (WINDOWS + 2) * LIMIT.tokens as usize;
+    let mut documents = Vec::new();
+    for number in 0..enough.div_ceil(LINES * WORDS_IN_A_LINE) {
+        let accepted = deployment.submit(&format!("{number}.txt"), lines(number, LINES)).await.unwrap();
+        documents.push(accepted.document);
+    }
+    let stop = CancellationToken::new();
+    let mut tasks = start(&deployment, &core, 8, &EmbedderConfig::default(), &stop);
+    let wanted = (WINDOWS + 1) * LIMIT.tokens as usize;
+    within(PATIENCE, || async {
+        let taken = tokens(&provider.asked());
+        if taken >= wanted { Ok(()) } else { Err(format!("{taken} of {wanted} tokens")) }
+    })
+    .await;
+    let asked = provider.asked();
+    for document in &documents {
+        deployment.reaches(*document, State::Ready).await;
+    }
+    stop.cancel();
+    while let Some(ended) = tasks.join_next().await {
+        ended.unwrap().unwrap();
+    }
+
+    // The first window begins with what the buckets hold.
+    let mut shares = used(&asked).split_off(1);
+    println!("of the limit, in each window: {shares:.3?}; {} requests", asked.len());
+    shares.sort_by(f64::total_cmp);
+    // What the machine does beside this makes some windows longer.
+    assert!(shares[shares.len() / 2] >= 0.9, "{shares:?}");
+    let refused = asked.iter().filter(|request| request.is_refused).count();
+    assert!(refused * 50 <= asked.len(), "{refused} of {} requests were refused", asked.len());
+    assert_eq!(deployment.streams.dead_letter_count(0).await.unwrap(), 0);
+    assert_eq!(
+        runs_again(),
+        before,
+        "every event ran once: nothing was put off, handed back or delivered again"
+    );
+}
+
+/// The lines of the metrics that tell of events which did not run to their end at once.
+fn runs_again() -> Vec<String> {
+    let metrics = Metrics::install().unwrap().render();
+    let of_embed = metrics.lines().filter(|line| line.contains("stage=\"embed\""));
+    let again = of_embed.filter(|line| {
+        let ended =
+            line.starts_with("riacho_events_processed_total") && !line.contains("outcome=\"emitted\"");
+        ended || line.starts_with("riacho_redeliveries_total")
+    });
+    again.map(str::to_owned).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_events_of_eight_replicas_are_embedded_one_after_the_other_each_in_its_time() {
+    const LINES_IN_A_BATCH: usize = 128;
+    const DOCUMENTS: usize = 8;
+    let _one = ONE.lock().await;
+    let provider = OpenAi::start(16).await.unwrap();
+    provider.limit(LIMIT);
+    let deployment = Deployment::with_space("openai/test-embedding@16", 16).await.unwrap();
+    let mut core = deployment.core().unwrap();
+    core.models =
+        ModelsConfig { requests_per_minute: Some(60), tokens_per_minute: Some(10_000), ..models(&provider) };
+    core.stage.dead_after_ms = 120_000;
+    // Two runs that take too long condemn.
+    core.stage.max_attempts = 2;
+    // Alone an event takes a second and a half. If all that are begun shared the limit, each would take half a minute.
+    let embedder = EmbedderConfig { time_limit_seconds: 20, ..EmbedderConfig::default() };
+    let mut documents = Vec::new();
+    for number in 0..DOCUMENTS {
+        let text = lines(number, LINES_IN_A_BATCH * 2);
+        documents.push(deployment.submit(&format!("{number}.txt"), text).await.unwrap().document);
+    }
+    let stop = CancellationToken::new();
+    let mut tasks = start(&deployment, &core, LINES_IN_A_BATCH, &embedder, &stop);
+    within(PATIENCE, || async {
+        let mut ready = 0;
+        for document in &documents {
+            let status = deployment.store.status(&deployment.tenant, *document).await.unwrap().unwrap();
+            assert!(status.state != State::Failed, "{status:?}");
+            ready += usize::from(status.state == State::Ready);
+        }
+        if ready == DOCUMENTS { Ok(()) } else { Err(format!("{ready} are ready")) }
+    })
+    .await;
+    stop.cancel();
+    while let Some(ended) = tasks.join_next().await {
+        ended.unwrap().unwrap();
+    }
+    let texts = provider.texts();
+    let distinct = texts.iter().collect::<std::collections::BTreeSet<_>>().len();
+    println!("{} texts, {distinct} of them different", texts.len());
+    assert!(texts.len() * 10 <= distinct * 13, "{} texts were asked for, {distinct} different", texts.len());
+    assert_eq!(deployment.streams.dead_letter_count(0).await.unwrap(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_redis_is_away_a_replica_embeds_within_its_part_and_shares_again_afterwards() {
+    let provider = OpenAi::start(16).await.unwrap();
+    let deployment = Deployment::with_space("openai/test-embedding@16", 16).await.unwrap();
+    let config = ModelsConfig {
+        requests_per_minute: Some(60),
+        limit_window_ms: 60_000,
+        limit_wait_ms: 0,
+        ..models(&provider)
+    };
+    let stop = CancellationToken::new();
+    let resources = deployment.resources(Role::Stage).unwrap();
+    let replicas: Vec<_> = (0..4).map(|_| load(&config).unwrap()).collect();
+    let embed = async |replica: usize| {
+        replicas[replica].embed(vec!["a text".to_owned()], Kind::Passage).await.map(drop)
+    };
+    for (at, replica) in replicas.iter().enumerate() {
+        resources.share_limits(&**replica, &stop);
+        embed(at).await.unwrap();
+    }
+    embed(0).await.unwrap();
+    deployment.redis().stop();
+    embed(0).await.expect("one that is alone begins with a request");
+    let wait = embed(0).await.unwrap_err().retry_after().unwrap();
+    assert!(
+        wait > Duration::from_secs(3) && wait <= Duration::from_secs(4),
+        "a fourth of the rate: {wait:?}"
+    );
+    deployment.redis().start();
+    eventually(|| async { resources.streams.ping().await.map(drop).map_err(|error| error.to_string()) })
+        .await;
+    // The buckets that all share are as Redis kept them, or full; in any case not those of one that is alone.
+    eventually(|| async { embed(0).await }).await;
+}
