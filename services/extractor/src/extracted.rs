@@ -25,6 +25,8 @@ pub struct Outline {
     pub headings: Vec<Heading>,
     /// The language, ISO 639-1, where it is certain enough.
     pub language: Option<String>,
+    /// Its lines say something each: they stay whole, and chunks end at blank lines where they can.
+    pub by_lines: bool,
     /// The title that the document itself states.
     pub title: Option<String>,
     /// The media type, told from the bytes.

@@ -7,6 +7,7 @@ mod container;
 mod csv;
 mod epub;
 mod html;
+mod json;
 mod mail;
 pub(crate) mod markdown;
 mod office;
@@ -18,6 +19,7 @@ mod pdf_pictures;
 mod picture;
 mod recognized;
 mod rtf;
+mod xml;
 
 use riacho_domain::{DEFAULT_MAX_FILE_BYTES, ReasonCode};
 use schemars::JsonSchema;
@@ -83,6 +85,11 @@ impl Parsed {
     /// Text without marks.
     pub(crate) fn plain(text: String) -> Self {
         Self { text, outline: Outline::default() }
+    }
+
+    /// Lines that say something each, like those of a program or a record.
+    pub(crate) fn lines(text: String) -> Self {
+        Self { text, outline: Outline { by_lines: true, ..Outline::default() } }
     }
 }
 
@@ -168,7 +175,7 @@ pub fn parse(
 fn parse_text(bytes: &[u8], filename: &str, limits: &Limits) -> Result<Parsed, Failure> {
     let decoded = encoding::decode(bytes, html::declared_encoding(bytes).as_deref())
         .ok_or_else(|| Failure::new(ReasonCode::Unsupported, "the file is binary data of an unknown kind"))?;
-    let kind = detect::text_type(&decoded.text, filename);
+    let mut kind = detect::text_type(&decoded.text, filename);
     let (name, confidence) = (decoded.encoding, decoded.confidence);
     let mut parsed = match kind {
         // A message names the encodings of its parts itself, so it is read from the bytes.
@@ -179,7 +186,21 @@ fn parse_text(bytes: &[u8], filename: &str, limits: &Limits) -> Result<Parsed, F
         TextType::Html => html::parse(&decoded.text)?,
         TextType::Csv(delimiter) => csv::parse(&decoded.text, delimiter),
         TextType::Markdown => Parsed::markdown(encoding::clean(decoded.text)),
-        TextType::Xml | TextType::Json | TextType::Plain => Parsed::plain(encoding::clean(decoded.text)),
+        TextType::Json => match json::to_text(&decoded.text, limits.max_text_bytes) {
+            Some(lines) => Parsed::lines(encoding::clean(lines)),
+            None => {
+                kind = TextType::Plain;
+                Parsed::lines(encoding::clean(decoded.text))
+            }
+        },
+        // What is not well-formed is searched as it stands.
+        TextType::Xml => match xml::to_text(&decoded.text, limits.max_text_bytes) {
+            Some((text, true)) => Parsed::lines(encoding::clean(text)),
+            Some((text, false)) => Parsed::plain(encoding::clean(text)),
+            None => Parsed::lines(encoding::clean(decoded.text)),
+        },
+        TextType::Code(_) => Parsed::lines(encoding::clean(decoded.text)),
+        TextType::Plain => Parsed::plain(encoding::clean(decoded.text)),
     };
     parsed.outline.detected_type = kind.media_type().to_owned();
     parsed.outline.encoding = Some(name.to_owned());
