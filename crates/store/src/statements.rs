@@ -165,6 +165,7 @@ fn all(space: SpaceId) -> Vec<String> {
     let fixed = [
         accept::STATEMENTS,
         accept::WRITE_STATEMENTS,
+        attachments::STATEMENTS,
         census::STATEMENTS,
         chunks::STATEMENTS,
         collections::STATEMENTS,

@@ -3,6 +3,7 @@
 //! Everything here runs in a child process (see `child`), because foreign bytes meet foreign
 //! parsers: what hangs, crashes or grows there ends the child and no more.
 
+mod attachments;
 mod container;
 mod csv;
 mod epub;
@@ -30,7 +31,7 @@ pub use pdf::Pdfium;
 use crate::{
     detect::{self, FileType, TextType},
     encoding,
-    extracted::{Extracted, Failure, Missing, Outline},
+    extracted::{Attachment, Extracted, Failure, Missing, Outline},
     language,
     wire::{Picture, Unread},
 };
@@ -53,6 +54,10 @@ pub struct Limits {
     pub max_packed_entries: u64,
     /// The most pages of a PDF.
     pub max_pages: u32,
+    /// The most files attached to a message that become documents of their own; the rest are only named in its text.
+    pub max_attachments: u32,
+    /// The most bytes of them together.
+    pub max_attachments_bytes: u64,
 }
 
 impl Default for Limits {
@@ -64,6 +69,8 @@ impl Default for Limits {
             max_unpacked_ratio: 200,
             max_packed_entries: 20_000,
             max_pages: 20_000,
+            max_attachments: 50,
+            max_attachments_bytes: 256 << 20,
         }
     }
 }
@@ -73,23 +80,24 @@ impl Default for Limits {
 pub(crate) struct Parsed {
     pub(crate) text: String,
     pub(crate) outline: Outline,
+    pub(crate) attachments: Vec<Attachment>,
 }
 
 impl Parsed {
     /// Markdown, whose headings are found by their marks.
     pub(crate) fn markdown(text: String) -> Self {
         let headings = markdown::headings(&text);
-        Self { text, outline: Outline { headings, ..Outline::default() } }
+        Self { text, outline: Outline { headings, ..Outline::default() }, ..Self::default() }
     }
 
     /// Text without marks.
     pub(crate) fn plain(text: String) -> Self {
-        Self { text, outline: Outline::default() }
+        Self { text, ..Self::default() }
     }
 
     /// Lines that say something each, like those of a program or a record.
     pub(crate) fn lines(text: String) -> Self {
-        Self { text, outline: Outline { by_lines: true, ..Outline::default() } }
+        Self { text, outline: Outline { by_lines: true, ..Outline::default() }, ..Self::default() }
     }
 }
 
@@ -221,7 +229,7 @@ fn finish(mut parsed: Parsed, limits: &Limits) -> Result<Extracted, Failure> {
     if parsed.outline.language.is_none() {
         parsed.outline.language = language::detect(&parsed.text);
     }
-    Ok(Extracted { text: parsed.text, outline: parsed.outline })
+    Ok(Extracted { text: parsed.text, outline: parsed.outline, attachments: parsed.attachments })
 }
 
 /// A title or a name: words with one space between them, and not without end.
