@@ -121,7 +121,7 @@ async fn attachments_of_a_cancelled_version_go_and_a_retry_brings_others() {
     let second = db.attached(mail.document).await[0].id;
     assert_ne!(first, second, "what was deleted does not come back");
     // Whatever was purged meanwhile, a repetition adds nothing.
-    db.raw.run(&format!("DELETE FROM documents WHERE id = '{first}'"));
+    let _ = db.raw.run(&format!("DELETE FROM documents WHERE id = '{first}'"));
     assert_eq!(db.attach(&Database::release_of(&again), &["a"]).await, Some(0));
 }
 
