@@ -5,6 +5,7 @@
 //! locks are taken in one order: advisory locks, documents by id, versions by (document, version).
 
 mod accept;
+mod attachments;
 mod census;
 mod chunks;
 mod collections;
@@ -46,6 +47,7 @@ mod wakeups;
 
 pub use self::{
     accept::{Accept, Body, Idempotency, Target},
+    attachments::Attachment,
     census::{InFlight, Lost, LostAgain},
     chunks::{ChunkPage, StoredChunk},
     collections::{Collection, DEFAULT_COLLECTION},
@@ -55,7 +57,7 @@ pub use self::{
         DeadLetter, LetterFilter, LetterState, ListLetters, MAX_LETTERS, NewDeadLetter, Pace,
         ReplayedVersion, Resolve, Resolved, Selection, SkipReason, Skipped,
     },
-    documents::{Document, ListDocuments, MAX_PAGE, Original, TextRef},
+    documents::{Document, ListDocuments, MAX_PAGE, Original, Parent, TextRef},
     due::DueFigures,
     error::{Conflict, Error},
     indexing::{IndexAnswer, IndexItem},

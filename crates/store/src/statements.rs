@@ -5,9 +5,9 @@ use riacho_domain::{DocumentId, SpaceId, TenantId};
 use tokio_postgres::SimpleQueryMessage;
 
 use crate::{
-    accept, census, chunks, collections, commands, dead_letters, documents, due, indexing, intake, janitor,
-    keys, leases, limits, migrate, pool, purge, release, reuse, search, spaces, stages, start, status,
-    tenants, topology, uploads,
+    accept, attachments, census, chunks, collections, commands, dead_letters, documents, due, indexing,
+    intake, janitor, keys, leases, limits, migrate, pool, purge, release, reuse, search, spaces, stages,
+    start, status, tenants, topology, uploads,
 };
 
 impl crate::Store {
@@ -165,6 +165,7 @@ fn all(space: SpaceId) -> Vec<String> {
     let fixed = [
         accept::STATEMENTS,
         accept::WRITE_STATEMENTS,
+        attachments::STATEMENTS,
         census::STATEMENTS,
         chunks::STATEMENTS,
         collections::STATEMENTS,

@@ -160,7 +160,8 @@ mod tests {
             + "\n\n# Two\n\nEnd.";
         let outline = Outline { headings: markdown::headings(&text), ..Outline::default() };
         let settings = Settings { max_tokens: 32, ..Settings::default() };
-        let chunks = cut(&Extracted { text: text.clone(), outline }, "T", &settings).unwrap();
+        let chunks =
+            cut(&Extracted { text: text.clone(), outline, ..Extracted::default() }, "T", &settings).unwrap();
         (text, Manifest { title: "T".into(), language: "en".into(), chunks })
     }
 

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     Error, Store,
+    attachments::{self, OfVersions},
     language::configuration,
     metrics::names,
     read,
@@ -271,6 +272,9 @@ async fn write_versions(
             groups.entry(&row.tenant).or_default().push(*key, *settled);
         }
     }
+    for (tenant, updates) in &groups {
+        updates.delete_replaced_attachments(tx, tenant).await?;
+    }
     tx.prepare(&[SET_TENANT, UPDATE_VERSIONS, FLIP]).await?;
     let written = groups.iter().map(|(tenant, updates)| async move { updates.write(tx, tenant).await });
     tx.finish(written.collect()).await.map(drop)
@@ -300,6 +304,20 @@ impl Updates {
             self.live_versions.push(read::signed(version));
             self.live_runs.push(settled.run);
         }
+    }
+
+    /// What was attached to the versions before one that becomes live goes with them.
+    async fn delete_replaced_attachments(&self, tx: &Tx, tenant: &TenantId) -> Result<(), Error> {
+        let flips = self.live_documents.iter().zip(&self.live_versions);
+        let replaced: Vec<(Uuid, OfVersions)> = flips
+            .filter(|(_, version)| **version > 1)
+            .map(|(document, version)| (*document, OfVersions(Some(0), *version)))
+            .collect();
+        if replaced.is_empty() {
+            return Ok(());
+        }
+        tx.query(SET_TENANT, &[&tenant.as_str()]).await?;
+        attachments::delete_below(tx, tenant, &replaced).await
     }
 
     async fn write(&self, tx: &Tx, tenant: &TenantId) -> Result<(), Error> {

@@ -130,13 +130,17 @@ impl Database {
 
     /// Takes an accepted version to ready with these texts as its chunks.
     pub(crate) async fn finish(&self, accepted: &Accepted, language: &str, texts: &[&str]) -> RunId {
-        let release = Self::release_of(accepted);
+        self.finish_release(&Self::release_of(accepted), language, texts).await
+    }
+
+    /// The same for a release.
+    pub(crate) async fn finish_release(&self, release: &Release, language: &str, texts: &[&str]) -> RunId {
         let run = RunId::new();
-        self.store.begin_extraction(&release).await.unwrap().expect("the release is current");
+        self.store.begin_extraction(release).await.unwrap().expect("the release is current");
         let total = u32::try_from(texts.len()).unwrap();
-        assert_eq!(self.store.seal(&release, &seal(run, total)).await.unwrap(), Sealed::First);
+        assert_eq!(self.store.seal(release, &seal(run, total)).await.unwrap(), Sealed::First);
         let chunks: Vec<_> = (0..).zip(texts).map(|(n, text)| (n, *text, axis(n as usize))).collect();
-        let item = batch(&release, run, self.space, language, &chunks);
+        let item = batch(release, run, self.space, language, &chunks);
         assert_eq!(self.store.index(&[item]).await.unwrap(), [IndexAnswer::Written { ready: true }]);
         run
     }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 mod accept;
+mod attachments;
 mod commands;
 mod database;
 mod dead_letters;

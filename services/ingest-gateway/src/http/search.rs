@@ -151,11 +151,22 @@ struct HitBody {
     filename: String,
     /// The uploader's own id of the document.
     external_id: Option<String>,
+    /// What the document is attached to.
+    parent: Option<HitParent>,
     /// Name of the document's collection.
     collection: String,
     /// The document's metadata.
     #[schema(value_type = Object)]
     metadata: Map<String, Value>,
+}
+
+/// What a document is attached to.
+#[derive(Debug, Serialize, ToSchema)]
+struct HitParent {
+    /// The document.
+    document_id: Uuid,
+    /// Its file name.
+    filename: String,
 }
 
 /// What a score is made of.
@@ -215,6 +226,7 @@ fn hit_body(hit: Hit) -> HitBody {
         language: Some(hit.language).filter(|language| !language.is_empty()),
         filename: hit.filename,
         external_id: hit.external_id,
+        parent: hit.parent.map(|(document, filename)| HitParent { document_id: document.0, filename }),
         collection: hit.collection,
         metadata: hit.metadata,
         text: hit.text,
