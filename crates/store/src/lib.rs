@@ -47,7 +47,7 @@ mod wakeups;
 pub use self::{
     accept::{Accept, Body, Idempotency, Target},
     census::{InFlight, Lost, LostAgain},
-    chunks::{ChunkPage, StoredChunk},
+    chunks::{ChunkPage, SampledChunk, StoredChunk},
     collections::{Collection, DEFAULT_COLLECTION},
     config::Config,
     cursor::Page,
@@ -69,7 +69,10 @@ pub use self::{
     release::{Accepted, Chunking, Release, ReleasePlan},
     reuse::{ContentHash, Known, WantedVectors},
     search::{Filter, Highlight, Hit, MAX_QUERY, MAX_TOP_K, Mode, ScoreParts, SearchRequest},
-    spaces::{IndexBuilt, Space, SpaceState, build_index, ensure_space},
+    spaces::{
+        FillMark, Filled, Filling, Gap, GapChunk, IndexBuilt, Missing, Space, SpaceState, Switched,
+        build_index, drop_space, ensure_live_space, ensure_space,
+    },
     stages::{Extraction, Seal, Sealed, SealedRun},
     status::{HeldBy, MissingPages, Place, Progress, Reason, Status},
     tenants::{Tenant, TenantState},

@@ -41,6 +41,17 @@ pub(crate) fn interrupted() -> Failure {
     Failure::Transient { message, retry_after: None, counts: false }
 }
 
+/// Judges a model that did not embed known texts: nothing is tried with it while the pause lasts.
+pub(crate) fn unverified(error: &Error, gate: &Gate, pause: Duration) -> Failure {
+    if matches!(error, Error::Interrupted) {
+        return interrupted();
+    }
+    let message = error.to_string();
+    let told = error.retry_after().map(|told| told.min(LONGEST_PAUSE));
+    gate.close(if error.is_retryable() { told.unwrap_or(AWAY) } else { pause }, &message);
+    Failure::Transient { message, retry_after: told, counts: false }
+}
+
 /// A text that the model refuses for good.
 pub(crate) fn refused(error: &Error) -> Failure {
     Failure::permanent(ReasonCode::ProviderRefused, error.to_string())
