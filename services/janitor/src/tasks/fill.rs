@@ -241,11 +241,11 @@ fn filling<'g>(
         Source::Stored(vector) => Some(vector.to_vec()),
         Source::Text(place) => match vectors.get(place) {
             Some(Ok(vector)) => Some(to_f16_le(vector)),
-            Some(Err(error)) => {
-                refused.get_or_insert_with(|| error.clone());
+            other => {
+                let why = other.and_then(|made| made.as_ref().err().cloned());
+                refused.get_or_insert_with(|| why.unwrap_or_else(|| "no vector was made of it".to_owned()));
                 None
             }
-            None => None,
         },
     };
     let vectors = sources.into_iter().map(vector).collect();
