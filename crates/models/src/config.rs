@@ -1,6 +1,6 @@
 //! The configuration section `models`.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use riacho_domain::Secret;
 use schemars::JsonSchema;
@@ -83,6 +83,10 @@ pub struct Config {
     pub timeout_ms: u64,
     /// The longest time to connect.
     pub connect_timeout_ms: u64,
+    /// Further models, each by a name and as a section like this one. While a new model's space is filled beside
+    /// the one that is searched, both models are needed.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub spaces: BTreeMap<String, Config>,
 }
 
 impl Default for Config {
@@ -103,7 +107,18 @@ impl Default for Config {
             limit_window_ms: 60_000,
             timeout_ms: 60_000,
             connect_timeout_ms: 5_000,
+            spaces: BTreeMap::new(),
         }
+    }
+}
+
+impl Config {
+    /// The same settings, with no call of any of the models waiting longer for a provider's limits.
+    #[must_use]
+    pub fn waiting_at_most(&self, milliseconds: u64) -> Self {
+        let spaces =
+            self.spaces.iter().map(|(name, model)| (name.clone(), model.waiting_at_most(milliseconds)));
+        Self { limit_wait_ms: self.limit_wait_ms.min(milliseconds), spaces: spaces.collect(), ..self.clone() }
     }
 }
 

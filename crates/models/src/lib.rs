@@ -10,6 +10,7 @@ mod limiter;
 pub mod local;
 pub mod metrics;
 pub mod provider;
+mod set;
 mod vector;
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -20,6 +21,7 @@ pub use batch::{Each, Reached, embed_each, embed_some, estimate_tokens};
 pub use config::{Config, LocalConfig, Pooling, Provider};
 pub use error::Error;
 pub use limiter::{Series, SharedLimit};
+pub use set::Models;
 pub use vector::{from_f16_le, to_f16_le};
 
 /// What a text is, for models that embed the two differently.
@@ -85,7 +87,7 @@ pub trait Model: Send + Sync + fmt::Debug {
 
     /// Gives back the turns of a series that are not needed.
     fn end_series(&self, series: Series) -> BoxFuture<'_, ()> {
-        drop(series);
+        let _ = series;
         Box::pin(async {})
     }
 

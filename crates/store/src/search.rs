@@ -14,7 +14,7 @@ use riacho_domain::{DocumentId, RunId, SpaceId, TenantId, Version, chunk_id};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use tokio_postgres::Row;
+use tokio_postgres::{Row, error::SqlState};
 use uuid::Uuid;
 
 pub(crate) use self::vector::TenantFigures;
@@ -194,7 +194,12 @@ impl Store {
         request.check()?;
         let start = Instant::now();
         let scope = Scope::tenant("search", &request.tenant).snapshot();
-        let hits = self.transaction(scope, |tx| async move { self.search_in(&tx, request).await }).await?;
+        let hits = self.transaction(scope, |tx| async move { self.search_in(&tx, request).await }).await;
+        let hits = hits.map_err(|error| match error.code() {
+            // Its vectors were removed between the look at the space and theirs.
+            Some(&SqlState::UNDEFINED_TABLE) if request.space.is_some() => Error::NotFound("embedding space"),
+            _ => error,
+        })?;
         metrics::histogram!(names::SEARCH_SECONDS, "mode" => request.mode.as_str())
             .record(start.elapsed().as_secs_f64());
         Ok(hits)
@@ -332,9 +337,12 @@ fn parent(row: &Row) -> Result<Option<(DocumentId, String)>, Error> {
     Ok(Some((DocumentId(id), filename.unwrap_or_default())))
 }
 
-const SPACE: &str = "-- store::search::space
-SELECT id, model, dimensions, state, indexed_seq FROM embedding_spaces
-WHERE CASE WHEN $1::int IS NULL THEN state = 'live' ELSE id = $1 END";
+const SPACE: &str = concat!(
+    "-- store::search::space\nSELECT ",
+    crate::spaces::columns!(),
+    " FROM embedding_spaces
+WHERE dropped_at IS NULL AND CASE WHEN $1::int IS NULL THEN state = 'live' ELSE id = $1 END"
+);
 
 // A tenant that is made anew under an old name begins to count anew.
 const STATE: &str = "-- store::search::search_state

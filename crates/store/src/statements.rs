@@ -181,7 +181,6 @@ fn all(space: SpaceId) -> Vec<String> {
         migrate::STATEMENTS,
         pool::STATEMENTS,
         release::STATEMENTS,
-        spaces::STATEMENTS,
         stages::STATEMENTS,
         start::STATEMENTS,
         status::STATEMENTS,
@@ -191,6 +190,7 @@ fn all(space: SpaceId) -> Vec<String> {
     ];
     let mut all: Vec<String> = fixed.concat().into_iter().map(str::to_owned).collect();
     all.extend(indexing::statements(space));
+    all.extend(spaces::statements(space));
     all.extend(search::statements(space));
     all.extend(purge::statements(space));
     all.extend(reuse::statements(space));

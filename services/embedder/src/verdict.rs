@@ -6,7 +6,7 @@ use riacho_domain::ReasonCode;
 use riacho_models::{Error, Model};
 use riacho_stage::Failure;
 
-use crate::gate::Gate;
+use crate::gate::{Gate, LONGEST_PAUSE};
 
 /// The pause where a provider says no other, and while it is away.
 const AWAY: Duration = Duration::from_secs(1);
@@ -42,6 +42,17 @@ pub(crate) async fn judge(error: &Error, model: &dyn Model, gate: &Gate, pause: 
 pub(crate) fn interrupted() -> Failure {
     let message = "the embedder stops, or makes room for a last run".to_owned();
     Failure::Transient { message, retry_after: None, counts: false }
+}
+
+/// Judges a model that did not embed known texts: nothing is tried with it while the pause lasts.
+pub(crate) fn unverified(error: &Error, gate: &Gate, pause: Duration) -> Failure {
+    if matches!(error, Error::Interrupted) {
+        return interrupted();
+    }
+    let message = error.to_string();
+    let told = error.retry_after().map(|told| told.min(LONGEST_PAUSE));
+    gate.close(if error.is_retryable() { told.unwrap_or(AWAY) } else { pause }, &message);
+    Failure::Transient { message, retry_after: told, counts: false }
 }
 
 /// A text that the model refuses for good.

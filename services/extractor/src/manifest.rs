@@ -173,6 +173,15 @@ mod tests {
     }
 
     #[test]
+    fn the_title_is_read_without_the_rest() {
+        let (_, mut manifest) = sealed();
+        for title in ["T", "", "Manual da estação", &"long ".repeat(100)] {
+            title.clone_into(&mut manifest.title);
+            assert_eq!(riacho_domain::sealed_title(&manifest.encode()), Some(title));
+        }
+    }
+
+    #[test]
     fn another_text_is_refused() {
         let (text, manifest) = sealed();
         let bytes = manifest.encode();

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use riacho_models::Model;
+use riacho_models::Models;
 use riacho_objects::{Key, Objects};
 use riacho_service::{Health, Resources};
 use riacho_store::{Accept, Accepted, Limits, Space, Store};
@@ -25,7 +25,7 @@ struct Shared {
     rates: Rates,
     answers: Answers,
     resources: Resources,
-    model: Arc<dyn Model>,
+    models: Models,
     keys: Keys,
     releaser: Releaser,
     space: Mutex<Option<(Instant, Option<Space>)>>,
@@ -36,7 +36,7 @@ impl App {
         config: Config,
         limits: Limits,
         resources: Resources,
-        model: Arc<dyn Model>,
+        models: Models,
         releaser: Releaser,
     ) -> App {
         let keys = Keys::new(config.key_cache());
@@ -48,7 +48,7 @@ impl App {
             rates,
             answers,
             resources,
-            model,
+            models,
             keys,
             releaser,
             space: Mutex::default(),
@@ -75,8 +75,8 @@ impl App {
         &self.0.resources.health
     }
 
-    pub(crate) fn model(&self) -> &dyn Model {
-        self.0.model.as_ref()
+    pub(crate) fn models(&self) -> &Models {
+        &self.0.models
     }
 
     /// What a tenant may use unless something else is set for it.
@@ -108,6 +108,11 @@ impl App {
         let space = self.store().live_space().await?;
         *self.0.space.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), space.clone()));
         Ok(space)
+    }
+
+    /// Lets the live embedding space be asked for again: the one that is known is gone.
+    pub(crate) fn forget_space(&self) {
+        *self.0.space.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// Writes the document's row, and releases it behind the answer. An object that no row names

@@ -36,6 +36,9 @@ pub struct Config {
     pub purge_grace_seconds: u64,
     /// Objects without a row are removed at this age. It must be longer than any upload takes.
     pub orphan_age_seconds: u64,
+    /// The most chunks a second that are embedded anew for a space beside the live one, unless something else is set for
+    /// the space.
+    pub fill_per_second: u32,
     /// The most rows or objects of one step of a task.
     pub batch: u32,
 }
@@ -54,6 +57,7 @@ impl Default for Config {
             original_retention_seconds: Some(7 * 24 * 3600),
             purge_grace_seconds: 3600,
             orphan_age_seconds: 24 * 3600,
+            fill_per_second: 500,
             batch: 500,
         }
     }
@@ -90,7 +94,9 @@ pub struct Schedules {
     pub consumers: String,
     /// Fails documents whose deadline passed.
     pub deadline: String,
-    /// Builds the vector index.
+    /// Fills embedding spaces beside the live one. A run lasts until nothing is missing.
+    pub fill: String,
+    /// Builds the vector indexes.
     pub index: String,
     /// Forgets what was kept for a while only.
     pub housekeep: String,
@@ -111,6 +117,7 @@ impl Default for Schedules {
             quotas: "*/2 * * * * *".into(),
             consumers: "*/2 * * * *".into(),
             deadline: "* * * * *".into(),
+            fill: "* * * * * *".into(),
             index: "*/10 * * * *".into(),
             housekeep: "41 * * * *".into(),
             health: "*/5 * * * * *".into(),
@@ -133,6 +140,7 @@ impl Schedules {
             TaskName::Quotas => &self.quotas,
             TaskName::Consumers => &self.consumers,
             TaskName::Deadline => &self.deadline,
+            TaskName::Fill => &self.fill,
             TaskName::Index => &self.index,
             TaskName::Housekeep => &self.housekeep,
             TaskName::Health => &self.health,

@@ -1,6 +1,7 @@
 //! The command line as it is written: names, flags and their help. Nothing here does anything.
 
 mod dead_letters;
+mod space;
 mod tenant;
 
 use std::path::PathBuf;
@@ -11,6 +12,7 @@ use riacho_domain::{DocumentId, Lane, TenantId};
 
 pub(crate) use self::{
     dead_letters::{DeadLettersCommand, OfLetters, SelectLetters},
+    space::{CompareSpaces, FillSpace, SpaceCommand},
     tenant::{OwnLimit, TenantCommand, TenantLimits},
 };
 
@@ -106,6 +108,9 @@ pub(crate) enum Command {
     Partitions(PartitionsCommand),
     /// Measures how good the search is on a retrieval set, on private servers
     Eval(Eval),
+    /// Makes, fills, compares and switches embedding spaces, each with a model of its own
+    #[command(subcommand)]
+    Space(SpaceCommand),
     /// Measures parts of a deployment on private servers
     #[command(subcommand)]
     Bench(BenchCommand),

@@ -241,7 +241,7 @@ async fn while_nobody_answers_a_replica_keeps_to_its_part() {
     let start = Instant::now();
     takes(&limiter, 1).await;
     is_refused(&limiter, 1, start, SECOND * 4).await;
-    sleep(SECOND.saturating_sub(start.elapsed()) + MOMENT).await;
+    tokio::time::sleep(SECOND.saturating_sub(start.elapsed()) + MOMENT).await;
     others.answers.lock().unwrap().push(Some(turn(0, 1)));
     takes(&limiter, 1).await;
     assert!(others.answers.lock().unwrap().is_empty(), "the others were asked again");

@@ -152,6 +152,18 @@ impl Database {
         accepted.document
     }
 
+    /// A document that is ready in a space of as many dimensions.
+    pub(crate) async fn ready_in(&self, tenant: &TenantId, space: SpaceId, texts: &[&str]) -> DocumentId {
+        let accepted = self.store.accept(&upload(tenant, &texts.join("\n"))).await.unwrap();
+        let (release, run) = (Self::release_of(&accepted), RunId::new());
+        let total = u32::try_from(texts.len()).unwrap();
+        assert_eq!(self.store.seal(&release, &seal(run, total)).await.unwrap(), Sealed::First);
+        let chunks: Vec<_> = (0..).zip(texts).map(|(n, text)| (n, *text, axis(n as usize))).collect();
+        let item = batch(&release, run, space, "en", &chunks);
+        assert_eq!(self.store.index(&[item]).await.unwrap(), [IndexAnswer::Written { ready: true }]);
+        accepted.document
+    }
+
     pub(crate) async fn state(&self, document: DocumentId) -> State {
         self.store.status(&self.acme, document).await.unwrap().unwrap().state
     }

@@ -15,6 +15,7 @@ mod reuse;
 mod schema;
 mod search;
 mod security;
+mod spaces;
 mod stages;
 mod tenants;
 mod transactions;

@@ -176,7 +176,10 @@ impl Writer<'_> {
                 self.out.push_str(&text);
                 self.out.push_str("\n\n");
             }
-        } else if !element.has_elements && !(text.is_empty() && element.attributes.is_empty()) {
+        } else if !element.has_elements {
+            if text.is_empty() && element.attributes.is_empty() {
+                return;
+            }
             let space = if text.is_empty() { "" } else { " " };
             self.out.push_str(&"  ".repeat(depth));
             self.out.push_str(&format!("{}{}:{space}{text}\n", element.name, element.attributes));

@@ -79,7 +79,12 @@ async fn limited_for(app: &App, stage: StageName) -> Option<std::time::Duration>
     if stage != StageName::Embed {
         return None;
     }
-    let wait = tokio::time::timeout(PATIENCE, app.model().limited_for()).await.ok().flatten();
+    let model = async {
+        let live = app.live_space().await.ok().flatten();
+        let model = live.and_then(|space| app.models().of(&space.model, space.dimensions));
+        model.unwrap_or_else(|| app.models().first()).limited_for().await
+    };
+    let wait = tokio::time::timeout(PATIENCE, model).await.ok().flatten();
     wait.filter(|wait| *wait >= SHORT)
 }
 
