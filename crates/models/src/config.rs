@@ -1,6 +1,6 @@
 //! The configuration section `models`.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use riacho_domain::Secret;
 use schemars::JsonSchema;
@@ -83,6 +83,10 @@ pub struct Config {
     pub timeout_ms: u64,
     /// The longest time to connect.
     pub connect_timeout_ms: u64,
+    /// What a million tokens cost, by the model's name or id, in any one currency: `text-embedding-3-small = 0.02`. What tenants
+    /// spend is counted by it; a model that is not in it costs nothing.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub prices: BTreeMap<String, f64>,
 }
 
 impl Default for Config {
@@ -103,6 +107,7 @@ impl Default for Config {
             limit_window_ms: 60_000,
             timeout_ms: 60_000,
             connect_timeout_ms: 5_000,
+            prices: BTreeMap::new(),
         }
     }
 }

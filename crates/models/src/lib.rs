@@ -9,6 +9,7 @@ mod error;
 mod limiter;
 pub mod local;
 pub mod metrics;
+mod prices;
 pub mod provider;
 mod vector;
 
@@ -16,10 +17,11 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 
-pub use batch::{Each, Reached, embed_each, embed_some, estimate_tokens};
+pub use batch::{Call, Each, Reached, embed_each, embed_some, estimate_tokens};
 pub use config::{Config, LocalConfig, Pooling, Provider};
 pub use error::Error;
 pub use limiter::SharedLimit;
+pub use prices::Prices;
 pub use vector::{from_f16_le, to_f16_le};
 
 /// What a text is, for models that embed the two differently.
@@ -93,6 +95,7 @@ pub trait Model: Send + Sync + fmt::Debug {
 /// `Files` where the local model is missing or damaged, `Misconfigured` where the configuration
 /// cannot work.
 pub fn load(config: &Config) -> Result<Arc<dyn Model>, Error> {
+    Prices::check(&config.prices)?;
     match config.provider {
         Provider::Local => local::load(config),
         _ => Ok(Arc::new(provider::RigProvider::new(config)?)),

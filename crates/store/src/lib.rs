@@ -33,6 +33,7 @@ mod release;
 mod reuse;
 mod search;
 mod spaces;
+mod spend;
 mod stages;
 mod start;
 mod statements;
@@ -70,6 +71,7 @@ pub use self::{
     reuse::{ContentHash, Known, WantedVectors},
     search::{Filter, Highlight, Hit, MAX_QUERY, MAX_TOP_K, Mode, ScoreParts, SearchRequest},
     spaces::{IndexBuilt, Space, SpaceState, build_index, ensure_space},
+    spend::{Budget, MonthSpent, Spending, Spent},
     stages::{Extraction, Seal, Sealed, SealedRun},
     status::{HeldBy, MissingPages, Place, Progress, Reason, Status},
     tenants::{Tenant, TenantState},

@@ -6,7 +6,7 @@ use tokio_postgres::SimpleQueryMessage;
 
 use crate::{
     accept, census, chunks, collections, commands, dead_letters, documents, due, indexing, intake, janitor,
-    keys, leases, limits, migrate, pool, purge, release, reuse, search, spaces, stages, start, status,
+    keys, leases, limits, migrate, pool, purge, release, reuse, search, spaces, spend, stages, start, status,
     tenants, topology, uploads,
 };
 
@@ -181,6 +181,7 @@ fn all(space: SpaceId) -> Vec<String> {
         pool::STATEMENTS,
         release::STATEMENTS,
         spaces::STATEMENTS,
+        spend::STATEMENTS,
         stages::STATEMENTS,
         start::STATEMENTS,
         status::STATEMENTS,

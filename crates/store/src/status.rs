@@ -92,6 +92,8 @@ pub enum HeldBy {
     Total,
     /// Others of its documents wait already.
     Waiting,
+    /// A budget of the month is used up.
+    Budget,
 }
 
 impl HeldBy {
@@ -101,6 +103,7 @@ impl HeldBy {
             Some("tenant") => Ok(Some(HeldBy::Tenant)),
             Some("total") => Ok(Some(HeldBy::Total)),
             Some("waiting") => Ok(Some(HeldBy::Waiting)),
+            Some("budget") => Ok(Some(HeldBy::Budget)),
             Some(other) => Err(Error::Row(format!("held by {other}"))),
         }
     }

@@ -13,8 +13,8 @@ mod verdict;
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail};
-use riacho_models::Model;
-use riacho_service::{CoreConfig, Resources, health::Need};
+use riacho_models::{Model, Prices};
+use riacho_service::{CoreConfig, Resources, health::Need, spend::Ledger};
 use riacho_store::{Space, Store};
 use tokio_util::sync::CancellationToken;
 
@@ -47,13 +47,17 @@ pub async fn run(
     let Some(spaces) = spaces(&resources.store, &stop).await? else { return Ok(()) };
     check_space(&spaces, &*model)?;
     let runner = resources.runner(core, config.concurrency, &stop).await?;
-    let stage = Arc::new(Embedder::new(config, model, resources.store.clone(), stop.clone()));
+    let ledger = Ledger::open(resources.store.clone(), Prices::new(&core.models.prices), Duration::ZERO);
+    let stage = Embedder::new(config, model, resources.store.clone(), ledger.clone(), stop.clone());
+    let stage = Arc::new(stage);
     let watched = Arc::clone(&stage);
     resources.health.add("model", Need::Optional, move || {
         let trouble = watched.trouble();
         Box::pin(async move { trouble.map_or(Ok(()), Err) })
     });
-    runner.run_batch_stage(stage, stop).await.context("the embedder's runner")
+    let ended = runner.run_batch_stage(stage, stop).await.context("the embedder's runner");
+    ledger.close().await;
+    ended
 }
 
 /// The model's settings, so that no call waits for the provider's limits until its batch is over its time.

@@ -9,6 +9,7 @@ use std::{
 use riacho_domain::{Lane, ReasonCode, SpaceId, StageName};
 use riacho_models::{Error, Kind, Model, embed_some, to_f16_le};
 use riacho_proto::v1::{ChunksCut, ChunksEmbedded, EmbeddedChunk, envelope::Payload};
+use riacho_service::spend::Ledger;
 use riacho_stage::{BatchLimits, BatchStage, Context, Event, EventMeta, Failure, Outcome, Output};
 use riacho_store::{Release, Space, Store, WantedVectors};
 use tokio_util::sync::CancellationToken;
@@ -29,6 +30,7 @@ pub struct Embedder {
     config: Config,
     model: Arc<dyn Model>,
     store: Store,
+    ledger: Ledger,
     gate: Gate,
     /// Whether the model fits, by space. A space never changes its model.
     fits: Mutex<HashMap<SpaceId, bool>>,
@@ -47,8 +49,14 @@ struct Work {
 impl Embedder {
     /// The stage with a model that was verified.
     #[must_use]
-    pub fn new(config: Config, model: Arc<dyn Model>, store: Store, stop: CancellationToken) -> Self {
-        Self { config, model, store, gate: Gate::new(stop), fits: Mutex::default() }
+    pub fn new(
+        config: Config,
+        model: Arc<dyn Model>,
+        store: Store,
+        ledger: Ledger,
+        stop: CancellationToken,
+    ) -> Self {
+        Self { config, model, store, ledger, gate: Gate::new(stop), fits: Mutex::default() }
     }
 
     /// Why the model does not work at the moment; none while it does.
@@ -61,15 +69,17 @@ impl Embedder {
         self.wait_for_the_model(&events).await?;
         let mut texts = Texts::default();
         let plan = self.plan(events, &mut texts).await?;
-        let texts = texts.all();
         // Half of the time is for waiting and for requests that are on their way then.
         let until = Instant::now() + self.config.time_limit() / 2;
-        let reached = embed_some(&*self.model, texts, Kind::Passage, Some(until)).await;
+        let reached = embed_some(&*self.model, texts.all(), Kind::Passage, Some(until)).await;
+        for (tenant, spent) in texts.spent(&reached.calls) {
+            self.ledger.note(tenant, self.model.id(), spent);
+        }
         let failure = match &reached.ended {
             Some(error) => Some(verdict::judge(error, &*self.model, &self.gate, self.config.pause()).await),
             None => None,
         };
-        if failure.is_none() && !texts.is_empty() {
+        if failure.is_none() && !texts.all().is_empty() {
             self.gate.open();
         }
         // What was embedded goes on, also where the rest has to wait.

@@ -84,7 +84,7 @@ pub struct Schedules {
     pub orphans: String,
     /// Removes what dead versions and deleted documents left.
     pub purge: String,
-    /// Measures tenants that have quotas. A quota may be passed by what arrives between two runs.
+    /// Measures tenants that have quotas or budgets. One may be passed by what arrives between two runs.
     pub quotas: String,
     /// Deletes consumers that are gone.
     pub consumers: String,

@@ -36,6 +36,8 @@ pub mod names {
     pub const CENSUSES: &str = "riacho_censuses_total";
     /// Duration of the janitor's tasks.
     pub const TASK_SECONDS: &str = "riacho_janitor_task_seconds";
+    /// Tenants whose documents wait because a budget of the month is used up.
+    pub const TENANTS_OVER_BUDGET: &str = "riacho_tenants_over_budget";
     /// 1 where this process leads.
     pub const LEADER: &str = "riacho_janitor_leader";
 }
@@ -63,5 +65,6 @@ pub fn describe() {
     describe_counter!(names::RELEASES, "Releases put onto the streams, by reason and outcome.");
     describe_counter!(names::CENSUSES, "Comparisons of the releases in flight with the streams, by reason.");
     describe_histogram!(names::TASK_SECONDS, "Duration of the janitor's tasks.");
+    describe_gauge!(names::TENANTS_OVER_BUDGET, "Tenants that have used up a budget of the month.");
     describe_gauge!(names::LEADER, "1 while this process leads the janitors.");
 }

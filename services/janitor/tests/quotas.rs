@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use riacho_janitor::{Config, Janitor, TaskName};
-use riacho_store::{Conflict, Error, Limits, OwnLimits, Quota, Role};
+use riacho_store::{Budget, Conflict, Error, Limits, OwnLimits, Quota, Role, Spending, Spent};
 use riacho_testkit::Deployment;
 
 #[tokio::test]
@@ -42,4 +42,41 @@ async fn quotas_are_measured_for_each_tenant_and_told_to_the_gateways() {
     store.cancel(&free, first.document).await.unwrap();
     assert_eq!((quotas(false).await, over(&free).await), (1, vec![]));
     accept(free.clone(), "b.txt").await.unwrap();
+}
+
+#[tokio::test]
+async fn budgets_of_the_month_are_measured_and_begin_anew_with_the_next_month() {
+    let deployment = Deployment::start().await.unwrap();
+    let mut core = deployment.core().unwrap();
+    core.limits = Limits { embedding_tokens_per_month: 1_000, ..Limits::default() };
+    let janitor = Janitor::new(Config::default(), &core, &deployment.resources(Role::Janitor).unwrap());
+    let (rich, _) = deployment.add_tenant("rich").await.unwrap();
+    let own = OwnLimits {
+        embedding_tokens_per_month: Some(0),
+        embedding_cents_per_month: Some(50),
+        ..OwnLimits::default()
+    };
+    deployment.janitor.set_tenant_limits(&rich, &own).await.unwrap();
+    let measured = async || {
+        janitor.run_task(TaskName::Quotas, false).await.unwrap();
+        let over = async |tenant| deployment.janitor.tenant(tenant).await.unwrap().unwrap().over_budget;
+        (over(&deployment.tenant).await, over(&rich).await)
+    };
+    let spend = async |tokens, cents: u64| {
+        let spent = Spent { texts: 1, tokens, requests: 1, money_nanos: cents * 10_000_000 };
+        let spending = [&deployment.tenant, &rich].map(|tenant| ((tenant.clone(), "m".to_owned()), spent));
+        deployment.store.add_spending(&Spending::from(spending)).await.unwrap();
+    };
+    spend(999, 49).await;
+    assert_eq!(measured().await, (vec![], vec![]));
+    spend(1, 1).await;
+    assert_eq!(measured().await, (vec![Budget::Tokens], vec![Budget::Money]));
+    // A higher budget, and the next month.
+    let own = OwnLimits { embedding_cents_per_month: Some(51), ..own };
+    deployment.janitor.set_tenant_limits(&rich, &own).await.unwrap();
+    assert_eq!(measured().await, (vec![Budget::Tokens], vec![]));
+    deployment.sql("UPDATE embedding_spend SET month = month - interval '1 month'");
+    assert_eq!(measured().await, (vec![], vec![]));
+    spend(1_000, 0).await;
+    assert_eq!(measured().await, (vec![Budget::Tokens], vec![]));
 }

@@ -14,6 +14,7 @@ mod reuse;
 mod schema;
 mod search;
 mod security;
+mod spend;
 mod stages;
 mod tenants;
 mod transactions;

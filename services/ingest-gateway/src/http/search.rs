@@ -9,9 +9,9 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use chrono::Utc;
-use riacho_domain::{DocumentId, SpaceId};
-use riacho_models::Kind;
-use riacho_store::{Filter, Hit, Mode, SearchRequest};
+use riacho_domain::{DocumentId, SpaceId, TenantId};
+use riacho_models::{Kind, estimate_tokens};
+use riacho_store::{Filter, Hit, Mode, SearchRequest, Spent};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
@@ -299,7 +299,7 @@ async fn find(
     let mut mode = body.mode.unwrap_or_default();
     let (mut warnings, mut vector) = (Vec::new(), None);
     if mode != SearchMode::Keyword {
-        match embed(app, &body.query).await {
+        match embed(app, &caller.tenant, &body.query).await {
             Ok(found) => vector = Some(found),
             Err(problem) if mode == SearchMode::Vector => return Err(problem),
             Err(problem) => {
@@ -353,7 +353,7 @@ fn check(body: &SearchBody) -> Result<u32, Problem> {
 }
 
 /// The query's vector in the live space.
-async fn embed(app: &App, query: &str) -> Result<(Vec<f32>, SpaceId), Problem> {
+async fn embed(app: &App, tenant: &TenantId, query: &str) -> Result<(Vec<f32>, SpaceId), Problem> {
     let space = app.live_space().await?.ok_or_else(|| Problem::unavailable("no embedding space is live"))?;
     let model = app.model();
     if model.id() != space.model || model.dimensions() != space.dimensions as usize {
@@ -374,6 +374,8 @@ async fn embed(app: &App, query: &str) -> Result<(Vec<f32>, SpaceId), Problem> {
         }
         Err(_) => return Err(Problem::unavailable("the embedding model did not answer in time")),
     };
+    let tokens = if embeddings.tokens > 0 { embeddings.tokens } else { estimate_tokens(query) as u64 };
+    app.ledger().note(tenant, model.id(), Spent { texts: 1, tokens, requests: 1, money_nanos: 0 });
     let vector = embeddings
         .vectors
         .into_iter()

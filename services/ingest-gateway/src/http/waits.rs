@@ -16,7 +16,7 @@ const SOON: Duration = Duration::seconds(1);
 #[derive(Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub(super) struct Waits {
     /// `upload`: its bytes have not come. `tenant_limit`: the tenant has as much in flight as it may, `total_limit`: all
-    /// tenants together have. `turn`: others go before it. `stage`: work of the stage is before it, or it is being worked
+    /// tenants together have. `budget`: the tenant has used up a budget of the month. `turn`: others go before it. `stage`: work of the stage is before it, or it is being worked
     /// on. `no_consumer`: nobody works on the stage. `provider_limit`: the provider of the embedding model takes no more
     /// at the moment. `redis`: the streams cannot be reached.
     reason: &'static str,
@@ -132,6 +132,12 @@ impl Why {
                 let detail = format!("as many documents of all tenants are in flight as may be; {before}");
                 Self::new("total_limit", detail)
             }
+            Some(HeldBy::Budget) => {
+                let detail = format!(
+                    "the tenant has used up its embedding budget of this month; documents go on next month, or when the budget is raised; {before}"
+                );
+                Self::new("budget", detail)
+            }
             _ if !has_redis => Self::no_redis(),
             _ => Self::new("turn", format!("others may go first by turn, or a stream is full; {before}")),
         };
@@ -218,6 +224,7 @@ mod tests {
         );
         let reason = |held_by, has_redis| Why::of_place(place(held_by, 10_000, 9), has_redis).reason;
         assert_eq!(reason(Some(HeldBy::Total), true), "total_limit");
+        assert_eq!(reason(Some(HeldBy::Budget), false), "budget");
         assert_eq!((reason(Some(HeldBy::Waiting), true), reason(None, true)), ("turn", "turn"));
         assert_eq!(reason(Some(HeldBy::Waiting), false), "redis");
     }
