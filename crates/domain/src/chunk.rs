@@ -28,6 +28,28 @@ pub fn input_hash(input: &str) -> [u8; 32] {
     *blake3::hash(input.as_bytes()).as_bytes()
 }
 
+/// The title that chunks were embedded with, from the manifest that their run was sealed with; none where
+/// the manifest is of another form than this build knows.
+///
+/// The extractor writes manifests as protobuf messages with the format in field 1 and the title in field
+/// 2, first of all, so that this needs none of the rest.
+#[must_use]
+pub fn sealed_title(manifest: &[u8]) -> Option<&str> {
+    const FORMAT: u8 = 1;
+    let rest = manifest.strip_prefix(&[0x08, FORMAT])?;
+    // An empty title is left out.
+    let Some(mut rest) = rest.strip_prefix(&[0x12]) else { return Some("") };
+    let (mut length, mut shift) = (0_usize, 0_u32);
+    loop {
+        let (byte, tail) = rest.split_first()?;
+        length |= usize::from(byte & 0x7f).checked_shl(shift)?;
+        (rest, shift) = (tail, shift + 7);
+        if byte & 0x80 == 0 {
+            return std::str::from_utf8(rest.get(..length)?).ok();
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -39,5 +61,19 @@ mod tests {
         assert_eq!(embedding_input("", &[], "Zero it."), "Zero it.");
         assert_ne!(content_hash("a", &[], "x"), content_hash("b", &[], "x"));
         assert_eq!(content_hash("a", &path, "x"), content_hash("a", &path, "x"));
+    }
+
+    #[test]
+    fn a_manifest_that_is_none_has_no_title() {
+        for bytes in [
+            &b""[..],
+            b"\x08\x02\x12\x01T",
+            b"\x08\x01\x12",
+            b"\x08\x01\x12\x05ab",
+            b"\x08\x01\x12\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff",
+        ] {
+            assert_eq!(sealed_title(bytes), None, "{bytes:?}");
+        }
+        assert_eq!(sealed_title(b"\x08\x01\x12\x01T\x1a"), Some("T"));
     }
 }

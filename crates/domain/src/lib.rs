@@ -14,7 +14,7 @@ mod secret;
 mod state;
 mod topology;
 
-pub use chunk::{content_hash, embedding_input, input_hash};
+pub use chunk::{content_hash, embedding_input, input_hash, sealed_title};
 pub use id::{
     DocumentId, InvalidTenantId, ReleaseId, RunId, SpaceId, TenantId, UploadId, Version, chunk_id,
     derived_event_id,

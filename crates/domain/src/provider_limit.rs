@@ -50,6 +50,14 @@ impl ProviderLimit {
         Some((wanted as usize).max(1))
     }
 
+    /// How long so many requests with so many tokens together take at the rate.
+    #[must_use]
+    pub fn time_of(&self, requests: u32, tokens: u64) -> Duration {
+        let part = |used: f64, of: Option<u32>| of.map_or(0.0, |of| used / f64::from(of.max(1)));
+        let windows = part(f64::from(requests), self.requests).max(part(tokens as f64, self.tokens));
+        self.window.mul_f64(windows.min(1e6))
+    }
+
     /// Twice the tokens that each request has to carry for the tokens to be used up: texts do not fill requests evenly,
     /// and are guessed to be longer than they are.
     fn tokens_for_each_request(&self) -> f64 {
@@ -60,11 +68,15 @@ impl ProviderLimit {
     }
 }
 
-/// What a replica asks for: a turn for one request.
+/// What a replica asks for: a turn for one request, and the time for those that follow it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TurnAsked {
     /// The tokens of the request, as far as is known before.
     pub tokens: u64,
+    /// How many requests follow, which nobody else's come between.
+    pub requests_after: u32,
+    /// Their tokens together.
+    pub tokens_after: u64,
     /// A turn that is further away is not taken.
     pub patience: Duration,
     /// Somebody waits for the answer: the turn comes before those of others, within bounds.
@@ -80,7 +92,8 @@ pub struct Turn {
     pub is_taken: bool,
     /// When it comes. Who waits asks again then, and names the turn: a pause of the provider may have ended it.
     pub wait: Duration,
-    /// Names it. All turns between two pauses have the same name.
+    /// Names it. All turns between two pauses have the same name, and an answer with the name that was asked with says
+    /// that the turn has come.
     pub name: u64,
     /// How many replicas used the limit lately.
     pub replicas: u32,
@@ -110,8 +123,8 @@ pub struct TurnUsed {
     pub tokens: u64,
     /// The tokens that it took beyond those, or fewer.
     pub more_tokens: i64,
-    /// The turn was not used at all.
-    pub is_given_back: bool,
+    /// Requests that are not sent after all.
+    pub requests_back: u32,
     /// What the provider said.
     pub seen: LimitSeen,
     /// Nobody sends anything for so long: the provider asked for it.
@@ -135,6 +148,14 @@ mod tests {
         assert_eq!(limit(1, 10_000).tokens_a_request(), Some(10_000), "but not over the limit");
         assert_eq!(limit(0, 600).tokens_a_request(), Some(10));
         assert_eq!(limit(60, 0).tokens_a_request(), None);
+    }
+
+    #[test]
+    fn requests_take_the_time_of_the_scarcer_limit() {
+        let seconds = Duration::from_secs;
+        assert_eq!(limit(60, 100_000).time_of(3, 50_000), seconds(30));
+        assert_eq!(limit(60, 100_000).time_of(40, 50_000), seconds(40));
+        assert_eq!(limit(0, 0).time_of(40, 50_000), Duration::ZERO);
     }
 
     #[test]

@@ -53,25 +53,34 @@ async fn transformer(directory: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Embeds the same batch again and again; the median of the batches, since other processes take their time too.
+/// Embeds the same batch again and again: the median of the batches, and texts in a second of the processor, since other
+/// processes take their time too.
 async fn batches(model: &dyn Model, batch: &[String]) -> Result<(), Failure> {
     let (start, mut tokens, mut times) = (Instant::now(), 0, Vec::new());
+    let used = processor_seconds()?;
     while start.elapsed() < Duration::from_secs(20) {
         let begun = Instant::now();
         tokens = model.embed(batch.to_vec(), Kind::Passage).await?.tokens;
         times.push(begun.elapsed().as_secs_f64());
     }
+    let used = processor_seconds()? - used;
     times.sort_by(f64::total_cmp);
-    let (median, best) = (times[times.len() / 2], times[0]);
+    let texts = batch.len() as f64;
     println!(
-        "  {} texts of {} tokens: {:.1} texts/s, {:.0} tokens/s; at best {:.1} texts/s",
-        batch.len(),
-        tokens / batch.len() as u64,
-        batch.len() as f64 / median,
-        tokens as f64 / median,
-        batch.len() as f64 / best,
+        "  {texts} texts of {:.0} tokens: {:.1} texts/s, at best {:.1}; {:.1} in a second of the processor",
+        tokens as f64 / texts,
+        texts / times[times.len() / 2],
+        texts / times[0],
+        texts * times.len() as f64 / used,
     );
     Ok(())
+}
+
+/// What this process has used of the processors (proc_pid_stat(5): fields 14 and 15, in hundredths).
+fn processor_seconds() -> Result<f64, Failure> {
+    let stat = std::fs::read_to_string("/proc/self/stat")?;
+    let fields = stat.rsplit(')').next().unwrap_or_default().split(' ').skip(12).take(2);
+    Ok(fields.map(str::parse::<f64>).sum::<Result<f64, _>>()? / 100.0)
 }
 
 async fn measure(model: &dyn Model, words: &[String], size: usize, threads: usize) -> Result<(), Failure> {

@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, ops::Range, time::Instant};
 
-use crate::{Error, Kind, Model};
+use crate::{Embeddings, Error, Kind, Model, Series};
 
 /// After so many refused texts and none accepted, the model itself is in doubt and is asked to
 /// embed texts that are known to be good.
@@ -62,51 +62,113 @@ pub async fn embed_each(model: &dyn Model, texts: &[String], kind: Kind) -> Resu
 /// As [`embed_each`], but what was embedded before a failure is kept, and from `until` on no other batch is begun: then it
 /// ends as if the provider were at its limit.
 pub async fn embed_some(model: &dyn Model, texts: &[String], kind: Kind, until: Option<Instant>) -> Reached {
-    let mut some = Reached { vectors: vec![None; texts.len()], calls: Vec::new(), ended: None };
-    let (mut accepted, mut refused) = (0, 0);
-    let mut queue: VecDeque<Range<usize>> = std::iter::once(0..texts.len()).collect();
-    while let Some(range) = queue.pop_front() {
-        // Here, since what fits changes with what is learned of the provider's limits.
-        let end = fits(texts, &range, model.max_batch_items(), model.max_batch_tokens());
-        requeue(&mut queue, [range.start..range.start, end..range.end]);
-        let range = range.start..end;
-        if range.is_empty() {
-            continue;
-        }
-        if accepted + refused > 0 && until.is_some_and(|until| Instant::now() >= until) {
-            some.ended = Some(Error::RateLimited { retry_after: None });
-            return some;
-        }
-        match model.embed(texts[range.clone()].to_vec(), kind).await {
-            Ok(answer) => {
-                accepted += range.len();
-                some.calls.push(Call { texts: range.clone(), tokens: answer.tokens });
-                for (slot, vector) in some.vectors[range].iter_mut().zip(answer.vectors) {
-                    *slot = Some(Ok(vector));
-                }
+    let mut walk = Walk {
+        model,
+        texts,
+        kind,
+        queue: std::iter::once(0..texts.len()).collect(),
+        reached: Reached { vectors: vec![None; texts.len()], calls: Vec::new(), ended: None },
+        accepted: 0,
+        refused: 0,
+    };
+    let mut series = Series::until(until);
+    let ended = walk.run(until, &mut series).await.err();
+    model.end_series(series).await;
+    Reached { ended, ..walk.reached }
+}
+
+/// Texts on their way through a model, batch after batch.
+struct Walk<'a> {
+    model: &'a dyn Model,
+    texts: &'a [String],
+    kind: Kind,
+    /// What is left, in order.
+    queue: VecDeque<Range<usize>>,
+    reached: Reached,
+    accepted: usize,
+    refused: usize,
+}
+
+impl Walk<'_> {
+    async fn run(&mut self, until: Option<Instant>, series: &mut Series) -> Result<(), Error> {
+        while let Some(range) = self.next() {
+            if self.accepted + self.refused > 0 && until.is_some_and(|until| Instant::now() >= until) {
+                return Err(Error::RateLimited { retry_after: None });
             }
-            Err(Error::Rejected { item, reason }) => match narrow(&range, item) {
-                Narrowed::To(index) => {
-                    some.vectors[index] = Some(Err(Error::Rejected { item: Some(index), reason }));
-                    refused += 1;
-                    requeue(&mut queue, [range.start..index, index + 1..range.end]);
-                    if accepted == 0
-                        && refused == DOUBTFUL_REFUSALS
-                        && let Err(error) = model.verify().await
-                    {
-                        some.ended = Some(error);
-                        return some;
-                    }
-                }
-                Narrowed::Halves(middle) => requeue(&mut queue, [range.start..middle, middle..range.end]),
-            },
-            Err(error) => {
-                some.ended = Some(error);
-                return some;
+            let (batches, tokens) = self.following();
+            series.expect(batches, tokens);
+            match self.model.embed_next(self.texts[range.clone()].to_vec(), self.kind, series).await {
+                Ok(answer) => self.accept(range, answer),
+                Err(Error::Rejected { item, reason }) => self.refuse(&range, item, reason).await?,
+                Err(error) => return Err(error),
             }
+        }
+        Ok(())
+    }
+
+    /// The next batch. Cut here, since what fits changes with what is learned of the provider's limits.
+    fn next(&mut self) -> Option<Range<usize>> {
+        let range = self.queue.pop_front().filter(|range| !range.is_empty())?;
+        let end = self.end_of(&range);
+        self.put_back([end..end, end..range.end]);
+        Some(range.start..end)
+    }
+
+    fn end_of(&self, range: &Range<usize>) -> usize {
+        fits(self.texts, range, self.model.max_batch_items(), self.model.max_batch_tokens())
+    }
+
+    /// How many batches follow, and their tokens.
+    fn following(&self) -> (usize, usize) {
+        let (mut batches, mut tokens) = (0, 0);
+        for range in &self.queue {
+            let mut rest = range.clone();
+            while !rest.is_empty() {
+                rest.start = self.end_of(&rest);
+                batches += 1;
+            }
+            tokens += self.texts[range.clone()].iter().map(|text| estimate_tokens(text)).sum::<usize>();
+        }
+        (batches, tokens)
+    }
+
+    fn accept(&mut self, range: Range<usize>, answer: Embeddings) {
+        self.accepted += range.len();
+        self.reached.calls.push(Call { texts: range.clone(), tokens: answer.tokens });
+        for (slot, vector) in self.reached.vectors[range].iter_mut().zip(answer.vectors) {
+            *slot = Some(Ok(vector));
         }
     }
-    some
+
+    /// Keeps a refusal of one text, or halves the batch to find it.
+    async fn refuse(
+        &mut self,
+        range: &Range<usize>,
+        item: Option<usize>,
+        reason: String,
+    ) -> Result<(), Error> {
+        let index = match narrow(range, item) {
+            Narrowed::To(index) => index,
+            Narrowed::Halves(middle) => {
+                self.put_back([range.start..middle, middle..range.end]);
+                return Ok(());
+            }
+        };
+        self.reached.vectors[index] = Some(Err(Error::Rejected { item: Some(index), reason }));
+        self.refused += 1;
+        self.put_back([range.start..index, index + 1..range.end]);
+        if self.accepted == 0 && self.refused == DOUBTFUL_REFUSALS {
+            self.model.verify().await?;
+        }
+        Ok(())
+    }
+
+    /// Puts parts before all others.
+    fn put_back(&mut self, parts: [Range<usize>; 2]) {
+        for part in parts.into_iter().rev().filter(|part| !part.is_empty()) {
+            self.queue.push_front(part);
+        }
+    }
 }
 
 /// Where the poison of a refused range is.
@@ -122,12 +184,6 @@ fn narrow(range: &Range<usize>, item: Option<usize>) -> Narrowed {
         Some(item) => Narrowed::To(range.start + item),
         None if range.len() == 1 => Narrowed::To(range.start),
         None => Narrowed::Halves(range.start + range.len() / 2),
-    }
-}
-
-fn requeue(queue: &mut VecDeque<Range<usize>>, parts: [Range<usize>; 2]) {
-    for part in parts.into_iter().rev().filter(|part| !part.is_empty()) {
-        queue.push_front(part);
     }
 }
 
@@ -149,7 +205,6 @@ mod tests {
     use futures::future::BoxFuture;
 
     use super::*;
-    use crate::Embeddings;
 
     /// Remembers its batches, and takes fewer tokens from the second one on.
     #[derive(Debug)]

@@ -84,9 +84,13 @@ pub struct Config {
     /// The longest time to connect.
     pub connect_timeout_ms: u64,
     /// What a million tokens cost, by the model's name or id, in any one currency: `text-embedding-3-small = 0.02`. What tenants
-    /// spend is counted by it; a model that is not in it costs nothing.
+    /// spend is counted by it; a model that is not in it costs nothing. Those of further models stand here too.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub prices: BTreeMap<String, f64>,
+    /// Further models, each by a name and as a section like this one. While a new model's space is filled beside
+    /// the one that is searched, both models are needed.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub spaces: BTreeMap<String, Config>,
 }
 
 impl Default for Config {
@@ -103,12 +107,23 @@ impl Default for Config {
             batch_tokens: 100_000,
             requests_per_minute: None,
             tokens_per_minute: None,
-            limit_wait_ms: 60_000,
+            limit_wait_ms: 120_000,
             limit_window_ms: 60_000,
             timeout_ms: 60_000,
             connect_timeout_ms: 5_000,
             prices: BTreeMap::new(),
+            spaces: BTreeMap::new(),
         }
+    }
+}
+
+impl Config {
+    /// The same settings, with no call of any of the models waiting longer for a provider's limits.
+    #[must_use]
+    pub fn waiting_at_most(&self, milliseconds: u64) -> Self {
+        let spaces =
+            self.spaces.iter().map(|(name, model)| (name.clone(), model.waiting_at_most(milliseconds)));
+        Self { limit_wait_ms: self.limit_wait_ms.min(milliseconds), spaces: spaces.collect(), ..self.clone() }
     }
 }
 

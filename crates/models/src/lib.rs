@@ -11,6 +11,7 @@ pub mod local;
 pub mod metrics;
 mod prices;
 pub mod provider;
+mod set;
 mod vector;
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -20,8 +21,9 @@ use futures::future::BoxFuture;
 pub use batch::{Call, Each, Reached, embed_each, embed_some, estimate_tokens};
 pub use config::{Config, LocalConfig, Pooling, Provider};
 pub use error::Error;
-pub use limiter::SharedLimit;
+pub use limiter::{Series, SharedLimit};
 pub use prices::Prices;
+pub use set::Models;
 pub use vector::{from_f16_le, to_f16_le};
 
 /// What a text is, for models that embed the two differently.
@@ -73,6 +75,23 @@ pub trait Model: Send + Sync + fmt::Debug {
     ///
     /// Dropping the future abandons the request.
     fn embed(&self, texts: Vec<String>, kind: Kind) -> BoxFuture<'_, Result<Embeddings, Error>>;
+
+    /// Embeds the next batch of a series, whose turns at a provider's limits are taken together.
+    fn embed_next<'a>(
+        &'a self,
+        texts: Vec<String>,
+        kind: Kind,
+        series: &'a mut Series,
+    ) -> BoxFuture<'a, Result<Embeddings, Error>> {
+        let _ = series;
+        self.embed(texts, kind)
+    }
+
+    /// Gives back the turns of a series that are not needed.
+    fn end_series(&self, series: Series) -> BoxFuture<'_, ()> {
+        let _ = series;
+        Box::pin(async {})
+    }
 
     /// Asks the model to embed known texts, and checks dimension and order of the answers.
     fn verify(&self) -> BoxFuture<'_, Result<(), Error>>;

@@ -1,6 +1,6 @@
 //! Reading the chunks of a document's live version.
 
-use riacho_domain::{DocumentId, RunId, TenantId, Version};
+use riacho_domain::{DocumentId, RunId, TenantId, Version, chunk_id};
 use tokio_postgres::Row;
 
 use crate::{
@@ -108,6 +108,45 @@ impl Store {
     }
 }
 
+/// A chunk of a sample.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SampledChunk {
+    /// The chunk's public id.
+    pub chunk_id: String,
+    /// Its text.
+    pub text: String,
+}
+
+impl Store {
+    /// A chunk of each of some searchable documents, the same ones for the same seed.
+    pub async fn sample_chunks(
+        &self,
+        tenant: &TenantId,
+        count: u32,
+        seed: &str,
+    ) -> Result<Vec<SampledChunk>, Error> {
+        let params: [Param<'_>; 3] = [&tenant.as_str(), &seed, &i64::from(count)];
+        let rows = self.single(Scope::tenant("sample_chunks", tenant), SAMPLE, &params).await?;
+        let chunk = |row: &Row| {
+            let (document, version) = (read::document(row, "document_id")?, read::version(row, "version")?);
+            let chunk_id = chunk_id(document, version, read::count(row, "ordinal")?);
+            Ok(SampledChunk { chunk_id, text: row.try_get("text")? })
+        };
+        rows.iter().map(chunk).collect()
+    }
+}
+
+const SAMPLE: &str = "-- store::chunks::sample_chunks
+SELECT c.document_id, c.version, c.ordinal, c.text
+FROM (SELECT d.id, d.live_version, d.live_run, v.chunk_total
+      FROM documents AS d JOIN document_versions AS v ON v.document_id = d.id AND v.version = d.live_version
+      WHERE d.tenant_id = $1 AND d.deleted_at IS NULL AND v.chunk_total > 0
+      ORDER BY md5(d.id::text || $2) LIMIT $3) AS picked
+JOIN chunks AS c ON c.tenant_id = $1 AND c.document_id = picked.id AND c.version = picked.live_version
+    AND c.run_id = picked.live_run
+    AND c.ordinal = abs(hashtext(picked.id::text || $2)::bigint) % picked.chunk_total
+ORDER BY md5(c.document_id::text || $2)";
+
 const LIVE: &str = "-- store::chunks::chunks
 SELECT live_version, live_run FROM documents
 WHERE tenant_id = $1 AND id = $2 AND deleted_at IS NULL AND live_version IS NOT NULL";
@@ -119,4 +158,4 @@ WHERE tenant_id = $1 AND document_id = $2 AND version = $3 AND run_id = $4 AND o
 ORDER BY ordinal LIMIT $6";
 
 /// The statements of this file.
-pub(crate) const STATEMENTS: &[&str] = &[LIVE, PAGE];
+pub(crate) const STATEMENTS: &[&str] = &[LIVE, PAGE, SAMPLE];

@@ -6,6 +6,7 @@ use riacho_domain::{DocumentId, Lane, State, TenantId, Version};
 use crate::{
     Accepted, Conflict, Error, ReleasePlan, Status, Store,
     accept::{LOCK_BY_ID, version_now},
+    attachments::{self, OfVersions},
     read, status,
     transaction::{Param, Scope, Tx},
 };
@@ -19,14 +20,17 @@ pub(crate) struct Locked {
 }
 
 impl Store {
-    /// Cancels the latest version. One that is live stays live.
+    /// Cancels the latest version; what is attached to it is deleted. One that is live stays live.
     pub async fn cancel(&self, tenant: &TenantId, document: DocumentId) -> Result<Status, Error> {
         self.transaction(Scope::tenant("cancel", tenant), |tx| async move {
             let latest = lock(&tx, tenant, document).await?;
             if latest.state.is_terminal() {
                 return Err(Conflict::NothingToCancel(latest.state).into());
             }
-            tx.execute(CANCEL, &[&document.0, &read::signed(latest.version)]).await?;
+            let version = read::signed(latest.version);
+            tx.execute(CANCEL, &[&document.0, &version]).await?;
+            let attached = OfVersions(Some(version), version.saturating_add(1));
+            attachments::delete_below(&tx, tenant, &[(document.0, attached)]).await?;
             let ids: &[uuid::Uuid] = &[document.0];
             let params: [Param<'_>; 2] = [&tenant.as_str(), &ids];
             Status::read(&tx.query_one(status::STATUS, &params).await?)
@@ -72,7 +76,8 @@ impl Store {
         self.start_version(tx, tenant, document, version, hold).await
     }
 
-    /// Deletes a document: it is invisible at once, and purge removes it. False: it was not there.
+    /// Deletes a document with what is attached to it: it is invisible at once, and purge removes it. False: it was
+    /// not there.
     pub async fn delete_document(&self, tenant: &TenantId, document: DocumentId) -> Result<bool, Error> {
         self.transaction(Scope::tenant("delete_document", tenant), |tx| async move {
             let params: [Param<'_>; 2] = [&tenant.as_str(), &document.0];
@@ -80,6 +85,7 @@ impl Store {
                 return Ok(false);
             }
             tx.execute(CANCEL_ALL, &params).await?;
+            attachments::delete_below(&tx, tenant, &[(document.0, OfVersions::ALL)]).await?;
             Ok(true)
         })
         .await

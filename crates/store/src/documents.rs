@@ -22,6 +22,8 @@ pub struct Document {
     pub id: DocumentId,
     /// The client's own id.
     pub external_id: Option<String>,
+    /// Where it belongs, if it is an attachment.
+    pub parent: Option<Parent>,
     /// Its collection.
     pub collection: Uuid,
     /// The collection's name.
@@ -66,6 +68,25 @@ pub struct Document {
     pub expires_at: Option<DateTime<Utc>>,
 }
 
+/// Where an attachment belongs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Parent {
+    /// The document that it is attached to.
+    pub document: DocumentId,
+    /// Which version of that.
+    pub version: Version,
+    /// Its place among the attachments, from 1.
+    pub attachment: u32,
+}
+
+impl Parent {
+    fn read(row: &Row) -> Result<Option<Self>, Error> {
+        let Some(document) = row.try_get::<_, Option<Uuid>>("parent_id")? else { return Ok(None) };
+        let (version, attachment) = (read::version(row, "parent_version")?, read::count(row, "attachment")?);
+        Ok(Some(Self { document: DocumentId(document), version, attachment }))
+    }
+}
+
 /// What of a tenant's documents to list.
 #[derive(Debug, Clone, Default)]
 pub struct ListDocuments {
@@ -75,6 +96,8 @@ pub struct ListDocuments {
     pub state: Option<State>,
     /// Only the one with this external id.
     pub external_id: Option<String>,
+    /// Only what is attached to this document.
+    pub parent: Option<DocumentId>,
     /// Where the page begins, as the page before answered.
     pub cursor: Option<String>,
     /// Documents of a page, at most [`MAX_PAGE`]; 0 for 100.
@@ -121,6 +144,7 @@ impl Document {
         Ok(Self {
             id: read::document(row, "id")?,
             external_id: row.try_get("external_id")?,
+            parent: Parent::read(row)?,
             collection: row.try_get("collection_id")?,
             collection_name: row.try_get("collection_name")?,
             filename: row.try_get("filename")?,
@@ -161,8 +185,9 @@ impl Store {
         let limit = page_limit(list.limit);
         let state = list.state.map(State::as_str);
         let more = i64::from(limit) + 1;
-        let params: [Param<'_>; 7] =
-            [&tenant.as_str(), &list.collection, &state, &list.external_id, &time, &id, &more];
+        let parent = list.parent.map(|parent| parent.0);
+        let params: [Param<'_>; 8] =
+            [&tenant.as_str(), &list.collection, &state, &list.external_id, &time, &id, &more, &parent];
         let rows = self.single(Scope::tenant("documents", tenant), LIST, &params).await?;
         let documents = rows.iter().map(Document::read).collect::<Result<Vec<_>, _>>()?;
         Ok(Page::cut(documents, limit as usize, |last| cursor::encode_time(last.created_at, last.id.0)))
@@ -224,7 +249,7 @@ pub(crate) fn page_limit(asked: u32) -> u32 {
 
 macro_rules! document_columns {
     () => {
-        "d.id, d.external_id, d.collection_id, c.name AS collection_name, s.filename, s.content_type, s.size, s.sha256,
+        "d.id, d.external_id, d.parent_id, d.parent_version, d.attachment, d.collection_id, c.name AS collection_name, s.filename, s.content_type, s.size, s.sha256,
        d.metadata, v.version, d.live_version, v.state, v.error_code, v.error_message, s.language, s.detected_type,
        s.encoding, s.encoding_confidence, s.pages_total, s.missing_pages, s.chunk_total, d.created_at, d.updated_at, d.expires_at
 FROM documents AS d
@@ -250,6 +275,7 @@ SELECT ",
   AND ($2::uuid IS NULL OR d.collection_id = $2)
   AND ($3::text IS NULL OR v.state = $3)
   AND ($4::text IS NULL OR d.external_id = $4)
+  AND ($8::uuid IS NULL OR d.parent_id = $8)
   AND ($5::timestamptz IS NULL OR (d.created_at, d.id) < ($5, $6::uuid))
 ORDER BY d.created_at DESC, d.id DESC LIMIT $7"
 );

@@ -69,9 +69,38 @@ pub enum Conflict {
     /// Another document of the tenant has the external id.
     #[error("another document has this external id")]
     ExternalIdTaken,
+    /// A space that lacks vectors cannot be searched instead of another one.
+    #[error("the embedding space is not complete: {}", incomplete(*is_counted, *documents, *chunks, *refused))]
+    SpaceIncomplete {
+        /// Whether all documents were looked at.
+        is_counted: bool,
+        /// Documents that lack vectors.
+        documents: u64,
+        /// Chunks that are still to be embedded.
+        chunks: u64,
+        /// Documents of which the model refuses chunks.
+        refused: u64,
+    },
+    /// The space is searched.
+    #[error("the embedding space is live; switch to another one first")]
+    SpaceLive,
+    /// The space was given up.
+    #[error("the embedding space was given up; make one of the same model with `riacho space create`")]
+    SpaceRetired,
     /// The tenant has as much of something as it may have.
     #[error("the tenant's quota of {0} is used up")]
     OverQuota(Quota),
+}
+
+fn incomplete(is_counted: bool, documents: u64, chunks: u64, refused: u64) -> String {
+    if !is_counted {
+        return "the documents are still being looked through".to_owned();
+    }
+    let mut text = format!("{chunks} chunks of {documents} documents are missing");
+    if refused > 0 {
+        text.push_str(&format!(", and its model refuses chunks of {refused} of them"));
+    }
+    text
 }
 
 impl Error {

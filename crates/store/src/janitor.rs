@@ -279,7 +279,8 @@ WITH flying AS (
     WHERE state IN ('releasing', 'extracting', 'embedding', 'indexing') GROUP BY tenant_id),
 new AS (
     SELECT t.id,
-           CASE WHEN t.over_budget <> '{}' THEN 'budget'
+           CASE WHEN t.over_budget && ARRAY['tokens', 'money'] THEN 'budget'
+                WHEN t.over_budget <> '{}' THEN 'total_budget'
                 WHEN coalesce(f.releases, 0) >= $1::bigint THEN 'tenant'
                 WHEN (SELECT sum(releases) FROM flying) >= $2::bigint THEN 'total'
                 WHEN EXISTS (SELECT FROM document_versions AS v WHERE v.tenant_id = t.id AND v.state = 'waiting')

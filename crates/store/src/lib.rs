@@ -5,6 +5,7 @@
 //! locks are taken in one order: advisory locks, documents by id, versions by (document, version).
 
 mod accept;
+mod attachments;
 mod census;
 mod chunks;
 mod collections;
@@ -47,8 +48,9 @@ mod wakeups;
 
 pub use self::{
     accept::{Accept, Body, Idempotency, Target},
+    attachments::Attachment,
     census::{InFlight, Lost, LostAgain},
-    chunks::{ChunkPage, StoredChunk},
+    chunks::{ChunkPage, SampledChunk, StoredChunk},
     collections::{Collection, DEFAULT_COLLECTION},
     config::Config,
     cursor::Page,
@@ -56,7 +58,7 @@ pub use self::{
         DeadLetter, LetterFilter, LetterState, ListLetters, MAX_LETTERS, NewDeadLetter, Pace,
         ReplayedVersion, Resolve, Resolved, Selection, SkipReason, Skipped,
     },
-    documents::{Document, ListDocuments, MAX_PAGE, Original, TextRef},
+    documents::{Document, ListDocuments, MAX_PAGE, Original, Parent, TextRef},
     due::DueFigures,
     error::{Conflict, Error},
     indexing::{IndexAnswer, IndexItem},
@@ -70,8 +72,11 @@ pub use self::{
     release::{Accepted, Chunking, Release, ReleasePlan},
     reuse::{ContentHash, Known, WantedVectors},
     search::{Filter, Highlight, Hit, MAX_QUERY, MAX_TOP_K, Mode, ScoreParts, SearchRequest},
-    spaces::{IndexBuilt, Space, SpaceState, build_index, ensure_space},
-    spend::{Budget, MonthSpent, Spending, Spent},
+    spaces::{
+        FillMark, Filled, Filling, Gap, GapChunk, IndexBuilt, Missing, Space, SpaceState, Switched,
+        build_index, drop_space, ensure_live_space, ensure_space,
+    },
+    spend::{Budget, MonthSpent, Purpose, Spending, Spent},
     stages::{Extraction, Seal, Sealed, SealedRun},
     status::{HeldBy, MissingPages, Place, Progress, Reason, Status},
     tenants::{Tenant, TenantState},

@@ -14,7 +14,7 @@ use riacho_domain::{DocumentId, RunId, SpaceId, TenantId, Version, chunk_id};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use tokio_postgres::Row;
+use tokio_postgres::{Row, error::SqlState};
 use uuid::Uuid;
 
 pub(crate) use self::vector::TenantFigures;
@@ -156,6 +156,8 @@ pub struct Hit {
     pub filename: String,
     /// The client's own id of the document.
     pub external_id: Option<String>,
+    /// What the document is attached to, and the name of that one's file.
+    pub parent: Option<(DocumentId, String)>,
     /// The name of the document's collection.
     pub collection: String,
     /// The document's metadata.
@@ -192,7 +194,12 @@ impl Store {
         request.check()?;
         let start = Instant::now();
         let scope = Scope::tenant("search", &request.tenant).snapshot();
-        let hits = self.transaction(scope, |tx| async move { self.search_in(&tx, request).await }).await?;
+        let hits = self.transaction(scope, |tx| async move { self.search_in(&tx, request).await }).await;
+        let hits = hits.map_err(|error| match error.code() {
+            // Its vectors were removed between the look at the space and theirs.
+            Some(&SqlState::UNDEFINED_TABLE) if request.space.is_some() => Error::NotFound("embedding space"),
+            _ => error,
+        })?;
         metrics::histogram!(names::SEARCH_SECONDS, "mode" => request.mode.as_str())
             .record(start.elapsed().as_secs_f64());
         Ok(hits)
@@ -305,6 +312,7 @@ fn hit(row: &Row, found: &Found, words: &Words) -> Result<Hit, Error> {
         chunk_id: chunk_id(document, version, ordinal),
         filename: row.try_get("filename")?,
         external_id: row.try_get("external_id")?,
+        parent: parent(row)?,
         collection: row.try_get("collection_name")?,
         metadata,
         language: row.try_get::<_, Option<String>>("language")?.unwrap_or_default(),
@@ -323,9 +331,18 @@ fn hit(row: &Row, found: &Found, words: &Words) -> Result<Hit, Error> {
     })
 }
 
-const SPACE: &str = "-- store::search::space
-SELECT id, model, dimensions, state, indexed_seq FROM embedding_spaces
-WHERE CASE WHEN $1::int IS NULL THEN state = 'live' ELSE id = $1 END";
+fn parent(row: &Row) -> Result<Option<(DocumentId, String)>, Error> {
+    let Some(id) = row.try_get::<_, Option<Uuid>>("parent_id")? else { return Ok(None) };
+    let filename: Option<String> = row.try_get("parent_filename")?;
+    Ok(Some((DocumentId(id), filename.unwrap_or_default())))
+}
+
+const SPACE: &str = concat!(
+    "-- store::search::space\nSELECT ",
+    crate::spaces::columns!(),
+    " FROM embedding_spaces
+WHERE dropped_at IS NULL AND CASE WHEN $1::int IS NULL THEN state = 'live' ELSE id = $1 END"
+);
 
 // A tenant that is made anew under an old name begins to count anew.
 const STATE: &str = "-- store::search::search_state
@@ -344,13 +361,14 @@ WHERE d.tenant_id = $1 AND d.live_version IS NOT NULL AND d.deleted_at IS NULL
 const HITS: &str = "-- store::search::read_hits
 SELECT w.place, c.text, c.page_first, c.page_last, c.byte_start, c.byte_end, c.char_start, c.char_end, c.heading_path,
        c.config, v.filename, d.external_id, d.metadata, d.expires_at, o.name AS collection_name,
-       v.language
+       v.language, d.parent_id, p.filename AS parent_filename
 FROM unnest($2::uuid[], $3::int[], $4::uuid[], $5::int[]) WITH ORDINALITY AS w (document, version, run, ordinal, place)
 JOIN chunks AS c ON c.tenant_id = $1 AND c.document_id = w.document AND c.version = w.version AND c.run_id = w.run
     AND c.ordinal = w.ordinal
 JOIN documents AS d ON d.id = w.document
 JOIN document_versions AS v ON v.document_id = w.document AND v.version = w.version
 JOIN collections AS o ON o.id = d.collection_id
+LEFT JOIN document_versions AS p ON p.document_id = d.parent_id AND p.version = d.parent_version
 ORDER BY w.place";
 
 /// The statements of this folder, for a space.

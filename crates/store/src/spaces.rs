@@ -1,25 +1,53 @@
 //! Embedding spaces: a model with its dimensions, and the table of its vectors.
+//!
+//! One space is live. A new one is made beside it, filled until nothing is missing (`fill`), and made live
+//! by one statement (`switch`); the one before is filled on, so that one can go back.
 
-use std::time::{Duration, Instant};
+mod fill;
+mod index;
+mod switch;
 
+use chrono::{DateTime, Utc};
 use riacho_domain::SpaceId;
+use serde::Serialize;
 use tokio_postgres::{Client, Row};
 
-use crate::{Config, Error, Store, migrate::Owner, transaction::Scope};
+pub use self::{
+    fill::{FillMark, Filled, Filling, Gap, GapChunk, Missing},
+    index::{IndexBuilt, build_index},
+    switch::{Switched, drop_space},
+};
+use crate::{Config, Error, Store, migrate::Owner, read, transaction::Scope};
 
 /// What a space is used for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum SpaceState {
     /// Being filled beside the live one.
     Building,
     /// Searched, and written by new releases.
     Live,
-    /// No longer used.
+    /// Was live, and is kept complete: one can go back to it.
+    Standby,
+    /// No longer used. Its vectors are removed some time later.
     Retired,
 }
 
+impl SpaceState {
+    /// The name, as it stands in rows and answers.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            SpaceState::Building => "building",
+            SpaceState::Live => "live",
+            SpaceState::Standby => "standby",
+            SpaceState::Retired => "retired",
+        }
+    }
+}
+
 /// An embedding space.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Space {
     /// Its number, which names its table.
     pub id: SpaceId,
@@ -31,22 +59,33 @@ pub struct Space {
     pub state: SpaceState,
     /// Vectors with a sequence number up to this one are in the HNSW index; 0 when there is none.
     pub indexed_seq: i64,
+    /// Chunks a second that it is filled with at most; none: as configured, 0: it is not filled.
+    pub per_second: Option<u32>,
+    /// Whether all documents were looked at that were there when it was made. Until then nobody knows how
+    /// much it lacks.
+    pub is_seeded: bool,
+    /// What was searchable then is in the space, at least.
+    pub complete_at: Option<DateTime<Utc>>,
+    /// Chunks that were filled in, ever.
+    pub filled: u64,
+    /// Why it is not filled at the moment.
+    pub trouble: Option<String>,
 }
 
-/// An index that was built.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct IndexBuilt {
-    /// The sequence number that it reaches.
-    pub up_to: i64,
-    /// How long it took.
-    pub took: Duration,
+/// The columns of a space.
+macro_rules! columns {
+    () => {
+        "id, model, dimensions, state, indexed_seq, per_second, seeded_at IS NOT NULL AS is_seeded, complete_at, filled, trouble"
+    };
 }
+pub(crate) use columns;
 
 impl Space {
     pub(crate) fn read(row: &Row) -> Result<Space, Error> {
         let state = match row.try_get::<_, &str>("state")? {
             "building" => SpaceState::Building,
             "live" => SpaceState::Live,
+            "standby" => SpaceState::Standby,
             "retired" => SpaceState::Retired,
             other => return Err(Error::Row(format!("embedding space in state {other}"))),
         };
@@ -56,6 +95,11 @@ impl Space {
             dimensions: u32::try_from(row.try_get::<_, i32>("dimensions")?).unwrap_or(0),
             state,
             indexed_seq: row.try_get("indexed_seq")?,
+            per_second: read::count_opt(row, "per_second")?,
+            is_seeded: row.try_get("is_seeded")?,
+            complete_at: row.try_get("complete_at")?,
+            filled: read::size_opt(row, "filled")?.unwrap_or(0),
+            trouble: row.try_get("trouble")?,
         })
     }
 }
@@ -66,14 +110,14 @@ impl Store {
         Ok(self.spaces().await?.into_iter().find(|space| space.state == SpaceState::Live))
     }
 
-    /// All spaces.
+    /// All spaces that have vectors.
     pub async fn spaces(&self) -> Result<Vec<Space>, Error> {
         self.single(Scope::all("spaces"), SPACES, &[]).await?.iter().map(Space::read).collect()
     }
 }
 
-/// Makes the space of a model, with its table, if it is not there. The first one becomes live. Works
-/// with the login that owns the tables.
+/// Makes the space of a model, with its table, if it is not there. The first one becomes live, the next ones
+/// are filled beside it. Works with the login that owns the tables.
 pub async fn ensure_space(config: &Config, model: &str, dimensions: u32) -> Result<Space, Error> {
     if model.is_empty() || !(1..=4_000).contains(&dimensions) {
         return Err(Error::Invalid(format!(
@@ -86,12 +130,27 @@ pub async fn ensure_space(config: &Config, model: &str, dimensions: u32) -> Resu
     result
 }
 
+/// The live space, whatever its model; where there is none, the one of this model is made and becomes live.
+/// Works with the login that owns the tables.
+pub async fn ensure_live_space(config: &Config, model: &str, dimensions: u32) -> Result<Space, Error> {
+    let owner = Owner::connect(config).await?;
+    let live = owner.client.query_opt(LIVE, &[]).await.map_err(Error::from);
+    owner.close().await;
+    match live? {
+        Some(row) => Space::read(&row),
+        None => ensure_space(config, model, dimensions).await,
+    }
+}
+
 async fn ensure(client: &mut Client, model: &str, dimensions: u32) -> Result<Space, Error> {
     let wanted = i32::try_from(dimensions).unwrap_or(i32::MAX);
     let tx = client.transaction().await?;
     let space = match tx.query_opt(FIND, &[&model, &wanted]).await? {
         Some(row) => Space::read(&row)?,
         None => {
+            // Versions that go live from now on note what they lack here; those that went live before are
+            // looked for. With no writer in between, none is missed.
+            tx.batch_execute(LOCK_DOCUMENTS).await?;
             let space = Space::read(&tx.query_one(ADD, &[&model, &wanted]).await?)?;
             tx.batch_execute(&table(&space)).await?;
             space
@@ -99,72 +158,6 @@ async fn ensure(client: &mut Client, model: &str, dimensions: u32) -> Result<Spa
     };
     tx.commit().await?;
     Ok(space)
-}
-
-/// Builds a larger HNSW index when more than a quarter of the vectors, and more than
-/// `exact_search_rows`, are newer than the present one; until it is ready, those are searched exactly. Nothing waits for it.
-///
-/// Takes minutes for very many vectors. Where the future is dropped, the server ends the build soon after, and the next
-/// one begins anew.
-pub async fn build_index(config: &Config, space: SpaceId) -> Result<Option<IndexBuilt>, Error> {
-    let owner = Owner::connect(config).await?;
-    let result = build_if_needed(&owner.client, space, i64::from(config.exact_search_rows)).await;
-    owner.close().await;
-    result
-}
-
-async fn build_if_needed(client: &Client, space: SpaceId, few: i64) -> Result<Option<IndexBuilt>, Error> {
-    let id = i32::try_from(space).unwrap_or(0);
-    let indexed: i64 = match client.query_opt(INDEXED, &[&id]).await? {
-        Some(row) => row.try_get(0)?,
-        None => return Err(Error::NotFound("embedding space")),
-    };
-    let newest: i64 = client.query_one(&newest_seq(space), &[]).await?.try_get(0)?;
-    let fresh = newest - indexed;
-    if fresh <= few || fresh * 4 <= newest {
-        return Ok(None);
-    }
-    let start = Instant::now();
-    build(client, space, newest).await?;
-    client.execute(SET_INDEXED, &[&id, &newest]).await?;
-    drop_others(client, space, newest).await?;
-    Ok(Some(IndexBuilt { up_to: newest, took: start.elapsed() }))
-}
-
-async fn build(client: &Client, space: SpaceId, newest: i64) -> Result<(), Error> {
-    let name = index_name(space, newest);
-    // A build that was interrupted leaves an invalid index of that name.
-    client.batch_execute(&format!("-- store::spaces::build\nDROP INDEX IF EXISTS {name}")).await?;
-    client
-        .batch_execute(
-            "-- store::spaces::build\nSET maintenance_work_mem = '512MB'; SET statement_timeout = 0;
-             SET client_connection_check_interval = '1s'",
-        )
-        .await?;
-    client
-        .batch_execute(&format!(
-            "-- store::spaces::build\nCREATE INDEX CONCURRENTLY {name} ON vectors_{space}
-             USING hnsw (embedding halfvec_cosine_ops) WHERE seq <= {newest}"
-        ))
-        .await?;
-    Ok(())
-}
-
-async fn drop_others(client: &Client, space: SpaceId, newest: i64) -> Result<(), Error> {
-    let prefix = format!("vectors\\_{space}\\_hnsw\\_%");
-    for row in client.query(INDEXES, &[&prefix, &index_name(space, newest)]).await? {
-        let name: String = row.try_get(0)?;
-        client
-            .batch_execute(&format!(
-                "-- store::spaces::drop_others\nDROP INDEX CONCURRENTLY IF EXISTS {name}"
-            ))
-            .await?;
-    }
-    Ok(())
-}
-
-fn index_name(space: SpaceId, newest: i64) -> String {
-    format!("vectors_{space}_hnsw_{newest}")
 }
 
 /// The vectors' table. Its values are numbers of ours. Vectors are kept in the row as they are: out of
@@ -195,33 +188,42 @@ GRANT SELECT, INSERT, DELETE ON vectors_{id} TO riacho_janitor"
     )
 }
 
-fn newest_seq(space: SpaceId) -> String {
-    // The sequence and not the rows: the owner is bound by row-level security too.
-    format!(
-        "-- store::spaces::build_index
-SELECT coalesce(pg_sequence_last_value(pg_get_serial_sequence('vectors_{space}', 'seq')::regclass), 0)"
-    )
+const SPACES: &str = concat!(
+    "-- store::spaces::spaces\nSELECT ",
+    columns!(),
+    " FROM embedding_spaces WHERE dropped_at IS NULL ORDER BY id"
+);
+
+const FIND: &str = concat!(
+    "-- store::spaces::ensure_space\nSELECT ",
+    columns!(),
+    " FROM embedding_spaces WHERE model = $1 AND dimensions = $2 AND state <> 'retired'"
+);
+
+const LIVE: &str = concat!(
+    "-- store::spaces::ensure_live_space\nSELECT ",
+    columns!(),
+    " FROM embedding_spaces WHERE state = 'live'"
+);
+
+const LOCK_DOCUMENTS: &str = "-- store::spaces::ensure_space
+SET LOCAL lock_timeout = '10s'; LOCK TABLE documents IN SHARE MODE";
+
+const ADD: &str = concat!(
+    "-- store::spaces::ensure_space
+INSERT INTO embedding_spaces (model, dimensions, state, seeded_at, complete_at)
+SELECT $1, $2, CASE WHEN is_first THEN 'live' ELSE 'building' END,
+       CASE WHEN is_first THEN now() END, CASE WHEN is_first THEN now() END
+FROM (SELECT NOT EXISTS (SELECT FROM embedding_spaces WHERE state = 'live') AS is_first) AS beside
+RETURNING ",
+    columns!()
+);
+
+/// The statements of this folder that services prepare, for a space.
+pub(crate) fn statements(space: SpaceId) -> Vec<String> {
+    let mut all: Vec<String> =
+        [&[SPACES], switch::STATEMENTS].concat().into_iter().map(str::to_owned).collect();
+    all.extend(fill::statements(space));
+    all.extend(index::statements(space));
+    all
 }
-
-const SPACES: &str = "-- store::spaces::spaces
-SELECT id, model, dimensions, state, indexed_seq FROM embedding_spaces ORDER BY id";
-
-const FIND: &str = "-- store::spaces::ensure_space
-SELECT id, model, dimensions, state, indexed_seq FROM embedding_spaces WHERE model = $1 AND dimensions = $2";
-
-const ADD: &str = "-- store::spaces::ensure_space
-INSERT INTO embedding_spaces (model, dimensions, state)
-SELECT $1, $2, CASE WHEN EXISTS (SELECT FROM embedding_spaces WHERE state = 'live') THEN 'building' ELSE 'live' END
-RETURNING id, model, dimensions, state, indexed_seq";
-
-const INDEXED: &str = "-- store::spaces::build_index
-SELECT indexed_seq FROM embedding_spaces WHERE id = $1";
-
-const SET_INDEXED: &str = "-- store::spaces::build_index
-UPDATE embedding_spaces SET indexed_seq = $2 WHERE id = $1";
-
-const INDEXES: &str = "-- store::spaces::drop_others
-SELECT indexname::text FROM pg_indexes WHERE schemaname = 'public' AND indexname LIKE $1 AND indexname <> $2";
-
-/// The statements of this file that services prepare.
-pub(crate) const STATEMENTS: &[&str] = &[SPACES];

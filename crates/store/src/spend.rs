@@ -1,12 +1,12 @@
 //! What embeddings cost, by tenant, month and model; and the budgets of a month.
 //!
 //! Months are those of UTC, by the database's clock. A budget that is used up lets the tenant's documents wait
-//! for the next month: the janitor measures it as it measures quotas, and what is in flight then is finished.
+//! for the next month: the janitor measures it as it measures quotas, and what is in flight then is finished. So
+//! does one of all tenants together, with the documents of all.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use chrono::NaiveDate;
-use futures::future::join_all;
 use riacho_domain::TenantId;
 use serde::Serialize;
 use tokio_postgres::Row;
@@ -52,19 +52,24 @@ impl Spent {
         self.money_nanos as f64 / 1e9
     }
 
-    /// The budgets of `limits` that are used up by what was spent in the month.
+    /// The tenant's budgets of `limits` that are used up by what it spent in the month.
     #[must_use]
     pub fn over(&self, limits: &Limits) -> Vec<Budget> {
+        let most = (limits.embedding_tokens_per_month, limits.embedding_cents_per_month);
+        self.reaches(most, [Budget::Tokens, Budget::Money])
+    }
+
+    /// The budgets of all tenants together that are used up by what these spent in the month. 0 is no budget.
+    #[must_use]
+    pub fn over_total(&self, tokens: u64, cents: u64) -> Vec<Budget> {
+        self.reaches((tokens, cents), [Budget::TotalTokens, Budget::TotalMoney])
+    }
+
+    fn reaches(&self, (tokens, cents): (u64, u64), budgets: [Budget; 2]) -> Vec<Budget> {
         let is_over = |used: u64, most: u64| most > 0 && used >= most;
-        Budget::ALL
-            .into_iter()
-            .filter(|budget| match budget {
-                Budget::Tokens => is_over(self.tokens, limits.embedding_tokens_per_month),
-                Budget::Money => {
-                    is_over(self.money_nanos, limits.embedding_cents_per_month.saturating_mul(NANOS_A_CENT))
-                }
-            })
-            .collect()
+        let over =
+            [is_over(self.tokens, tokens), is_over(self.money_nanos, cents.saturating_mul(NANOS_A_CENT))];
+        budgets.into_iter().zip(over).filter_map(|(budget, is_over)| is_over.then_some(budget)).collect()
     }
 
     fn read(row: &Row) -> Result<Self, Error> {
@@ -82,15 +87,19 @@ impl Spent {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Budget {
-    /// Tokens.
+    /// Tokens of the tenant.
     Tokens,
-    /// Money.
+    /// Money of the tenant.
     Money,
+    /// Tokens of all tenants together.
+    TotalTokens,
+    /// Money of all tenants together.
+    TotalMoney,
 }
 
 impl Budget {
     /// All budgets.
-    pub const ALL: [Budget; 2] = [Budget::Tokens, Budget::Money];
+    pub const ALL: [Budget; 4] = [Budget::Tokens, Budget::Money, Budget::TotalTokens, Budget::TotalMoney];
 
     /// The name, as it stands in rows and answers.
     #[must_use]
@@ -98,6 +107,8 @@ impl Budget {
         match self {
             Budget::Tokens => "tokens",
             Budget::Money => "money",
+            Budget::TotalTokens => "total_tokens",
+            Budget::TotalMoney => "total_money",
         }
     }
 
@@ -109,10 +120,41 @@ impl Budget {
     }
 }
 
-/// What was spent by tenant and model, to be added to the present month.
-pub type Spending = BTreeMap<(TenantId, String), Spent>;
+/// What was embedded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Purpose {
+    /// Chunks of documents on their way, and what of these the live space lacks.
+    Documents,
+    /// Queries of searches.
+    Queries,
+    /// Stored chunks, for a space beside the live one: the operator's decision, which counts towards no budget.
+    Spaces,
+}
 
-/// What a tenant spent on a model in a month.
+impl Purpose {
+    /// The name, as it stands in rows and answers.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Purpose::Documents => "documents",
+            Purpose::Queries => "queries",
+            Purpose::Spaces => "spaces",
+        }
+    }
+
+    fn read(row: &Row) -> Result<Self, Error> {
+        let name: &str = row.try_get("purpose")?;
+        let all = [Purpose::Documents, Purpose::Queries, Purpose::Spaces];
+        let known = all.into_iter().find(|purpose| purpose.as_str() == name);
+        known.ok_or_else(|| Error::Row(format!("a purpose of {name}")))
+    }
+}
+
+/// What was spent by tenant, model and purpose, to be added to the present month.
+pub type Spending = BTreeMap<(TenantId, String, Purpose), Spent>;
+
+/// What a tenant spent on a model in a month, for one purpose.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct MonthSpent {
     /// The tenant.
@@ -121,6 +163,8 @@ pub struct MonthSpent {
     pub month: NaiveDate,
     /// The model's id.
     pub model: String,
+    /// What for.
+    pub purpose: Purpose,
     /// How much.
     #[serde(flatten)]
     pub spent: Spent,
@@ -130,8 +174,8 @@ impl Store {
     /// Adds to what was spent in the present month. What a tenant spent that is gone is forgotten.
     pub async fn add_spending(&self, spending: &Spending) -> Result<(), Error> {
         let mut tenants: BTreeMap<&TenantId, Columns<'_>> = BTreeMap::new();
-        for ((tenant, model), spent) in spending {
-            tenants.entry(tenant).or_default().push(model, spent);
+        for ((tenant, model, purpose), spent) in spending {
+            tenants.entry(tenant).or_default().push(model, *purpose, spent);
         }
         if tenants.is_empty() {
             return Ok(());
@@ -153,13 +197,20 @@ impl Store {
         .await
     }
 
-    /// What a tenant spent in the present month, on all models.
-    pub async fn spent_this_month(&self, tenant: &TenantId) -> Result<Spent, Error> {
+    /// What a tenant spent of its budgets in the present month, on all models.
+    pub async fn budget_spent(&self, tenant: &TenantId) -> Result<Spent, Error> {
         let months = self.spending(tenant, 1).await?;
-        Ok(months.into_iter().fold(Spent::default(), |all, month| all.and(month.spent)))
+        let counts = months.into_iter().filter(|month| month.purpose != Purpose::Spaces);
+        Ok(counts.fold(Spent::default(), |all, month| all.and(month.spent)))
     }
 
-    /// What a tenant spent in the last `months` months, the present one included, the newest first.
+    /// What each tenant spent of its budgets in the present month. The janitor's role sees all.
+    pub async fn budgets_spent(&self) -> Result<HashMap<TenantId, Spent>, Error> {
+        let rows = self.single(Scope::all("budgets_spent"), BUDGETS, &[]).await?;
+        rows.iter().map(|row| Ok((read::tenant(row, "tenant_id")?, Spent::read(row)?))).collect()
+    }
+
+    /// What a tenant spent by model and purpose in the last `months` months, the present one included, the newest first.
     pub async fn spending(&self, tenant: &TenantId, months: u32) -> Result<Vec<MonthSpent>, Error> {
         let params: [Param<'_>; 2] = [&tenant.as_str(), &read::signed(months.clamp(1, 1_200))];
         let rows = self.single(Scope::tenant("spending", tenant), MONTHS, &params).await?;
@@ -186,6 +237,7 @@ fn month_spent(row: &Row) -> Result<MonthSpent, Error> {
         tenant: read::tenant(row, "tenant_id")?,
         month: row.try_get("month")?,
         model: row.try_get("model")?,
+        purpose: Purpose::read(row)?,
         spent: Spent::read(row)?,
     })
 }
@@ -194,6 +246,7 @@ fn month_spent(row: &Row) -> Result<MonthSpent, Error> {
 #[derive(Default)]
 struct Columns<'a> {
     models: Vec<&'a str>,
+    purposes: Vec<&'a str>,
     texts: Vec<i64>,
     tokens: Vec<i64>,
     requests: Vec<i64>,
@@ -201,32 +254,40 @@ struct Columns<'a> {
 }
 
 impl<'a> Columns<'a> {
-    fn push(&mut self, model: &'a str, spent: &Spent) {
+    fn push(&mut self, model: &'a str, purpose: Purpose, spent: &Spent) {
         self.models.push(model);
+        self.purposes.push(purpose.as_str());
         self.texts.push(read::signed_size(spent.texts));
         self.tokens.push(read::signed_size(spent.tokens));
         self.requests.push(read::signed_size(spent.requests));
         self.money.push(read::signed_size(spent.money_nanos));
     }
 
-    fn params<'p>(&'p self, tenant: &'p &str) -> [Param<'p>; 6] {
-        [tenant, &self.models, &self.texts, &self.tokens, &self.requests, &self.money]
+    fn params<'p>(&'p self, tenant: &'p &str) -> [Param<'p>; 7] {
+        [tenant, &self.models, &self.purposes, &self.texts, &self.tokens, &self.requests, &self.money]
     }
 }
 
 const ADD: &str = "-- store::spend::add_spending
-INSERT INTO embedding_spend AS s (tenant_id, month, model, texts, tokens, requests, money_nanos)
-SELECT $1, date_trunc('month', now() AT TIME ZONE 'UTC')::date, model, texts, tokens, requests, money
-FROM unnest($2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[]) AS new (model, texts, tokens, requests, money)
+INSERT INTO embedding_spend AS s (tenant_id, month, model, purpose, texts, tokens, requests, money_nanos)
+SELECT $1, date_trunc('month', now() AT TIME ZONE 'UTC')::date, model, purpose, texts, tokens, requests, money
+FROM unnest($2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[])
+     AS new (model, purpose, texts, tokens, requests, money)
 WHERE EXISTS (SELECT FROM tenants WHERE id = $1)
-ON CONFLICT (tenant_id, month, model) DO UPDATE
+ON CONFLICT (tenant_id, month, model, purpose) DO UPDATE
 SET texts = s.texts + excluded.texts, tokens = s.tokens + excluded.tokens, requests = s.requests + excluded.requests,
     money_nanos = s.money_nanos + excluded.money_nanos";
 
 const MONTHS: &str = "-- store::spend::spending
-SELECT tenant_id, month, model, texts, tokens, requests, money_nanos FROM embedding_spend
+SELECT tenant_id, month, model, purpose, texts, tokens, requests, money_nanos FROM embedding_spend
 WHERE tenant_id = $1 AND month > date_trunc('month', now() AT TIME ZONE 'UTC') - make_interval(months => $2)
-ORDER BY month DESC, model";
+ORDER BY month DESC, model, purpose";
+
+const BUDGETS: &str = "-- store::spend::budgets_spent
+SELECT tenant_id, sum(texts)::bigint AS texts, sum(tokens)::bigint AS tokens, sum(requests)::bigint AS requests,
+       sum(money_nanos)::bigint AS money_nanos
+FROM embedding_spend
+WHERE month = date_trunc('month', now() AT TIME ZONE 'UTC')::date AND purpose <> 'spaces' GROUP BY tenant_id";
 
 const MONTH: &str = "-- store::spend::this_month
 SELECT date_trunc('month', now() AT TIME ZONE 'UTC')::date AS month";
@@ -235,7 +296,7 @@ const SET_OVER_BUDGET: &str = "-- store::spend::set_over_budget
 UPDATE tenants SET over_budget = $2 WHERE id = $1 AND over_budget <> $2 RETURNING id";
 
 /// The statements of this file.
-pub(crate) const STATEMENTS: &[&str] = &[ADD, MONTHS, MONTH, SET_OVER_BUDGET];
+pub(crate) const STATEMENTS: &[&str] = &[ADD, MONTHS, BUDGETS, MONTH, SET_OVER_BUDGET];
 
 #[cfg(test)]
 mod tests {
@@ -253,6 +314,8 @@ mod tests {
         assert_eq!(spent.over(&limits(1_001, 3)), []);
         assert_eq!(spent.over(&limits(1_000, 3)), [Budget::Tokens]);
         assert_eq!(spent.over(&limits(1, 2)), [Budget::Tokens, Budget::Money]);
+        assert_eq!(spent.over_total(0, 2), [Budget::TotalMoney]);
+        assert_eq!(spent.over_total(1_000, 3), [Budget::TotalTokens]);
         assert!((spent.money() - 0.02).abs() < 1e-12);
     }
 }

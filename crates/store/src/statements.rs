@@ -5,9 +5,9 @@ use riacho_domain::{DocumentId, SpaceId, TenantId};
 use tokio_postgres::SimpleQueryMessage;
 
 use crate::{
-    accept, census, chunks, collections, commands, dead_letters, documents, due, indexing, intake, janitor,
-    keys, leases, limits, migrate, pool, purge, release, reuse, search, spaces, spend, stages, start, status,
-    tenants, topology, uploads,
+    accept, attachments, census, chunks, collections, commands, dead_letters, documents, due, indexing,
+    intake, janitor, keys, leases, limits, migrate, pool, purge, release, reuse, search, spaces, spend,
+    stages, start, status, tenants, topology, uploads,
 };
 
 impl crate::Store {
@@ -165,6 +165,7 @@ fn all(space: SpaceId) -> Vec<String> {
     let fixed = [
         accept::STATEMENTS,
         accept::WRITE_STATEMENTS,
+        attachments::STATEMENTS,
         census::STATEMENTS,
         chunks::STATEMENTS,
         collections::STATEMENTS,
@@ -180,7 +181,6 @@ fn all(space: SpaceId) -> Vec<String> {
         migrate::STATEMENTS,
         pool::STATEMENTS,
         release::STATEMENTS,
-        spaces::STATEMENTS,
         spend::STATEMENTS,
         stages::STATEMENTS,
         start::STATEMENTS,
@@ -191,6 +191,7 @@ fn all(space: SpaceId) -> Vec<String> {
     ];
     let mut all: Vec<String> = fixed.concat().into_iter().map(str::to_owned).collect();
     all.extend(indexing::statements(space));
+    all.extend(spaces::statements(space));
     all.extend(search::statements(space));
     all.extend(purge::statements(space));
     all.extend(reuse::statements(space));

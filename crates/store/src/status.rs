@@ -94,6 +94,8 @@ pub enum HeldBy {
     Waiting,
     /// A budget of the month is used up.
     Budget,
+    /// One of all tenants together is.
+    TotalBudget,
 }
 
 impl HeldBy {
@@ -104,6 +106,7 @@ impl HeldBy {
             Some("total") => Ok(Some(HeldBy::Total)),
             Some("waiting") => Ok(Some(HeldBy::Waiting)),
             Some("budget") => Ok(Some(HeldBy::Budget)),
+            Some("total_budget") => Ok(Some(HeldBy::TotalBudget)),
             Some(other) => Err(Error::Row(format!("held by {other}"))),
         }
     }

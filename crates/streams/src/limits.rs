@@ -37,8 +37,12 @@ impl Streams {
         limit: &ProviderLimit,
         asked: &TurnAsked,
     ) -> Result<Turn, Error> {
-        let patience = micros(asked.patience);
-        let more = vec![patience.into(), i64::from(asked.is_urgent).into()];
+        let more = vec![
+            micros(asked.patience).into(),
+            i64::from(asked.is_urgent).into(),
+            i64::from(asked.requests_after).into(),
+            number(asked.tokens_after),
+        ];
         let call = Call { operation: "ask", replica, turn: asked.held, tokens: asked.tokens, more };
         self.limit(bucket, limit, call).await
     }
@@ -57,7 +61,7 @@ impl Streams {
         let said = |number: Option<u32>| Value::from(number.map_or(-1, i64::from));
         let more = vec![
             used.more_tokens.into(),
-            i64::from(used.is_given_back).into(),
+            i64::from(used.requests_back).into(),
             said(used.seen.requests),
             said(used.seen.tokens),
             said(used.seen.requests_left),
@@ -79,13 +83,12 @@ impl Streams {
         limit: &ProviderLimit,
         tokens: u64,
     ) -> Result<Duration, Error> {
-        let more = vec![NO_TURN.into(), 0.into()];
+        let more = vec![NO_TURN.into(), 0.into(), 0.into(), 0.into()];
         let call = Call { operation: "ask", replica: "", turn: 0, tokens, more };
         Ok(self.limit(bucket, limit, call).await?.wait)
     }
 
     async fn limit(&self, bucket: &str, limit: &ProviderLimit, call: Call<'_>) -> Result<Turn, Error> {
-        let number = |number: u64| Value::from(i64::try_from(number).unwrap_or(i64::MAX));
         let limited = |number: Option<u32>| Value::from(number.map_or(0, i64::from));
         let mut args = vec![
             call.operation.into(),
@@ -115,6 +118,10 @@ fn read(answer: Value, window: Duration) -> Option<Turn> {
         replicas: u32::try_from(replicas).ok()?.max(1),
         limit: ProviderLimit { window, requests: limited(requests), tokens: limited(tokens) },
     })
+}
+
+fn number(number: u64) -> Value {
+    i64::try_from(number).unwrap_or(i64::MAX).into()
 }
 
 fn micros(duration: Duration) -> i64 {

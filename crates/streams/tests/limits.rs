@@ -21,7 +21,7 @@ fn limit(requests: u32, tokens: u32) -> ProviderLimit {
 }
 
 fn asked(tokens: u64) -> TurnAsked {
-    TurnAsked { tokens, patience: MINUTE * 60, is_urgent: false, held: 0 }
+    TurnAsked { tokens, requests_after: 0, tokens_after: 0, patience: MINUTE * 60, is_urgent: false, held: 0 }
 }
 
 /// A server, and when it was asked first: waits are compared with what is left of them by then.
@@ -99,13 +99,27 @@ async fn tokens_that_were_not_needed_and_turns_that_were_not_used_are_given_to_t
     provider.settle(TurnUsed { more_tokens: 2_000, ..used }).await;
     provider.is(provider.wait(3_000).await, SECOND * 3);
     let waiting = provider.ask(asked(3_000)).await;
-    provider
-        .settle(TurnUsed { name: waiting.name, tokens: 3_000, is_given_back: true, ..TurnUsed::default() })
-        .await;
+    let back = TurnUsed { more_tokens: -3_000, requests_back: 1, ..TurnUsed::default() };
+    provider.settle(TurnUsed { name: waiting.name, ..back }).await;
     provider.is(provider.wait(3_000).await, SECOND * 3);
     // A turn of another name, from before a pause or a loss of the data, changes nothing.
-    provider.settle(TurnUsed { name: 7, tokens: 3_000, is_given_back: true, ..TurnUsed::default() }).await;
+    provider.settle(TurnUsed { name: 7, ..back }).await;
     provider.is(provider.wait(3_000).await, SECOND * 3);
+}
+
+#[tokio::test]
+async fn requests_that_follow_are_not_held_up_by_those_of_others() {
+    let provider = Provider::new(limit(60, 60_000)).await;
+    let series = TurnAsked { requests_after: 2, tokens_after: 24_000, ..asked(6_000) };
+    assert_eq!(provider.ask(series).await.wait, Duration::ZERO);
+    provider.is(provider.wait(6_000).await, SECOND * 30);
+    let few = TurnAsked { requests_after: 59, tokens_after: 0, ..asked(0) };
+    let turn = provider.ask(few).await;
+    provider.is(turn.wait, SECOND * 24);
+    provider.is(provider.wait(0).await, SECOND * 79);
+    // What does not follow after all is there for the next.
+    provider.settle(TurnUsed { name: turn.name, requests_back: 59, ..TurnUsed::default() }).await;
+    provider.is(provider.wait(6_000).await, SECOND * 30);
 }
 
 #[tokio::test]

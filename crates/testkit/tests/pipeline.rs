@@ -12,7 +12,7 @@ use riacho_models::{Kind, Provider};
 use riacho_objects::Key;
 use riacho_service::CoreConfig;
 use riacho_stage::Runner;
-use riacho_store::{Mode, Role, SearchRequest, Target};
+use riacho_store::{Mode, Role, SearchRequest, Target, ensure_space};
 use riacho_testkit::{
     Deployment, LineExtractor, eventually,
     openai::{Answer, OpenAi},
@@ -257,6 +257,50 @@ async fn documents_are_embedded_by_a_sentence_transformer_into_a_space_of_its_ow
     };
     let hits = deployment.store.search(&request).await.unwrap();
     assert_eq!(hits[0].document, other.document, "{hits:?}");
+    all_streams_are_empty(&deployment).await;
+    pipeline.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn documents_of_two_spaces_are_embedded_each_with_its_model_and_wait_for_no_other() {
+    let provider = OpenAi::start(16).await.unwrap();
+    let deployment = Deployment::start().await.unwrap();
+    let next = ensure_space(&deployment.database_config(), "openai/next@16", 16).await.unwrap();
+    let make_live = |space: u32| {
+        deployment.sql(&format!(
+            "UPDATE embedding_spaces SET state = 'building' WHERE state = 'live';
+             UPDATE embedding_spaces SET state = 'live' WHERE id = {space}"
+        ));
+    };
+    let mut core = deployment.core().unwrap();
+    let further = riacho_models::Config {
+        provider: Provider::Openai,
+        model: "next".to_owned(),
+        dimensions: Some(16),
+        base_url: Some(provider.base_url()),
+        api_key: Some(provider.api_key().into()),
+        ..riacho_models::Config::default()
+    };
+    core.models.spaces.insert("next".to_owned(), further);
+    let pipeline = Pipeline::start(&deployment, &core);
+    is_working(&deployment).await;
+    assert_eq!(provider.requests(), 0, "nothing needs the further model yet");
+
+    provider.always(Answer::Status(500));
+    make_live(next.id);
+    let waits = deployment.submit("next.txt", lines(9, "the next one")).await.unwrap();
+    provider.wait_for_requests(1).await;
+    make_live(deployment.space.id);
+    let present = deployment.submit("present.txt", lines(9, "the present one")).await.unwrap();
+    deployment.reaches(present.document, State::Ready).await;
+    let state = deployment.store.status(&deployment.tenant, waits.document).await.unwrap().unwrap().state;
+    assert!(state.is_in_flight(), "{state}");
+    provider.normal();
+    deployment.reaches(waits.document, State::Ready).await;
+    for (space, count) in [(deployment.space.id, 10), (next.id, 9)] {
+        let rows = deployment.sql(&format!("SELECT count(*) FROM vectors_{space}"));
+        assert_eq!(rows[0][0].as_deref(), Some(count.to_string().as_str()), "vectors of space {space}");
+    }
     all_streams_are_empty(&deployment).await;
     pipeline.stop().await;
 }

@@ -4,6 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use riacho_domain::State;
+use riacho_embedder::Config as EmbedderConfig;
 use riacho_models::{Config as ModelsConfig, Kind, Provider, load};
 use riacho_service::{CoreConfig, Metrics};
 use riacho_stage::Runner;
@@ -13,8 +14,11 @@ use riacho_testkit::{
     openai::{Asked, OpenAi, RateLimit},
     within,
 };
-use tokio::task::JoinSet;
+use tokio::{sync::Mutex, task::JoinSet};
 use tokio_util::sync::CancellationToken;
+
+/// Those that look at the metrics of the process, one after the other.
+static ONE: Mutex<()> = Mutex::const_new(());
 
 const REPLICAS: usize = 8;
 
@@ -46,6 +50,8 @@ fn models(provider: &OpenAi) -> ModelsConfig {
 fn start(
     deployment: &Deployment,
     core: &CoreConfig,
+    lines_per_batch: usize,
+    embedder: &EmbedderConfig,
     stop: &CancellationToken,
 ) -> JoinSet<anyhow::Result<()>> {
     let mut tasks = JoinSet::new();
@@ -54,13 +60,14 @@ fn start(
     let extractor = Arc::new(LineExtractor {
         store: deployment.stages.clone(),
         objects: deployment.objects.clone(),
-        lines_per_batch: 8,
+        lines_per_batch,
     });
     let stopped = stop.clone();
     tasks.spawn(async move { Ok(runner.run_stage(extractor, stopped).await?) });
     for _ in 0..REPLICAS {
         let (core, resources, stop) = (core.clone(), resources.clone(), stop.clone());
-        tasks.spawn(async move { riacho_embedder::run(Default::default(), &core, resources, stop).await });
+        let embedder = embedder.clone();
+        tasks.spawn(async move { riacho_embedder::run(embedder, &core, resources, stop).await });
     }
     let (used, stopped) = (core.clone(), stop.clone());
     tasks.spawn(async move { riacho_indexer::run(Default::default(), &used, resources, stopped).await });
@@ -70,13 +77,13 @@ fn start(
     tasks
 }
 
-fn lines(document: usize) -> String {
+fn lines(document: usize, count: usize) -> String {
     let line = |number: usize| {
         let words: Vec<String> =
             (0..WORDS_IN_A_LINE).map(|word| format!("w{document}x{number}x{word}")).collect();
         words.join(" ") + "\n"
     };
-    (0..LINES).map(line).collect()
+    (0..count).map(line).collect()
 }
 
 fn tokens(asked: &[Asked]) -> usize {
@@ -108,6 +115,8 @@ fn used(asked: &[Asked]) -> Vec<f64> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn eight_replicas_use_the_limit_that_they_share_and_no_document_fails_for_it() {
+    let _one = ONE.lock().await;
+    let before = runs_again();
     let provider = OpenAi::start(16).await.unwrap();
     provider.limit(LIMIT);
     let deployment = Deployment::with_space("openai/test-embedding@16", 16).await.unwrap();
@@ -122,11 +131,11 @@ async fn eight_replicas_use_the_limit_that_they_share_and_no_document_fails_for_
     let enough = (WINDOWS + 2) * LIMIT.tokens as usize;
     let mut documents = Vec::new();
     for number in 0..enough.div_ceil(LINES * WORDS_IN_A_LINE) {
-        let accepted = deployment.submit(&format!("{number}.txt"), lines(number)).await.unwrap();
+        let accepted = deployment.submit(&format!("{number}.txt"), lines(number, LINES)).await.unwrap();
         documents.push(accepted.document);
     }
     let stop = CancellationToken::new();
-    let mut tasks = start(&deployment, &core, &stop);
+    let mut tasks = start(&deployment, &core, 8, &EmbedderConfig::default(), &stop);
     let wanted = (WINDOWS + 1) * LIMIT.tokens as usize;
     within(PATIENCE, || async {
         let taken = tokens(&provider.asked());
@@ -151,17 +160,67 @@ async fn eight_replicas_use_the_limit_that_they_share_and_no_document_fails_for_
     let refused = asked.iter().filter(|request| request.is_refused).count();
     assert!(refused * 50 <= asked.len(), "{refused} of {} requests were refused", asked.len());
     assert_eq!(deployment.streams.dead_letter_count(0).await.unwrap(), 0);
-    // Every event ran once: nothing was put off, handed back or delivered again.
+    assert_eq!(
+        runs_again(),
+        before,
+        "every event ran once: nothing was put off, handed back or delivered again"
+    );
+}
+
+/// The lines of the metrics that tell of events which did not run to their end at once.
+fn runs_again() -> Vec<String> {
     let metrics = Metrics::install().unwrap().render();
-    let embed = |line: &&str| line.contains("stage=\"embed\"");
-    let again = metrics.lines().filter(|line| line.starts_with("riacho_redeliveries_total")).find(embed);
-    assert_eq!(again, None);
-    let ended: Vec<&str> = metrics
-        .lines()
-        .filter(|line| line.starts_with("riacho_events_processed_total"))
-        .filter(embed)
-        .collect();
-    assert!(ended.len() == 1 && ended[0].contains("outcome=\"emitted\""), "{ended:?}");
+    let of_embed = metrics.lines().filter(|line| line.contains("stage=\"embed\""));
+    let again = of_embed.filter(|line| {
+        let ended =
+            line.starts_with("riacho_events_processed_total") && !line.contains("outcome=\"emitted\"");
+        ended || line.starts_with("riacho_redeliveries_total")
+    });
+    again.map(str::to_owned).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_events_of_eight_replicas_are_embedded_one_after_the_other_each_in_its_time() {
+    const LINES_IN_A_BATCH: usize = 128;
+    const DOCUMENTS: usize = 8;
+    let _one = ONE.lock().await;
+    let provider = OpenAi::start(16).await.unwrap();
+    provider.limit(LIMIT);
+    let deployment = Deployment::with_space("openai/test-embedding@16", 16).await.unwrap();
+    let mut core = deployment.core().unwrap();
+    core.models =
+        ModelsConfig { requests_per_minute: Some(60), tokens_per_minute: Some(10_000), ..models(&provider) };
+    core.stage.dead_after_ms = 120_000;
+    // Two runs that take too long condemn.
+    core.stage.max_attempts = 2;
+    // Alone an event takes a second and a half. If all that are begun shared the limit, each would take half a minute.
+    let embedder = EmbedderConfig { time_limit_seconds: 20, ..EmbedderConfig::default() };
+    let mut documents = Vec::new();
+    for number in 0..DOCUMENTS {
+        let text = lines(number, LINES_IN_A_BATCH * 2);
+        documents.push(deployment.submit(&format!("{number}.txt"), text).await.unwrap().document);
+    }
+    let stop = CancellationToken::new();
+    let mut tasks = start(&deployment, &core, LINES_IN_A_BATCH, &embedder, &stop);
+    within(PATIENCE, || async {
+        let mut ready = 0;
+        for document in &documents {
+            let status = deployment.store.status(&deployment.tenant, *document).await.unwrap().unwrap();
+            assert!(status.state != State::Failed, "{status:?}");
+            ready += usize::from(status.state == State::Ready);
+        }
+        if ready == DOCUMENTS { Ok(()) } else { Err(format!("{ready} are ready")) }
+    })
+    .await;
+    stop.cancel();
+    while let Some(ended) = tasks.join_next().await {
+        ended.unwrap().unwrap();
+    }
+    let texts = provider.texts();
+    let distinct = texts.iter().collect::<std::collections::BTreeSet<_>>().len();
+    println!("{} texts, {distinct} of them different", texts.len());
+    assert!(texts.len() * 10 <= distinct * 13, "{} texts were asked for, {distinct} different", texts.len());
+    assert_eq!(deployment.streams.dead_letter_count(0).await.unwrap(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,9 +1,11 @@
 //! Chunks to vectors.
 //!
-//! The stage is in [`stage`](self), which texts reach the model in `texts`, what a model's failure means for an
-//! event in `verdict`, and the pause while a model refuses everybody in `gate`. Models themselves live in `riacho-models`.
+//! The stage is in [`stage`](self), a model at work in `engine`, which texts reach the model in `texts`, what a model's
+//! failure means for an event in `verdict`, and the pause while a model refuses everybody in `gate`. Models themselves
+//! live in `riacho-models`.
 
 mod config;
+mod engine;
 mod gate;
 pub mod metrics;
 mod stage;
@@ -13,23 +15,21 @@ mod verdict;
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail};
-use riacho_models::{Model, Prices};
+use riacho_models::{Model, Models, Prices};
 use riacho_service::{CoreConfig, Resources, health::Need, spend::Ledger};
-use riacho_store::{Space, Store};
+use riacho_store::{Space, SpaceState, Store};
 use tokio_util::sync::CancellationToken;
 
 pub use config::Config;
 pub use stage::Embedder;
 
-/// The longest pause between two tries to reach the model at the start.
-const MAX_PAUSE: Duration = Duration::from_secs(10);
 /// The pause between two tries to read the embedding spaces.
 const SPACES_PAUSE: Duration = Duration::from_millis(500);
 
 /// Embeds until `stop`; returns when what was begun is finished.
 ///
 /// # Errors
-/// When the model cannot be used, or makes vectors for none of the embedding spaces.
+/// When a model cannot be used, or none makes vectors for an embedding space.
 pub async fn run(
     config: Config,
     core: &CoreConfig,
@@ -37,19 +37,19 @@ pub async fn run(
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     metrics::describe();
-    let models = patient(&core.models, &config);
-    // Reading the local model's files blocks.
-    let model = tokio::task::spawn_blocking(move || riacho_models::load(&models)).await??;
-    resources.share_limits(&*model, &stop);
-    if !verified(&*model, &stop).await? {
+    let section = patient(&core.models, &config);
+    // Reading a local model's files blocks.
+    let models = tokio::task::spawn_blocking(move || Models::load(&section)).await??;
+    models.all().for_each(|model| resources.share_limits(&**model, &stop));
+    let Some(spaces) = spaces(&resources.store, &stop).await? else { return Ok(()) };
+    let needed = needed(&spaces, &models)?;
+    let ledger = Ledger::open(resources.store.clone(), Prices::new(&core.models.prices), Duration::ZERO);
+    let stage = Embedder::new(config, &models, resources.store.clone(), ledger.clone(), stop.clone());
+    let stage = Arc::new(stage);
+    if !stage.wait_for(&*needed, &stop).await.with_context(|| format!("model {}", needed.id()))? {
         return Ok(());
     }
-    let Some(spaces) = spaces(&resources.store, &stop).await? else { return Ok(()) };
-    check_space(&spaces, &*model)?;
-    let runner = resources.runner(core, config.concurrency, &stop).await?;
-    let ledger = Ledger::open(resources.store.clone(), Prices::new(&core.models.prices), Duration::ZERO);
-    let stage = Embedder::new(config, model, resources.store.clone(), ledger.clone(), stop.clone());
-    let stage = Arc::new(stage);
+    let runner = resources.runner(core, stage.concurrency(), &stop).await?;
     let watched = Arc::clone(&stage);
     resources.health.add("model", Need::Optional, move || {
         let trouble = watched.trouble();
@@ -60,36 +60,10 @@ pub async fn run(
     ended
 }
 
-/// The model's settings, so that no call waits for the provider's limits until its batch is over its time.
+/// The models' settings, so that no call waits for a provider's limits until its batch is over its time.
 fn patient(models: &riacho_models::Config, config: &Config) -> riacho_models::Config {
     let longest = u64::try_from(config.time_limit().as_millis() / 4).unwrap_or(u64::MAX);
-    riacho_models::Config { limit_wait_ms: models.limit_wait_ms.min(longest), ..models.clone() }
-}
-
-/// Asks the model to embed known texts until it answers; false when stopped before. Each answer is
-/// also a check of dimensions and order.
-async fn verified(model: &dyn Model, stop: &CancellationToken) -> anyhow::Result<bool> {
-    let mut pause = Duration::from_millis(200);
-    loop {
-        let answer = tokio::select! {
-            () = stop.cancelled() => return Ok(false),
-            answer = model.verify() => answer,
-        };
-        match answer {
-            Ok(()) => return Ok(true),
-            Err(error) if !error.is_retryable() => {
-                return Err(error).with_context(|| format!("model {}", model.id()));
-            }
-            Err(error) => {
-                tracing::warn!(model = model.id(), %error, "the model does not answer; waiting for it")
-            }
-        }
-        tokio::select! {
-            () = stop.cancelled() => return Ok(false),
-            () = tokio::time::sleep(pause) => {}
-        }
-        pause = (pause * 2).min(MAX_PAUSE);
-    }
+    models.waiting_at_most(longest)
 }
 
 /// The embedding spaces, once PostgreSQL answers; none when stopped before.
@@ -111,17 +85,29 @@ async fn spaces(store: &Store, stop: &CancellationToken) -> anyhow::Result<Optio
     }
 }
 
-/// An embedder whose vectors fit into no space would fail all its work; better not to start.
-fn check_space(spaces: &[Space], model: &dyn Model) -> anyhow::Result<()> {
-    if spaces.is_empty() || spaces.iter().any(|space| stage::fits(space, model)) {
-        return Ok(());
+/// The model that this process waits for at its start: that of the live space, else one of another space that
+/// is in use. An embedder whose vectors fit into no space would fail all its work; better not to start.
+fn needed(spaces: &[Space], models: &Models) -> anyhow::Result<Arc<dyn Model>> {
+    let used = || spaces.iter().filter(|space| space.state != SpaceState::Retired);
+    let live = used().filter(|space| space.state == SpaceState::Live);
+    if let Some(live) = live.clone().find(|space| models.of(&space.model, space.dimensions).is_none()) {
+        let (space, model) = (live.id, &live.model);
+        tracing::warn!(
+            space,
+            model,
+            "the live space's model is not configured here: its documents wait for it"
+        );
     }
-    let known: Vec<_> =
-        spaces.iter().map(|s| format!("{} with {} dimensions", s.model, s.dimensions)).collect();
+    let known = live.chain(used()).find_map(|space| models.of(&space.model, space.dimensions));
+    if let Some(model) = known.or_else(|| used().next().is_none().then(|| models.first())) {
+        return Ok(Arc::clone(model));
+    }
+    let named = |model: &str, dimensions: usize| format!("{model} with {dimensions} dimensions");
+    let configured: Vec<_> = models.all().map(|model| named(model.id(), model.dimensions())).collect();
+    let spaces: Vec<_> = used().map(|space| named(&space.model, space.dimensions as usize)).collect();
     bail!(
-        "the configured model {} has {} dimensions, but the embedding spaces are for {}",
-        model.id(),
-        model.dimensions(),
-        known.join(", ")
+        "the configured models are {}, but the embedding spaces are for {}",
+        configured.join(", "),
+        spaces.join(", ")
     )
 }

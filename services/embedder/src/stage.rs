@@ -1,22 +1,23 @@
 //! The stage: batches of chunks become batches of vectors.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
+use futures::future::join_all;
 use riacho_domain::{Lane, ReasonCode, SpaceId, StageName};
-use riacho_models::{Error, Kind, Model, embed_some, to_f16_le};
+use riacho_models::{Error, Kind, Model, Models, embed_some, to_f16_le};
 use riacho_proto::v1::{ChunksCut, ChunksEmbedded, EmbeddedChunk, envelope::Payload};
 use riacho_service::spend::Ledger;
 use riacho_stage::{BatchLimits, BatchStage, Context, Event, EventMeta, Failure, Outcome, Output};
-use riacho_store::{Release, Space, Store, WantedVectors};
+use riacho_store::{Purpose, Release, Store, WantedVectors};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     Config,
-    gate::Gate,
+    engine::{self, Engine},
     texts::{Source, Sources, Texts, want},
     verdict,
 };
@@ -28,12 +29,12 @@ const FOREIGN_SPACE: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Embedder {
     config: Config,
-    model: Arc<dyn Model>,
+    /// One for each model: while a deployment goes from one model to another, documents of both are on their way.
+    engines: Vec<Engine>,
     store: Store,
     ledger: Ledger,
-    gate: Gate,
-    /// Whether the model fits, by space. A space never changes its model.
-    fits: Mutex<HashMap<SpaceId, bool>>,
+    /// The place of a space's engine; none where no model fits. A space never changes its model.
+    places: Mutex<HashMap<SpaceId, Option<usize>>>,
 }
 
 /// What is to be done for an event, or its answer where that is known already.
@@ -47,40 +48,94 @@ struct Work {
 }
 
 impl Embedder {
-    /// The stage with a model that was verified.
+    /// The stage with these models; each is verified before its first batch.
     #[must_use]
     pub fn new(
         config: Config,
-        model: Arc<dyn Model>,
+        models: &Models,
         store: Store,
         ledger: Ledger,
         stop: CancellationToken,
     ) -> Self {
-        Self { config, model, store, ledger, gate: Gate::new(stop), fits: Mutex::default() }
+        let engines = models.all().map(|model| Engine::new(Arc::clone(model), stop.clone())).collect();
+        Self { config, engines, store, ledger, places: Mutex::default() }
     }
 
-    /// Why the model does not work at the moment; none while it does.
+    /// How many batches are embedded at once.
+    pub(crate) fn concurrency(&self) -> usize {
+        self.config.concurrency
+    }
+
+    /// Waits until one of the models answers; false when stopped before.
+    pub(crate) async fn wait_for(&self, model: &dyn Model, stop: &CancellationToken) -> Result<bool, Error> {
+        match self.engines.iter().find(|engine| engine.model.id() == model.id()) {
+            Some(engine) => engine::wait_for(engine, stop).await,
+            None => Ok(true),
+        }
+    }
+
+    /// Why a model does not work at the moment; none while all do.
     #[must_use]
     pub fn trouble(&self) -> Option<String> {
-        self.gate.trouble()
+        self.engines.iter().find_map(Engine::trouble)
     }
 
-    async fn embed(&self, events: Vec<Event>) -> Result<Vec<Result<Outcome, Failure>>, Failure> {
-        self.wait_for_the_model(&events).await?;
-        let mut texts = Texts::default();
-        let plan = self.plan(events, &mut texts).await?;
-        // Half of the time is for waiting and for requests that are on their way then.
-        let until = Instant::now() + self.config.time_limit() / 2;
-        let reached = embed_some(&*self.model, texts.all(), Kind::Passage, Some(until)).await;
-        for (tenant, spent) in texts.spent(&reached.calls) {
-            self.ledger.note(tenant, self.model.id(), spent);
+    /// Embeds events of any spaces, those of each model by themselves.
+    async fn embed_all(&self, events: Vec<Event>) -> Result<Vec<Result<Outcome, Failure>>, Failure> {
+        let mut groups: BTreeMap<Option<usize>, Vec<(usize, Event)>> = BTreeMap::new();
+        for (place, event) in events.into_iter().enumerate() {
+            // What carries no chunks is refused whoever gets it.
+            let engine = match &event.payload {
+                Payload::ChunksCut(cut) => self.engine_of(cut.space).await?,
+                _ => Some(0),
+            };
+            groups.entry(engine).or_default().push((place, event));
         }
+        let is_mixed = groups.len() > 1;
+        let answered = join_all(groups.into_iter().map(|(engine, events)| async move {
+            let (places, events): (Vec<usize>, Vec<Event>) = events.into_iter().unzip();
+            let engine = engine.and_then(|place| self.engines.get(place));
+            let answers = self.embed(engine, events, is_mixed).await;
+            let answers = answers.unwrap_or_else(|failure| vec![Err(failure); places.len()]);
+            places.into_iter().zip(answers)
+        }))
+        .await;
+        let mut answers: Vec<_> = answered.into_iter().flatten().collect();
+        answers.sort_unstable_by_key(|(place, _)| *place);
+        Ok(answers.into_iter().map(|(_, answer)| answer).collect())
+    }
+
+    /// Embeds events whose spaces are of one model; none where no model of this process fits.
+    async fn embed(
+        &self,
+        engine: Option<&Engine>,
+        events: Vec<Event>,
+        is_mixed: bool,
+    ) -> Result<Vec<Result<Outcome, Failure>>, Failure> {
+        if let Some(engine) = engine {
+            self.wait_for_the_model(engine, &events, is_mixed).await?;
+        }
+        let mut texts = Texts::default();
+        let plan = self.plan(events, engine.is_some(), &mut texts).await?;
+        let Some(engine) = engine.filter(|_| !texts.all().is_empty()) else {
+            let finish = |work| finish(work, &[], None);
+            return Ok(plan
+                .into_iter()
+                .map(|planned| planned.map_or_else(|answer| answer, finish))
+                .collect());
+        };
+        // What is left then is for a request that is on its way.
+        let until = Instant::now() + self.config.time_limit() * 3 / 4;
+        let reached = embed_some(&*engine.model, texts.all(), Kind::Passage, Some(until)).await;
+        self.ledger.note_calls(engine.model.id(), Purpose::Documents, texts.owners(), &reached.calls);
         let failure = match &reached.ended {
-            Some(error) => Some(verdict::judge(error, &*self.model, &self.gate, self.config.pause()).await),
+            Some(error) => {
+                Some(verdict::judge(error, &*engine.model, &engine.gate, self.config.pause()).await)
+            }
             None => None,
         };
-        if failure.is_none() && !texts.all().is_empty() {
-            self.gate.open();
+        if failure.is_none() {
+            engine.gate.open();
         }
         // What was embedded goes on, also where the rest has to wait.
         let finish = |work| finish(work, &reached.vectors, failure.as_ref());
@@ -88,26 +143,37 @@ impl Embedder {
     }
 
     /// Waits while the model refuses everybody. An event that runs alone because it failed before is
-    /// put off instead: while it runs, nothing else in the process does.
-    async fn wait_for_the_model(&self, events: &[Event]) -> Result<(), Failure> {
-        if let ([only], Some(left)) = (events, self.gate.closed_for())
-            && only.envelope.attempt > 1
-        {
+    /// put off instead: while it runs, nothing else in the process does. So are those that came with
+    /// events for another model.
+    async fn wait_for_the_model(
+        &self,
+        engine: &Engine,
+        events: &[Event],
+        is_mixed: bool,
+    ) -> Result<(), Failure> {
+        let is_alone = matches!(events, [only] if only.envelope.attempt > 1);
+        if let Some(left) = engine.gate.closed_for().filter(|_| is_alone || is_mixed) {
             let message = "the model refuses everybody at the moment".to_owned();
             return Err(Failure::Transient { message, retry_after: Some(left), counts: false });
         }
-        if self.gate.pass().await {
-            return Ok(());
+        if !engine.gate.pass().await {
+            return Err(verdict::interrupted());
         }
-        Err(verdict::interrupted())
+        let verified = engine.verified().await;
+        verified.map_err(|error| verdict::unverified(&error, &engine.gate, self.config.pause()))
     }
 
     /// Finds out what is still to be embedded, and adds that to the texts.
-    async fn plan(&self, events: Vec<Event>, texts: &mut Texts) -> Result<Vec<Planned<Work>>, Failure> {
+    async fn plan(
+        &self,
+        events: Vec<Event>,
+        is_ours: bool,
+        texts: &mut Texts,
+    ) -> Result<Vec<Planned<Work>>, Failure> {
         let mut cuts: Vec<(EventMeta, Planned<ChunksCut>)> = Vec::with_capacity(events.len());
         let mut wanted = WantedVectors::new();
         for event in events {
-            let cut = self.cut_of(event.payload).await;
+            let cut = cut_of(event.payload, is_ours);
             if let Ok(cut) = &cut {
                 want(&mut wanted, &event.envelope.tenant, cut);
             }
@@ -127,29 +193,36 @@ impl Embedder {
         Ok(plan.collect())
     }
 
-    /// The chunks of an event, if they are for a space that the model makes vectors for.
-    async fn cut_of(&self, payload: Payload) -> Planned<ChunksCut> {
-        let Payload::ChunksCut(cut) = payload else {
-            let message = "the event carries no chunks to embed";
-            return Err(Err(Failure::permanent(ReasonCode::Undecodable, message)));
-        };
-        if self.fits(cut.space).await.map_err(Err)? {
-            return Ok(cut);
-        }
-        let message = format!("model {} makes no vectors for embedding space {}", self.model.id(), cut.space);
-        Err(Err(Failure::Transient { message, retry_after: Some(FOREIGN_SPACE), counts: false }))
-    }
-
-    async fn fits(&self, space: SpaceId) -> Result<bool, Failure> {
-        let known = self.fits.lock().unwrap_or_else(PoisonError::into_inner).get(&space).copied();
+    /// The place of the engine whose model makes the vectors of a space; none where there is none.
+    async fn engine_of(&self, space: SpaceId) -> Result<Option<usize>, Failure> {
+        let known = self.places.lock().unwrap_or_else(PoisonError::into_inner).get(&space).copied();
         if let Some(known) = known {
             return Ok(known);
         }
         let spaces = self.store.spaces().await.map_err(|error| store_failure(&error))?;
-        let mut all = self.fits.lock().unwrap_or_else(PoisonError::into_inner);
-        all.extend(spaces.iter().map(|space| (space.id, fits(space, &*self.model))));
-        Ok(all.get(&space).copied().unwrap_or(false))
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        places.extend(spaces.iter().map(|space| {
+            let fits = |engine: &Engine| {
+                let model = &engine.model;
+                model.id() == space.model && model.dimensions() == space.dimensions as usize
+            };
+            (space.id, self.engines.iter().position(fits))
+        }));
+        Ok(places.get(&space).copied().flatten())
     }
+}
+
+/// The chunks of an event, if they are for a space that a model of this process makes vectors for.
+fn cut_of(payload: Payload, is_ours: bool) -> Planned<ChunksCut> {
+    let Payload::ChunksCut(cut) = payload else {
+        let message = "the event carries no chunks to embed";
+        return Err(Err(Failure::permanent(ReasonCode::Undecodable, message)));
+    };
+    if is_ours {
+        return Ok(cut);
+    }
+    let message = format!("no model of this embedder makes vectors for embedding space {}", cut.space);
+    Err(Err(Failure::Transient { message, retry_after: Some(FOREIGN_SPACE), counts: false }))
 }
 
 impl BatchStage for Embedder {
@@ -164,7 +237,10 @@ impl BatchStage for Embedder {
     /// A batch is one call of the model at most, so that a slow model's batches end as soon as a fast one's.
     fn limits(&self) -> BatchLimits {
         let told = self.config.limits();
-        BatchLimits { max_weight: told.max_weight.min(self.model.max_batch_tokens()).max(1), ..told }
+        // A model that nothing was embedded with yet bounds nobody.
+        let used = self.engines.iter().filter(|engine| engine.is_verified());
+        let most = used.map(|engine| engine.model.max_batch_tokens()).min().unwrap_or(usize::MAX);
+        BatchLimits { max_weight: told.max_weight.min(most).max(1), ..told }
     }
 
     fn weight(&self, event: &Event) -> usize {
@@ -174,13 +250,8 @@ impl BatchStage for Embedder {
 
     async fn run(&self, events: Vec<Event>, _: &Context) -> Vec<Result<Outcome, Failure>> {
         let count = events.len();
-        self.embed(events).await.unwrap_or_else(|failure| vec![Err(failure); count])
+        self.embed_all(events).await.unwrap_or_else(|failure| vec![Err(failure); count])
     }
-}
-
-/// Whether a model's vectors belong into a space.
-pub(crate) fn fits(space: &Space, model: &dyn Model) -> bool {
-    space.model == model.id() && space.dimensions as usize == model.dimensions()
 }
 
 /// Puts an event's vectors beside its chunks; one refused text fails the event. An event whose texts were not all reached

@@ -1,12 +1,12 @@
 //! What of a batch reaches the model: each content once, and only what has no vector yet.
 
-use std::collections::{BTreeMap, HashMap, hash_map::Entry};
+use std::collections::{HashMap, hash_map::Entry};
 
 use bytes::Bytes;
 use riacho_domain::{SpaceId, TenantId, embedding_input, input_hash};
-use riacho_models::Call;
 use riacho_proto::v1::{Chunk, ChunksCut};
-use riacho_store::{ContentHash, Known, Spent, WantedVectors};
+use riacho_service::spend::Owner;
+use riacho_store::{ContentHash, Known, WantedVectors};
 
 use crate::metrics;
 
@@ -26,14 +26,6 @@ pub(crate) struct Sources {
     pub(crate) counts: metrics::Chunks,
 }
 
-/// Whose a text is.
-#[derive(Debug)]
-struct Owner {
-    tenant: TenantId,
-    /// The tokens of its chunk, as they were cut.
-    tokens: u64,
-}
-
 /// The texts of a batch, and which content each of them is.
 #[derive(Debug, Default)]
 pub(crate) struct Texts {
@@ -46,6 +38,11 @@ impl Texts {
     /// The texts for the model, in order.
     pub(crate) fn all(&self) -> &[String] {
         &self.texts
+    }
+
+    /// Whose each of them is.
+    pub(crate) fn owners(&self) -> &[Owner] {
+        &self.owners
     }
 
     /// Finds a source for each chunk of an event, and adds the texts that have to be embedded.
@@ -83,41 +80,9 @@ impl Texts {
 
     fn push(&mut self, tenant: &TenantId, chunk: &Chunk, text: String) -> usize {
         self.texts.push(text);
-        self.owners.push(Owner { tenant: tenant.clone(), tokens: u64::from(chunk.token_count.max(1)) });
+        self.owners.push(Owner { tenant: tenant.clone(), tokens: chunk.token_count.into() });
         self.texts.len() - 1
     }
-
-    /// What the calls cost each tenant. The tokens of a call are shared by the length of the texts; where the
-    /// model did not count them, they are as many as were cut.
-    pub(crate) fn spent(&self, calls: &[Call]) -> BTreeMap<&TenantId, Spent> {
-        let mut all: BTreeMap<&TenantId, Spent> = BTreeMap::new();
-        for call in calls {
-            let owners = self.owners.get(call.texts.clone()).unwrap_or_default();
-            let mut shares: BTreeMap<&TenantId, (u64, u64)> = BTreeMap::new();
-            for owner in owners {
-                let (texts, tokens) = shares.entry(&owner.tenant).or_default();
-                *texts += 1;
-                *tokens += owner.tokens;
-            }
-            let total: u64 = owners.iter().map(|owner| owner.tokens).sum();
-            let counted = if call.tokens > 0 { call.tokens } else { total };
-            let (mut reached, mut given) = (0, 0);
-            for (tenant, (texts, tokens)) in shares {
-                reached += tokens;
-                let share = part(counted, reached, total) - given;
-                given += share;
-                let spent = all.entry(tenant).or_default();
-                *spent = spent.and(Spent { texts, tokens: share, requests: 1, money_nanos: 0 });
-            }
-        }
-        all
-    }
-}
-
-/// So much of `whole` as `reached` is of `total`.
-fn part(whole: u64, reached: u64, total: u64) -> u64 {
-    let part = u128::from(whole) * u128::from(reached) / u128::from(total.max(1));
-    u64::try_from(part).unwrap_or(whole)
 }
 
 /// Adds the contents of an event to those that are looked up.
@@ -177,23 +142,6 @@ mod tests {
         let elsewhere = ChunksCut { space: 2, ..cut(&["old"]) };
         assert_eq!(texts.add(&tenant("acme"), &elsewhere, &known).list, [Source::Text(4)]);
         assert_eq!(texts.all(), ["title\nnew", "title\nnewer", "title\nold", "title\nnew", "title\nold"]);
-    }
-
-    #[test]
-    fn the_tokens_of_a_call_are_shared_by_the_tenants_of_its_texts() {
-        let mut texts = Texts::default();
-        let mut long = cut(&["a", "b"]);
-        long.chunks[0].token_count = 20;
-        texts.add(&tenant("acme"), &long, &Known::default());
-        texts.add(&tenant("other"), &cut(&["c", "d"]), &Known::default());
-        let calls = |tokens| [Call { texts: 0..3, tokens: 100 }, Call { texts: 3..4, tokens }];
-        let spent = texts.spent(&calls(7));
-        let of = |id: &str| spent[&tenant(id)];
-        assert_eq!(of("acme"), Spent { texts: 2, tokens: 95, requests: 1, money_nanos: 0 });
-        assert_eq!(of("other"), Spent { texts: 2, tokens: 5 + 7, requests: 2, money_nanos: 0 });
-        let uncounted = texts.spent(&calls(0));
-        assert_eq!(uncounted[&tenant("other")].tokens, 5 + 1);
-        assert!(texts.spent(&[]).is_empty());
     }
 
     #[test]

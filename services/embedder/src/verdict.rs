@@ -11,6 +11,9 @@ use crate::gate::{Gate, LONGEST_PAUSE};
 /// The pause where a provider says no other, and while it is away.
 const AWAY: Duration = Duration::from_secs(1);
 
+/// When an event comes again whose turn at the provider's limit was too far away, at the latest.
+const SOON: Duration = Duration::from_secs(5);
+
 /// Judges a call that failed as a whole, and closes the gate where all calls would fail.
 ///
 /// A transient failure of a model that still embeds known texts has to do with the texts, so it
@@ -22,7 +25,7 @@ pub(crate) async fn judge(error: &Error, model: &dyn Model, gate: &Gate, pause: 
     let pause = match error {
         Error::RateLimited { retry_after: told } => {
             // The model's limiter lets nothing out before. Who comes sooner finds a turn that is nearer.
-            retry_after = told.map(|told| told.min(LONGEST_PAUSE));
+            retry_after = told.map(|told| told.min(SOON));
             told.unwrap_or(AWAY)
         }
         Error::Interrupted => return interrupted(),
@@ -39,6 +42,17 @@ pub(crate) async fn judge(error: &Error, model: &dyn Model, gate: &Gate, pause: 
 pub(crate) fn interrupted() -> Failure {
     let message = "the embedder stops, or makes room for a last run".to_owned();
     Failure::Transient { message, retry_after: None, counts: false }
+}
+
+/// Judges a model that did not embed known texts: nothing is tried with it while the pause lasts.
+pub(crate) fn unverified(error: &Error, gate: &Gate, pause: Duration) -> Failure {
+    if matches!(error, Error::Interrupted) {
+        return interrupted();
+    }
+    let message = error.to_string();
+    let told = error.retry_after().map(|told| told.min(LONGEST_PAUSE));
+    gate.close(if error.is_retryable() { told.unwrap_or(AWAY) } else { pause }, &message);
+    Failure::Transient { message, retry_after: told, counts: false }
 }
 
 /// A text that the model refuses for good.

@@ -47,8 +47,10 @@ pub enum TextType {
     Markdown,
     /// XML that is no web page.
     Xml,
-    /// JSON.
+    /// JSON, or what looks like it.
     Json,
+    /// A program or a configuration, by its media type.
+    Code(&'static str),
     /// Anything else.
     Plain,
 }
@@ -65,6 +67,7 @@ impl TextType {
             TextType::Markdown => "text/markdown",
             TextType::Xml => "application/xml",
             TextType::Json => "application/json",
+            TextType::Code(media_type) => media_type,
             TextType::Plain => "text/plain",
         }
     }
@@ -233,8 +236,12 @@ pub fn text_type(text: &str, filename: &str) -> TextType {
     if named(&["eml"]) && first_header(text).is_some() {
         return TextType::Eml;
     }
-    if named(&["json", "jsonl", "ndjson", "geojson"]) && text.starts_with(['{', '[']) {
+    let json = named(&["json", "jsonl", "ndjson", "geojson", "ipynb", "webmanifest"]);
+    if json && text.starts_with(['{', '[']) || looks_like_json(text) {
         return TextType::Json;
+    }
+    if let Some(media_type) = code(text, extension.as_deref().unwrap_or(filename)) {
+        return TextType::Code(media_type);
     }
     if named(&["md", "markdown", "mdown", "mkd"]) {
         return TextType::Markdown;
@@ -247,6 +254,68 @@ pub fn text_type(text: &str, filename: &str) -> TextType {
     }
     let prose_name = extension.is_none() || named(&["txt", "text", "bin", "dat"]);
     if prose_name && looks_like_markdown(text) { TextType::Markdown } else { TextType::Plain }
+}
+
+/// An object or a list from the first to the last character. Whether it is one, its parser finds out.
+fn looks_like_json(text: &str) -> bool {
+    let inside = |open: char, close: char| {
+        let rest = text.strip_prefix(open).map(|rest| rest.trim_start());
+        rest.is_some_and(|rest| rest.starts_with(['"', '{', '}', '[', ']']))
+            && text.trim_end().ends_with(close)
+    };
+    inside('{', '}') || inside('[', ']')
+}
+
+/// The media type of a program or a configuration: its name's ending tells, or its first line.
+fn code(text: &str, ending: &str) -> Option<&'static str> {
+    let by_name = match ending {
+        "py" | "pyi" => "text/x-python",
+        "rs" => "text/x-rust",
+        "js" | "mjs" | "cjs" | "jsx" => "text/javascript",
+        "ts" | "tsx" => "text/x-typescript",
+        "java" => "text/x-java",
+        "kt" | "kts" => "text/x-kotlin",
+        "scala" => "text/x-scala",
+        "swift" => "text/x-swift",
+        "go" => "text/x-go",
+        "c" | "h" => "text/x-c",
+        "cc" | "cpp" | "cxx" | "hpp" | "hh" => "text/x-c++",
+        "cs" => "text/x-csharp",
+        "rb" => "text/x-ruby",
+        "php" => "text/x-php",
+        "pl" | "pm" => "text/x-perl",
+        "lua" => "text/x-lua",
+        "r" => "text/x-r",
+        "hs" => "text/x-haskell",
+        "ex" | "exs" => "text/x-elixir",
+        "erl" => "text/x-erlang",
+        "clj" => "text/x-clojure",
+        "sh" | "bash" | "zsh" => "text/x-shellscript",
+        "sql" => "text/x-sql",
+        "css" | "scss" | "less" => "text/css",
+        "proto" => "text/x-protobuf",
+        "tf" | "hcl" => "text/x-hcl",
+        "yaml" | "yml" => "application/yaml",
+        "toml" => "application/toml",
+        "ini" | "cfg" | "conf" | "properties" | "env" => "text/x-ini",
+        "Makefile" | "mk" => "text/x-makefile",
+        "Dockerfile" => "text/x-dockerfile",
+        _ => "",
+    };
+    if !by_name.is_empty() {
+        return Some(by_name);
+    }
+    let first = text.strip_prefix("#!").and_then(|rest| rest.lines().next())?;
+    let runs = |program: &str| first.contains(program);
+    [
+        ("python", "text/x-python"),
+        ("node", "text/javascript"),
+        ("ruby", "text/x-ruby"),
+        ("perl", "text/x-perl"),
+    ]
+    .into_iter()
+    .chain([("sh", "text/x-shellscript")])
+    .find_map(|(program, media_type)| runs(program).then_some(media_type))
 }
 
 /// A header line's name, where the text begins with one.
@@ -405,8 +474,13 @@ mod tests {
             ("a;b\n1;2\n", "a.txt", TextType::Plain),
             ("Rain, snow.\nWind, sun.\nIce, fog.", "a.txt", TextType::Plain),
             ("## One\ntext\n## Two\n", "a", TextType::Markdown),
-            ("# a comment\nx = 1\n", "a.py", TextType::Plain),
+            ("# a comment\nx = 1\n", "a.py", TextType::Code("text/x-python")),
+            ("#!/bin/sh\nset -e\n", "run", TextType::Code("text/x-shellscript")),
+            ("all:\n\techo\n", "Makefile", TextType::Code("text/x-makefile")),
             ("{\"a\": 1}", "a.json", TextType::Json),
+            (" [{\"a\": 1}]\n", "answer", TextType::Json),
+            ("[see below]", "a.txt", TextType::Plain),
+            ("{placeholder} and text", "a.txt", TextType::Plain),
         ];
         for (text, filename, expected) in cases {
             assert_eq!(kind(text, filename), expected, "{filename}: {text}");

@@ -13,6 +13,23 @@ pub struct Extracted {
     pub text: String,
     /// What else is known of it.
     pub outline: Outline,
+    /// The files that were attached to it: documents of their own.
+    pub attachments: Vec<Attachment>,
+}
+
+/// A file that was attached to a message.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Attachment {
+    /// Its name.
+    pub filename: String,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+}
+
+impl std::fmt::Debug for Attachment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?} of {} bytes", self.filename, self.bytes.len())
+    }
 }
 
 /// The structure of a text.
@@ -25,6 +42,8 @@ pub struct Outline {
     pub headings: Vec<Heading>,
     /// The language, ISO 639-1, where it is certain enough.
     pub language: Option<String>,
+    /// Its lines say something each: they stay whole, and chunks end at blank lines where they can.
+    pub by_lines: bool,
     /// The title that the document itself states.
     pub title: Option<String>,
     /// The media type, told from the bytes.
@@ -217,19 +236,19 @@ mod tests {
     #[test]
     fn offsets_inside_a_character_are_refused() {
         let outline = Outline { pages: vec![page(1, 0, 1)], ..Outline::default() };
-        assert!(!Extracted { text: "é".into(), outline: outline.clone() }.is_sound());
-        assert!(Extracted { text: "ee".into(), outline }.is_sound());
+        assert!(!Extracted { text: "é".into(), outline: outline.clone(), ..Extracted::default() }.is_sound());
+        assert!(Extracted { text: "ee".into(), outline, ..Extracted::default() }.is_sound());
         let heading = Heading { level: 1, byte_start: 0, byte_end: 99, title: String::new() };
         let outline = Outline { headings: vec![heading], ..Outline::default() };
-        assert!(!Extracted { text: "ee".into(), outline }.is_sound());
-        assert!(!Extracted { text: "a\0".into(), outline: Outline::default() }.is_sound());
+        assert!(!Extracted { text: "ee".into(), outline, ..Extracted::default() }.is_sound());
+        assert!(!Extracted { text: "a\0".into(), ..Extracted::default() }.is_sound());
     }
 
     #[test]
     fn a_range_touches_its_first_and_last_page() {
         let outline =
             Outline { pages: vec![page(1, 0, 4), page(2, 6, 9), page(4, 11, 12)], ..Outline::default() };
-        let extracted = Extracted { text: "aaaa\n\nbbb\n\nc".into(), outline };
+        let extracted = Extracted { text: "aaaa\n\nbbb\n\nc".into(), outline, ..Extracted::default() };
         assert_eq!(extracted.pages_of(0, 4), (1, 1));
         assert_eq!(extracted.pages_of(3, 7), (1, 2));
         assert_eq!(extracted.pages_of(6, 12), (2, 4));

@@ -160,7 +160,8 @@ mod tests {
             + "\n\n# Two\n\nEnd.";
         let outline = Outline { headings: markdown::headings(&text), ..Outline::default() };
         let settings = Settings { max_tokens: 32, ..Settings::default() };
-        let chunks = cut(&Extracted { text: text.clone(), outline }, "T", &settings).unwrap();
+        let chunks =
+            cut(&Extracted { text: text.clone(), outline, ..Extracted::default() }, "T", &settings).unwrap();
         (text, Manifest { title: "T".into(), language: "en".into(), chunks })
     }
 
@@ -169,6 +170,15 @@ mod tests {
         let (text, manifest) = sealed();
         assert!(manifest.chunks.len() > 3);
         assert_eq!(Manifest::decode(&manifest.encode(), &text).unwrap(), manifest);
+    }
+
+    #[test]
+    fn the_title_is_read_without_the_rest() {
+        let (_, mut manifest) = sealed();
+        for title in ["T", "", "Manual da estação", &"long ".repeat(100)] {
+            title.clone_into(&mut manifest.title);
+            assert_eq!(riacho_domain::sealed_title(&manifest.encode()), Some(title));
+        }
     }
 
     #[test]

@@ -12,6 +12,8 @@ pub mod names {
     pub const FAILURES: &str = "riacho_extraction_failures_total";
     /// Chunks that were cut.
     pub const CHUNKS: &str = "riacho_chunks_cut_total";
+    /// Attachments that became documents.
+    pub const ATTACHED: &str = "riacho_attachments_accepted_total";
     /// Sealed runs that were handed on again instead of being cut anew.
     pub const REPLAYS: &str = "riacho_extraction_replays_total";
     /// Parser processes that were started.
@@ -31,6 +33,7 @@ pub fn describe() {
     );
     metrics::describe_counter!(names::FAILURES, "Documents that ended without text, by reason");
     metrics::describe_counter!(names::CHUNKS, "Chunks that were cut");
+    metrics::describe_counter!(names::ATTACHED, "Attachments that became documents of their own");
     metrics::describe_counter!(
         names::REPLAYS,
         "Sealed runs that were handed on again instead of being cut anew"
@@ -80,4 +83,9 @@ pub(crate) fn recognizer_started() {
 /// The words in a picture were found, or the attempt was given up.
 pub(crate) fn recognized(took: Duration) {
     metrics::histogram!(names::RECOGNITION_SECONDS).record(took.as_secs_f64());
+}
+
+/// So many attachments became documents.
+pub(crate) fn attached(new: u32) {
+    metrics::counter!(names::ATTACHED).increment(u64::from(new));
 }

@@ -6,21 +6,22 @@
 use std::{ops::Range, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use riacho_domain::{Lane, ReasonCode, RunId, SpaceId, StageName};
+use riacho_domain::{Lane, ReasonCode, RunId, SpaceId, StageName, UploadId};
 use riacho_objects::{Key, Objects};
 use riacho_proto::v1::{ChunksCut, ExtractRequested, envelope::Payload};
 use riacho_stage::{Context, EmitError, Event, Failure as StageFailure, Outcome, Output, Stage};
-use riacho_store::{MissingPages, Reason, Release, Seal, Sealed, SealedRun, Store};
+use riacho_store::{Attachment, MissingPages, Reason, Release, Seal, Sealed, SealedRun, Store};
 use sha2::{Digest, Sha256};
 use tokio::{
     sync::{Semaphore, SemaphorePermit, watch},
     time::Instant,
 };
+use uuid::Uuid;
 
 use crate::{
     Config, Error,
     chunk::{self, Chunk, Settings},
-    extracted::{Confidence, Extracted, Failure, Missing},
+    extracted::{self, Confidence, Extracted, Failure, Missing},
     manifest::{Manifest, ManifestError},
     metrics,
     pool::Pool,
@@ -114,7 +115,9 @@ impl Extractor {
     async fn run(&self, job: &Job) -> Result<Run, Exit> {
         let _room = self.room_for(job.lane, job.request.size).await?;
         let original = self.original(job).await?;
-        let extracted = Arc::new(self.parse(job, original).await?);
+        let mut extracted = self.parse(job, original).await?;
+        self.attach(job, std::mem::take(&mut extracted.attachments)).await?;
+        let extracted = Arc::new(extracted);
         let id = RunId::new();
         let Release { tenant, document, version, .. } = &job.release;
         let text = Bytes::copy_from_slice(extracted.text.as_bytes());
@@ -138,6 +141,33 @@ impl Extractor {
             Sealed::First => Ok(Run { id, text: extracted, manifest }),
             Sealed::Existing(sealed) => self.replay(job, sealed).await,
             Sealed::Superseded => Err(Exit::Superseded),
+        }
+    }
+
+    /// Makes documents of what is attached. Before the seal: a sealed run is replayed without another parse.
+    async fn attach(&self, job: &Job, files: Vec<extracted::Attachment>) -> Result<(), Exit> {
+        if files.is_empty() {
+            return Ok(());
+        }
+        let mut attachments = Vec::with_capacity(files.len());
+        for (ordinal, file) in (1..).zip(files) {
+            let (size, bytes) = (file.bytes.len() as u64, Bytes::from(file.bytes));
+            let hashed = bytes.clone();
+            let sha256: [u8; 32] = blocking(move || Sha256::digest(&hashed)).await?.into();
+            // The same for each delivery of the release, so that no delivery leaves an object of its own.
+            let name = format!("attachment {ordinal} of {}", job.release.version);
+            let upload = UploadId(Uuid::new_v5(&job.release.release.0, name.as_bytes()));
+            let key = Key::original(&job.release.tenant, upload);
+            self.objects.put(&key, bytes).await?;
+            let object_key = key.to_string();
+            attachments.push(Attachment { ordinal, filename: file.filename, object_key, size, sha256 });
+        }
+        match self.store.accept_attachments(&job.release, &attachments).await? {
+            Some(new) => {
+                metrics::attached(new);
+                Ok(())
+            }
+            None => Err(Exit::Superseded),
         }
     }
 

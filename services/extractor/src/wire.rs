@@ -89,6 +89,13 @@ pub struct Request {
     pub skip: Vec<Missing>,
 }
 
+/// The header of a file that was attached to the one that is parsed; its bytes follow in a frame.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attached {
+    /// Its name.
+    pub filename: String,
+}
+
 /// A picture whose words are wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -170,6 +177,10 @@ pub enum Tag {
     Picture,
     /// The pixels of a page.
     Pixels,
+    /// [`Attached`] in JSON; its bytes follow. All of these come before the text.
+    Attachment,
+    /// The bytes of an attachment.
+    Bytes,
     /// The text; the outline follows. Of a recogniser: the words.
     Text,
     /// The outline in JSON; the document is done.
@@ -187,6 +198,8 @@ impl Tag {
             Tag::Progress => b'P',
             Tag::Picture => b'I',
             Tag::Pixels => b'X',
+            Tag::Attachment => b'A',
+            Tag::Bytes => b'B',
             Tag::Text => b'T',
             Tag::Outline => b'O',
             Tag::Failure => b'F',
@@ -201,6 +214,8 @@ impl Tag {
             b'P' => Some(Tag::Progress),
             b'I' => Some(Tag::Picture),
             b'X' => Some(Tag::Pixels),
+            b'A' => Some(Tag::Attachment),
+            b'B' => Some(Tag::Bytes),
             b'T' => Some(Tag::Text),
             b'O' => Some(Tag::Outline),
             b'F' => Some(Tag::Failure),

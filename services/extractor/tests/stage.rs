@@ -13,7 +13,7 @@ use riacho_local::testing::Reply;
 use riacho_objects::Key;
 use riacho_proto::v1::{ChunksCut, envelope::Payload};
 use riacho_stage::{Context, Event, Failure, Outcome, Runner, Stage};
-use riacho_store::{Accepted, Release, Role, Seal, Sealed};
+use riacho_store::{Accepted, ListDocuments, Release, ReleaseCaps, Role, Seal, Sealed};
 use riacho_testkit::{Deployment, eventually};
 use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -168,6 +168,34 @@ async fn a_document_goes_on_without_the_pages_that_cannot_be_read_and_its_status
     let status = running.deployment.reaches(accepted.document, State::Embedding).await;
     let [missing] = status.missing.as_slice() else { panic!("{:?}", status.missing) };
     assert_eq!((missing.reason.code.as_str(), missing.pages.as_slice()), ("needs_ocr", &[(2, 2)][..]));
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn attachments_of_a_message_become_documents_of_their_own() {
+    let running = Running::start(Deployment::start().await.unwrap()).await;
+    let part = |name: &str, body: &str| {
+        format!(
+            "--b\r\nContent-Type: text/plain\r\nContent-Disposition: attachment; filename={name}\r\n\r\n{body}\r\n"
+        )
+    };
+    let head = "From: a@b\r\nSubject: Levels\r\nMIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n";
+    let mail = format!("{head}{}{}--b--\r\n", part("one.txt", "the first file"), part("two.txt", " "));
+    let accepted = running.deployment.submit("levels.eml", mail).await.unwrap();
+    running.deployment.reaches(accepted.document, State::Embedding).await;
+    let (store, tenant) = (&running.deployment.store, &running.deployment.tenant);
+    let list = ListDocuments { parent: Some(accepted.document), ..ListDocuments::default() };
+    let mut attached = store.documents(tenant, &list).await.unwrap().items;
+    attached.sort_by(|a, b| a.filename.cmp(&b.filename));
+    let [one, two] = attached.as_slice() else { panic!("{attached:?}") };
+    assert_eq!((one.filename.as_str(), one.size), ("one.txt", Some(14)));
+    // They wait for the janitor, which is this test.
+    for plan in running.deployment.janitor.release_waiting(10, ReleaseCaps::default()).await.unwrap() {
+        running.deployment.release(&plan).await.unwrap();
+    }
+    running.deployment.reaches(one.id, State::Embedding).await;
+    let failed = running.deployment.reaches(two.id, State::Failed).await;
+    assert_eq!(failed.error.unwrap().code, ReasonCode::Empty.as_str());
     running.stop().await;
 }
 

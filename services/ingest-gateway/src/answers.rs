@@ -9,6 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use riacho_domain::TenantId;
 use riacho_streams::Streams;
 use sha2::{Digest, Sha256};
@@ -52,22 +53,24 @@ impl Answers {
         if self.is_away() {
             return None;
         }
-        let answer = streams.kept_answer(key).await.unwrap_or_else(|error| {
+        let kept = streams.kept_answer(key).await.unwrap_or_else(|error| {
             self.went_away(&error);
             None
         });
+        let answer = kept.and_then(|kept| unpacked(kept, Utc::now()));
         let outcome = if answer.is_some() { "hit" } else { "miss" };
         metrics::counter!(names::SEARCH_CACHE, "outcome" => outcome).increment(1);
         answer
     }
 
-    /// Keeps an answer, for no longer than `limit`.
-    pub(crate) async fn keep(&self, streams: &Streams, key: &str, answer: Bytes, limit: Option<Duration>) {
-        let lifetime = limit.map_or(self.lifetime, |limit| limit.min(self.lifetime));
+    /// Keeps an answer, which is true until `end`.
+    pub(crate) async fn keep(&self, streams: &Streams, key: &str, answer: Bytes, end: Option<DateTime<Utc>>) {
+        let left = end.map(|end| (end - Utc::now()).to_std().unwrap_or_default());
+        let lifetime = left.map_or(self.lifetime, |left| left.min(self.lifetime));
         if self.is_away() || lifetime.is_zero() || answer.len() > MAX_BYTES {
             return;
         }
-        if let Err(error) = streams.keep_answer(key, answer, lifetime, self.budget).await {
+        if let Err(error) = streams.keep_answer(key, packed(&answer, end), lifetime, self.budget).await {
             self.went_away(&error);
         }
     }
@@ -83,10 +86,34 @@ impl Answers {
     }
 }
 
+/// An answer with the time until which it is true. Redis forgets it about then: its way there takes time.
+fn packed(answer: &Bytes, end: Option<DateTime<Utc>>) -> Bytes {
+    let mut packed = Vec::with_capacity(answer.len() + 8);
+    packed.extend_from_slice(&end.map_or(i64::MAX, |end| end.timestamp_micros()).to_be_bytes());
+    packed.extend_from_slice(answer);
+    packed.into()
+}
+
+/// The answer, if it is still true.
+fn unpacked(mut kept: Bytes, now: DateTime<Utc>) -> Option<Bytes> {
+    let end = i64::from_be_bytes(kept.get(..8)?.try_into().ok()?);
+    (now.timestamp_micros() < end).then(|| kept.split_off(8))
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn an_answer_ends_at_its_time_whenever_it_reached_redis() {
+        let (now, answer) = (Utc::now(), Bytes::from_static(b"{}"));
+        let (later, before) = (now + Duration::from_secs(1), now - Duration::from_millis(1));
+        assert_eq!(unpacked(packed(&answer, None), later), Some(answer.clone()));
+        assert_eq!(unpacked(packed(&answer, Some(now)), before), Some(answer.clone()));
+        assert_eq!(unpacked(packed(&answer, Some(now)), now), None);
+        assert_eq!(unpacked(Bytes::from_static(b"{}"), now), None, "it was not made here");
+    }
 
     #[test]
     fn keys_differ_by_tenant_state_and_request() {

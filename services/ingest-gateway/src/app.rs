@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use riacho_models::Model;
+use riacho_models::Models;
 use riacho_objects::{Key, Objects};
 use riacho_service::{Health, Resources, spend::Ledger};
 use riacho_store::{Accept, Accepted, Limits, Space, Store};
@@ -25,7 +25,7 @@ struct Shared {
     rates: Rates,
     answers: Answers,
     resources: Resources,
-    model: Arc<dyn Model>,
+    models: Models,
     ledger: Ledger,
     keys: Keys,
     releaser: Releaser,
@@ -37,7 +37,7 @@ impl App {
         config: Config,
         limits: Limits,
         resources: Resources,
-        model: Arc<dyn Model>,
+        models: Models,
         ledger: Ledger,
         releaser: Releaser,
     ) -> App {
@@ -50,7 +50,7 @@ impl App {
             rates,
             answers,
             resources,
-            model,
+            models,
             ledger,
             keys,
             releaser,
@@ -78,8 +78,8 @@ impl App {
         &self.0.resources.health
     }
 
-    pub(crate) fn model(&self) -> &dyn Model {
-        self.0.model.as_ref()
+    pub(crate) fn models(&self) -> &Models {
+        &self.0.models
     }
 
     /// Where what queries cost is noted.
@@ -116,6 +116,11 @@ impl App {
         let space = self.store().live_space().await?;
         *self.0.space.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), space.clone()));
         Ok(space)
+    }
+
+    /// Lets the live embedding space be asked for again: the one that is known is gone.
+    pub(crate) fn forget_space(&self) {
+        *self.0.space.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// Writes the document's row, and releases it behind the answer. An object that no row names

@@ -13,10 +13,10 @@ mod rates;
 mod release;
 mod server;
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use anyhow::Context;
-use riacho_models::{Model, Prices};
+use riacho_models::{Models, Prices};
 use riacho_service::{CoreConfig, Resources, ops::Ops, spend::Ledger};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -43,25 +43,25 @@ pub async fn run(
     resources: Resources,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let model = riacho_models::load(&core.models).context("the embedding model of the gateway")?;
+    let models = Models::load(&core.models).context("the embedding models of the gateway")?;
     let listener = TcpListener::bind(&core.http.listen)
         .await
         .with_context(|| format!("cannot listen on {}", core.http.listen))?;
-    serve(config, core, resources, model, listener, stop).await;
+    serve(config, core, resources, models, listener, stop).await;
     Ok(())
 }
 
-/// The same on a listener and with a model that are there already.
+/// The same on a listener and with models that are there already.
 pub async fn serve(
     config: Config,
     core: &CoreConfig,
     resources: Resources,
-    model: Arc<dyn Model>,
+    models: Models,
     listener: TcpListener,
     stop: CancellationToken,
 ) {
     metrics::describe();
-    resources.share_limits(&*model, &stop);
+    models.all().for_each(|model| resources.share_limits(&**model, &stop));
     // Half of them: the other half is for what nobody foresaw.
     let warm = tokio::time::timeout(WARM_LIMIT, resources.store.warm(core.database.pool_size / 2));
     if let Some(Ok(Err(error))) = stop.run_until_cancelled(warm).await {
@@ -78,7 +78,7 @@ pub async fn serve(
     let (releaser, releasing) = Releaser::new(resources.store.clone(), resources.streams.clone());
     let limits = Limits::new(&config);
     let ledger = Ledger::open(resources.store.clone(), Prices::new(&core.models.prices), SPEND_LINGER);
-    let app = App::new(config.clone(), core.limits, resources, model, ledger.clone(), releaser);
+    let app = App::new(config.clone(), core.limits, resources, models, ledger.clone(), releaser);
     let health = app.health().spawn(stop.clone());
     let forgetting = tokio::spawn(limits.clone().forget(stop.clone()));
     let releasing = tokio::spawn(releasing);

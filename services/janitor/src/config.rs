@@ -22,6 +22,12 @@ pub struct Config {
     /// The same for each tenant. What a tenant uploads within a second may be on the streams besides, until it
     /// is noticed.
     pub in_flight_per_tenant: Option<u32>,
+    /// Tokens that all tenants together may have embedded in a month (UTC). When they are used up, the documents of all
+    /// wait for the next month; what is on its way is finished. No limit when it is not set. Each tenant's own stand in
+    /// section `limits`.
+    pub embedding_tokens_per_month: Option<u64>,
+    /// The same in money: hundredths of the currency of `models.prices`.
+    pub embedding_cents_per_month: Option<u64>,
     /// A release that is not known to stand on its stream after this long is sent again.
     pub stale_releasing_seconds: u64,
     /// A release that stays in one state for this long is looked for on the streams; it is released again
@@ -36,6 +42,9 @@ pub struct Config {
     pub purge_grace_seconds: u64,
     /// Objects without a row are removed at this age. It must be longer than any upload takes.
     pub orphan_age_seconds: u64,
+    /// The most chunks a second that are embedded anew for a space beside the live one, unless something else is set for
+    /// the space.
+    pub fill_per_second: u32,
     /// The most rows or objects of one step of a task.
     pub batch: u32,
 }
@@ -48,12 +57,15 @@ impl Default for Config {
             release_batch: 200,
             in_flight: Some(20_000),
             in_flight_per_tenant: Some(1_000),
+            embedding_tokens_per_month: None,
+            embedding_cents_per_month: None,
             stale_releasing_seconds: 10,
             census_after_seconds: 60,
             lost_per_second: 500,
             original_retention_seconds: Some(7 * 24 * 3600),
             purge_grace_seconds: 3600,
             orphan_age_seconds: 24 * 3600,
+            fill_per_second: 500,
             batch: 500,
         }
     }
@@ -90,7 +102,9 @@ pub struct Schedules {
     pub consumers: String,
     /// Fails documents whose deadline passed.
     pub deadline: String,
-    /// Builds the vector index.
+    /// Fills embedding spaces beside the live one. A run lasts until nothing is missing.
+    pub fill: String,
+    /// Builds the vector indexes.
     pub index: String,
     /// Forgets what was kept for a while only.
     pub housekeep: String,
@@ -111,6 +125,7 @@ impl Default for Schedules {
             quotas: "*/2 * * * * *".into(),
             consumers: "*/2 * * * *".into(),
             deadline: "* * * * *".into(),
+            fill: "* * * * * *".into(),
             index: "*/10 * * * *".into(),
             housekeep: "41 * * * *".into(),
             health: "*/5 * * * * *".into(),
@@ -133,6 +148,7 @@ impl Schedules {
             TaskName::Quotas => &self.quotas,
             TaskName::Consumers => &self.consumers,
             TaskName::Deadline => &self.deadline,
+            TaskName::Fill => &self.fill,
             TaskName::Index => &self.index,
             TaskName::Housekeep => &self.housekeep,
             TaskName::Health => &self.health,

@@ -15,7 +15,7 @@ use serde::Serialize;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Config, Error, TaskName, census::Watch, metrics::names, tasks};
+use crate::{Config, Error, TaskName, census::Watch, filler::Filler, metrics::names, tasks};
 
 /// What tasks work with. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -26,6 +26,7 @@ pub struct Janitor {
     pub(crate) streams: Streams,
     pub(crate) objects: Objects,
     pub(crate) watch: Watch,
+    pub(crate) filler: Filler,
     /// What a tenant may use unless something else is set for it.
     pub(crate) limits: Limits,
 }
@@ -62,6 +63,7 @@ impl Janitor {
         let watch = Watch::new(Duration::from_secs(config.census_after_seconds.max(1)));
         Self {
             watch,
+            filler: Filler::new(&core.models, resources.clone()),
             limits: core.limits,
             config,
             database: core.database.clone(),

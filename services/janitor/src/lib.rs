@@ -6,6 +6,7 @@
 
 mod census;
 mod config;
+mod filler;
 mod job;
 mod leader;
 pub mod metrics;
@@ -54,6 +55,12 @@ pub enum Error {
     /// A release could not be sent.
     #[error(transparent)]
     Release(#[from] riacho_service::release::Error),
+    /// A model cannot be loaded.
+    #[error(transparent)]
+    Models(#[from] riacho_models::Error),
+    /// A task of a thread ended early.
+    #[error("a task ended early: {0}")]
+    Panicked(String),
     /// A cron expression cannot be read.
     #[error("{task}: {reason}")]
     Schedule {
@@ -81,7 +88,8 @@ impl Error {
             Error::Streams(error) => error.is_retryable(),
             Error::Objects(error) => error.is_retryable(),
             Error::Release(error) => error.is_retryable(),
-            Error::Schedule { .. } => false,
+            Error::Models(error) => error.is_retryable(),
+            Error::Schedule { .. } | Error::Panicked(_) => false,
             Error::Partial { .. } => true,
         }
     }

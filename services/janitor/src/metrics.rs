@@ -34,6 +34,12 @@ pub mod names {
     pub const RELEASES: &str = "riacho_releases_total";
     /// Comparisons of the releases in flight with the streams, by reason.
     pub const CENSUSES: &str = "riacho_censuses_total";
+    /// Chunks that embedding spaces lack, by the state of the space.
+    pub const SPACE_MISSING: &str = "riacho_space_missing_chunks";
+    /// Documents that lack vectors in embedding spaces, by the state of the space.
+    pub const SPACE_MISSING_DOCUMENTS: &str = "riacho_space_missing_documents";
+    /// Chunks that were filled into embedding spaces, by the state of the space.
+    pub const SPACE_FILLED: &str = "riacho_space_filled_chunks_total";
     /// Duration of the janitor's tasks.
     pub const TASK_SECONDS: &str = "riacho_janitor_task_seconds";
     /// Tenants whose documents wait because a budget of the month is used up.
@@ -64,6 +70,18 @@ pub fn describe() {
     describe_gauge!(names::REDIS_MEMORY, "Bytes that Redis uses.");
     describe_counter!(names::RELEASES, "Releases put onto the streams, by reason and outcome.");
     describe_counter!(names::CENSUSES, "Comparisons of the releases in flight with the streams, by reason.");
+    describe_gauge!(
+        names::SPACE_MISSING,
+        "Chunks without a vector in embedding spaces, by the space's state."
+    );
+    describe_gauge!(
+        names::SPACE_MISSING_DOCUMENTS,
+        "Documents that lack vectors in embedding spaces, by its state."
+    );
+    describe_counter!(
+        names::SPACE_FILLED,
+        "Chunks that were filled into embedding spaces, by the space's state."
+    );
     describe_histogram!(names::TASK_SECONDS, "Duration of the janitor's tasks.");
     describe_gauge!(names::TENANTS_OVER_BUDGET, "Tenants that have used up a budget of the month.");
     describe_gauge!(names::LEADER, "1 while this process leads the janitors.");

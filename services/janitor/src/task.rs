@@ -50,8 +50,10 @@ tasks! {
     Consumers = "consumers", "deletes consumers that are gone and hold nothing";
     /// Fails documents past their deadline.
     Deadline = "deadline", "fails documents whose deadline passed";
+    /// Fills embedding spaces.
+    Fill = "fill", "fills embedding spaces beside the live one from stored chunks";
     /// Builds the vector index.
-    Index = "index", "builds a larger vector index where many vectors are outside of it";
+    Index = "index", "builds larger vector indexes where many vectors are outside; removes spaces that were given up";
     /// Removes what was kept for a while only.
     Housekeep = "housekeep", "forgets old idempotency keys and intake events; removes deleted tenants and drained partitions that are empty";
     /// Measures.
@@ -73,6 +75,7 @@ impl TaskName {
                 | TaskName::Census
                 | TaskName::DeadLetters
                 | TaskName::Quotas
+                | TaskName::Fill
                 | TaskName::Health
         )
     }

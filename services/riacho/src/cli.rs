@@ -1,6 +1,7 @@
 //! The command line as it is written: names, flags and their help. Nothing here does anything.
 
 mod dead_letters;
+mod space;
 mod tenant;
 
 use std::path::PathBuf;
@@ -11,6 +12,7 @@ use riacho_domain::{DocumentId, Lane, TenantId};
 
 pub(crate) use self::{
     dead_letters::{DeadLettersCommand, OfLetters, SelectLetters},
+    space::{CompareSpaces, FillSpace, SpaceCommand},
     tenant::{OwnLimit, TenantCommand, TenantLimits},
 };
 
@@ -106,6 +108,9 @@ pub(crate) enum Command {
     Partitions(PartitionsCommand),
     /// Measures how good the search is on a retrieval set, on private servers
     Eval(Eval),
+    /// Makes, fills, compares and switches embedding spaces, each with a model of its own
+    #[command(subcommand)]
+    Space(SpaceCommand),
     /// Measures parts of a deployment on private servers
     #[command(subcommand)]
     Bench(BenchCommand),
@@ -138,6 +143,8 @@ pub(crate) enum PartitionsCommand {
 pub(crate) enum BenchCommand {
     /// Measures the streams and the runner, beside what Redis can do
     Bus(BenchBus),
+    /// Measures how fast the parsers read the files of a folder
+    Extract(BenchExtract),
     /// A worker that holds an event until it is killed
     #[command(hide = true)]
     BusWorker {
@@ -158,6 +165,25 @@ pub(crate) struct BenchBus {
     /// Measures also with more partitions, consumers and a longer backlog
     #[arg(long)]
     pub(crate) growth: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchExtract {
+    /// The folder; its folders too
+    #[arg(value_name = "DIR")]
+    pub(crate) folder: PathBuf,
+    /// Parser processes
+    #[arg(long, default_value_t = 2, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=64))]
+    pub(crate) processes: usize,
+    /// How often all files are read
+    #[arg(long, default_value_t = 3)]
+    pub(crate) rounds: usize,
+    /// Recognises the text of pictures and scanned pages too
+    #[arg(long)]
+    pub(crate) ocr: bool,
+    /// Writes the texts into this folder
+    #[arg(long, value_name = "DIR")]
+    pub(crate) texts: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

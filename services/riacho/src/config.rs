@@ -105,6 +105,16 @@ impl Config {
     }
 }
 
+/// The files of a local model are those of the runtime where nothing else is said.
+fn find_files(model: &mut riacho_models::Config, runtime: &riacho_local::Runtime) {
+    if model.local.directory.is_none() {
+        let named =
+            Some(model.model.as_str()).filter(|name| model.provider == Provider::Local && !name.is_empty());
+        model.local.directory =
+            named.map_or_else(|| runtime.wordllama_dir(), |name| runtime.model_dir(name)).ok();
+    }
+}
+
 /// Whether a text can be listened on, as far as its form tells.
 pub(crate) fn is_address(text: &str) -> bool {
     let Some((host, port)) = text.rsplit_once(':') else { return false };
@@ -170,12 +180,8 @@ impl Settings {
         }
         let mut config: Config = load(&self.sources)?;
         let models = &mut config.models;
-        if models.local.directory.is_none() {
-            let named = Some(models.model.as_str())
-                .filter(|name| models.provider == Provider::Local && !name.is_empty());
-            models.local.directory =
-                named.map_or_else(|| runtime.wordllama_dir(), |name| runtime.model_dir(name)).ok();
-        }
+        find_files(models, &runtime);
+        models.spaces.values_mut().for_each(|model| find_files(model, &runtime));
         config.check()?;
         Ok(config)
     }

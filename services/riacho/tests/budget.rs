@@ -51,7 +51,8 @@ async fn over_its_budget_a_tenants_documents_wait_with_that_reason_until_it_is_r
     let embedding = &usage_before["embedding"];
     let counted = tokens(&provider);
     assert!(counted > 5 && embedding["over_budget"] == json!([]), "{embedding}");
-    assert_eq!(embedding["models"][0]["model"], MODEL);
+    let models = (&embedding["models"][0]["model"], &embedding["models"][0]["purpose"]);
+    assert_eq!(models, (&json!(MODEL), &json!("documents")));
     // A million tokens cost 20,000, so one costs 0.02.
     let money = embedding["total"]["money"].as_f64().unwrap();
     assert!((money - counted as f64 * 0.02).abs() < 1e-6, "{embedding}");
@@ -63,7 +64,10 @@ async fn over_its_budget_a_tenants_documents_wait_with_that_reason_until_it_is_r
 
     let limits = ["tenant", "limits", "default", "--embedding-tokens-per-month"];
     let shown = deployment.json(&[&limits[..], &["5"]].concat()).await;
-    assert_eq!((&shown[0]["over_budget"], &shown[0]["spent"]["tokens"]), (&json!(["tokens"]), &json!(counted + 3)));
+    assert_eq!(
+        (&shown[0]["over_budget"], &shown[0]["spent"]["tokens"]),
+        (&json!(["tokens"]), &json!(counted + 3))
+    );
     eventually(|| async {
         let usage = deployment.get("/api/v1/usage").await;
         let embedding = &usage["embedding"];
@@ -92,5 +96,10 @@ async fn over_its_budget_a_tenants_documents_wait_with_that_reason_until_it_is_r
     deployment.ready(&held).await;
     usage(&deployment, &provider).await;
     let spend = deployment.json(&["tenant", "spend", "default"]).await;
-    assert_eq!((&spend[0]["model"], &spend[0]["tokens"]), (&json!(MODEL), &json!(tokens(&provider))), "{spend:?}");
+    let of = |purpose: &str| {
+        let one = spend.iter().find(|one| one["purpose"] == purpose).unwrap_or_else(|| panic!("{spend:?}"));
+        assert_eq!((&one["model"], &one["tenant"]), (&json!(MODEL), &json!("default")));
+        one["tokens"].as_u64().unwrap()
+    };
+    assert_eq!((of("queries"), of("documents")), (3, tokens(&provider) - 3));
 }

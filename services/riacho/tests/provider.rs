@@ -110,7 +110,8 @@ async fn eight_processes_use_the_limit_of_a_minute_that_they_share() {
     );
     for embedder in &mut embedders {
         assert!(embedder.stop().await.unwrap().success(), "{}", embedder.log());
-        assert!(!embedder.log().contains("an event failed and waits"), "{}", embedder.log());
+        // Turns that are far away put events off, which is no attempt.
+        assert!(!embedder.log().contains("counts=true"), "{}", embedder.log());
     }
     services.stop().await;
 }

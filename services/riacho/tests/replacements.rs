@@ -1,7 +1,7 @@
 //! A document is replaced again and again while it is searched all the time: each search sees one version, whole.
 //!
 //! `RIACHO_REPLACEMENTS=1000` makes a thousand of them instead of a few.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 mod support;
 

@@ -4,6 +4,7 @@
 //! there is nothing like it, a replica keeps to its own part of them (`own`).
 
 mod own;
+mod series;
 
 use std::{
     fmt,
@@ -14,10 +15,11 @@ use std::{
 use futures::future::BoxFuture;
 use metrics::{counter, histogram};
 use riacho_domain::{LimitSeen, ProviderLimit, Turn, TurnAsked, TurnUsed};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep_until};
 
 use crate::{Config, Error, metrics::names};
 use own::Own;
+pub use series::Series;
 
 /// What a provider that answers 429 without a time is given.
 const PAUSE_WHEN_UNTOLD: Duration = Duration::from_secs(5);
@@ -116,33 +118,60 @@ impl Limiter {
         self.own().tokens_a_request()
     }
 
-    /// Waits until a request with so many guessed tokens may go out. An urgent one, whose answer somebody waits for, goes before
-    /// others and waits for two seconds at most.
+    /// Waits until a request with so many guessed tokens may go out, the next one of a series. An urgent one, whose answer
+    /// somebody waits for, goes before others and waits for two seconds at most.
     ///
     /// # Errors
-    /// `RateLimited` where it takes longer than the configured patience, `Interrupted` where the process should wait no longer.
-    pub(crate) async fn admit(&self, guessed: usize, is_urgent: bool) -> Result<Permit, Error> {
+    /// `RateLimited` where it takes longer than the configured patience, or the series would not be done in its time;
+    /// `Interrupted` where the process should wait no longer. The series has no turns any more then.
+    pub(crate) async fn admit(
+        &self,
+        guessed: usize,
+        is_urgent: bool,
+        series: &mut Series,
+    ) -> Result<Permit, Error> {
         let start = Instant::now();
-        let patience = if is_urgent { self.patience.min(URGENT_PATIENCE) } else { self.patience };
-        let tokens = self.own().counted(guessed);
-        let mut asked = TurnAsked { tokens, patience, is_urgent, held: 0 };
+        let [tokens, tokens_after] =
+            [guessed, series.tokens_after].map(|guessed| self.own().counted(guessed));
+        let takes = self.own().limit().time_of(series.requests_after, tokens_after);
+        let most = if is_urgent { self.patience.min(URGENT_PATIENCE) } else { self.patience };
+        let patience = series.patience(most, takes, start);
         loop {
-            asked.patience = patience.saturating_sub(start.elapsed());
-            let turn = self.take(&asked).await;
-            if !turn.is_taken {
-                return Err(Error::RateLimited { retry_after: Some(turn.wait) });
-            }
-            if !self.sleep(turn.wait).await {
-                let used = TurnUsed { name: turn.name, tokens, is_given_back: true, ..TurnUsed::default() };
-                self.tell(used).await;
+            let (held, comes_at) = series.next().unwrap_or((0, start));
+            if !self.sleep_until(comes_at).await {
+                self.end(series).await;
                 return Err(Error::Interrupted);
             }
-            if turn.wait < SHORT {
+            let asked = TurnAsked {
+                tokens,
+                requests_after: series.requests_after,
+                tokens_after,
+                patience: patience.saturating_sub(start.elapsed()),
+                is_urgent,
+                held,
+            };
+            let turn = self.take(&asked).await;
+            if !turn.is_taken {
+                // A pause has ended what was held.
+                series.drop_rest();
+                return Err(Error::RateLimited { retry_after: Some(turn.wait) });
+            }
+            if turn.name != held {
+                series.hold(turn, tokens, tokens_after, Instant::now());
+            }
+            if turn.name == held || turn.wait < SHORT {
                 histogram!(names::LIMITER_WAIT_SECONDS, "provider" => self.provider)
                     .record(start.elapsed().as_secs_f64());
-                return Ok(Permit { name: turn.name, guessed, tokens });
+                let (name, tokens) = series.take(tokens, Instant::now()).unwrap_or((turn.name, tokens));
+                return Ok(Permit { name, guessed, tokens });
             }
-            asked.held = turn.name;
+        }
+    }
+
+    /// Gives back the time of a series that it does not need.
+    pub(crate) async fn end(&self, series: &mut Series) {
+        if let Some(used) = series.drop_rest() {
+            self.tell(used).await;
         }
     }
 
@@ -159,7 +188,7 @@ impl Limiter {
         if let Some(tokens) = tokens {
             self.own().compare(permit.guessed, tokens);
         }
-        let more_tokens = tokens.map_or(0, |took| signed(took) - signed(permit.tokens));
+        let more_tokens = tokens.map_or(0, |took| signed(took).saturating_sub(signed(permit.tokens)));
         let pause = pause.map(|asked| asked.unwrap_or(PAUSE_WHEN_UNTOLD).min(LONGEST_PAUSE));
         let used = TurnUsed {
             name: permit.name,
@@ -215,18 +244,18 @@ impl Limiter {
         turn
     }
 
-    /// Sleeps; false when the process should not wait any more.
-    async fn sleep(&self, wait: Duration) -> bool {
-        if wait.is_zero() {
+    /// Sleeps until then; false when the process should not wait any more.
+    async fn sleep_until(&self, at: Instant) -> bool {
+        if at <= Instant::now() {
             return true;
         }
         let Some(limits) = self.shared.get() else {
-            sleep(wait).await;
+            sleep_until(at).await;
             return true;
         };
         tokio::select! {
             () = limits.interrupted() => false,
-            () = sleep(wait) => true,
+            () = sleep_until(at) => true,
         }
     }
 

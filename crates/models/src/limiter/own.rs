@@ -70,6 +70,10 @@ impl Own {
         }
     }
 
+    pub(super) fn limit(&self) -> ProviderLimit {
+        self.known
+    }
+
     /// What the provider will probably count for so many tokens that are guessed.
     pub(super) fn counted(&self, guessed: usize) -> u64 {
         (guessed as f64 * self.ratio).ceil() as u64
@@ -95,8 +99,14 @@ impl Own {
         let is_taken = start <= asked.patience.as_secs_f64();
         if is_taken && !is_held {
             let [requests, tokens] = self.buckets();
-            self.requests_at = now + requests.taken(seconds(self.requests_at, now), 1.0, start);
-            self.tokens_at = now + tokens.taken(seconds(self.tokens_at, now), asked.tokens as f64, start);
+            let after = |many: f64, bucket: Bucket| Duration::from_secs_f64((many * bucket.every).min(1e6));
+            let (requests_after, tokens_after) = (f64::from(asked.requests_after), asked.tokens_after as f64);
+            self.requests_at = now
+                + requests.taken(seconds(self.requests_at, now), 1.0, start)
+                + after(requests_after, requests);
+            self.tokens_at = now
+                + tokens.taken(seconds(self.tokens_at, now), asked.tokens as f64, start)
+                + after(tokens_after, tokens);
         }
         let wait = Duration::from_secs_f64(start);
         Turn { is_taken, wait, name: self.name, replicas: self.replicas, limit: self.known }
@@ -116,11 +126,8 @@ impl Own {
         }
         let [requests, tokens] = self.buckets();
         if used.name == self.name {
-            let more = if used.is_given_back { -(used.tokens as f64) } else { used.more_tokens as f64 };
-            self.tokens_at = moved(self.tokens_at, more * tokens.every, now);
-            if used.is_given_back {
-                self.requests_at = moved(self.requests_at, -requests.every, now);
-            }
+            self.tokens_at = moved(self.tokens_at, used.more_tokens as f64 * tokens.every, now);
+            self.requests_at = moved(self.requests_at, -f64::from(used.requests_back) * requests.every, now);
         }
         let at_most = |at: Instant, bucket: Bucket, left: Option<u32>| match left {
             Some(left) => at.max(moved(now, (bucket.burst - f64::from(left)) * bucket.every, now)),

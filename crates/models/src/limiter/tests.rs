@@ -11,9 +11,14 @@ fn limiter(config: Config) -> Limiter {
     Limiter::new(&Config { limit_wait_ms: 50, ..config }, "model", "sk-secret")
 }
 
+/// A request that nothing follows.
+async fn admit(limiter: &Limiter, guessed: usize, is_urgent: bool) -> Result<Permit, Error> {
+    limiter.admit(guessed, is_urgent, &mut Series::default()).await
+}
+
 /// Checks that a request is refused, and would not have waited longer than so long after `start`.
 async fn is_refused(limiter: &Limiter, tokens: usize, start: Instant, expected: Duration) {
-    let wait = limiter.admit(tokens, false).await.unwrap_err().retry_after().unwrap();
+    let wait = admit(limiter, tokens, false).await.unwrap_err().retry_after().unwrap();
     let least = expected.saturating_sub(start.elapsed());
     assert!(least <= wait + MOMENT && wait <= expected + MOMENT, "{wait:?} of {expected:?}");
 }
@@ -22,12 +27,19 @@ async fn is_refused(limiter: &Limiter, tokens: usize, start: Instant, expected: 
 #[derive(Debug, Default)]
 struct Others {
     answers: Mutex<Vec<Option<Turn>>>,
+    asked: Mutex<Vec<TurnAsked>>,
     told: Mutex<Vec<TurnUsed>>,
     interrupt: Notify,
 }
 
 impl SharedLimit for Others {
-    fn take<'a>(&'a self, _: &'a str, _: &'a ProviderLimit, _: &'a TurnAsked) -> BoxFuture<'a, Option<Turn>> {
+    fn take<'a>(
+        &'a self,
+        _: &'a str,
+        _: &'a ProviderLimit,
+        asked: &'a TurnAsked,
+    ) -> BoxFuture<'a, Option<Turn>> {
+        self.asked.lock().unwrap().push(*asked);
         Box::pin(async { self.answers.lock().unwrap().pop().flatten() })
     }
 
@@ -68,14 +80,14 @@ fn shared(answers: impl IntoIterator<Item = Option<Turn>>, patience_ms: u64) -> 
 #[tokio::test]
 async fn a_pause_of_the_provider_stops_the_next_request() {
     let limiter = limiter(Config::default());
-    let permit = limiter.admit(1, false).await.unwrap();
+    let permit = admit(&limiter, 1, false).await.unwrap();
     let start = Instant::now();
     limiter.settle(permit, None, LimitSeen::default(), Some(Some(SECOND * 300))).await;
     limiter
         .settle(Permit { name: 0, guessed: 1, tokens: 1 }, None, LimitSeen::default(), Some(Some(SECOND)))
         .await;
     is_refused(&limiter, 1, start, SECOND * 300).await;
-    assert!(limiter.admit(1, true).await.is_err(), "nobody is too urgent for it");
+    assert!(admit(&limiter, 1, true).await.is_err(), "nobody is too urgent for it");
     assert!(limiter.wait().await.unwrap() > SECOND * 200);
 }
 
@@ -85,7 +97,7 @@ async fn a_short_pause_is_waited_for() {
     let pause = Some(Some(Duration::from_millis(10)));
     limiter.settle(Permit { name: 0, guessed: 1, tokens: 1 }, None, LimitSeen::default(), pause).await;
     let start = Instant::now();
-    let _ = limiter.admit(1, false).await.unwrap();
+    let _ = admit(&limiter, 1, false).await.unwrap();
     assert!(start.elapsed() >= Duration::from_millis(10));
 }
 
@@ -106,7 +118,7 @@ async fn requests_and_tokens_each_have_their_limit() {
 }
 
 async fn takes(limiter: &Limiter, tokens: usize) {
-    let _ = limiter.admit(tokens, false).await.unwrap();
+    let _ = admit(limiter, tokens, false).await.unwrap();
 }
 
 #[tokio::test]
@@ -127,7 +139,7 @@ async fn a_request_over_the_whole_limit_goes_out_once_it_is_saved_up() {
 async fn tokens_that_were_not_needed_are_there_for_the_next() {
     let limiter = limiter(Config { tokens_per_minute: Some(60), ..Config::default() });
     let start = Instant::now();
-    let permit = limiter.admit(6, false).await.unwrap();
+    let permit = admit(&limiter, 6, false).await.unwrap();
     limiter.settle(permit, Some(2), LimitSeen::default(), None).await;
     takes(&limiter, 4).await;
     is_refused(&limiter, 6, start, SECOND * 6).await;
@@ -137,12 +149,12 @@ async fn tokens_that_were_not_needed_are_there_for_the_next() {
 async fn limits_that_are_not_configured_are_learned_from_the_provider() {
     let limiter = limiter(Config::default());
     assert_eq!(limiter.tokens_a_request(), None);
-    let permit = limiter.admit(1, false).await.unwrap();
+    let permit = admit(&limiter, 1, false).await.unwrap();
     let seen = LimitSeen { requests: Some(60), tokens: Some(100_000), ..LimitSeen::default() };
     limiter.settle(permit, None, seen, None).await;
     assert_eq!(limiter.tokens_a_request(), Some(3_333));
     let none_left = LimitSeen { tokens_left: Some(0), ..LimitSeen::default() };
-    let permit = limiter.admit(1, false).await.unwrap();
+    let permit = admit(&limiter, 1, false).await.unwrap();
     let start = Instant::now();
     limiter.settle(permit, None, none_left, None).await;
     is_refused(&limiter, 10_000, start, SECOND * 6).await;
@@ -158,19 +170,19 @@ async fn guesses_follow_what_the_provider_counts() {
     assert_eq!(limiter.tokens_a_request(), Some(2_000));
     for counted in [50, 50, 50, 50, 50, 50, 5] {
         let guessed = if counted == 50 { 100 } else { 1 };
-        let permit = limiter.admit(guessed, true).await.unwrap();
+        let permit = admit(&limiter, guessed, true).await.unwrap();
         limiter.settle(permit, Some(counted), LimitSeen::default(), None).await;
     }
     let most = limiter.tokens_a_request().unwrap();
     assert!((3_300..4_000).contains(&most), "nearly twice as many by the guess: {most}");
-    assert!((55..60).contains(&limiter.admit(100, true).await.unwrap().tokens));
+    assert!((55..60).contains(&admit(&limiter, 100, true).await.unwrap().tokens));
 }
 
 #[tokio::test]
 async fn a_turn_that_a_pause_ended_is_asked_for_again() {
     let (limiter, others) = shared([Some(turn(30, 1)), Some(turn(20, 2)), Some(turn(0, 2))], 1_000);
     let start = Instant::now();
-    let permit = limiter.admit(5, false).await.unwrap();
+    let permit = admit(&limiter, 5, false).await.unwrap();
     assert!(start.elapsed() >= Duration::from_millis(50) && permit.name == 2);
     limiter.settle(permit, Some(3), LimitSeen::default(), None).await;
     let told = others.told.lock().unwrap().clone();
@@ -179,11 +191,46 @@ async fn a_turn_that_a_pause_ended_is_asked_for_again() {
 }
 
 #[tokio::test]
+async fn a_series_takes_its_turns_together_and_gives_back_what_it_does_not_need() {
+    let (limiter, others) = shared([Some(turn(0, 1)), Some(turn(0, 1)), Some(turn(0, 2))], 60_000);
+    let mut series = Series::default();
+    for (requests, tokens) in [(3, 30), (2, 20), (1, 10)] {
+        series.expect(requests, tokens);
+        let permit = limiter.admit(10, false, &mut series).await.unwrap();
+        limiter.settle(permit, Some(10), LimitSeen::default(), None).await;
+    }
+    let asked = others.asked.lock().unwrap().clone();
+    assert_eq!((asked[0].tokens, asked[0].requests_after, asked[0].tokens_after), (10, 3, 30));
+    assert_eq!(asked.iter().map(|asked| asked.held).collect::<Vec<_>>(), [0, 1, 1]);
+    // The third turn was another one: a pause had ended those of the first.
+    limiter.end(&mut series).await;
+    let back = TurnUsed { name: 2, more_tokens: -10, requests_back: 1, ..TurnUsed::default() };
+    assert_eq!(others.told.lock().unwrap().last(), Some(&back));
+}
+
+#[tokio::test]
+async fn a_series_is_not_begun_that_would_not_be_done_in_time() {
+    let config = Config { requests_per_minute: Some(60), limit_wait_ms: 60_000, ..Config::default() };
+    let limiter = Limiter::new(&config, "model", "");
+    for _ in 0..6 {
+        takes(&limiter, 1).await;
+    }
+    let mut series = Series::until(Some(std::time::Instant::now() + SECOND * 30));
+    series.expect(40, 0);
+    assert!(limiter.admit(1, false, &mut series).await.is_err());
+    series.expect(10, 0);
+    let _ = limiter.admit(1, false, &mut series).await.unwrap();
+}
+
+#[tokio::test]
 async fn an_interruption_ends_the_wait_and_gives_the_turn_back() {
     let (limiter, others) = shared([Some(turn(30_000, 1))], 60_000);
     others.interrupt.notify_one();
-    assert_eq!(limiter.admit(5, false).await.unwrap_err(), Error::Interrupted);
-    assert!(matches!(others.told.lock().unwrap()[..], [TurnUsed { name: 1, is_given_back: true, .. }]));
+    assert_eq!(admit(&limiter, 5, false).await.unwrap_err(), Error::Interrupted);
+    assert!(matches!(
+        others.told.lock().unwrap()[..],
+        [TurnUsed { name: 1, more_tokens: -5, requests_back: 1, .. }]
+    ));
 }
 
 #[tokio::test]
@@ -194,7 +241,7 @@ async fn while_nobody_answers_a_replica_keeps_to_its_part() {
     let start = Instant::now();
     takes(&limiter, 1).await;
     is_refused(&limiter, 1, start, SECOND * 4).await;
-    sleep(SECOND.saturating_sub(start.elapsed()) + MOMENT).await;
+    tokio::time::sleep(SECOND.saturating_sub(start.elapsed()) + MOMENT).await;
     others.answers.lock().unwrap().push(Some(turn(0, 1)));
     takes(&limiter, 1).await;
     assert!(others.answers.lock().unwrap().is_empty(), "the others were asked again");

@@ -17,7 +17,7 @@ use riacho_domain::Secret;
 use rig_core::embeddings::EmbeddingResponse;
 
 use crate::{
-    Config, Embeddings, Error, Kind, Model, Provider, SharedLimit,
+    Config, Embeddings, Error, Kind, Model, Provider, Series, SharedLimit,
     batch::estimate_tokens,
     limiter::Limiter,
     metrics::names,
@@ -96,13 +96,19 @@ impl RigProvider {
     }
 
     /// `is_urgent` where somebody waits for the answer.
-    async fn request(&self, texts: Vec<String>, kind: Kind, is_urgent: bool) -> Result<Embeddings, Error> {
+    async fn request(
+        &self,
+        texts: Vec<String>,
+        kind: Kind,
+        is_urgent: bool,
+        series: &mut Series,
+    ) -> Result<Embeddings, Error> {
         if texts.is_empty() {
             return Ok(Embeddings { vectors: Vec::new(), tokens: 0 });
         }
         let count = texts.len();
-        let permit =
-            self.limiter.admit(texts.iter().map(|text| estimate_tokens(text)).sum(), is_urgent).await?;
+        let guessed = texts.iter().map(|text| estimate_tokens(text)).sum();
+        let permit = self.limiter.admit(guessed, is_urgent, series).await?;
         let start = Instant::now();
         let (answer, seen) = seen::seen_of(Box::pin(self.backend.embed(texts, kind))).await;
         let answer = match answer {
@@ -134,7 +140,8 @@ impl RigProvider {
     /// An answer without `index` can be in any order. One request shows every mix-up, since equal texts have equal vectors
     /// and no two of them are as many.
     async fn check(&self) -> Result<(), Error> {
-        let vectors = match self.request(PROBE.map(str::to_owned).to_vec(), Kind::Passage, true).await {
+        let texts = PROBE.map(str::to_owned).to_vec();
+        let vectors = match self.request(texts, Kind::Passage, true, &mut Series::default()).await {
             Ok(answer) => answer.vectors,
             Err(Error::Rejected { reason, .. }) => {
                 return Err(Error::Misconfigured { reason: format!("it refuses plain texts: {reason}") });
@@ -172,7 +179,20 @@ impl Model for RigProvider {
     }
 
     fn embed(&self, texts: Vec<String>, kind: Kind) -> BoxFuture<'_, Result<Embeddings, Error>> {
-        self.request(texts, kind, kind == Kind::Query).boxed()
+        async move { self.request(texts, kind, kind == Kind::Query, &mut Series::default()).await }.boxed()
+    }
+
+    fn embed_next<'a>(
+        &'a self,
+        texts: Vec<String>,
+        kind: Kind,
+        series: &'a mut Series,
+    ) -> BoxFuture<'a, Result<Embeddings, Error>> {
+        self.request(texts, kind, kind == Kind::Query, series).boxed()
+    }
+
+    fn end_series(&self, mut series: Series) -> BoxFuture<'_, ()> {
+        async move { self.limiter.end(&mut series).await }.boxed()
     }
 
     fn verify(&self) -> BoxFuture<'_, Result<(), Error>> {

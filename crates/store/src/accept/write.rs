@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::{Accept, Body, Existing, Found};
 use crate::{
     Accepted, Conflict, Error, ReleasePlan, Store,
+    attachments::{self, OfVersions},
     collections::DEFAULT_COLLECTION,
     intake::{self, EventKey},
     read,
@@ -63,6 +64,13 @@ impl Store {
         let brings = Brings::of(accept, found.existing.as_ref(), collection);
         tx.prepare(&[ADD_DOCUMENT, NEW_VERSION, SUPERSEDE, ADD_VERSION, WAKE, REMEMBER, intake::REMEMBER])
             .await?;
+        if let Some(existing) = &found.existing
+            && matches!(accept.body, Body::Stored { .. })
+        {
+            // Of versions that never became live, and now never will.
+            let attached = [(existing.id.0, OfVersions::NOT_LIVE)];
+            attachments::delete_below(tx, &accept.tenant, &attached).await?;
+        }
         // In the order of the locks: the document, its older versions, the new one.
         let (documented, added, remembered, woken, committed) = futures::join!(
             write_document(tx, accept, found.existing.as_ref(), document, collection),

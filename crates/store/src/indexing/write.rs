@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     Error, Store,
+    attachments::{self, OfVersions},
     language::configuration,
     metrics::names,
     read,
@@ -271,6 +272,9 @@ async fn write_versions(
             groups.entry(&row.tenant).or_default().push(*key, *settled);
         }
     }
+    for (tenant, updates) in &groups {
+        updates.delete_replaced_attachments(tx, tenant).await?;
+    }
     tx.prepare(&[SET_TENANT, UPDATE_VERSIONS, FLIP]).await?;
     let written = groups.iter().map(|(tenant, updates)| async move { updates.write(tx, tenant).await });
     tx.finish(written.collect()).await.map(drop)
@@ -300,6 +304,20 @@ impl Updates {
             self.live_versions.push(read::signed(version));
             self.live_runs.push(settled.run);
         }
+    }
+
+    /// What was attached to the versions before one that becomes live goes with them.
+    async fn delete_replaced_attachments(&self, tx: &Tx, tenant: &TenantId) -> Result<(), Error> {
+        let flips = self.live_documents.iter().zip(&self.live_versions);
+        let replaced: Vec<(Uuid, OfVersions)> = flips
+            .filter(|(_, version)| **version > 1)
+            .map(|(document, version)| (*document, OfVersions(Some(0), *version)))
+            .collect();
+        if replaced.is_empty() {
+            return Ok(());
+        }
+        tx.query(SET_TENANT, &[&tenant.as_str()]).await?;
+        attachments::delete_below(tx, tenant, &replaced).await
     }
 
     async fn write(&self, tx: &Tx, tenant: &TenantId) -> Result<(), Error> {
@@ -379,7 +397,9 @@ SET indexed_run = new.run, chunks_indexed = new.count, state = new.state,
 FROM unnest($2::uuid[], $3::int[], $4::uuid[], $5::int[], $6::text[]) AS new (document, version, run, count, state)
 WHERE v.tenant_id = $1 AND v.document_id = new.document AND v.version = new.version";
 
-// It takes rows that other transactions wait for as its last step; see migration 0012.
+// In every other space that is in use the new live version may lack vectors: that stands in `space_gaps` with the flip.
+// It takes rows that other transactions wait for as its last step, see migration 0012: the count of the gaps says that
+// they are written.
 const FLIP: &str = "-- store::indexing::write_versions
 WITH flipped AS (UPDATE documents AS d
 SET live_version = new.version, live_run = new.run, updated_at = now(),
@@ -388,9 +408,16 @@ SET live_version = new.version, live_run = new.run, updated_at = now(),
 FROM unnest($2::uuid[], $3::int[], $4::uuid[]) AS new (document, version, run)
 JOIN document_versions AS v ON v.tenant_id = $1 AND v.document_id = new.document AND v.version = new.version
 WHERE (d.tenant_id = $1) IS TRUE AND d.id = new.document AND (d.live_version IS NULL OR d.live_version <= new.version)
-RETURNING d.tenant_id)
+RETURNING d.tenant_id, d.id, v.space_id, v.chunk_total),
+gaps AS (INSERT INTO space_gaps (space_id, tenant_id, document_id, chunks)
+SELECT s.id, f.tenant_id, f.id, f.chunk_total
+FROM flipped AS f JOIN embedding_spaces AS s ON s.state <> 'retired' AND s.id <> f.space_id
+ORDER BY s.id, f.id
+ON CONFLICT (space_id, document_id) DO UPDATE
+SET mark = nextval('space_gaps_mark'), chunks = excluded.chunks, next_ordinal = 0, refused = NULL
+RETURNING document_id)
 INSERT INTO search_changes AS c (tenant_id, slot, changes)
-SELECT DISTINCT tenant_id, pg_backend_pid() % 16, 1 FROM flipped
+SELECT DISTINCT tenant_id, pg_backend_pid() % 16, 1 FROM flipped WHERE (SELECT count(*) FROM gaps) >= 0
 ON CONFLICT (tenant_id, slot) DO UPDATE SET changes = c.changes + 1";
 
 fn insert_vectors(space: SpaceId) -> String {

@@ -130,13 +130,17 @@ impl Database {
 
     /// Takes an accepted version to ready with these texts as its chunks.
     pub(crate) async fn finish(&self, accepted: &Accepted, language: &str, texts: &[&str]) -> RunId {
-        let release = Self::release_of(accepted);
+        self.finish_release(&Self::release_of(accepted), language, texts).await
+    }
+
+    /// The same for a release.
+    pub(crate) async fn finish_release(&self, release: &Release, language: &str, texts: &[&str]) -> RunId {
         let run = RunId::new();
-        self.store.begin_extraction(&release).await.unwrap().expect("the release is current");
+        self.store.begin_extraction(release).await.unwrap().expect("the release is current");
         let total = u32::try_from(texts.len()).unwrap();
-        assert_eq!(self.store.seal(&release, &seal(run, total)).await.unwrap(), Sealed::First);
+        assert_eq!(self.store.seal(release, &seal(run, total)).await.unwrap(), Sealed::First);
         let chunks: Vec<_> = (0..).zip(texts).map(|(n, text)| (n, *text, axis(n as usize))).collect();
-        let item = batch(&release, run, self.space, language, &chunks);
+        let item = batch(release, run, self.space, language, &chunks);
         assert_eq!(self.store.index(&[item]).await.unwrap(), [IndexAnswer::Written { ready: true }]);
         run
     }
@@ -145,6 +149,18 @@ impl Database {
     pub(crate) async fn ready(&self, tenant: &TenantId, language: &str, texts: &[&str]) -> DocumentId {
         let accepted = self.store.accept(&upload(tenant, &texts.join("\n"))).await.unwrap();
         self.finish(&accepted, language, texts).await;
+        accepted.document
+    }
+
+    /// A document that is ready in a space of as many dimensions.
+    pub(crate) async fn ready_in(&self, tenant: &TenantId, space: SpaceId, texts: &[&str]) -> DocumentId {
+        let accepted = self.store.accept(&upload(tenant, &texts.join("\n"))).await.unwrap();
+        let (release, run) = (Self::release_of(&accepted), RunId::new());
+        let total = u32::try_from(texts.len()).unwrap();
+        assert_eq!(self.store.seal(&release, &seal(run, total)).await.unwrap(), Sealed::First);
+        let chunks: Vec<_> = (0..).zip(texts).map(|(n, text)| (n, *text, axis(n as usize))).collect();
+        let item = batch(&release, run, space, "en", &chunks);
+        assert_eq!(self.store.index(&[item]).await.unwrap(), [IndexAnswer::Written { ready: true }]);
         accepted.document
     }
 

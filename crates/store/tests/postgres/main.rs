@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 mod accept;
+mod attachments;
 mod commands;
 mod database;
 mod dead_letters;
@@ -14,6 +15,7 @@ mod reuse;
 mod schema;
 mod search;
 mod security;
+mod spaces;
 mod spend;
 mod stages;
 mod tenants;

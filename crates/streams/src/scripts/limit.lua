@@ -2,7 +2,8 @@
 --
 -- Two buckets of the generic cell rate algorithm (ITU-T I.371) as in token.lua, of requests and of tokens: each is the
 -- time at which it would be full again. A turn may lie in the future, and who asks next comes after it, so turns come in
--- the order in which they were asked for: nobody tries in vain, and nobody starves. Urgent turns come before those that
+-- the order in which they were asked for: nobody tries in vain, and nobody starves. Who has several requests takes the time
+-- of all with the first, so that what was begun is not held up by what was not. Urgent turns come before those that
 -- are given already, by half of the rate at most; who asks later makes up for them. A pause of the provider ends all turns,
 -- and their name changes.
 --
@@ -18,9 +19,11 @@
 -- ask:
 -- ARGV[8]  microseconds; a turn that is further away is not taken
 -- ARGV[9]  1: urgent
+-- ARGV[10] requests that follow
+-- ARGV[11] their tokens
 -- settle:
 -- ARGV[8]  tokens that it took beyond those asked for; negative: fewer
--- ARGV[9]  1: the turn was not used
+-- ARGV[9]  requests that are not sent after all
 -- ARGV[10] requests in a window as the provider says; -1: it says nothing
 -- ARGV[11] tokens in a window, in the same way
 -- ARGV[12] requests that are left
@@ -84,7 +87,7 @@ local function taken(at, what, many, start)
   return math.max(at, start - saving) + many * every[what]
 end
 
-local function ask(longest, urgent)
+local function ask(longest, urgent, requests_after, tokens_after)
   if held ~= 0 and held == state.name then return 1, 0 end
   local start = math.max(now, state.paused_until, has(state.requests_at, 'requests', 1),
     has(state.tokens_at, 'tokens', tokens))
@@ -99,18 +102,15 @@ local function ask(longest, urgent)
   end
   if start - now > longest then return 0, start - now end
   state.urgent_at = urgent_at or state.urgent_at
-  state.requests_at = taken(state.requests_at, 'requests', 1, start)
-  state.tokens_at = taken(state.tokens_at, 'tokens', tokens, start)
+  state.requests_at = taken(state.requests_at, 'requests', 1, start) + requests_after * every.requests
+  state.tokens_at = taken(state.tokens_at, 'tokens', tokens, start) + tokens_after * every.tokens
   return 1, start - now
 end
 
-local function settle(more, given_back, requests_left, tokens_left, pause)
+local function settle(more_tokens, requests_back, requests_left, tokens_left, pause)
   if held == state.name then
-    if given_back then
-      state.requests_at = state.requests_at - every.requests
-      more = -tokens
-    end
-    state.tokens_at = state.tokens_at + more * every.tokens
+    state.requests_at = state.requests_at - requests_back * every.requests
+    state.tokens_at = state.tokens_at + more_tokens * every.tokens
   end
   if requests_left >= 0 then
     state.requests_at = math.max(state.requests_at, now + (burst.requests - requests_left) * every.requests)
@@ -130,9 +130,10 @@ end
 
 local is_taken, wait
 if op == 'ask' then
-  is_taken, wait = ask(tonumber(ARGV[8]), ARGV[9] == '1')
+  is_taken, wait = ask(tonumber(ARGV[8]), ARGV[9] == '1', tonumber(ARGV[10]), tonumber(ARGV[11]))
 else
-  is_taken, wait = settle(tonumber(ARGV[8]), ARGV[9] == '1', tonumber(ARGV[12]), tonumber(ARGV[13]), tonumber(ARGV[14]))
+  is_taken, wait =
+    settle(tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[12]), tonumber(ARGV[13]), tonumber(ARGV[14]))
 end
 
 if who ~= '' then

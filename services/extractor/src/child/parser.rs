@@ -12,7 +12,7 @@ use super::{confine, streams::Streams};
 use crate::{
     extracted::Failure,
     parse::{self, Outside, Pdfium, Tools},
-    wire::{MAX_WORDS_BYTES, ParserSettings, Picture, Ready, Recognized, Request, Tag, Unread},
+    wire::{Attached, MAX_WORDS_BYTES, ParserSettings, Picture, Ready, Recognized, Request, Tag, Unread},
 };
 
 /// The libraries that were loaded.
@@ -50,6 +50,11 @@ pub(super) fn serve(settings: &ParserSettings, libraries: &Libraries) -> io::Res
         let parse = || parse::parse(bytes, &request.filename, &tools, &mut outside);
         match catch_unwind(AssertUnwindSafe(parse)) {
             Ok(Ok(extracted)) => {
+                for attachment in &extracted.attachments {
+                    let filename = attachment.filename.clone();
+                    streams.json(Tag::Attachment, &Attached { filename })?;
+                    streams.frame(Tag::Bytes, &attachment.bytes)?;
+                }
                 streams.frame(Tag::Text, extracted.text.as_bytes())?;
                 streams.json(Tag::Outline, &extracted.outline)?;
             }

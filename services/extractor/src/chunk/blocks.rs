@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::extracted::Heading;
+use crate::extracted::{Heading, Outline};
 
 /// What a block is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,13 +26,14 @@ pub(super) struct Block {
 pub(super) struct Blocks<'a> {
     text: &'a str,
     headings: &'a [Heading],
+    by_lines: bool,
     at: usize,
     next_heading: usize,
 }
 
 impl<'a> Blocks<'a> {
-    pub(super) fn new(text: &'a str, headings: &'a [Heading]) -> Self {
-        Self { text, headings, at: 0, next_heading: 0 }
+    pub(super) fn new(text: &'a str, outline: &'a Outline) -> Self {
+        Self { text, headings: &outline.headings, by_lines: outline.by_lines, at: 0, next_heading: 0 }
     }
 
     fn heading_start(&self) -> usize {
@@ -71,6 +72,8 @@ impl Iterator for Blocks<'_> {
             self.next_heading += 1;
             let line_end = self.headings[index].byte_end;
             (Kind::Heading(index), line_end + self.line_at(line_end).find('\n').map_or(0, |n| n + 1))
+        } else if self.by_lines {
+            (Kind::Lines, self.lines_end(content, |line| !line.trim().is_empty()))
         } else {
             let line = self.line_at(content);
             if let Some(fence) = fence_of(line) {
@@ -118,13 +121,26 @@ mod tests {
     fn blocks_tile_the_text() {
         let text =
             "\n# One\nprose\nmore\n\n| a | b |\n|---|---|\n| 1 | 2 |\nafter\n\n```\nx = 1\n\ny = 2\n```\nend";
-        let headings = [Heading { level: 1, byte_start: 1, byte_end: 6, title: "One".into() }];
-        let blocks: Vec<_> = Blocks::new(text, &headings).collect();
+        let headings = vec![Heading { level: 1, byte_start: 1, byte_end: 6, title: "One".into() }];
+        let outline = Outline { headings, ..Outline::default() };
+        let blocks: Vec<_> = Blocks::new(text, &outline).collect();
         let kinds: Vec<_> = blocks.iter().map(|block| block.kind).collect();
         use Kind::{Heading as H, Lines, Paragraph};
         assert_eq!(kinds, [H(0), Paragraph, Lines, Paragraph, Lines, Paragraph]);
         let joined: String = blocks.iter().map(|block| &text[block.range.clone()]).collect();
         assert_eq!(joined, text);
         assert_eq!(&text[blocks[4].range.clone()], "```\nx = 1\n\ny = 2\n```\n");
+    }
+
+    #[test]
+    fn what_stands_in_lines_is_parted_at_blank_ones() {
+        let text = "fn one() {\n    a. B.\n}\n\n\n# x\nfn two() {}\n";
+        let outline = Outline { by_lines: true, ..Outline::default() };
+        let blocks: Vec<_> = Blocks::new(text, &outline).collect();
+        let parts: Vec<_> = blocks.iter().map(|block| (block.kind, &text[block.range.clone()])).collect();
+        assert_eq!(
+            parts,
+            [(Kind::Lines, "fn one() {\n    a. B.\n}\n\n\n"), (Kind::Lines, "# x\nfn two() {}\n")]
+        );
     }
 }

@@ -86,7 +86,7 @@ impl<'a> Cutter<'a> {
             tokens,
             max,
             overlap: settings.overlap_tokens.min(settings.max_tokens / 2) as usize,
-            blocks: Blocks::new(&extracted.text, &extracted.outline.headings),
+            blocks: Blocks::new(&extracted.text, &extracted.outline),
             paths: vec![Vec::new()],
             open_headings: Vec::new(),
             pending: VecDeque::new(),

@@ -8,7 +8,7 @@ use crate::{extracted::Outline, parse::markdown};
 
 fn extracted(text: &str) -> Extracted {
     let outline = Outline { headings: markdown::headings(text), ..Outline::default() };
-    Extracted { text: text.to_owned(), outline }
+    Extracted { text: text.to_owned(), outline, ..Extracted::default() }
 }
 
 fn settings(max_tokens: u32, overlap_tokens: u32) -> Settings {

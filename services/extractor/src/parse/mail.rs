@@ -1,9 +1,9 @@
-//! E-mail messages: the headers that people read, the body, and the names of attachments.
+//! E-mail messages: the headers that people read, the body, and the attachments, whose names stand in the text.
 
-use mail_parser::{Address, Message, MessageParser, MimeHeaders, PartType};
+use mail_parser::{Address, Message, MessageParser, MessagePart, MimeHeaders, PartType};
 use riacho_domain::ReasonCode;
 
-use super::{Limits, Parsed, html, markdown, one_line};
+use super::{Limits, Parsed, attachments::Attachments, html, markdown, one_line};
 use crate::{
     encoding,
     extracted::{Failure, Heading},
@@ -17,13 +17,15 @@ const MOST_PARTS: usize = 200;
 /// Reads a message, or a mailbox with several.
 pub(super) fn parse(bytes: &[u8], limits: &Limits) -> Result<Parsed, Failure> {
     let messages = mailbox(bytes);
+    let mut attachments = Attachments::new(limits);
     if let [only] = messages.as_slice() {
-        return parse_one(only, limits);
+        let parsed = parse_one(only, limits, &mut attachments)?;
+        return Ok(Parsed { attachments: attachments.files, ..parsed });
     }
     let mut all = Parsed::default();
     for message in messages {
         // A message that cannot be read is a hole in the mailbox, not the end of it.
-        let Ok(one) = parse_one(message, limits) else { continue };
+        let Ok(one) = parse_one(message, limits, &mut attachments) else { continue };
         if !all.text.is_empty() {
             all.text.push_str("\n\n");
         }
@@ -38,6 +40,7 @@ pub(super) fn parse(bytes: &[u8], limits: &Limits) -> Result<Parsed, Failure> {
             return Err(super::text_too_large(limits));
         }
     }
+    all.attachments = attachments.files;
     Ok(all)
 }
 
@@ -61,20 +64,19 @@ fn mailbox(bytes: &[u8]) -> Vec<&[u8]> {
     if messages.is_empty() { vec![bytes] } else { messages }
 }
 
-fn parse_one(bytes: &[u8], limits: &Limits) -> Result<Parsed, Failure> {
+fn parse_one(bytes: &[u8], limits: &Limits, attachments: &mut Attachments<'_>) -> Result<Parsed, Failure> {
     let message = MessageParser::default()
         .parse(bytes)
         .ok_or_else(|| Failure::new(ReasonCode::Corrupt, "the message has no readable headers"))?;
     if is_encrypted(&message) {
         return Err(Failure::new(ReasonCode::Encrypted, "the message is encrypted"));
     }
-    let mut text = String::new();
-    let mut has_content = false;
-    write_message(&mut text, &message, 1, limits, &mut has_content)?;
-    if !has_content {
+    let mut writer = Writer { out: String::new(), has_content: false, limits, attachments };
+    writer.message(&message, 1)?;
+    if !writer.has_content {
         return Err(Failure::new(ReasonCode::Empty, "the message has neither a subject nor a body"));
     }
-    let text = encoding::clean(text);
+    let text = encoding::clean(writer.out);
     let mut parsed = Parsed::markdown(text.trim_end().to_owned());
     // Only the subjects are headings: a body may hold any mark.
     parsed.outline.headings = subjects(&parsed.text, &message);
@@ -98,71 +100,80 @@ fn is_encrypted(message: &Message<'_>) -> bool {
     })
 }
 
-fn write_message(
-    out: &mut String,
-    message: &Message<'_>,
-    depth: usize,
-    limits: &Limits,
-    has_content: &mut bool,
-) -> Result<(), Failure> {
-    let subject = message.subject().map(one_line).unwrap_or_default();
-    if !subject.is_empty() {
-        *has_content = true;
-        out.push_str(&format!("{} {subject}\n\n", "#".repeat(depth)));
-    }
-    for (name, address) in [("From", message.from()), ("To", message.to()), ("Cc", message.cc())] {
-        let people = address.map(people).unwrap_or_default();
-        if !people.is_empty() {
-            out.push_str(&format!("{name}: {people}\n"));
-        }
-    }
-    if let Some(date) = message.date().filter(|date| date.is_valid()) {
-        out.push_str(&format!("Date: {}\n", date.to_rfc3339()));
-    }
-    out.push('\n');
-    for part in message.text_bodies().take(MOST_PARTS) {
-        let body = match &part.body {
-            PartType::Text(text) => text.trim().to_owned(),
-            PartType::Html(page) => html::to_markdown(page)?,
-            _ => continue,
-        };
-        if !body.is_empty() {
-            *has_content = true;
-            out.push_str(&body);
-            out.push_str("\n\n");
-        }
-        if out.len() as u64 > limits.max_text_bytes {
-            return Err(super::text_too_large(limits));
-        }
-    }
-    write_attachments(out, message, depth, limits, has_content)
+/// Writes a message with those inside of it.
+struct Writer<'a, 'b> {
+    out: String,
+    has_content: bool,
+    limits: &'a Limits,
+    attachments: &'a mut Attachments<'b>,
 }
 
-fn write_attachments(
-    out: &mut String,
-    message: &Message<'_>,
-    depth: usize,
-    limits: &Limits,
-    has_content: &mut bool,
-) -> Result<(), Failure> {
-    let mut names = Vec::new();
-    for part in message.attachments().take(MOST_PARTS) {
-        match &part.body {
-            PartType::Message(inner) if depth < DEPTH => {
-                write_message(out, inner, depth + 1, limits, has_content)?
+impl Writer<'_, '_> {
+    fn message(&mut self, message: &Message<'_>, depth: usize) -> Result<(), Failure> {
+        let subject = message.subject().map(one_line).unwrap_or_default();
+        if !subject.is_empty() {
+            self.has_content = true;
+            self.out.push_str(&format!("{} {subject}\n\n", "#".repeat(depth)));
+        }
+        for (name, address) in [("From", message.from()), ("To", message.to()), ("Cc", message.cc())] {
+            let people = address.map(people).unwrap_or_default();
+            if !people.is_empty() {
+                self.out.push_str(&format!("{name}: {people}\n"));
             }
-            _ => names.extend(part.attachment_name().map(one_line).filter(|name| !name.is_empty())),
         }
-    }
-    if !names.is_empty() {
-        *has_content = true;
-        out.push_str("Attachments:\n");
-        for name in names {
-            out.push_str(&format!("- {name}\n"));
+        if let Some(date) = message.date().filter(|date| date.is_valid()) {
+            self.out.push_str(&format!("Date: {}\n", date.to_rfc3339()));
         }
-        out.push('\n');
+        self.out.push('\n');
+        for part in message.text_bodies().take(MOST_PARTS) {
+            let body = match &part.body {
+                PartType::Text(text) => text.trim().to_owned(),
+                PartType::Html(page) => html::to_markdown(page)?,
+                _ => continue,
+            };
+            if !body.is_empty() {
+                self.has_content = true;
+                self.out.push_str(&body);
+                self.out.push_str("\n\n");
+            }
+            if self.out.len() as u64 > self.limits.max_text_bytes {
+                return Err(super::text_too_large(self.limits));
+            }
+        }
+        self.attachments(message, depth)
     }
-    Ok(())
+
+    fn attachments(&mut self, message: &Message<'_>, depth: usize) -> Result<(), Failure> {
+        let mut names = Vec::new();
+        for part in message.attachments().take(MOST_PARTS) {
+            match &part.body {
+                PartType::Message(inner) if depth < DEPTH => self.message(inner, depth + 1)?,
+                _ => {
+                    names.extend(part.attachment_name().map(one_line).filter(|name| !name.is_empty()));
+                    if !is_decoration(part) {
+                        self.attachments.add(part.attachment_name(), part.contents());
+                    }
+                }
+            }
+        }
+        if !names.is_empty() {
+            self.has_content = true;
+            self.out.push_str("Attachments:\n");
+            for name in names {
+                self.out.push_str(&format!("- {name}\n"));
+            }
+            self.out.push('\n');
+        }
+        Ok(())
+    }
+}
+
+/// Pictures that are shown inside of the text, and signatures: nobody attached them.
+fn is_decoration(part: &MessagePart<'_>) -> bool {
+    let of = |kind: &str| part.content_type().is_some_and(|c| c.ctype().eq_ignore_ascii_case(kind));
+    let subtype = part.content_type().and_then(|c| c.subtype()).unwrap_or_default().to_ascii_lowercase();
+    let is_inline = !part.content_disposition().is_some_and(|d| d.is_attachment());
+    of("image") && is_inline && part.content_id().is_some() || subtype.ends_with("-signature")
 }
 
 fn people(address: &Address<'_>) -> String {
@@ -192,6 +203,23 @@ mod tests {
             assert!(parsed.text.contains(part), "{part}: {}", parsed.text);
         }
         assert_eq!(parsed.outline.title.as_deref(), Some("Nível do rio"));
+        let attached: Vec<_> =
+            parsed.attachments.iter().map(|a| (a.filename.as_str(), a.bytes.as_slice())).collect();
+        assert_eq!(attached, [("levels.pdf", &b"x"[..])]);
+    }
+
+    #[test]
+    fn attachments_of_messages_inside_are_attached_and_decorations_are_not() {
+        let message = b"From: a@b\r\nSubject: Outer\r\nMIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary=o\r\n\r\n\
+            --o\r\nContent-Type: image/png\r\nContent-ID: <logo>\r\nContent-Disposition: inline; filename=logo.png\r\n\r\nx\r\n\
+            --o\r\nContent-Type: application/pkcs7-signature; name=smime.p7s\r\n\r\nx\r\n\
+            --o\r\nContent-Type: message/rfc822\r\n\r\nFrom: c@d\r\nSubject: Inner\r\nMIME-Version: 1.0\r\n\
+            Content-Type: multipart/mixed; boundary=i\r\n\r\n--i\r\nContent-Type: text/csv\r\n\
+            Content-Disposition: attachment; filename=m.csv\r\nContent-Transfer-Encoding: base64\r\n\r\nYSxi\r\n--i--\r\n--o--\r\n";
+        let parsed = parse(message, &Limits::default()).unwrap();
+        let attached: Vec<_> =
+            parsed.attachments.iter().map(|a| (a.filename.as_str(), a.bytes.as_slice())).collect();
+        assert_eq!(attached, [("m.csv", &b"a,b"[..])]);
     }
 
     #[test]

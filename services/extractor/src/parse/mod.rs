@@ -3,10 +3,12 @@
 //! Everything here runs in a child process (see `child`), because foreign bytes meet foreign
 //! parsers: what hangs, crashes or grows there ends the child and no more.
 
+mod attachments;
 mod container;
 mod csv;
 mod epub;
 mod html;
+mod json;
 mod mail;
 pub(crate) mod markdown;
 mod office;
@@ -18,6 +20,7 @@ mod pdf_pictures;
 mod picture;
 mod recognized;
 mod rtf;
+mod xml;
 
 use riacho_domain::{DEFAULT_MAX_FILE_BYTES, ReasonCode};
 use schemars::JsonSchema;
@@ -28,7 +31,7 @@ pub use pdf::Pdfium;
 use crate::{
     detect::{self, FileType, TextType},
     encoding,
-    extracted::{Extracted, Failure, Missing, Outline},
+    extracted::{Attachment, Extracted, Failure, Missing, Outline},
     language,
     wire::{Picture, Unread},
 };
@@ -51,6 +54,10 @@ pub struct Limits {
     pub max_packed_entries: u64,
     /// The most pages of a PDF.
     pub max_pages: u32,
+    /// The most files attached to a message that become documents of their own; the rest are only named in its text.
+    pub max_attachments: u32,
+    /// The most bytes of them together.
+    pub max_attachments_bytes: u64,
 }
 
 impl Default for Limits {
@@ -62,6 +69,8 @@ impl Default for Limits {
             max_unpacked_ratio: 200,
             max_packed_entries: 20_000,
             max_pages: 20_000,
+            max_attachments: 50,
+            max_attachments_bytes: 256 << 20,
         }
     }
 }
@@ -71,18 +80,24 @@ impl Default for Limits {
 pub(crate) struct Parsed {
     pub(crate) text: String,
     pub(crate) outline: Outline,
+    pub(crate) attachments: Vec<Attachment>,
 }
 
 impl Parsed {
     /// Markdown, whose headings are found by their marks.
     pub(crate) fn markdown(text: String) -> Self {
         let headings = markdown::headings(&text);
-        Self { text, outline: Outline { headings, ..Outline::default() } }
+        Self { text, outline: Outline { headings, ..Outline::default() }, ..Self::default() }
     }
 
     /// Text without marks.
     pub(crate) fn plain(text: String) -> Self {
-        Self { text, outline: Outline::default() }
+        Self { text, ..Self::default() }
+    }
+
+    /// Lines that say something each, like those of a program or a record.
+    pub(crate) fn lines(text: String) -> Self {
+        Self { text, outline: Outline { by_lines: true, ..Outline::default() }, ..Self::default() }
     }
 }
 
@@ -168,7 +183,7 @@ pub fn parse(
 fn parse_text(bytes: &[u8], filename: &str, limits: &Limits) -> Result<Parsed, Failure> {
     let decoded = encoding::decode(bytes, html::declared_encoding(bytes).as_deref())
         .ok_or_else(|| Failure::new(ReasonCode::Unsupported, "the file is binary data of an unknown kind"))?;
-    let kind = detect::text_type(&decoded.text, filename);
+    let mut kind = detect::text_type(&decoded.text, filename);
     let (name, confidence) = (decoded.encoding, decoded.confidence);
     let mut parsed = match kind {
         // A message names the encodings of its parts itself, so it is read from the bytes.
@@ -179,7 +194,21 @@ fn parse_text(bytes: &[u8], filename: &str, limits: &Limits) -> Result<Parsed, F
         TextType::Html => html::parse(&decoded.text)?,
         TextType::Csv(delimiter) => csv::parse(&decoded.text, delimiter),
         TextType::Markdown => Parsed::markdown(encoding::clean(decoded.text)),
-        TextType::Xml | TextType::Json | TextType::Plain => Parsed::plain(encoding::clean(decoded.text)),
+        TextType::Json => match json::to_text(&decoded.text, limits.max_text_bytes) {
+            Some(lines) => Parsed::lines(encoding::clean(lines)),
+            None => {
+                kind = TextType::Plain;
+                Parsed::lines(encoding::clean(decoded.text))
+            }
+        },
+        // What is not well-formed is searched as it stands.
+        TextType::Xml => match xml::to_text(&decoded.text, limits.max_text_bytes) {
+            Some((text, true)) => Parsed::lines(encoding::clean(text)),
+            Some((text, false)) => Parsed::plain(encoding::clean(text)),
+            None => Parsed::lines(encoding::clean(decoded.text)),
+        },
+        TextType::Code(_) => Parsed::lines(encoding::clean(decoded.text)),
+        TextType::Plain => Parsed::plain(encoding::clean(decoded.text)),
     };
     parsed.outline.detected_type = kind.media_type().to_owned();
     parsed.outline.encoding = Some(name.to_owned());
@@ -200,7 +229,7 @@ fn finish(mut parsed: Parsed, limits: &Limits) -> Result<Extracted, Failure> {
     if parsed.outline.language.is_none() {
         parsed.outline.language = language::detect(&parsed.text);
     }
-    Ok(Extracted { text: parsed.text, outline: parsed.outline })
+    Ok(Extracted { text: parsed.text, outline: parsed.outline, attachments: parsed.attachments })
 }
 
 /// A title or a name: words with one space between them, and not without end.

@@ -1,4 +1,4 @@
-//! Messages of Outlook: subject, people and body.
+//! Messages of Outlook: subject, people, body and attachments.
 
 use std::io::Cursor;
 
@@ -6,8 +6,11 @@ use encoding_rs::UTF_16LE;
 use office_oxide::cfb::CfbReader;
 use riacho_domain::ReasonCode;
 
-use super::{Limits, Parsed, html, one_line};
-use crate::{encoding, extracted::Failure};
+use super::{Limits, Parsed, attachments::Attachments, html, one_line};
+use crate::{
+    encoding,
+    extracted::{Attachment, Failure},
+};
 
 /// Reads a message. The streams are named after the properties of the message (MS-OXMSG).
 pub(super) fn parse(bytes: &[u8], limits: &Limits) -> Result<Parsed, Failure> {
@@ -38,6 +41,11 @@ pub(super) fn parse(bytes: &[u8], limits: &Limits) -> Result<Parsed, Failure> {
         return Err(Failure::new(ReasonCode::Empty, "the message has neither a subject nor a body"));
     }
     text.push_str(&body.unwrap_or_default());
+    let (names, attachments) = attached(&mut file, limits);
+    if !names.is_empty() {
+        text.push_str("\n\nAttachments:\n");
+        text.extend(names.iter().map(|name| format!("- {name}\n")));
+    }
     if text.len() as u64 > limits.max_text_bytes {
         return Err(super::text_too_large(limits));
     }
@@ -46,7 +54,36 @@ pub(super) fn parse(bytes: &[u8], limits: &Limits) -> Result<Parsed, Failure> {
     parsed.outline.headings =
         super::markdown::headings(&parsed.text).into_iter().take(usize::from(subject.is_some())).collect();
     parsed.outline.title = subject;
+    parsed.attachments = attachments;
     Ok(parsed)
+}
+
+/// The names of what is attached, and the files. Each stands in a storage of its own; a message inside of
+/// this one is only named.
+fn attached(file: &mut CfbReader<Cursor<&[u8]>>, limits: &Limits) -> (Vec<String>, Vec<Attachment>) {
+    let (mut names, mut attachments) = (Vec::new(), Attachments::new(limits));
+    for number in 0..limits.max_attachments {
+        let storage = format!("__attach_version1.0_#{number:08X}");
+        if file.find_entry_by_path(&storage).is_none() {
+            break;
+        }
+        let mut stream = |property: &str| {
+            let entry = file.find_entry_by_path(&format!("{storage}/__substg1.0_{property}"))?;
+            file.read_stream_by_index(entry).ok()
+        };
+        let unicode = |bytes: Vec<u8>| UTF_16LE.decode_without_bom_handling(&bytes).0.into_owned();
+        // The long name, else the short one, each in Unicode or in the sender's encoding.
+        let name = stream("3707001F").or_else(|| stream("3704001F")).map(unicode).or_else(|| {
+            let bytes = stream("3707001E").or_else(|| stream("3704001E"))?;
+            encoding::decode(&bytes, None).map(|decoded| decoded.text)
+        });
+        let name = name.map(|name| one_line(&name)).filter(|name| !name.is_empty());
+        if let Some(bytes) = stream("37010102") {
+            attachments.add(name.as_deref(), &bytes);
+        }
+        names.extend(name);
+    }
+    (names, attachments.files)
 }
 
 /// A property that is a string, in Unicode or in the sender's encoding.

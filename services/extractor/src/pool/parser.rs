@@ -14,8 +14,8 @@ use super::{
 };
 use crate::{
     error::Error,
-    extracted::{Extracted, Failure, Missing, Outline},
-    wire::{MAX_JSON_BYTES, Picture, Ready, Recognized, Request, Tag},
+    extracted::{Attachment, Extracted, Failure, Missing, Outline},
+    wire::{Attached, MAX_JSON_BYTES, Picture, Ready, Recognized, Request, Tag},
 };
 
 /// A document on its way through a parser.
@@ -130,7 +130,7 @@ impl Parser {
             skip: task.skip.clone(),
         };
         clock.within(self.process.send(&request, task.bytes)).await.ok_or(Broken::Time)??;
-        let mut text = None;
+        let (mut text, mut attachments) = (None, Attachments::default());
         loop {
             match self.frame(clock, config).await? {
                 (Tag::Progress, payload) => {
@@ -143,10 +143,18 @@ impl Parser {
                     let picture: Picture = serde_json::from_slice(&payload).map_err(|_| Broken::Rules)?;
                     self.recognize(picture, task, clock, config).await?;
                 }
+                (Tag::Attachment, payload) => {
+                    let attached: Attached = serde_json::from_slice(&payload).map_err(|_| Broken::Rules)?;
+                    let (Tag::Bytes, bytes) = self.frame(clock, config).await? else {
+                        return Err(Broken::Rules);
+                    };
+                    attachments.add(attached, bytes, config).ok_or(Broken::Rules)?;
+                }
                 (Tag::Text, payload) => text = Some(String::from_utf8(payload).map_err(|_| Broken::Rules)?),
                 (Tag::Outline, payload) => {
                     let outline: Outline = serde_json::from_slice(&payload).map_err(|_| Broken::Rules)?;
-                    let mut extracted = Extracted { text: text.ok_or(Broken::Rules)?, outline };
+                    let attachments = attachments.files;
+                    let mut extracted = Extracted { text: text.ok_or(Broken::Rules)?, outline, attachments };
                     for missing in &mut extracted.outline.missing {
                         missing.failure = readable(&missing.failure);
                     }
@@ -156,7 +164,7 @@ impl Parser {
                     let failure: Failure = serde_json::from_slice(&payload).map_err(|_| Broken::Rules)?;
                     return Ok(Err(readable(&failure)));
                 }
-                (Tag::Ready | Tag::Pixels, _) => return Err(Broken::Rules),
+                (Tag::Ready | Tag::Pixels | Tag::Bytes, _) => return Err(Broken::Rules),
             }
         }
     }
@@ -195,9 +203,31 @@ impl Parser {
             Tag::Text => config.limits.max_text_bytes,
             // Rows are filled up to whole words.
             Tag::Pixels => config.ocr.max_pixels.saturating_mul(2),
-            Tag::Ready | Tag::Outline | Tag::Failure | Tag::Picture => u64::from(MAX_JSON_BYTES),
+            Tag::Bytes => config.limits.max_attachments_bytes,
+            Tag::Ready | Tag::Outline | Tag::Failure | Tag::Picture | Tag::Attachment => {
+                u64::from(MAX_JSON_BYTES)
+            }
         };
         clock.within(self.process.frame(most)).await.ok_or(Broken::Time)?
+    }
+}
+
+/// The attachments of a document, as they come.
+#[derive(Default)]
+struct Attachments {
+    files: Vec<Attachment>,
+    bytes: u64,
+}
+
+impl Attachments {
+    /// Keeps one; nothing where there are more than a document may have.
+    fn add(&mut self, attached: Attached, bytes: Vec<u8>, config: &Config) -> Option<()> {
+        self.bytes += bytes.len() as u64;
+        let limits = &config.limits;
+        let fits =
+            self.bytes <= limits.max_attachments_bytes && self.files.len() < limits.max_attachments as usize;
+        let filename = one_line(&attached.filename).chars().take(200).collect();
+        fits.then(|| self.files.push(Attachment { filename, bytes }))
     }
 }
 

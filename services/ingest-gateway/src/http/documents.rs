@@ -7,7 +7,8 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use chrono::{DateTime, Utc};
-use riacho_store::{Accepted, Document, ListDocuments, Target};
+use riacho_domain::DocumentId;
+use riacho_store::{Accepted, Document, ListDocuments, Parent, Target};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::{IntoParams, ToSchema};
@@ -142,6 +143,8 @@ pub(super) struct DocumentBody {
     id: Uuid,
     /// The uploader's own id.
     external_id: Option<String>,
+    /// Where it belongs, if it was attached to another document.
+    parent: Option<ParentBody>,
     /// Name of its collection.
     collection: String,
     /// Id of its collection.
@@ -189,11 +192,29 @@ pub(super) struct DocumentBody {
     links: Links,
 }
 
+/// Where an attachment belongs. It goes when that goes: with the document, or when another version takes its place.
+#[derive(Debug, Serialize, ToSchema)]
+struct ParentBody {
+    /// The document that it is attached to.
+    document_id: Uuid,
+    /// Which version of that.
+    version: u32,
+    /// Its place among the attachments, from 1.
+    attachment: u32,
+}
+
+impl From<Parent> for ParentBody {
+    fn from(parent: Parent) -> Self {
+        Self { document_id: parent.document.0, version: parent.version, attachment: parent.attachment }
+    }
+}
+
 impl From<Document> for DocumentBody {
     fn from(document: Document) -> Self {
         Self {
             id: document.id.0,
             external_id: document.external_id,
+            parent: document.parent.map(ParentBody::from),
             collection: document.collection_name,
             collection_id: document.collection,
             filename: document.filename,
@@ -230,6 +251,8 @@ pub(super) struct ListQuery {
     state: Option<String>,
     /// The uploader's own id.
     external_id: Option<String>,
+    /// A document: what is attached to it.
+    parent: Option<Uuid>,
     /// Where the page before ended.
     cursor: Option<String>,
     /// How many, 1 to 200; 50 when not given.
@@ -271,6 +294,7 @@ async fn list(
     asked.state =
         query.state.map(|text| text.parse().map_err(|e: String| Problem::field("state", e))).transpose()?;
     asked.external_id = query.external_id;
+    asked.parent = query.parent.map(DocumentId);
     asked.cursor = query.cursor;
     if let Some(name) = query.collection {
         let collections = app.store().collections(&caller.tenant).await?;

@@ -266,7 +266,10 @@ impl From<riacho_store::Error> for Problem {
                     Conflict::OverQuota(_) => Problem::over_quota(detail),
                     Conflict::NothingToRetry(_)
                     | Conflict::NothingToCancel(_)
-                    | Conflict::NoUploadAwaited(_) => Problem::conflict("state", detail),
+                    | Conflict::NoUploadAwaited(_)
+                    | Conflict::SpaceIncomplete { .. }
+                    | Conflict::SpaceLive
+                    | Conflict::SpaceRetired => Problem::conflict("state", detail),
                 }
             }
             error if error.is_retryable() => {

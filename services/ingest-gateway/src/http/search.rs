@@ -1,6 +1,6 @@
 //! Search: embeds the query, asks the store, and says where each hit stands.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use axum::{
     body::Bytes,
@@ -8,10 +8,10 @@ use axum::{
     http::header,
     response::{IntoResponse, Response},
 };
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use riacho_domain::{DocumentId, SpaceId, TenantId};
 use riacho_models::{Kind, estimate_tokens};
-use riacho_store::{Filter, Hit, Mode, SearchRequest, Spent};
+use riacho_store::{Filter, Hit, Mode, Purpose, SearchRequest, Spent};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
@@ -151,11 +151,22 @@ struct HitBody {
     filename: String,
     /// The uploader's own id of the document.
     external_id: Option<String>,
+    /// What the document is attached to.
+    parent: Option<HitParent>,
     /// Name of the document's collection.
     collection: String,
     /// The document's metadata.
     #[schema(value_type = Object)]
     metadata: Map<String, Value>,
+}
+
+/// What a document is attached to.
+#[derive(Debug, Serialize, ToSchema)]
+struct HitParent {
+    /// The document.
+    document_id: Uuid,
+    /// Its file name.
+    filename: String,
 }
 
 /// What a score is made of.
@@ -215,6 +226,7 @@ fn hit_body(hit: Hit) -> HitBody {
         language: Some(hit.language).filter(|language| !language.is_empty()),
         filename: hit.filename,
         external_id: hit.external_id,
+        parent: hit.parent.map(|(document, filename)| HitParent { document_id: document.0, filename }),
         collection: hit.collection,
         metadata: hit.metadata,
         text: hit.text,
@@ -243,20 +255,21 @@ async fn search(
     let top_k = check(&body)?;
     let filter = body.filter.as_ref().filter(|filter| !filter.is_null()).map(Filter::parse).transpose();
     let filter = filter.map_err(|error| Problem::field("filter", error.to_string()))?;
-    let key = key(&app, &caller, &body, top_k).await;
-    if let Some(key) = &key
+    let kept = key(&app, &caller, &body, top_k).await;
+    if let Some((key, _)) = &kept
         && let Some(kept) = app.answers().get(app.streams(), key).await
     {
         return Ok(answer(&kept, start, "kept"));
     }
-    let (found, lifetime) = find(&app, caller, body, top_k, filter).await?;
+    let (found, space, end) = find(&app, caller, body, top_k, filter).await?;
     let mode = found.mode.as_str();
     let as_asked = found.warnings.is_empty();
     let found = serde_json::to_vec(&found).map_err(|error| Problem::internal(&error))?;
     let found = Bytes::from(found);
-    if let Some(key) = key.filter(|_| as_asked) {
+    // The space may have been switched since the key was made.
+    if let Some((key, _)) = kept.filter(|(_, of)| as_asked && *of == space) {
         let (app, found) = (app.clone(), found.clone());
-        tokio::spawn(async move { app.answers().keep(app.streams(), &key, found, lifetime).await });
+        tokio::spawn(async move { app.answers().keep(app.streams(), &key, found, end).await });
     }
     Ok(answer(&found, start, mode))
 }
@@ -272,8 +285,14 @@ fn answer(found: &Bytes, start: Instant, mode: &'static str) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 
-/// The key that the answer is kept under; none where none is kept. It says all that the answer depends on.
-async fn key(app: &App, caller: &Caller<Find>, body: &SearchBody, top_k: u32) -> Option<String> {
+/// The key that the answer is kept under, with the space that it is of; none where none is kept. The key says all
+/// that the answer depends on.
+async fn key(
+    app: &App,
+    caller: &Caller<Find>,
+    body: &SearchBody,
+    top_k: u32,
+) -> Option<(String, Option<SpaceId>)> {
     if !app.answers().are_kept() {
         return None;
     }
@@ -285,46 +304,42 @@ async fn key(app: &App, caller: &Caller<Find>, body: &SearchBody, top_k: u32) ->
     let state = app.store().search_state(&caller.tenant).await.ok()?;
     let SearchBody { query, filter, collection, documents, language, .. } = body;
     let request = json!([mode, space, top_k, query, filter, collection, documents, language]);
-    Some(Answers::key(&caller.tenant, &state, &request.to_string()))
+    Some((Answers::key(&caller.tenant, &state, &request.to_string()), space))
 }
 
-/// Searches; answers also for how long what was found stays true at most, as far as that is known.
+/// Searches; answers also in which space, and until when what was found is true at most, as far as that is known.
 async fn find(
     app: &App,
     caller: Caller<Find>,
     body: SearchBody,
     top_k: u32,
     filter: Option<Filter>,
-) -> Result<(Found, Option<Duration>), Problem> {
-    let mut mode = body.mode.unwrap_or_default();
-    let (mut warnings, mut vector) = (Vec::new(), None);
-    if mode != SearchMode::Keyword {
-        match embed(app, &caller.tenant, &body.query).await {
-            Ok(found) => vector = Some(found),
-            Err(problem) if mode == SearchMode::Vector => return Err(problem),
-            Err(problem) => {
-                warnings.push(format!("searched by keywords only: {}", problem.detail()));
-                mode = SearchMode::Keyword;
-            }
-        }
-    }
-    let (vector, space) = vector.map_or((None, None), |(vector, space)| (Some(vector), Some(space)));
-    let request = SearchRequest {
-        tenant: caller.tenant,
-        query: body.query,
-        vector,
-        mode: mode.to_store(),
+) -> Result<(Found, Option<SpaceId>, Option<DateTime<Utc>>), Problem> {
+    let asked = body.mode.unwrap_or_default();
+    let mut request = SearchRequest {
         top_k,
         filter,
         collection: body.collection,
         documents: body.documents.into_iter().map(DocumentId).collect(),
         language: body.language,
-        space,
+        ..SearchRequest::new(caller.tenant, body.query)
     };
-    let hits = app.store().search(&request).await?;
-    let first_end = hits.iter().filter_map(|hit| hit.expires_at).min();
-    let lifetime = first_end.map(|end| (end - Utc::now()).to_std().unwrap_or_default());
-    Ok((Found { hits: hits.into_iter().map(hit_body).collect(), mode, warnings }, lifetime))
+    let mut is_first = true;
+    let (hits, Meaning { mode, space, warnings, .. }) = loop {
+        let meaning = meaning(app, &request.tenant, &request.query, asked).await?;
+        request.mode = meaning.mode.to_store();
+        (request.vector, request.space) = (meaning.vector.clone(), meaning.space);
+        match app.store().search(&request).await {
+            // The space was removed since this gateway looked which one is live.
+            Err(riacho_store::Error::NotFound(_)) if meaning.space.is_some() && is_first => {
+                is_first = false;
+                app.forget_space();
+            }
+            hits => break (hits?, meaning),
+        }
+    };
+    let end = hits.iter().filter_map(|hit| hit.expires_at).min();
+    Ok((Found { hits: hits.into_iter().map(hit_body).collect(), mode, warnings }, space, end))
 }
 
 /// Checks what JSON cannot say; answers how many hits are asked for.
@@ -352,13 +367,35 @@ fn check(body: &SearchBody) -> Result<u32, Problem> {
     }
 }
 
+/// What a search goes on with: the query's vector and its space, where it is searched by meaning.
+struct Meaning {
+    mode: SearchMode,
+    vector: Option<Vec<f32>>,
+    space: Option<SpaceId>,
+    warnings: Vec<String>,
+}
+
+/// Embeds the query where that is asked for. A hybrid search whose query cannot be embedded goes on by words.
+async fn meaning(app: &App, tenant: &TenantId, query: &str, asked: SearchMode) -> Result<Meaning, Problem> {
+    let words = |warnings| Meaning { mode: SearchMode::Keyword, vector: None, space: None, warnings };
+    if asked == SearchMode::Keyword {
+        return Ok(words(Vec::new()));
+    }
+    match embed(app, tenant, query).await {
+        Ok((vector, space)) => {
+            Ok(Meaning { mode: asked, vector: Some(vector), space: Some(space), warnings: Vec::new() })
+        }
+        Err(problem) if asked == SearchMode::Vector => Err(problem),
+        Err(problem) => Ok(words(vec![format!("searched by keywords only: {}", problem.detail())])),
+    }
+}
+
 /// The query's vector in the live space.
 async fn embed(app: &App, tenant: &TenantId, query: &str) -> Result<(Vec<f32>, SpaceId), Problem> {
     let space = app.live_space().await?.ok_or_else(|| Problem::unavailable("no embedding space is live"))?;
-    let model = app.model();
-    if model.id() != space.model || model.dimensions() != space.dimensions as usize {
-        return Err(Problem::unavailable("the configured model is not the one of the live embedding space"));
-    }
+    let model = app.models().of(&space.model, space.dimensions).ok_or_else(|| {
+        Problem::unavailable("the model of the live embedding space is not configured at this gateway")
+    })?;
     let answer = tokio::time::timeout(
         app.config().query_embedding_timeout(),
         model.embed(vec![query.to_owned()], Kind::Query),
@@ -375,7 +412,8 @@ async fn embed(app: &App, tenant: &TenantId, query: &str) -> Result<(Vec<f32>, S
         Err(_) => return Err(Problem::unavailable("the embedding model did not answer in time")),
     };
     let tokens = if embeddings.tokens > 0 { embeddings.tokens } else { estimate_tokens(query) as u64 };
-    app.ledger().note(tenant, model.id(), Spent { texts: 1, tokens, requests: 1, money_nanos: 0 });
+    let spent = Spent { texts: 1, tokens, requests: 1, money_nanos: 0 };
+    app.ledger().note(tenant, model.id(), Purpose::Queries, spent);
     let vector = embeddings
         .vectors
         .into_iter()

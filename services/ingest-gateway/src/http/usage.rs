@@ -40,12 +40,12 @@ struct EmbeddingBody {
     /// The month.
     #[schema(example = "2026-11")]
     month: String,
-    /// The month's budgets that are used up, as releases see them: `tokens`, `money`. Documents wait until it is over or
-    /// the budget is raised.
+    /// The month's budgets that are used up, as releases see them: `tokens`, `money`, and `total_tokens`, `total_money` for
+    /// those of all tenants together. Documents wait until it is over or the budget is raised.
     over_budget: Vec<&'static str>,
-    /// All models together.
+    /// All together.
     total: SpentBody,
-    /// Each model.
+    /// Each model, for each purpose.
     models: Vec<ModelSpentBody>,
 }
 
@@ -68,6 +68,10 @@ struct ModelSpentBody {
     /// The model.
     #[schema(example = "openai/text-embedding-3-small@1536")]
     model: String,
+    /// What was embedded: `documents`, `queries`, or `spaces`: stored chunks, for a new model. These count towards no
+    /// budget.
+    #[schema(example = "documents")]
+    purpose: &'static str,
     #[serde(flatten)]
     spent: SpentBody,
 }
@@ -82,7 +86,11 @@ impl From<Spent> for SpentBody {
 impl EmbeddingBody {
     fn new(month: NaiveDate, over_budget: &[Budget], spending: Vec<MonthSpent>) -> Self {
         let total = spending.iter().fold(Spent::default(), |all, one| all.and(one.spent));
-        let model = |one: MonthSpent| ModelSpentBody { model: one.model, spent: one.spent.into() };
+        let model = |one: MonthSpent| ModelSpentBody {
+            model: one.model,
+            purpose: one.purpose.as_str(),
+            spent: one.spent.into(),
+        };
         Self {
             month: month.format("%Y-%m").to_string(),
             over_budget: over_budget.iter().map(|budget| budget.as_str()).collect(),

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use reqwest::{Method, RequestBuilder, Response, StatusCode, multipart};
 use riacho_domain::{DocumentId, RunId};
 use riacho_ingest_gateway::Config;
-use riacho_models::{Kind, Model};
+use riacho_models::{Kind, Model, Models};
 use riacho_objects::{Key, Objects};
 use riacho_proto::v1;
 use riacho_store::{IndexItem, Limits, Role, Seal};
@@ -60,11 +60,11 @@ impl Gateway {
         let objects = resources.objects.clone();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let base = format!("http://{}", listener.local_addr().expect("address"));
-        let model = change.model.unwrap_or_else(model);
+        let models = Models::only(change.model.unwrap_or_else(model));
         let stop = CancellationToken::new();
         let (config, stopped) = (change.config, stop.clone());
         let task = tokio::spawn(async move {
-            riacho_ingest_gateway::serve(config, &core, resources, model, listener, stopped).await;
+            riacho_ingest_gateway::serve(config, &core, resources, models, listener, stopped).await;
         });
         let _ = rustls::crypto::ring::default_provider().install_default();
         let http =
@@ -82,7 +82,8 @@ impl Gateway {
         let (stop, config) = (CancellationToken::new(), Config::default());
         let stopped = stop.clone();
         tokio::spawn(async move {
-            riacho_ingest_gateway::serve(config, &core, resources, model(), listener, stopped).await;
+            let models = Models::only(model());
+            riacho_ingest_gateway::serve(config, &core, resources, models, listener, stopped).await;
         });
         Replica { base, _stop: stop.drop_guard() }
     }

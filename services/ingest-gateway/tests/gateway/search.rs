@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use riacho_models::{Embeddings, Error, Kind, Model};
+use riacho_testkit::LOCAL_MODEL;
 use serde_json::{Value, json};
 
 use crate::fixture::{Change, Gateway, id, json, model, problem};
@@ -44,6 +45,31 @@ async fn a_hit_can_be_cited() {
     let marked: Vec<&str> =
         hit["highlights"].as_array().unwrap().iter().map(|h| h["text"].as_str().unwrap()).collect();
     assert_eq!(marked, ["manometer", "calibrated"]);
+}
+
+#[tokio::test]
+async fn a_search_whose_space_was_removed_goes_on_in_the_live_one() {
+    let gateway = Gateway::start().await;
+    let id = with_text(&gateway).await;
+    let found = search(&gateway, json!({"query": "when is the manometer calibrated"})).await;
+    assert_eq!(found["hits"][0]["score_parts"]["vector_rank"], 1);
+    // The gateway remembers for seconds which space is live.
+    let old = gateway.deployment.space.id;
+    gateway.deployment.sql(&format!(
+        "UPDATE embedding_spaces SET state = 'retired', dropped_at = now() WHERE id = {old}; DROP TABLE vectors_{old}"
+    ));
+    let (model, dimensions) = LOCAL_MODEL;
+    let config = gateway.deployment.database_config();
+    let live = riacho_store::ensure_space(&config, model, dimensions).await.unwrap();
+    assert_ne!(live.id, old);
+    let found = search(&gateway, json!({"query": "how is the manometer calibrated"})).await;
+    assert_eq!((&found["mode"], &found["warnings"]), (&json!("hybrid"), &json!([])), "{found}");
+    assert_eq!(found["hits"][0]["document_id"], json!(id), "by its words, while it has no vector");
+    let spaces = json(gateway.get("/api/v1/spaces"), 200).await;
+    assert_eq!(
+        (spaces["spaces"].as_array().unwrap().len(), &spaces["spaces"][0]["state"]),
+        (1, &json!("live"))
+    );
 }
 
 #[tokio::test]

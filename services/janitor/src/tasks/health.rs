@@ -2,7 +2,7 @@
 
 use metrics::gauge;
 use riacho_domain::StageName;
-use riacho_store::QueueFigures;
+use riacho_store::{QueueFigures, SpaceState};
 use riacho_streams::StageFigures;
 
 use crate::{Error, job::Job, metrics::names};
@@ -12,6 +12,7 @@ pub(crate) async fn run(job: &Job<'_>) -> Result<(), Error> {
     let queue = store.queue_figures().await?;
     report_queue(&queue);
     job.add("waiting", queue.waiting);
+    report_spaces(job).await?;
     let partitions: Vec<u16> = store.partitions().await?.iter().map(|p| p.partition).collect();
     for stage in StageName::ALL {
         let figures = streams.figures(stage, &partitions).await?;
@@ -27,6 +28,19 @@ pub(crate) async fn run(job: &Job<'_>) -> Result<(), Error> {
     gauge!(names::DEAD_LETTER_ENTRIES).set(number(dead));
     job.add("dead_letters", dead);
     gauge!(names::REDIS_MEMORY).set(number(streams.memory().await?.used));
+    Ok(())
+}
+
+async fn report_spaces(job: &Job<'_>) -> Result<(), Error> {
+    let store = &job.janitor.store;
+    let (spaces, missing) = (store.spaces().await?, store.missing(None).await?);
+    for state in [SpaceState::Live, SpaceState::Standby, SpaceState::Building] {
+        let lacking = spaces.iter().filter(|space| space.state == state).filter_map(|s| missing.get(&s.id));
+        let (chunks, documents) =
+            lacking.fold((0, 0), |sum, one| (sum.0 + one.chunks, sum.1 + one.documents));
+        gauge!(names::SPACE_MISSING, "state" => state.as_str()).set(number(chunks));
+        gauge!(names::SPACE_MISSING_DOCUMENTS, "state" => state.as_str()).set(number(documents));
+    }
     Ok(())
 }
 

@@ -7,6 +7,7 @@ mod dead_letters;
 mod deadline;
 mod expire_documents;
 mod expire_uploads;
+mod fill;
 mod health;
 mod housekeep;
 mod index;
@@ -35,6 +36,7 @@ pub(crate) async fn run(task: TaskName, job: &Job<'_>) -> Result<(), Error> {
         TaskName::Quotas => quotas::run(job).await,
         TaskName::Consumers => consumers::run(job).await,
         TaskName::Deadline => deadline::run(job).await,
+        TaskName::Fill => fill::run(job).await,
         TaskName::Index => index::run(job).await,
         TaskName::Housekeep => housekeep::run(job).await,
         TaskName::Health => health::run(job).await,

@@ -1,16 +1,15 @@
-//! `riacho migrate`: brings the schema to this binary's version, and makes the space of the configured model.
+//! `riacho migrate`: brings the schema to this binary's version, and makes the first space where there is none.
 
+use riacho_models::Models;
 use serde_json::json;
 
-use super::{Context, store_failure};
+use super::{Context, space::live_space, store_failure};
 
 pub(super) async fn run(context: &Context) -> anyhow::Result<()> {
     let config = context.config()?;
     let report = riacho_store::migrate::migrate(&config.database).await.map_err(store_failure)?;
-    let model = riacho_models::load(&config.models)?;
-    let dimensions = u32::try_from(model.dimensions())?;
-    let space =
-        riacho_store::ensure_space(&config.database, model.id(), dimensions).await.map_err(store_failure)?;
+    let models = Models::load(&config.models)?;
+    let space = live_space(&config, &models).await?;
     let value = json!({
         "applied": report.applied, "at": report.at,
         "space": { "id": space.id, "model": space.model, "dimensions": space.dimensions },

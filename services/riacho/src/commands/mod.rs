@@ -13,6 +13,7 @@ mod openapi;
 mod partitions;
 pub(crate) mod search;
 mod serve;
+mod space;
 mod status;
 mod tenant;
 mod up;
@@ -89,6 +90,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Key(command) => key::run(&context, command).await,
         Command::Tenant(command) => tenant::run(&context, command).await,
         Command::Partitions(command) => partitions::run(&context, command).await,
+        Command::Space(command) => space::run(&context, command).await,
         Command::Bench(command) => bench::run(&context, command).await,
         Command::Eval(arguments) => eval::run(&context, arguments).await,
         Command::DeadLetters(command) => dead_letters::run(&context, command).await,

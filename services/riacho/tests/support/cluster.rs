@@ -2,6 +2,7 @@
 
 use std::{
     path::Path,
+    process::Output,
     time::{Duration, Instant},
 };
 
@@ -66,10 +67,14 @@ impl Cluster {
         Process::spawn(program, args, &env).unwrap()
     }
 
+    /// Runs a command to its end.
+    pub fn run(&self, args: &[&str]) -> Output {
+        command(Path::new(RIACHO)).args(args).envs(self.env.clone()).output().unwrap()
+    }
+
     /// Runs a command to its end and gives the JSON it prints.
     pub fn json(&self, args: &[&str]) -> Value {
-        let output =
-            command(Path::new(RIACHO)).args(args).arg("--json").envs(self.env.clone()).output().unwrap();
+        let output = self.run(&[args, &["--json"]].concat());
         assert!(output.status.success(), "{args:?}: {}", errors_of(&output));
         json_lines(&output).remove(0)
     }

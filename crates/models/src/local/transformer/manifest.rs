@@ -252,7 +252,10 @@ fn shape(path: &Path, encoder: &EncoderFile) -> Result<Shape, Error> {
         activation,
     };
     let sizes = [shape.vocabulary, shape.width, shape.inner, shape.layers, shape.heads];
-    if sizes.contains(&0) || shape.width % shape.heads != 0 || shape.positions < skipped_positions + 3 {
+    if sizes.contains(&0)
+        || !shape.width.is_multiple_of(shape.heads)
+        || shape.positions < skipped_positions + 3
+    {
         return Err(damaged(path, "its sizes do not fit each other"));
     }
     Ok(shape)

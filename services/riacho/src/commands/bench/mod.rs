@@ -1,6 +1,7 @@
-//! `riacho bench`: measurements of the parts of a deployment, on private servers.
+//! `riacho bench`: measurements of the parts of a deployment, on private servers where they need some.
 
 mod bus;
+mod extract;
 mod hop;
 mod raw;
 mod redelivery;
@@ -12,6 +13,7 @@ use crate::cli::BenchCommand;
 pub(super) async fn run(context: &Context, command: BenchCommand) -> anyhow::Result<()> {
     match command {
         BenchCommand::Bus(options) => bus::run(context, &options).await,
+        BenchCommand::Extract(options) => extract::run(context, &options).await,
         BenchCommand::BusWorker { redis } => redelivery::work(&redis).await,
     }
 }

@@ -20,7 +20,7 @@ struct Shown {
     usage: Usage,
     /// The quotas that are used up.
     over_quota: Vec<&'static str>,
-    /// What embeddings cost in the present month.
+    /// What embeddings cost of the budgets in the present month.
     spent: Spent,
     /// The budgets of the month that are used up.
     over_budget: Vec<&'static str>,
@@ -37,7 +37,7 @@ pub(super) async fn run(context: &Context, asked: TenantLimits) -> anyhow::Resul
     let limits = own.over(&context.config()?.limits);
     let usage = store.usage(&asked.id).await.map_err(store_failure)?;
     let over_quota = usage.over(&limits).into_iter().map(|quota| quota.as_str()).collect();
-    let spent = store.spent_this_month(&asked.id).await.map_err(store_failure)?;
+    let spent = store.budget_spent(&asked.id).await.map_err(store_failure)?;
     let over_budget = spent.over(&limits).into_iter().map(|budget| budget.as_str()).collect();
     let shown = Shown { tenant: asked.id.to_string(), own, limits, usage, over_quota, spent, over_budget };
     context.output.result(&shown, || shown.text());

@@ -18,11 +18,12 @@ pub(super) async fn run(context: &Context, id: Option<TenantId>, months: u32) ->
     for tenant in tenants {
         spent.extend(store.spending(&tenant.id, months).await.map_err(store_failure)?);
     }
-    let columns = ["tenant", "month", "model", "texts", "tokens", "requests", "money"];
+    let columns = ["tenant", "month", "model", "purpose", "texts", "tokens", "requests", "money"];
     context.output.list(&spent, &columns, |one| {
-        let MonthSpent { tenant, month, model, spent } = one;
+        let MonthSpent { tenant, month, model, purpose, spent } = one;
         let numbers = [spent.texts, spent.tokens, spent.requests].map(|number| number.to_string());
         let mut row = vec![tenant.to_string(), month.format("%Y-%m").to_string(), model.clone()];
+        row.push(purpose.as_str().to_owned());
         row.extend(numbers);
         row.push(format!("{:.4}", spent.money()));
         row

@@ -3,11 +3,12 @@
 
 use anyhow::Context;
 use rand::RngCore;
-use riacho_models::Model;
+use riacho_models::Models;
 use riacho_store::{Conflict, Error, KeyScope, NewKey, Role, Store, migrate};
 
 use crate::{
     DEFAULT_TENANT,
+    commands::space::live_space,
     config::{Config, Settings},
     data_dir::{DataDir, write_private},
 };
@@ -24,10 +25,9 @@ pub(super) async fn migrate(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Makes what is not there yet: the model's space, the tenant, and the development key, which is given.
-pub(super) async fn ensure(config: &Config, model: &dyn Model, data_dir: &DataDir) -> anyhow::Result<String> {
-    let dimensions = u32::try_from(model.dimensions())?;
-    riacho_store::ensure_space(&config.database, model.id(), dimensions).await.context("embedding space")?;
+/// Makes what is not there yet: the first space, the tenant, and the development key, which is given.
+pub(super) async fn ensure(config: &Config, models: &Models, data_dir: &DataDir) -> anyhow::Result<String> {
+    live_space(config, models).await?;
     development_key(config, data_dir).await
 }
 

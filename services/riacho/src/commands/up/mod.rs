@@ -12,13 +12,12 @@ mod private;
 use std::{
     io::ErrorKind,
     net::SocketAddr,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, anyhow};
 use riacho_local::Servers;
-use riacho_models::Model;
+use riacho_models::Models;
 use riacho_service::{Metrics, Resources, health::Need};
 use riacho_store::Role;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
@@ -63,7 +62,7 @@ impl Deployment<'_> {
 /// What the services start from.
 struct Plan {
     listener: TcpListener,
-    model: Arc<dyn Model>,
+    models: Models,
     metrics: Metrics,
     started: Instant,
     demo: bool,
@@ -88,21 +87,21 @@ pub(super) async fn run(context: &Context, arguments: cli::Up) -> anyhow::Result
     let metrics = riacho_service::telemetry::init(&config.log)?;
 
     let data_dir = context.data_dir().create()?;
-    // Reading the model's files takes as long as starting the servers, and blocks.
-    let models = config.models.clone();
-    let model = tokio::task::spawn_blocking(move || riacho_models::load(&models));
+    // Reading a model's files takes as long as starting the servers, and blocks.
+    let section = config.models.clone();
+    let models = tokio::task::spawn_blocking(move || Models::load(&section));
     let servers = tokio::select! {
         () = stop.cancelled() => return Ok(()),
         servers = private::start(&data_dir, &mut settings) => servers?,
     };
     let prepared = tokio::select! {
         () = stop.cancelled() => Ok(None),
-        prepared = prepare(settings, &data_dir, model) => prepared.map(Some),
+        prepared = prepare(settings, &data_dir, models) => prepared.map(Some),
     };
     let result = match prepared {
-        Ok(Some((config, model, api_key))) => {
+        Ok(Some((config, models, api_key))) => {
             let deployment = Deployment { data_dir, config, address, servers: &servers, api_key };
-            let plan = Plan { listener, model, metrics, started, demo: arguments.demo };
+            let plan = Plan { listener, models, metrics, started, demo: arguments.demo };
             serve(context, &deployment, plan, &stop).await
         }
         Ok(None) => Ok(()),
@@ -116,13 +115,13 @@ pub(super) async fn run(context: &Context, arguments: cli::Up) -> anyhow::Result
 async fn prepare(
     settings: Settings,
     data_dir: &DataDir,
-    model: JoinHandle<Result<Arc<dyn Model>, riacho_models::Error>>,
-) -> anyhow::Result<(Config, Arc<dyn Model>, String)> {
+    models: JoinHandle<Result<Models, riacho_models::Error>>,
+) -> anyhow::Result<(Config, Models, String)> {
     let config = identity::settle(settings, data_dir)?;
     identity::migrate(&config).await?;
-    let model = model.await?.context("embedding model")?;
-    let api_key = identity::ensure(&config, &*model, data_dir).await?;
-    Ok((config, model, api_key))
+    let models = models.await?.context("embedding model")?;
+    let api_key = identity::ensure(&config, &models, data_dir).await?;
+    Ok((config, models, api_key))
 }
 
 /// Runs the services until `stop`, or until one of them ends or a server cannot be kept running.
@@ -172,7 +171,7 @@ fn is_private(deployment: &Deployment<'_>) -> bool {
         && database.janitor_url.is_none()
 }
 
-/// The gateway, on the listener that was taken first and with the model that was loaded for the space.
+/// The gateway, on the listener that was taken first and with the models that were loaded for the space.
 async fn gateway(
     config: Config,
     plan: Plan,
@@ -196,7 +195,7 @@ async fn gateway(
             }
         })
     });
-    riacho_ingest_gateway::serve(config.gateway, &core, resources, plan.model, plan.listener, stop).await;
+    riacho_ingest_gateway::serve(config.gateway, &core, resources, plan.models, plan.listener, stop).await;
     Ok(())
 }
 
