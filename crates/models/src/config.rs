@@ -116,9 +116,18 @@ impl Config {
     /// The same settings, with no call of any of the models waiting longer for a provider's limits.
     #[must_use]
     pub fn waiting_at_most(&self, milliseconds: u64) -> Self {
-        let spaces =
-            self.spaces.iter().map(|(name, model)| (name.clone(), model.waiting_at_most(milliseconds)));
-        Self { limit_wait_ms: self.limit_wait_ms.min(milliseconds), spaces: spaces.collect(), ..self.clone() }
+        self.with_waits(&|told| told.min(milliseconds))
+    }
+
+    /// The same settings, with each call of any of the models waiting so long for a provider's limits.
+    #[must_use]
+    pub fn waiting(&self, milliseconds: u64) -> Self {
+        self.with_waits(&|_| milliseconds)
+    }
+
+    fn with_waits(&self, wait: &dyn Fn(u64) -> u64) -> Self {
+        let spaces = self.spaces.iter().map(|(name, model)| (name.clone(), model.with_waits(wait)));
+        Self { limit_wait_ms: wait(self.limit_wait_ms), spaces: spaces.collect(), ..self.clone() }
     }
 }
 

@@ -1,12 +1,11 @@
 //! The stage: batches of chunks become batches of vectors.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-use futures::future::join_all;
 use riacho_domain::{Lane, ReasonCode, SpaceId, StageName};
 use riacho_models::{Error, Kind, Model, Models, embed_some, to_f16_le};
 use riacho_proto::v1::{ChunksCut, ChunksEmbedded, EmbeddedChunk, envelope::Payload};
@@ -49,13 +48,15 @@ impl Embedder {
     /// The stage with these models; each is verified before its first batch.
     #[must_use]
     pub fn new(config: Config, models: &Models, store: Store, stop: CancellationToken) -> Self {
-        let engines = models.all().map(|model| Engine::new(Arc::clone(model), stop.clone())).collect();
+        let engine =
+            |model: &Arc<dyn Model>| Engine::new(Arc::clone(model), config.concurrency, stop.clone());
+        let engines = models.all().map(engine).collect();
         Self { config, engines, store, places: Mutex::default() }
     }
 
-    /// How many batches are embedded at once.
+    /// How many batches are in work at once: as many of each model as the settings say.
     pub(crate) fn concurrency(&self) -> usize {
-        self.config.concurrency
+        self.config.concurrency.max(1) * self.engines.len()
     }
 
     /// Waits until one of the models answers; false when stopped before.
@@ -72,29 +73,19 @@ impl Embedder {
         self.engines.iter().find_map(Engine::trouble)
     }
 
-    /// Embeds events of any spaces, those of each model by themselves.
+    /// Embeds a batch, whose events are all for one space.
     async fn embed_all(&self, events: Vec<Event>) -> Result<Vec<Result<Outcome, Failure>>, Failure> {
-        let mut groups: BTreeMap<Option<usize>, Vec<(usize, Event)>> = BTreeMap::new();
-        for (place, event) in events.into_iter().enumerate() {
-            // What carries no chunks is refused whoever gets it.
-            let engine = match &event.payload {
-                Payload::ChunksCut(cut) => self.engine_of(cut.space).await?,
-                _ => Some(0),
-            };
-            groups.entry(engine).or_default().push((place, event));
-        }
-        let is_mixed = groups.len() > 1;
-        let answered = join_all(groups.into_iter().map(|(engine, events)| async move {
-            let (places, events): (Vec<usize>, Vec<Event>) = events.into_iter().unzip();
-            let engine = engine.and_then(|place| self.engines.get(place));
-            let answers = self.embed(engine, events, is_mixed).await;
-            let answers = answers.unwrap_or_else(|failure| vec![Err(failure); places.len()]);
-            places.into_iter().zip(answers)
-        }))
-        .await;
-        let mut answers: Vec<_> = answered.into_iter().flatten().collect();
-        answers.sort_unstable_by_key(|(place, _)| *place);
-        Ok(answers.into_iter().map(|(_, answer)| answer).collect())
+        // What carries no chunks is refused whoever gets it.
+        let engine = match events.first().map(|event| &event.payload) {
+            Some(Payload::ChunksCut(cut)) => self.engine_of(cut.space).await?,
+            _ => None,
+        };
+        let engine = engine.and_then(|place| self.engines.get(place));
+        let _slot = match engine {
+            Some(engine) => Some(engine.slot().await.ok_or_else(verdict::crowded)?),
+            None => None,
+        };
+        self.embed(engine, events).await
     }
 
     /// Embeds events whose spaces are of one model; none where no model of this process fits.
@@ -102,10 +93,9 @@ impl Embedder {
         &self,
         engine: Option<&Engine>,
         events: Vec<Event>,
-        is_mixed: bool,
     ) -> Result<Vec<Result<Outcome, Failure>>, Failure> {
         if let Some(engine) = engine {
-            self.wait_for_the_model(engine, &events, is_mixed).await?;
+            self.wait_for_the_model(engine, &events).await?;
         }
         let mut texts = Texts::default();
         let plan = self.plan(events, engine.is_some(), &mut texts).await?;
@@ -135,16 +125,10 @@ impl Embedder {
     }
 
     /// Waits while the model refuses everybody. An event that runs alone because it failed before is
-    /// put off instead: while it runs, nothing else in the process does. So are those that came with
-    /// events for another model.
-    async fn wait_for_the_model(
-        &self,
-        engine: &Engine,
-        events: &[Event],
-        is_mixed: bool,
-    ) -> Result<(), Failure> {
+    /// put off instead: while it runs, nothing else in the process does.
+    async fn wait_for_the_model(&self, engine: &Engine, events: &[Event]) -> Result<(), Failure> {
         let is_alone = matches!(events, [only] if only.envelope.attempt > 1);
-        if let Some(left) = engine.gate.closed_for().filter(|_| is_alone || is_mixed) {
+        if let Some(left) = engine.gate.closed_for().filter(|_| is_alone) {
             let message = "the model refuses everybody at the moment".to_owned();
             return Err(Failure::Transient { message, retry_after: Some(left), counts: false });
         }
@@ -183,6 +167,13 @@ impl Embedder {
             Ok(Work { lane: meta.lane, cut, sources })
         });
         Ok(plan.collect())
+    }
+
+    /// The engine of an event's space, if an event of that space came before.
+    fn known_engine(&self, event: &Event) -> Option<&Engine> {
+        let Payload::ChunksCut(cut) = &event.payload else { return None };
+        let places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        places.get(&cut.space).copied().flatten().and_then(|place| self.engines.get(place))
     }
 
     /// The place of the engine whose model makes the vectors of a space; none where there is none.
@@ -226,13 +217,21 @@ impl BatchStage for Embedder {
         self.config.time_limit()
     }
 
-    /// A batch is one call of the model at most, so that a slow model's batches end as soon as a fast one's.
     fn limits(&self) -> BatchLimits {
+        self.config.limits()
+    }
+
+    /// A batch is one call of the model at most, so that a slow model's batches end as soon as a fast one's.
+    fn limits_from(&self, first: &Event) -> BatchLimits {
         let told = self.config.limits();
-        // A model that nothing was embedded with yet bounds nobody.
-        let used = self.engines.iter().filter(|engine| engine.is_verified());
-        let most = used.map(|engine| engine.model.max_batch_tokens()).min().unwrap_or(usize::MAX);
+        let most = self.known_engine(first).map_or(usize::MAX, |engine| engine.model.max_batch_tokens());
         BatchLimits { max_weight: told.max_weight.min(most).max(1), ..told }
+    }
+
+    /// The space, and with it the model.
+    fn kind(&self, event: &Event) -> u64 {
+        let Payload::ChunksCut(cut) = &event.payload else { return 0 };
+        cut.space.into()
     }
 
     fn weight(&self, event: &Event) -> usize {

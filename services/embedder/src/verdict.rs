@@ -44,6 +44,12 @@ pub(crate) fn interrupted() -> Failure {
     Failure::Transient { message, retry_after: None, counts: false }
 }
 
+/// As many batches as may be are with the event's model, and others wait for the stage's room.
+pub(crate) fn crowded() -> Failure {
+    let message = "the event's model is busy with others".to_owned();
+    Failure::Transient { message, retry_after: Some(SOON), counts: false }
+}
+
 /// Judges a model that did not embed known texts: nothing is tried with it while the pause lasts.
 pub(crate) fn unverified(error: &Error, gate: &Gate, pause: Duration) -> Failure {
     if matches!(error, Error::Interrupted) {

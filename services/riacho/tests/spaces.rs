@@ -414,7 +414,16 @@ async fn a_model_that_refuses_delays_the_filling_and_is_named_and_a_space_can_be
     let ids = spaces.upload_all(["barge".to_owned()].into_iter()).await;
     spaces.ready(&ids).await;
     spaces.provider.always(riacho_testkit::openai::Answer::Status(401));
-    spaces.must(&["space", "create", "--model", "next"]);
+    spaces.must(&["space", "create", "--model", "next", "--per-second", "7"]);
+    let rate = |args: &[&str]| {
+        spaces.must(&[&["space", "fill", "2"], args].concat());
+        spaces.space(2)["per_second"].clone()
+    };
+    // Who only looks lifts no limit and ends no pause.
+    assert_eq!((rate(&[]), rate(&["--pause"]), rate(&[])), (json!(7), json!(0), json!(0)));
+    let waits = spaces.cluster.run(&["space", "fill", "2", "--wait"]);
+    assert!(waits.status.code() == Some(1) && errors_of(&waits).contains("paused"), "{}", errors_of(&waits));
+    assert_eq!((rate(&["--per-second", "9"]), rate(&["--usual-rate"])), (json!(9), Value::Null));
     within(PATIENCE, || async {
         let shown = spaces.space(2);
         let trouble = shown["trouble"].as_str().unwrap_or_default().to_owned();

@@ -77,11 +77,12 @@ impl<S: BatchStage> Driver<S> {
         std::future::pending().await
     }
 
-    /// Fills a batch that begins with `first`, with events of the same lane: whoever is urgent waits for no
+    /// Fills a batch that begins with `first`, with events of the same lane and kind: whoever is urgent waits for no
     /// other. An event that does not fit is left for the next one.
     async fn fill(&self, lane: Lane, first: Opened) -> Vec<Opened> {
         let (line, stage) = (&self.line, &self.stage);
-        let BatchLimits { max_events, max_weight, linger } = stage.limits();
+        let BatchLimits { max_events, max_weight, linger } = stage.limits_from(&first.1);
+        let kind = stage.kind(&first.1);
         let deadline = Instant::now() + linger;
         let is_last_run = |opened: &Opened| line.is_last_run(opened.0.holding.entry.deliveries);
         let mut weight = stage.weight(&first.1);
@@ -90,7 +91,7 @@ impl<S: BatchStage> Driver<S> {
         while !is_alone && batch.len() < max_events && weight < max_weight {
             let Ok(next) = timeout_at(deadline, self.line.ready.next(lane)).await else { break };
             weight = weight.saturating_add(stage.weight(&next.1));
-            if weight > max_weight || is_last_run(&next) {
+            if weight > max_weight || is_last_run(&next) || stage.kind(&next.1) != kind {
                 self.line.ready.put_back(lane, next);
                 break;
             }
