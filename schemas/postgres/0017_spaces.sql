@@ -48,16 +48,6 @@ ALTER TABLE space_gaps ENABLE ROW LEVEL SECURITY;
 ALTER TABLE space_gaps FORCE ROW LEVEL SECURITY;
 CREATE POLICY tenant_only ON space_gaps TO riacho_service USING (tenant_id = current_tenant());
 CREATE POLICY all_tenants ON space_gaps TO riacho_janitor USING (true);
-GRANT SELECT, INSERT, UPDATE, DELETE ON space_gaps TO riacho_service, riacho_janitor;
+GRANT SELECT, INSERT, UPDATE ON space_gaps TO riacho_service;
+GRANT SELECT, INSERT, UPDATE, DELETE ON space_gaps TO riacho_janitor;
 GRANT USAGE ON SEQUENCE space_gaps_mark TO riacho_service, riacho_janitor;
-
--- A document that is deleted lacks nothing, refused or not, whoever deletes it.
-CREATE FUNCTION deleted_documents_lack_nothing() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    DELETE FROM space_gaps WHERE document_id = NEW.id;
-    RETURN NEW;
-END
-$$;
-CREATE TRIGGER deleted_documents_lack_nothing BEFORE UPDATE OF deleted_at ON documents
-    FOR EACH ROW WHEN (OLD.deleted_at IS NULL AND NEW.deleted_at IS NOT NULL)
-    EXECUTE FUNCTION deleted_documents_lack_nothing();

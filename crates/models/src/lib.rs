@@ -17,7 +17,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 
-pub use batch::{Each, Reached, embed_each, embed_some, estimate_tokens};
+pub use batch::{Each, Reached, embed_each, embed_series, embed_some, estimate_tokens};
 pub use config::{Config, LocalConfig, Pooling, Provider};
 pub use error::Error;
 pub use limiter::{Series, SharedLimit};

@@ -16,7 +16,7 @@ pub mod telemetry;
 
 pub use config::CoreConfig;
 pub use health::Health;
-pub use resources::Resources;
+pub use resources::{Resources, share_limits};
 pub use riacho_stage::FOREGROUND;
 pub use signals::shutdown_signal;
 pub use telemetry::Metrics;

@@ -40,7 +40,7 @@ pub async fn run(
     let section = patient(&core.models, &config);
     // Reading a local model's files blocks.
     let models = tokio::task::spawn_blocking(move || Models::load(&section)).await??;
-    models.all().for_each(|model| resources.share_limits(&**model, &stop));
+    models.all().for_each(|model| resources.share_limits_of_stage(&**model, &stop));
     let Some(spaces) = spaces(&resources.store, &stop).await? else { return Ok(()) };
     let needed = needed(&spaces, &models)?;
     let stage = Arc::new(Embedder::new(config, &models, resources.store.clone(), stop.clone()));

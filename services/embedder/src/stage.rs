@@ -7,7 +7,7 @@ use std::{
 };
 
 use riacho_domain::{Lane, ReasonCode, SpaceId, StageName};
-use riacho_models::{Error, Kind, Model, Models, embed_some, to_f16_le};
+use riacho_models::{Error, Kind, Model, Models, Series, embed_series, to_f16_le};
 use riacho_proto::v1::{ChunksCut, ChunksEmbedded, EmbeddedChunk, envelope::Payload};
 use riacho_stage::{BatchLimits, BatchStage, Context, Event, EventMeta, Failure, Outcome, Output};
 use riacho_store::{Release, Store, WantedVectors};
@@ -74,7 +74,11 @@ impl Embedder {
     }
 
     /// Embeds a batch, whose events are all for one space.
-    async fn embed_all(&self, events: Vec<Event>) -> Result<Vec<Result<Outcome, Failure>>, Failure> {
+    async fn embed_all(
+        &self,
+        events: Vec<Event>,
+        is_alone: bool,
+    ) -> Result<Vec<Result<Outcome, Failure>>, Failure> {
         // What carries no chunks is refused whoever gets it.
         let engine = match events.first().map(|event| &event.payload) {
             Some(Payload::ChunksCut(cut)) => self.engine_of(cut.space).await?,
@@ -85,7 +89,7 @@ impl Embedder {
             Some(engine) => Some(engine.slot().await.ok_or_else(verdict::crowded)?),
             None => None,
         };
-        self.embed(engine, events).await
+        self.embed(engine, events, is_alone).await
     }
 
     /// Embeds events whose spaces are of one model; none where no model of this process fits.
@@ -93,9 +97,10 @@ impl Embedder {
         &self,
         engine: Option<&Engine>,
         events: Vec<Event>,
+        is_alone: bool,
     ) -> Result<Vec<Result<Outcome, Failure>>, Failure> {
         if let Some(engine) = engine {
-            self.wait_for_the_model(engine, &events).await?;
+            self.wait_for_the_model(engine, is_alone).await?;
         }
         let mut texts = Texts::default();
         let plan = self.plan(events, engine.is_some(), &mut texts).await?;
@@ -109,7 +114,9 @@ impl Embedder {
         };
         // What is left then is for a request that is on its way.
         let until = Instant::now() + self.config.time_limit() * 3 / 4;
-        let reached = embed_some(&*engine.model, texts, Kind::Passage, Some(until)).await;
+        let series = Series::until(Some(until));
+        let series = if is_alone { series.pressing() } else { series };
+        let reached = embed_series(&*engine.model, texts, Kind::Passage, series).await;
         let failure = match &reached.ended {
             Some(error) => {
                 Some(verdict::judge(error, &*engine.model, &engine.gate, self.config.pause()).await)
@@ -124,10 +131,9 @@ impl Embedder {
         Ok(plan.into_iter().map(|planned| planned.map_or_else(|answer| answer, finish)).collect())
     }
 
-    /// Waits while the model refuses everybody. An event that runs alone because it failed before is
-    /// put off instead: while it runs, nothing else in the process does.
-    async fn wait_for_the_model(&self, engine: &Engine, events: &[Event]) -> Result<(), Failure> {
-        let is_alone = matches!(events, [only] if only.envelope.attempt > 1);
+    /// Waits while the model refuses everybody. A last run is put off instead: while it runs, nothing else in the process
+    /// does.
+    async fn wait_for_the_model(&self, engine: &Engine, is_alone: bool) -> Result<(), Failure> {
         if let Some(left) = engine.gate.closed_for().filter(|_| is_alone) {
             let message = "the model refuses everybody at the moment".to_owned();
             return Err(Failure::Transient { message, retry_after: Some(left), counts: false });
@@ -239,9 +245,9 @@ impl BatchStage for Embedder {
         cut.chunks.iter().map(|chunk| chunk.token_count as usize).sum::<usize>().max(1)
     }
 
-    async fn run(&self, events: Vec<Event>, _: &Context) -> Vec<Result<Outcome, Failure>> {
+    async fn run(&self, events: Vec<Event>, context: &Context) -> Vec<Result<Outcome, Failure>> {
         let count = events.len();
-        self.embed_all(events).await.unwrap_or_else(|failure| vec![Err(failure); count])
+        self.embed_all(events, context.is_alone()).await.unwrap_or_else(|failure| vec![Err(failure); count])
     }
 }
 

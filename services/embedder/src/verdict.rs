@@ -28,6 +28,7 @@ pub(crate) async fn judge(error: &Error, model: &dyn Model, gate: &Gate, pause: 
             retry_after = told.map(|told| told.min(SOON));
             told.unwrap_or(AWAY)
         }
+        Error::TurnTooFar { wait } => return too_far(*wait, gate, message),
         Error::Interrupted => return interrupted(),
         Error::Transient { .. } if model.verify().await.is_ok() => return Failure::transient(message),
         Error::Transient { .. } => AWAY,
@@ -44,6 +45,14 @@ pub(crate) fn interrupted() -> Failure {
     Failure::Transient { message, retry_after: None, counts: false }
 }
 
+/// The model works, and others come first. Batches wait a moment before they ask for a turn, so that the backlog is not
+/// read through to be put off.
+fn too_far(wait: Duration, gate: &Gate, message: String) -> Failure {
+    let soon = wait.min(SOON);
+    gate.rest(soon);
+    Failure::Transient { message, retry_after: Some(soon), counts: false }
+}
+
 /// As many batches as may be are with the event's model, and others wait for the stage's room.
 pub(crate) fn crowded() -> Failure {
     let message = "the event's model is busy with others".to_owned();
@@ -56,6 +65,9 @@ pub(crate) fn unverified(error: &Error, gate: &Gate, pause: Duration) -> Failure
         return interrupted();
     }
     let message = error.to_string();
+    if let Error::TurnTooFar { wait } = error {
+        return too_far(*wait, gate, message);
+    }
     let told = error.retry_after().map(|told| told.min(LONGEST_PAUSE));
     gate.close(if error.is_retryable() { told.unwrap_or(AWAY) } else { pause }, &message);
     Failure::Transient { message, retry_after: told, counts: false }

@@ -363,7 +363,9 @@ async fn a_comparison_says_what_two_spaces_find_for_the_same_queries() {
         (&json!(1.0), &json!(1.0))
     );
 
-    // With more hits than there are chunks each space has them all, in an order of its own.
+    // With more hits than there are chunks each space has them all, in an order of its own. A provider at its limit is asked
+    // again.
+    spaces.provider.script([riacho_testkit::openai::Answer::RateLimited { retry_after_seconds: 1 }]);
     let all = compare(&["1", "2", "--sample", "6", "--json"]);
     let queries = all["queries"].as_array().unwrap();
     assert_eq!((queries.len(), &all["summary"]["overlap"]), (6, &json!(1.0)), "{all}");

@@ -113,7 +113,7 @@ impl<S: BatchStage> Driver<S> {
             [only] => Gate::pass(line, &mut only.0).await,
             _ => Gate::beside(line, lane).await,
         };
-        let Some(_gate) = gate else {
+        let Some(gate) = gate else {
             batch.into_iter().for_each(|opened| worker::hand_back(line, opened.0));
             return None;
         };
@@ -126,7 +126,8 @@ impl<S: BatchStage> Driver<S> {
         };
         let cancelled = line.cancel.child_token();
         let emitter = works.first().filter(|_| self.emits).map(|work| work.emitter(line, 0));
-        let context = Context::new(Arc::clone(&line.consumer), cancelled.clone(), emitter);
+        let is_alone = matches!(gate, Gate::Alone { .. });
+        let context = Context::new(Arc::clone(&line.consumer), cancelled.clone(), emitter).alone(is_alone);
         let begun = Instant::now();
         let run = self.stage.run(events, &context);
         let ended = guarded((line.stage, lane), line.time_limit, run, &cancelled).instrument(span).await;
@@ -138,6 +139,7 @@ impl<S: BatchStage> Driver<S> {
         for ((work, span), answer) in works.into_iter().zip(spans).zip(answers) {
             worker::conclude(line, work, context.next_ordinal(), answer).instrument(span).await;
         }
+        drop(gate);
         Some(begun.elapsed())
     }
 }

@@ -10,7 +10,7 @@ use axum::{
 };
 use chrono::{DateTime, Utc};
 use riacho_domain::{DocumentId, SpaceId};
-use riacho_models::Kind;
+use riacho_models::{Error as ModelError, Kind, Series};
 use riacho_store::{Filter, Hit, Mode, SearchRequest};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -396,14 +396,17 @@ async fn embed(app: &App, query: &str) -> Result<(Vec<f32>, SpaceId), Problem> {
     let model = app.models().of(&space.model, space.dimensions).ok_or_else(|| {
         Problem::unavailable("the model of the live embedding space is not configured at this gateway")
     })?;
-    let answer = tokio::time::timeout(
-        app.config().query_embedding_timeout(),
-        model.embed(vec![query.to_owned()], Kind::Query),
-    );
-    let embeddings = match answer.await {
+    // A turn at a provider's limits that leaves no time for the request is not taken.
+    let time = app.config().query_embedding_timeout();
+    let mut series = Series::until(Some(Instant::now() + time));
+    let answer = model.embed_next(vec![query.to_owned()], Kind::Query, &mut series);
+    let embeddings = match tokio::time::timeout(time, answer).await {
         Ok(Ok(embeddings)) => embeddings,
         Ok(Err(error)) if error.is_about_the_text() => {
             return Err(Problem::field("query", "the embedding model refuses it"));
+        }
+        Ok(Err(ModelError::TurnTooFar { .. })) => {
+            return Err(Problem::unavailable("the embedding provider is at its limit"));
         }
         Ok(Err(error)) => {
             tracing::warn!(%error, "a query could not be embedded");

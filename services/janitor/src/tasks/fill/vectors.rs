@@ -208,6 +208,7 @@ async fn singly(model: &dyn Model, texts: Vec<String>) -> Reached {
 fn trouble(error: &ModelError) -> Trouble {
     let pause = match error {
         ModelError::RateLimited { retry_after } => retry_after.unwrap_or(AWAY).min(LIMITED),
+        ModelError::TurnTooFar { wait } => (*wait).min(LIMITED),
         ModelError::Transient { .. } | ModelError::Interrupted => AWAY,
         _ => BROKEN,
     };
