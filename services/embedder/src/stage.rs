@@ -9,8 +9,9 @@ use std::{
 use riacho_domain::{Lane, ReasonCode, SpaceId, StageName};
 use riacho_models::{Error, Kind, Model, Models, Series, embed_series, to_f16_le};
 use riacho_proto::v1::{ChunksCut, ChunksEmbedded, EmbeddedChunk, envelope::Payload};
+use riacho_service::spend::Ledger;
 use riacho_stage::{BatchLimits, BatchStage, Context, Event, EventMeta, Failure, Outcome, Output};
-use riacho_store::{Release, Store, WantedVectors};
+use riacho_store::{Purpose, Release, Store, WantedVectors};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -30,6 +31,7 @@ pub struct Embedder {
     /// One for each model: while a deployment goes from one model to another, documents of both are on their way.
     engines: Vec<Engine>,
     store: Store,
+    ledger: Ledger,
     /// The place of a space's engine; none where no model fits. A space never changes its model.
     places: Mutex<HashMap<SpaceId, Option<usize>>>,
 }
@@ -47,11 +49,17 @@ struct Work {
 impl Embedder {
     /// The stage with these models; each is verified before its first batch.
     #[must_use]
-    pub fn new(config: Config, models: &Models, store: Store, stop: CancellationToken) -> Self {
+    pub fn new(
+        config: Config,
+        models: &Models,
+        store: Store,
+        ledger: Ledger,
+        stop: CancellationToken,
+    ) -> Self {
         let engine =
             |model: &Arc<dyn Model>| Engine::new(Arc::clone(model), config.concurrency, stop.clone());
         let engines = models.all().map(engine).collect();
-        Self { config, engines, store, places: Mutex::default() }
+        Self { config, engines, store, ledger, places: Mutex::default() }
     }
 
     /// How many batches are in work at once: as many of each model as the settings say.
@@ -104,8 +112,7 @@ impl Embedder {
         }
         let mut texts = Texts::default();
         let plan = self.plan(events, engine.is_some(), &mut texts).await?;
-        let texts = texts.all();
-        let Some(engine) = engine.filter(|_| !texts.is_empty()) else {
+        let Some(engine) = engine.filter(|_| !texts.all().is_empty()) else {
             let finish = |work| finish(work, &[], None);
             return Ok(plan
                 .into_iter()
@@ -116,7 +123,8 @@ impl Embedder {
         let until = Instant::now() + self.config.time_limit() * 3 / 4;
         let series = Series::until(Some(until));
         let series = if is_alone { series.pressing() } else { series };
-        let reached = embed_series(&*engine.model, texts, Kind::Passage, series).await;
+        let reached = embed_series(&*engine.model, texts.all(), Kind::Passage, series).await;
+        self.ledger.note_calls(engine.model.id(), Purpose::Documents, texts.owners(), &reached.calls);
         let failure = match &reached.ended {
             Some(error) => {
                 Some(verdict::judge(error, &*engine.model, &engine.gate, self.config.pause()).await)

@@ -3,8 +3,11 @@
 use std::{collections::HashMap, time::Duration};
 
 use riacho_domain::{TenantId, embedding_input, input_hash, sealed_title};
-use riacho_models::{Error as ModelError, Kind, Model, Reached, embed_some, estimate_tokens, to_f16_le};
-use riacho_store::{Gap, GapChunk, Space};
+use riacho_models::{
+    Call, Error as ModelError, Kind, Model, Reached, embed_some, estimate_tokens, to_f16_le,
+};
+use riacho_service::spend::Owner;
+use riacho_store::{Gap, GapChunk, Purpose, Space, SpaceState};
 
 use crate::{filler::Course, job::Job};
 
@@ -39,6 +42,25 @@ enum Source<'g> {
     Text(usize),
 }
 
+/// Texts that have to be embedded, each content of a tenant once.
+#[derive(Default)]
+struct Wanted<'g> {
+    texts: Vec<String>,
+    owners: Vec<Owner>,
+    places: HashMap<(&'g TenantId, [u8; 32]), usize>,
+}
+
+impl<'g> Wanted<'g> {
+    /// The place of a text.
+    fn place(&mut self, tenant: &'g TenantId, hash: [u8; 32], text: String) -> usize {
+        *self.places.entry((tenant, hash)).or_insert_with(|| {
+            self.owners.push(Owner { tenant: tenant.clone(), tokens: estimate_tokens(&text) as u64 });
+            self.texts.push(text);
+            self.texts.len() - 1
+        })
+    }
+}
+
 /// A vector of a text, or why the model refuses it.
 type Vector = Result<Vec<f32>, ModelError>;
 
@@ -50,12 +72,12 @@ pub(super) async fn make(
     course: &mut Course,
     gaps: &[Gap],
 ) -> (Vec<Made>, Option<Trouble>) {
-    let (mut texts, mut places) = (Vec::new(), HashMap::new());
-    let sources: Vec<_> = gaps.iter().map(|gap| sources(gap, &mut texts, &mut places)).collect();
-    let (vectors, trouble) = if texts.is_empty() {
+    let mut wanted = Wanted::default();
+    let sources: Vec<_> = gaps.iter().map(|gap| sources(gap, &mut wanted)).collect();
+    let (vectors, trouble) = if wanted.texts.is_empty() {
         (Vec::new(), None)
     } else {
-        match embed(job, space, course, texts).await {
+        match embed(job, space, course, &wanted).await {
             Ok(embedded) => embedded,
             Err(trouble) => (Vec::new(), Some(trouble)),
         }
@@ -63,13 +85,9 @@ pub(super) async fn make(
     (made_of(gaps, sources, &vectors), trouble)
 }
 
-/// Finds a source for each chunk, and adds the texts that have to be embedded, each content of a tenant once. None: nobody
-/// knows what was embedded of the chunks.
-fn sources<'g>(
-    gap: &'g Gap,
-    texts: &mut Vec<String>,
-    places: &mut HashMap<(&'g TenantId, [u8; 32]), usize>,
-) -> Option<Vec<Source<'g>>> {
+/// Finds a source for each chunk, and adds the texts that have to be embedded. None: nobody knows what was embedded of the
+/// chunks.
+fn sources<'g>(gap: &'g Gap, wanted: &mut Wanted<'g>) -> Option<Vec<Source<'g>>> {
     let title = sealed_title(&gap.manifest)?;
     let source = |chunk: &'g GapChunk| {
         let text = embedding_input(title, &chunk.heading_path, &chunk.text);
@@ -77,10 +95,7 @@ fn sources<'g>(
         match &chunk.known {
             // Another build may have hashed something else.
             Some(vector) if chunk.content_hash == hash => Source::Stored(vector),
-            _ => Source::Text(*places.entry((&gap.tenant, hash)).or_insert_with(|| {
-                texts.push(text);
-                texts.len() - 1
-            })),
+            _ => Source::Text(wanted.place(&gap.tenant, hash, text)),
         }
     };
     Some(gap.chunks.iter().map(source).collect())
@@ -131,7 +146,7 @@ async fn embed(
     job: &Job<'_>,
     space: &Space,
     course: &mut Course,
-    mut texts: Vec<String>,
+    wanted: &Wanted<'_>,
 ) -> Result<(Vec<Vector>, Option<Trouble>), Trouble> {
     let models = job.janitor.filler.models().await;
     let models = models.map_err(|error| Trouble { text: error.to_string(), pause: BROKEN })?;
@@ -146,12 +161,16 @@ async fn embed(
         model.verify().await.map_err(|error| trouble(&error))?;
         course.is_verified = true;
     }
-    texts.truncate(of_one_call(&**model, &texts));
+    let texts = &wanted.texts[..of_one_call(&**model, &wanted.texts)];
     let is_doubtful = course.failures >= DOUBTFUL;
     let reached = match is_doubtful {
         true => singly(&**model, texts).await,
-        false => embed_some(&**model, &texts, Kind::Passage, None).await,
+        false => embed_some(&**model, texts, Kind::Passage, None).await,
     };
+    let ledger = &job.janitor.filler.ledger;
+    ledger.note_calls(model.id(), purpose(space.state), &wanted.owners, &reached.calls);
+    // What cannot be written now is written with the next one's.
+    ledger.write().await;
     let vectors: Vec<Vector> = reached.vectors.into_iter().map_while(|vector| vector).collect();
     if !vectors.is_empty() {
         course.failures = 0;
@@ -166,6 +185,14 @@ async fn embed(
     Ok((vectors, reached.ended.as_ref().map(trouble)))
 }
 
+/// What the live space lacks was on its way at a switch: its documents would have been embedded for it.
+const fn purpose(state: SpaceState) -> Purpose {
+    match state {
+        SpaceState::Live => Purpose::Documents,
+        SpaceState::Building | SpaceState::Standby | SpaceState::Retired => Purpose::Spaces,
+    }
+}
+
 /// How many of the texts go into one call of the model, at least one.
 fn of_one_call(model: &dyn Model, texts: &[String]) -> usize {
     let (mut tokens, most) = (0, model.max_batch_tokens());
@@ -178,18 +205,16 @@ fn of_one_call(model: &dyn Model, texts: &[String]) -> usize {
 }
 
 /// Embeds texts one by one; those that fail again are refused, so that they hold up no other.
-async fn singly(model: &dyn Model, texts: Vec<String>) -> Reached {
-    let mut reached = Reached { vectors: vec![None; texts.len()], tokens: 0, ended: None };
-    for (slot, text) in reached.vectors.iter_mut().zip(texts) {
-        match model.embed(vec![text], Kind::Passage).await {
+async fn singly(model: &dyn Model, texts: &[String]) -> Reached {
+    let mut reached = Reached { vectors: vec![None; texts.len()], calls: Vec::new(), ended: None };
+    for (place, text) in texts.iter().enumerate() {
+        match model.embed(vec![text.clone()], Kind::Passage).await {
             Ok(made) => {
-                reached.tokens += made.tokens;
-                let reason = "no vector was made of it".to_owned();
-                let made = made.vectors.into_iter().next();
-                *slot = Some(made.ok_or(ModelError::Rejected { item: None, reason }));
+                reached.calls.push(Call { texts: place..place + 1, tokens: made.tokens });
+                reached.vectors[place] = made.vectors.into_iter().next().map(Ok);
             }
             Err(error @ (ModelError::Transient { .. } | ModelError::Rejected { .. })) => {
-                *slot = Some(Err(error));
+                reached.vectors[place] = Some(Err(error));
             }
             Err(error) => {
                 reached.ended = Some(error);
@@ -198,8 +223,9 @@ async fn singly(model: &dyn Model, texts: Vec<String>) -> Reached {
         }
     }
     // Where all failed, it is the model that went away.
-    let is_vain = reached.vectors.iter().flatten().all(Result::is_err);
-    if is_vain && let Err(error) = model.verify().await {
+    if reached.calls.is_empty()
+        && let Err(error) = model.verify().await
+    {
         return Reached { vectors: Vec::new(), ended: Some(error), ..reached };
     }
     reached
