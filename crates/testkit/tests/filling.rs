@@ -175,7 +175,7 @@ async fn the_live_space_is_filled_behind_a_backlog_at_its_providers_limit() {
         others.spawn(async move {
             let text = (0..150).map(|word| format!("w{other}x{word}")).collect::<Vec<_>>().join(" ");
             loop {
-                let _ = embed_some(&*model, &[text.clone()], Kind::Passage, None).await;
+                let _ = embed_some(&*model, std::slice::from_ref(&text), Kind::Passage, None).await;
             }
         });
     }

@@ -349,7 +349,41 @@ async fn documents_of_one_model_do_not_wait_for_the_limit_of_another() {
         let status = deployment.store.status(&deployment.tenant, document.document).await.unwrap().unwrap();
         assert!(status.state.is_in_flight(), "{status:?}");
     }
-    assert_eq!(provider.requests(), 1, "the others wait for their turn");
+    // Known texts, and as an urgent request once more: which model it is. The others wait for their turn.
+    assert!(provider.requests() <= 2, "{} requests", provider.requests());
+    pipeline.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_embedder_with_another_model_of_the_same_name_does_not_start() {
+    let deployment = Deployment::with_space("openai/test@16", 16).await.unwrap();
+    let [first, second] = [OpenAi::start(16).await.unwrap(), OpenAi::start(16).await.unwrap()];
+    second.mean_words();
+    let at = |provider: &OpenAi| CoreConfig {
+        models: riacho_models::Config {
+            provider: Provider::Openai,
+            model: "test".to_owned(),
+            dimensions: Some(16),
+            base_url: Some(provider.base_url()),
+            api_key: Some(provider.api_key().into()),
+            ..riacho_models::Config::default()
+        },
+        ..deployment.core().unwrap()
+    };
+    let pipeline = Pipeline::start(&deployment, &at(&first));
+    let accepted = deployment.submit("gauge.txt", lines(3, "the gauge")).await.unwrap();
+    deployment.reaches(accepted.document, State::Ready).await;
+    pipeline.stop().await;
+    let (stop, core) = (CancellationToken::new(), at(&second));
+    let resources = deployment.resources(Role::Stage).unwrap();
+    let started = riacho_embedder::run(EmbedderConfig::default(), &core, resources, stop);
+    let error = tokio::time::timeout(Duration::from_secs(60), started).await.unwrap().unwrap_err();
+    let error = format!("{error:#}");
+    assert!(error.contains("another model of the same name") && error.contains("models.id"), "{error}");
+    // The one that it was made with goes on.
+    let pipeline = Pipeline::start(&deployment, &at(&first));
+    let accepted = deployment.submit("other.txt", lines(3, "the other")).await.unwrap();
+    deployment.reaches(accepted.document, State::Ready).await;
     pipeline.stop().await;
 }
 

@@ -1,8 +1,15 @@
 //! A model at work: with its own pause, and trusted once it has embedded known texts.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
+use riacho_domain::SpaceId;
 use riacho_models::{Error, Model};
+use riacho_service::check_model;
+use riacho_store::Store;
 use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
@@ -17,6 +24,8 @@ pub(crate) struct Engine {
     /// How many batches are embedded with it at once.
     slots: Semaphore,
     verified: OnceCell<()>,
+    /// The spaces whose vectors it makes, as it showed with known texts.
+    spaces: Mutex<HashSet<SpaceId>>,
 }
 
 /// How long a batch waits for its model to have room for it.
@@ -25,7 +34,7 @@ const ROOM: Duration = Duration::from_secs(1);
 impl Engine {
     pub(crate) fn new(model: Arc<dyn Model>, at_once: usize, stop: CancellationToken) -> Self {
         let slots = Semaphore::new(at_once.max(1));
-        Self { model, gate: Gate::new(stop), slots, verified: OnceCell::new() }
+        Self { model, gate: Gate::new(stop), slots, verified: OnceCell::new(), spaces: Mutex::default() }
     }
 
     /// Room for a batch; none where there is none for a while. The stage has so much room for each of its models, so that
@@ -40,6 +49,19 @@ impl Engine {
     /// As long as it does not; the next call asks again.
     pub(crate) async fn verified(&self) -> Result<(), Error> {
         self.verified.get_or_try_init(|| self.model.verify()).await.map(|&()| ())
+    }
+
+    /// Checks once that the model is the one that a space was made with, and not another one of the same name.
+    ///
+    /// # Errors
+    /// As long as it does not show; the next call asks again.
+    pub(crate) async fn fits(&self, store: &Store, space: SpaceId) -> Result<(), Error> {
+        if self.spaces.lock().unwrap_or_else(PoisonError::into_inner).contains(&space) {
+            return Ok(());
+        }
+        check_model(store, &*self.model, space).await?;
+        self.spaces.lock().unwrap_or_else(PoisonError::into_inner).insert(space);
+        Ok(())
     }
 
     /// Why the model does not work at the moment, with its name; none while it does.

@@ -49,6 +49,13 @@ pub async fn run(
     if !stage.wait_for(&*needed, &stop).await.with_context(|| format!("model {}", needed.id()))? {
         return Ok(());
     }
+    if let Some(live) = spaces.iter().find(|space| space.state == SpaceState::Live && space.model == needed.id())
+        // What waiting mends is seen at the first batch.
+        && let Err(error) = stage.check(&*needed, live.id).await
+        && !error.is_retryable()
+    {
+        return Err(error).context("the live embedding space");
+    }
     let runner = resources.runner(core, stage.concurrency(), &stop).await?;
     let watched = Arc::clone(&stage);
     resources.health.add("model", Need::Optional, move || {

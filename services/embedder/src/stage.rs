@@ -75,6 +75,14 @@ impl Embedder {
         }
     }
 
+    /// Checks that a model is the one that a space was made with.
+    pub(crate) async fn check(&self, model: &dyn Model, space: SpaceId) -> Result<(), Error> {
+        match self.engines.iter().find(|engine| engine.model.id() == model.id()) {
+            Some(engine) => engine.fits(&self.store, space).await,
+            None => Ok(()),
+        }
+    }
+
     /// Why a model does not work at the moment; none while all do.
     #[must_use]
     pub fn trouble(&self) -> Option<String> {
@@ -88,9 +96,9 @@ impl Embedder {
         is_alone: bool,
     ) -> Result<Vec<Result<Outcome, Failure>>, Failure> {
         // What carries no chunks is refused whoever gets it.
-        let engine = match events.first().map(|event| &event.payload) {
-            Some(Payload::ChunksCut(cut)) => self.engine_of(cut.space).await?,
-            _ => None,
+        let engine = match events.first().and_then(space_of) {
+            Some(space) => self.engine_of(space).await?,
+            None => None,
         };
         let engine = engine.and_then(|place| self.engines.get(place));
         let _slot = match engine {
@@ -110,6 +118,7 @@ impl Embedder {
         if let Some(engine) = engine {
             self.wait_for_the_model(engine, is_alone).await?;
         }
+        let space = events.first().and_then(space_of);
         let mut texts = Texts::default();
         let plan = self.plan(events, engine.is_some(), &mut texts).await?;
         let Some(engine) = engine.filter(|_| !texts.all().is_empty()) else {
@@ -119,6 +128,10 @@ impl Embedder {
                 .map(|planned| planned.map_or_else(|answer| answer, finish))
                 .collect());
         };
+        if let Some(space) = space {
+            let fits = engine.fits(&self.store, space).await;
+            fits.map_err(|error| verdict::unverified(&error, &engine.gate, self.config.pause()))?;
+        }
         // What is left then is for a request that is on its way.
         let until = Instant::now() + self.config.time_limit() * 3 / 4;
         let series = Series::until(Some(until));
@@ -185,9 +198,9 @@ impl Embedder {
 
     /// The engine of an event's space, if an event of that space came before.
     fn known_engine(&self, event: &Event) -> Option<&Engine> {
-        let Payload::ChunksCut(cut) = &event.payload else { return None };
+        let space = space_of(event)?;
         let places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-        places.get(&cut.space).copied().flatten().and_then(|place| self.engines.get(place))
+        places.get(&space).copied().flatten().and_then(|place| self.engines.get(place))
     }
 
     /// The place of the engine whose model makes the vectors of a space; none where there is none.
@@ -207,6 +220,12 @@ impl Embedder {
         }));
         Ok(places.get(&space).copied().flatten())
     }
+}
+
+/// The space that an event's chunks are embedded for.
+fn space_of(event: &Event) -> Option<SpaceId> {
+    let Payload::ChunksCut(cut) = &event.payload else { return None };
+    Some(cut.space)
 }
 
 /// The chunks of an event, if they are for a space that a model of this process makes vectors for.
@@ -244,8 +263,7 @@ impl BatchStage for Embedder {
 
     /// The space, and with it the model.
     fn kind(&self, event: &Event) -> u64 {
-        let Payload::ChunksCut(cut) = &event.payload else { return 0 };
-        cut.space.into()
+        space_of(event).map_or(0, u64::from)
     }
 
     fn weight(&self, event: &Event) -> usize {

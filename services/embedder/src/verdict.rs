@@ -77,3 +77,58 @@ pub(crate) fn unverified(error: &Error, gate: &Gate, pause: Duration) -> Failure
 pub(crate) fn refused(error: &Error) -> Failure {
     Failure::permanent(ReasonCode::ProviderRefused, error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::future::BoxFuture;
+    use riacho_models::{Embeddings, Kind};
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+
+    /// A model that works.
+    #[derive(Debug)]
+    struct Works;
+
+    impl Model for Works {
+        fn id(&self) -> &str {
+            "works"
+        }
+
+        fn dimensions(&self) -> usize {
+            1
+        }
+
+        fn max_batch_items(&self) -> usize {
+            1
+        }
+
+        fn max_batch_tokens(&self) -> usize {
+            1
+        }
+
+        fn embed(&self, texts: Vec<String>, _: Kind) -> BoxFuture<'_, Result<Embeddings, Error>> {
+            Box::pin(async move { Ok(Embeddings { vectors: vec![vec![1.0]; texts.len()], tokens: 1 }) })
+        }
+
+        fn verify(&self) -> BoxFuture<'_, Result<(), Error>> {
+            Box::pin(async { Ok(()) })
+        }
+    }
+
+    #[tokio::test]
+    async fn a_turn_that_is_too_far_away_puts_off_without_a_trouble() {
+        let gate = Gate::new(CancellationToken::new());
+        let error = Error::TurnTooFar { wait: Duration::from_secs(150) };
+        let failure = judge(&error, &Works, &gate, Duration::from_secs(10)).await;
+        assert!(
+            matches!(&failure, Failure::Transient { retry_after: Some(SOON), counts: false, .. }),
+            "{failure:?}"
+        );
+        // Who comes meanwhile waits a moment, so that the backlog is not read through to be put off.
+        let rest = gate.closed_for();
+        assert!(gate.trouble().is_none() && rest.is_some_and(|rest| rest <= SOON), "{rest:?}");
+        judge(&Error::RateLimited { retry_after: None }, &Works, &gate, Duration::from_secs(10)).await;
+        assert!(gate.trouble().is_some(), "a provider that says 429 is one");
+    }
+}

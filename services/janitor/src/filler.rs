@@ -40,7 +40,7 @@ pub(crate) struct Course {
     pub(crate) bucket: Bucket,
     /// Nothing is tried before.
     pub(crate) paused_until: Option<Instant>,
-    /// Whether the model has embedded known texts.
+    /// Whether the model has embedded known texts, as the space's model does.
     pub(crate) is_verified: bool,
     /// Batches in a row that failed although the model embeds known texts.
     pub(crate) failures: u32,

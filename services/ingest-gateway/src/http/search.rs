@@ -261,6 +261,7 @@ async fn search(
     {
         return Ok(answer(&kept, start, "kept"));
     }
+    let tenant = caller.tenant.clone();
     let (found, space, end) = find(&app, caller, body, top_k, filter).await?;
     let mode = found.mode.as_str();
     let as_asked = found.warnings.is_empty();
@@ -269,7 +270,7 @@ async fn search(
     // The space may have been switched since the key was made.
     if let Some((key, _)) = kept.filter(|(_, of)| as_asked && *of == space) {
         let (app, found) = (app.clone(), found.clone());
-        tokio::spawn(async move { app.answers().keep(app.streams(), &key, found, end).await });
+        tokio::spawn(async move { app.answers().keep(app.streams(), (&key, &tenant), found, end).await });
     }
     Ok(answer(&found, start, mode))
 }
@@ -399,7 +400,10 @@ async fn embed(app: &App, tenant: &TenantId, query: &str) -> Result<(Vec<f32>, S
     // A turn at a provider's limits that leaves no time for the request is not taken.
     let time = app.config().query_embedding_timeout();
     let mut series = Series::until(Some(Instant::now() + time));
-    let answer = model.embed_next(vec![query.to_owned()], Kind::Query, &mut series);
+    let answer = async {
+        app.check_model(&**model, space.id).await?;
+        model.embed_next(vec![query.to_owned()], Kind::Query, &mut series).await
+    };
     let embeddings = match tokio::time::timeout(time, answer).await {
         Ok(Ok(embeddings)) => embeddings,
         Ok(Err(error)) if error.is_about_the_text() => {

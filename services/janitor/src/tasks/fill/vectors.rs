@@ -6,7 +6,7 @@ use riacho_domain::{TenantId, embedding_input, input_hash, sealed_title};
 use riacho_models::{
     Call, Error as ModelError, Kind, Model, Reached, embed_some, estimate_tokens, to_f16_le,
 };
-use riacho_service::spend::Owner;
+use riacho_service::{check_model, spend::Owner};
 use riacho_store::{Gap, GapChunk, Purpose, Space, SpaceState};
 
 use crate::{filler::Course, job::Job};
@@ -159,6 +159,8 @@ async fn embed(
     })?;
     if !course.is_verified {
         model.verify().await.map_err(|error| trouble(&error))?;
+        let fits = check_model(&job.janitor.store, &**model, space.id).await;
+        fits.map_err(|error| trouble(&error))?;
         course.is_verified = true;
     }
     let texts = &wanted.texts[..of_one_call(&**model, &wanted.texts)];

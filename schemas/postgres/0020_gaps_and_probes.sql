@@ -1,3 +1,5 @@
+-- Gaps of an embedding space that are over, and whose model it is. Older gaps go with `riacho space fill ID`, which looks at them again.
+--
 -- A version that goes live has all its vectors in its own space: what the one before lacked there, refused or not, is over.
 GRANT DELETE ON space_gaps TO riacho_service;
 
@@ -12,7 +14,7 @@ CREATE TRIGGER deleted_documents_lack_nothing BEFORE UPDATE OF deleted_at ON doc
     FOR EACH ROW WHEN (OLD.deleted_at IS NULL AND NEW.deleted_at IS NOT NULL)
     EXECUTE FUNCTION deleted_documents_lack_nothing();
 
--- What is left from before.
-DELETE FROM space_gaps AS g USING documents AS d WHERE d.id = g.document_id AND d.deleted_at IS NOT NULL;
-DELETE FROM space_gaps AS g USING documents AS d, document_versions AS v
-WHERE d.id = g.document_id AND v.document_id = d.id AND v.version = d.live_version AND v.space_id = g.space_id;
+-- The vectors that the space's model makes of known texts, as binary16 in little endian: another model of the same name is
+-- told from it. Whoever uses the space first writes them.
+ALTER TABLE embedding_spaces ADD COLUMN probe bytea;
+GRANT UPDATE (probe) ON embedding_spaces TO riacho_service;
