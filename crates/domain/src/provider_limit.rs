@@ -83,6 +83,8 @@ pub struct TurnAsked {
     pub is_urgent: bool,
     /// The turn that the replica holds, whose time has come; 0 where it holds none.
     pub held: u64,
+    /// [`Turn::shift`] of the last answer about that turn.
+    pub shift: u64,
 }
 
 /// The answer.
@@ -90,11 +92,14 @@ pub struct TurnAsked {
 pub struct Turn {
     /// Whether the turn was taken. It is not where it is further away than the patience.
     pub is_taken: bool,
-    /// When it comes. Who waits asks again then, and names the turn: a pause of the provider may have ended it.
+    /// When it comes. Who waits asks again then, and names the turn: a pause of the provider may have ended it, and urgent
+    /// turns may have put it off.
     pub wait: Duration,
     /// Names it. All turns between two pauses have the same name, and an answer with the name that was asked with says
-    /// that the turn has come.
+    /// that the turn is still the same.
     pub name: u64,
+    /// By how many microseconds urgent turns have put off all others so far.
+    pub shift: u64,
     /// How many replicas used the limit lately.
     pub replicas: u32,
     /// The limit as it is known by all.
@@ -125,6 +130,8 @@ pub struct TurnUsed {
     pub more_tokens: i64,
     /// Requests that are not sent after all.
     pub requests_back: u32,
+    /// Whether it was an urgent one.
+    pub is_urgent: bool,
     /// What the provider said.
     pub seen: LimitSeen,
     /// Nobody sends anything for so long: the provider asked for it.

@@ -1,6 +1,10 @@
 //! Cuts texts into batches, and finds the texts that a model refuses.
 
-use std::{collections::VecDeque, ops::Range, time::Instant};
+use std::{
+    collections::VecDeque,
+    ops::Range,
+    time::{Duration, Instant},
+};
 
 use crate::{Embeddings, Error, Kind, Model, Series};
 
@@ -60,8 +64,14 @@ pub async fn embed_each(model: &dyn Model, texts: &[String], kind: Kind) -> Resu
 }
 
 /// As [`embed_each`], but what was embedded before a failure is kept, and from `until` on no other batch is begun: then it
-/// ends as if the provider were at its limit.
+/// ends as if its turn were too far away.
 pub async fn embed_some(model: &dyn Model, texts: &[String], kind: Kind, until: Option<Instant>) -> Reached {
+    embed_series(model, texts, kind, Series::until(until)).await
+}
+
+/// As [`embed_some`], with the turns and the time of a series.
+pub async fn embed_series(model: &dyn Model, texts: &[String], kind: Kind, mut series: Series) -> Reached {
+    let until = series.until.map(tokio::time::Instant::into_std);
     let mut walk = Walk {
         model,
         texts,
@@ -71,7 +81,6 @@ pub async fn embed_some(model: &dyn Model, texts: &[String], kind: Kind, until: 
         accepted: 0,
         refused: 0,
     };
-    let mut series = Series::until(until);
     let ended = walk.run(until, &mut series).await.err();
     model.end_series(series).await;
     Reached { ended, ..walk.reached }
@@ -93,7 +102,7 @@ impl Walk<'_> {
     async fn run(&mut self, until: Option<Instant>, series: &mut Series) -> Result<(), Error> {
         while let Some(range) = self.next() {
             if self.accepted + self.refused > 0 && until.is_some_and(|until| Instant::now() >= until) {
-                return Err(Error::RateLimited { retry_after: None });
+                return Err(Error::TurnTooFar { wait: Duration::ZERO });
             }
             let (batches, tokens) = self.following();
             series.expect(batches, tokens);
@@ -273,7 +282,7 @@ mod tests {
     async fn no_batch_is_begun_when_time_is_over_but_one_is_always_done() {
         let (reached, batches) = embed(0, Some(Instant::now())).await;
         assert_eq!((batches.len(), reached.vectors.iter().flatten().count()), (1, 13));
-        assert_eq!(reached.ended, Some(Error::RateLimited { retry_after: None }));
+        assert_eq!(reached.ended, Some(Error::TurnTooFar { wait: Duration::ZERO }));
     }
 
     #[test]

@@ -55,6 +55,9 @@ pub struct Config {
     /// The provider's name of the model, such as `text-embedding-3-small`. Empty means the provider's usual one.
     /// With `local`, the name of one that the setup has brought, such as `all-minilm-l6-v2`; empty means the static one.
     pub model: String,
+    /// What the model is called in embedding spaces, where its usual name does not say which one it is: two servers may have
+    /// different models of the same name. A space keeps to its name: another one is another space.
+    pub id: Option<String>,
     /// The number of values of a vector. Needed for models that Riacho does not know.
     pub dimensions: Option<usize>,
     /// Ask the provider to shorten its vectors to `dimensions`; most models cannot.
@@ -98,6 +101,7 @@ impl Default for Config {
         Self {
             provider: Provider::default(),
             model: String::new(),
+            id: None,
             dimensions: None,
             shorten: false,
             base_url: None,
@@ -121,9 +125,18 @@ impl Config {
     /// The same settings, with no call of any of the models waiting longer for a provider's limits.
     #[must_use]
     pub fn waiting_at_most(&self, milliseconds: u64) -> Self {
-        let spaces =
-            self.spaces.iter().map(|(name, model)| (name.clone(), model.waiting_at_most(milliseconds)));
-        Self { limit_wait_ms: self.limit_wait_ms.min(milliseconds), spaces: spaces.collect(), ..self.clone() }
+        self.with_waits(&|told| told.min(milliseconds))
+    }
+
+    /// The same settings, with each call of any of the models waiting so long for a provider's limits.
+    #[must_use]
+    pub fn waiting(&self, milliseconds: u64) -> Self {
+        self.with_waits(&|_| milliseconds)
+    }
+
+    fn with_waits(&self, wait: &dyn Fn(u64) -> u64) -> Self {
+        let spaces = self.spaces.iter().map(|(name, model)| (name.clone(), model.with_waits(wait)));
+        Self { limit_wait_ms: wait(self.limit_wait_ms), spaces: spaces.collect(), ..self.clone() }
     }
 }
 

@@ -5,11 +5,18 @@ use std::{path::PathBuf, time::Duration};
 /// A failed call of a model. No message contains a key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// The provider, or our own limit before it, asks to come later. Not the text's fault.
+    /// The provider asks to come later. Not the text's fault.
     #[error("the embedding provider is at its rate limit")]
     RateLimited {
         /// How long to wait, where it is known.
         retry_after: Option<Duration>,
+    },
+    /// Others come first: the turn at the provider's limits is further away than the call waits, or the time for it is over.
+    /// Nothing was sent, and nothing is wrong with the provider.
+    #[error("the turn at the embedding provider's limits is too far away")]
+    TurnTooFar {
+        /// How far it was.
+        wait: Duration,
     },
     /// The request waited for its turn, and the process should wait no longer. Nothing was sent.
     #[error("the process stops, or needs a quiet moment")]
@@ -54,7 +61,13 @@ impl Error {
     /// Whether the same call can succeed later.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Error::RateLimited { .. } | Error::Interrupted | Error::Transient { .. })
+        matches!(
+            self,
+            Error::RateLimited { .. }
+                | Error::TurnTooFar { .. }
+                | Error::Interrupted
+                | Error::Transient { .. }
+        )
     }
 
     /// Whether the texts are the cause. Any other error says nothing about them.
@@ -63,11 +76,12 @@ impl Error {
         matches!(self, Error::Rejected { .. })
     }
 
-    /// How long the provider asked to wait.
+    /// How long to wait, as far as it is known.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Error::RateLimited { retry_after } => *retry_after,
+            Error::TurnTooFar { wait } => Some(*wait),
             _ => None,
         }
     }
@@ -77,6 +91,7 @@ impl Error {
     pub const fn label(&self) -> &'static str {
         match self {
             Error::RateLimited { .. } => "rate_limited",
+            Error::TurnTooFar { .. } => "turn_too_far",
             Error::Interrupted => "interrupted",
             Error::Transient { .. } => "transient",
             Error::Rejected { .. } => "rejected",

@@ -9,7 +9,9 @@ mod error;
 mod limiter;
 pub mod local;
 pub mod metrics;
+mod named;
 mod prices;
+mod probe;
 pub mod provider;
 mod set;
 mod vector;
@@ -18,11 +20,12 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 
-pub use batch::{Call, Each, Reached, embed_each, embed_some, estimate_tokens};
+pub use batch::{Call, Each, Reached, embed_each, embed_series, embed_some, estimate_tokens};
 pub use config::{Config, LocalConfig, Pooling, Provider};
 pub use error::Error;
 pub use limiter::{Series, SharedLimit};
 pub use prices::Prices;
+pub use probe::is_same_model;
 pub use set::Models;
 pub use vector::{from_f16_le, to_f16_le};
 
@@ -96,6 +99,11 @@ pub trait Model: Send + Sync + fmt::Debug {
     /// Asks the model to embed known texts, and checks dimension and order of the answers.
     fn verify(&self) -> BoxFuture<'_, Result<(), Error>>;
 
+    /// The vectors of known texts, which tell the model from any other, one after the other.
+    fn probe(&self) -> BoxFuture<'_, Result<Vec<f32>, Error>> {
+        Box::pin(async { probe::joined(self.embed(probe::texts(), Kind::Passage).await?) })
+    }
+
     /// Shares the provider's limits with other replicas from now on. A model of this process has none.
     fn share_limits(&self, limits: Arc<dyn SharedLimit>) {
         drop(limits);
@@ -115,8 +123,12 @@ pub trait Model: Send + Sync + fmt::Debug {
 /// cannot work.
 pub fn load(config: &Config) -> Result<Arc<dyn Model>, Error> {
     Prices::check(&config.prices)?;
-    match config.provider {
-        Provider::Local => local::load(config),
-        _ => Ok(Arc::new(provider::RigProvider::new(config)?)),
-    }
+    let model: Arc<dyn Model> = match config.provider {
+        Provider::Local => local::load(config)?,
+        _ => Arc::new(provider::RigProvider::new(config)?),
+    };
+    Ok(match config.id.as_deref().filter(|id| !id.is_empty()) {
+        Some(id) => Arc::new(named::Named::new(id, model)),
+        None => model,
+    })
 }

@@ -22,7 +22,26 @@ impl Models {
     pub fn load(config: &Config) -> Result<Models, Error> {
         let first = load(config)?;
         let named = config.spaces.iter().map(|(name, section)| Ok((name.clone(), further(name, section)?)));
-        Ok(Models { first, named: named.collect::<Result<_, Error>>()? })
+        let models = Models { first, named: named.collect::<Result<_, Error>>()? };
+        models.check_names()?;
+        Ok(models)
+    }
+
+    /// A space is given its model by name and dimensions: of two with the same, one would never be used.
+    fn check_names(&self) -> Result<(), Error> {
+        let mut known = BTreeMap::from([((self.first.id(), self.first.dimensions()), "models".to_owned())]);
+        for (name, model) in &self.named {
+            let section = format!("models.spaces.{name}");
+            if let Some(other) = known.insert((model.id(), model.dimensions()), section.clone()) {
+                let (id, dimensions) = (model.id(), model.dimensions());
+                let reason = format!(
+                    "{other} and {section} are both {id} with {dimensions} dimensions: if they are different models, give one \
+                     another name with {section}.id, else remove one"
+                );
+                return Err(Error::Misconfigured { reason });
+            }
+        }
+        Ok(())
     }
 
     /// A set of one.
@@ -96,6 +115,23 @@ mod tests {
         assert_eq!(models.of("ollama/b@16", 16).unwrap().id(), "ollama/b@16");
         assert!(models.of("ollama/b@16", 8).is_none() && models.of("ollama/c@8", 8).is_none());
         assert_eq!(models.names().collect::<Vec<_>>(), ["next"]);
+    }
+
+    #[test]
+    fn two_models_of_one_name_are_refused_unless_one_is_given_another() {
+        let at = |id: &str| {
+            let text = r#"{"provider":"ollama","model":"a","dimensions":8,"spaces":{"next":
+                {"provider":"ollama","model":"a","dimensions":8,"base_url":"http://localhost:2"ID}}}"#;
+            Models::load(&config(&text.replace("ID", id)))
+        };
+        let error = at("").unwrap_err().to_string();
+        assert!(
+            error.contains("models and models.spaces.next are both ollama/a@8 with 8 dimensions"),
+            "{error}"
+        );
+        let models = at(r#","id":"a at the other server""#).unwrap();
+        assert_eq!(models.of("a at the other server", 8).unwrap().dimensions(), 8);
+        assert_eq!(models.of("ollama/a@8", 8).unwrap().id(), "ollama/a@8");
     }
 
     #[test]

@@ -9,6 +9,7 @@ pub mod health;
 pub mod letters;
 mod limits;
 pub mod ops;
+mod probe;
 pub mod release;
 mod resources;
 mod signals;
@@ -17,7 +18,8 @@ pub mod telemetry;
 
 pub use config::CoreConfig;
 pub use health::Health;
-pub use resources::Resources;
+pub use probe::check_model;
+pub use resources::{Resources, share_limits};
 pub use riacho_stage::FOREGROUND;
 pub use signals::shutdown_signal;
 pub use telemetry::Metrics;

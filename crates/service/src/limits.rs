@@ -13,12 +13,19 @@ pub(crate) struct RedisLimits {
     streams: Streams,
     replica: String,
     stop: CancellationToken,
+    /// Whether calls are made by runs of a stage, which the last run of an event waits for.
+    is_of_stage: bool,
 }
 
 impl RedisLimits {
     /// Nobody waits for a turn any more from `stop` on.
     pub(crate) fn new(streams: Streams, stop: CancellationToken) -> Self {
-        Self { streams, replica: consumer_name(), stop }
+        Self { streams, replica: consumer_name(), stop, is_of_stage: false }
+    }
+
+    /// For runs of a stage: they make room for an event's last run, too.
+    pub(crate) fn of_stage(self) -> Self {
+        Self { is_of_stage: true, ..self }
     }
 }
 
@@ -54,7 +61,7 @@ impl SharedLimit for RedisLimits {
         async {
             tokio::select! {
                 () = self.stop.cancelled() => {}
-                () = quiet_wanted() => {}
+                () = quiet_wanted(), if self.is_of_stage => {}
             }
         }
         .boxed()

@@ -91,7 +91,14 @@ impl Resources {
 
     /// Lets a model share its provider's limits with all processes, until `stop`.
     pub fn share_limits(&self, model: &dyn Model, stop: &CancellationToken) {
-        model.share_limits(Arc::new(RedisLimits::new(self.streams.clone(), stop.clone())));
+        share_limits(&self.streams, model, stop);
+    }
+
+    /// The same for a model that runs of a stage call: while they wait for a turn, they make room for the last run of an
+    /// event.
+    pub fn share_limits_of_stage(&self, model: &dyn Model, stop: &CancellationToken) {
+        let limits = RedisLimits::new(self.streams.clone(), stop.clone());
+        model.share_limits(Arc::new(limits.of_stage()));
     }
 
     fn watch(&self) {
@@ -112,6 +119,11 @@ impl Resources {
             Box::pin(async move { objects.check().await.map_err(|e| e.to_string()) })
         });
     }
+}
+
+/// Lets a model share its provider's limits with all processes, until `stop`.
+pub fn share_limits(streams: &Streams, model: &dyn Model, stop: &CancellationToken) {
+    model.share_limits(Arc::new(RedisLimits::new(streams.clone(), stop.clone())));
 }
 
 fn numbers(partitions: &[Partition]) -> Vec<u16> {

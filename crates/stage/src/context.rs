@@ -25,11 +25,24 @@ pub struct Context {
     consumer: Arc<str>,
     cancelled: CancellationToken,
     emitter: Option<Emitter>,
+    is_alone: bool,
 }
 
 impl Context {
     pub(crate) fn new(consumer: Arc<str>, cancelled: CancellationToken, emitter: Option<Emitter>) -> Self {
-        Self { consumer, cancelled, emitter }
+        Self { consumer, cancelled, emitter, is_alone: false }
+    }
+
+    /// Of a last run, which has its process for itself.
+    pub(crate) fn alone(self, is_alone: bool) -> Self {
+        Self { is_alone, ..self }
+    }
+
+    /// Whether this is an event's last run: everything else of the process waits until it ends, and the event is condemned if
+    /// the process does not survive it. It should not merely wait for something; who puts it off gets it again.
+    #[must_use]
+    pub fn is_alone(&self) -> bool {
+        self.is_alone
     }
 
     /// Hands events to the next stage before the last ones, while the input stays this run's.

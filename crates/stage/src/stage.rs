@@ -42,6 +42,18 @@ pub trait BatchStage: Send + Sync + 'static {
     /// When a batch is full.
     fn limits(&self) -> BatchLimits;
 
+    /// When a batch is full that begins with this event.
+    fn limits_from(&self, first: &Event) -> BatchLimits {
+        let _ = first;
+        self.limits()
+    }
+
+    /// Events of different kinds share no batch, so that none waits for what only the others need.
+    fn kind(&self, event: &Event) -> u64 {
+        let _ = event;
+        0
+    }
+
     /// What an event adds to a batch's weight, for example its tokens or bytes.
     fn weight(&self, event: &Event) -> usize;
 

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use bytes::Bytes;
 use riacho_domain::{ReleaseId, SpaceId, TenantId};
-use tokio_postgres::Row;
+use tokio_postgres::{Row, error::SqlState};
 
 use crate::{
     Error, Release, Store,
@@ -34,8 +34,20 @@ pub struct Known {
 
 impl Store {
     /// Which of the releases are current, and which of the wanted vectors stand already, of any tenants and
-    /// in one round trip.
+    /// in one round trip. Of a space that was removed nothing does.
     pub async fn known_vectors(&self, releases: &[Release], wanted: &WantedVectors) -> Result<Known, Error> {
+        match self.look_up(releases, wanted).await {
+            Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => {
+                let there: HashSet<SpaceId> = self.spaces().await?.iter().map(|space| space.id).collect();
+                let mut left = wanted.clone();
+                left.retain(|(_, space), _| there.contains(space));
+                self.look_up(releases, &left).await
+            }
+            known => known,
+        }
+    }
+
+    async fn look_up(&self, releases: &[Release], wanted: &WantedVectors) -> Result<Known, Error> {
         let groups = by_tenant(releases);
         if groups.is_empty() {
             return Ok(Known::default());

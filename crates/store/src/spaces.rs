@@ -110,6 +110,16 @@ impl Store {
         Ok(self.spaces().await?.into_iter().find(|space| space.state == SpaceState::Live))
     }
 
+    /// The vectors that a space's model makes of known texts, as binary16 in little endian: those that are kept with the space,
+    /// or these where none are, which are kept from now on.
+    pub async fn agree_on_probe(&self, space: SpaceId, probe: &[u8]) -> Result<Vec<u8>, Error> {
+        let (id, probe) = (read::signed(space), &probe);
+        self.single(Scope::all("agree_on_probe"), KEEP_PROBE, &[&id, probe]).await?;
+        let rows = self.single(Scope::all("agree_on_probe"), PROBE, &[&id]).await?;
+        let kept = rows.first().map(|row| row.try_get::<_, Option<Vec<u8>>>("probe")).transpose()?.flatten();
+        kept.ok_or(Error::NotFound("embedding space"))
+    }
+
     /// All spaces that have vectors.
     pub async fn spaces(&self) -> Result<Vec<Space>, Error> {
         self.single(Scope::all("spaces"), SPACES, &[]).await?.iter().map(Space::read).collect()
@@ -194,6 +204,12 @@ const SPACES: &str = concat!(
     " FROM embedding_spaces WHERE dropped_at IS NULL ORDER BY id"
 );
 
+const KEEP_PROBE: &str = "-- store::spaces::agree_on_probe
+UPDATE embedding_spaces SET probe = $2 WHERE id = $1 AND probe IS NULL RETURNING id";
+
+const PROBE: &str = "-- store::spaces::agree_on_probe
+SELECT probe FROM embedding_spaces WHERE id = $1";
+
 const FIND: &str = concat!(
     "-- store::spaces::ensure_space\nSELECT ",
     columns!(),
@@ -222,7 +238,7 @@ RETURNING ",
 /// The statements of this folder that services prepare, for a space.
 pub(crate) fn statements(space: SpaceId) -> Vec<String> {
     let mut all: Vec<String> =
-        [&[SPACES], switch::STATEMENTS].concat().into_iter().map(str::to_owned).collect();
+        [&[SPACES, KEEP_PROBE, PROBE], switch::STATEMENTS].concat().into_iter().map(str::to_owned).collect();
     all.extend(fill::statements(space));
     all.extend(index::statements(space));
     all

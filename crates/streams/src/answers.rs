@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use riacho_domain::TenantId;
 
 use crate::{Error, Streams, client::Value};
 
@@ -26,33 +27,55 @@ impl Streams {
         }
     }
 
-    /// Keeps an answer for `lifetime`, unless answers of `budget` bytes came in this while already: what is kept needs at
-    /// most twice as much. Answers whether it is kept.
+    /// Keeps an answer of a tenant for `lifetime`, if it is within the budget. Answers whether it is kept.
     ///
     /// # Errors
     /// When Redis is away.
     pub async fn keep_answer(
         &self,
         key: &str,
+        tenant: &TenantId,
         answer: Bytes,
         lifetime: Duration,
-        budget: u64,
+        budget: &AnswerBudget,
     ) -> Result<bool, Error> {
         let conn = self.conn().with_timeout(PATIENCE);
-        let millis = i64::try_from(lifetime.as_millis().max(1)).unwrap_or(i64::MAX);
-        let (key, spent) = (self.keys().answer(key), self.keys().answers_bytes(since_epoch() / millis));
-        let size = i64::try_from(answer.len() + key.len()).unwrap_or(i64::MAX);
-        let args = vec![spent.as_str().into(), size.into()];
-        let sum =
-            conn.call("INCRBY", Some(&spent), args).await?.as_i64().ok_or(Error::Reply("bytes kept"))?;
-        conn.call("PEXPIRE", Some(&spent), vec![spent.as_str().into(), millis.into()]).await?;
-        if u64::try_from(sum).unwrap_or(0) > budget {
+        let key = self.keys().answer(key);
+        let number = |number: u64| Value::from(i64::try_from(number).unwrap_or(i64::MAX));
+        // By the budget's while and not by the answer's: an answer that is true for a second opens no other budget.
+        let window = millis(budget.window);
+        let spent = self.keys().answers_bytes(since_epoch() / window);
+        let args = vec![
+            tenant.as_str().into(),
+            number((answer.len() + key.len()) as u64),
+            number(budget.bytes),
+            number(budget.tenant_bytes),
+            window.into(),
+        ];
+        let counted = self.scripts().keep.run(&conn, &[spent], args).await?;
+        if counted.as_i64().ok_or(Error::Reply("bytes kept"))? == 0 {
             return Ok(false);
         }
-        let args = vec![key.as_str().into(), Value::Bytes(answer), "PX".into(), millis.into()];
+        let args = vec![key.as_str().into(), Value::Bytes(answer), "PX".into(), millis(lifetime).into()];
         conn.call("SET", Some(&key), args).await?;
         Ok(true)
     }
+}
+
+/// How much is kept. What comes in a while is bounded, so what is kept needs at most twice as much, where no answer is
+/// kept for longer than that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AnswerBudget {
+    /// The while.
+    pub window: Duration,
+    /// The most bytes of all tenants in it.
+    pub bytes: u64,
+    /// The most bytes of each.
+    pub tenant_bytes: u64,
+}
+
+fn millis(time: Duration) -> i64 {
+    i64::try_from(time.as_millis().max(1)).unwrap_or(i64::MAX)
 }
 
 /// Milliseconds; a clock that is wrong moves the while that is counted, and no more.

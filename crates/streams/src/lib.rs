@@ -24,6 +24,7 @@ mod script;
 mod servers;
 mod tokens;
 
+pub use answers::AnswerBudget;
 pub use census::Road;
 pub use claim::Most;
 pub use client::Streams;

@@ -42,6 +42,7 @@ impl Streams {
             i64::from(asked.is_urgent).into(),
             i64::from(asked.requests_after).into(),
             number(asked.tokens_after),
+            number(asked.shift),
         ];
         let call = Call { operation: "ask", replica, turn: asked.held, tokens: asked.tokens, more };
         self.limit(bucket, limit, call).await
@@ -68,6 +69,7 @@ impl Streams {
             said(used.seen.tokens_left),
             // A pause that is over at once still ends the turns.
             used.pause.map_or(0, |pause| micros(pause).max(1)).into(),
+            i64::from(used.is_urgent).into(),
         ];
         let call = Call { operation: "settle", replica, turn: used.name, tokens: used.tokens, more };
         self.limit(bucket, limit, call).await
@@ -83,7 +85,7 @@ impl Streams {
         limit: &ProviderLimit,
         tokens: u64,
     ) -> Result<Duration, Error> {
-        let more = vec![NO_TURN.into(), 0.into(), 0.into(), 0.into()];
+        let more = vec![NO_TURN.into(), 0.into(), 0.into(), 0.into(), 0.into()];
         let call = Call { operation: "ask", replica: "", turn: 0, tokens, more };
         Ok(self.limit(bucket, limit, call).await?.wait)
     }
@@ -109,12 +111,13 @@ impl Streams {
 
 fn read(answer: Value, window: Duration) -> Option<Turn> {
     let numbers = list(answer).iter().map(|value| value.as_i64()).collect::<Option<Vec<_>>>()?;
-    let [is_taken, wait, name, replicas, requests, tokens] = numbers.try_into().ok()?;
+    let [is_taken, wait, name, replicas, requests, tokens, shift] = numbers.try_into().ok()?;
     let limited = |number: i64| u32::try_from(number).ok().filter(|number| *number > 0);
     Some(Turn {
         is_taken: is_taken == 1,
         wait: Duration::from_micros(u64::try_from(wait).ok()?),
         name: u64::try_from(name).ok()?,
+        shift: u64::try_from(shift).ok()?,
         replicas: u32::try_from(replicas).ok()?.max(1),
         limit: ProviderLimit { window, requests: limited(requests), tokens: limited(tokens) },
     })

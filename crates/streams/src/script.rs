@@ -47,6 +47,8 @@ scripts! {
     pace = "scripts/pace.lua",
     /// Gives turns at a provider's limits.
     limit = "scripts/limit.lua",
+    /// Counts an answer that is to be kept.
+    keep = "scripts/keep.lua",
 }
 
 /// A script that the server may or may not have.

@@ -21,7 +21,15 @@ fn limit(requests: u32, tokens: u32) -> ProviderLimit {
 }
 
 fn asked(tokens: u64) -> TurnAsked {
-    TurnAsked { tokens, requests_after: 0, tokens_after: 0, patience: MINUTE * 60, is_urgent: false, held: 0 }
+    TurnAsked {
+        tokens,
+        requests_after: 0,
+        tokens_after: 0,
+        patience: MINUTE * 60,
+        is_urgent: false,
+        held: 0,
+        shift: 0,
+    }
 }
 
 /// A server, and when it was asked first: waits are compared with what is left of them by then.
@@ -196,6 +204,32 @@ async fn urgent_turns_come_first_and_within_bounds() {
     // From here on half of the rate, so that those who hold turns are not refused by the provider.
     provider.is(provider.ask(urgent).await.wait, SECOND * 2);
     provider.is(provider.ask(urgent).await.wait, SECOND * 4);
+}
+
+#[tokio::test]
+async fn urgent_turns_put_off_those_that_are_given_so_that_all_keep_to_the_limit() {
+    let provider = Provider::new(limit(60, 0)).await;
+    for _ in 0..6 {
+        provider.ask(asked(1)).await;
+    }
+    let given = provider.ask(asked(1)).await;
+    let urgent = TurnAsked { is_urgent: true, ..asked(1) };
+    let taken = provider.ask(urgent).await;
+    assert!(provider.ask(urgent).await.wait.is_zero() && taken.wait.is_zero());
+    let later = provider.ask(asked(1)).await;
+    provider.is(later.wait, SECOND * 4);
+    let held = |turn: Turn| TurnAsked { held: turn.name, shift: turn.shift, ..asked(1) };
+    let put_off = provider.ask(held(given)).await;
+    assert_eq!((put_off.is_taken, put_off.name, put_off.wait), (true, given.name, SECOND * 2));
+    assert!(provider.ask(held(put_off)).await.wait.is_zero());
+    assert!(provider.ask(held(later)).await.wait.is_zero(), "it came after");
+    // Nobody puts an urgent one off, and one that is not sent after all is there for the next.
+    assert!(provider.ask(TurnAsked { is_urgent: true, ..held(taken) }).await.wait.is_zero());
+    provider.ask(urgent).await;
+    let back = TurnUsed { name: taken.name, requests_back: 1, is_urgent: true, ..TurnUsed::default() };
+    provider.settle(back).await;
+    assert!(provider.ask(urgent).await.wait.is_zero());
+    assert!(!provider.ask(urgent).await.wait.is_zero());
 }
 
 #[tokio::test]

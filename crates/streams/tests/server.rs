@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use riacho_domain::{Lane, ReleaseId, StageName, TenantId};
-use riacho_streams::{Action, Answer, Beat, Config, Error, IntakeAnswer, Observer, Settlement, Streams};
+use riacho_streams::{
+    Action, Answer, AnswerBudget, Beat, Config, Error, IntakeAnswer, Observer, Settlement, Streams,
+};
 use support::{Reply, Server};
 
 const EVERY: Duration = Duration::from_millis(50);
@@ -219,4 +221,33 @@ async fn figures_count_nobody_as_alive_whose_last_beat_is_old() {
         tokio::time::sleep(EVERY).await;
     }
     reader.close().await;
+}
+
+#[tokio::test]
+async fn kept_answers_have_one_budget_and_each_tenant_a_part_of_it() {
+    let server = Server::start().await;
+    // So long that no other while begins in between.
+    let window = Duration::from_secs(365 * 24 * 3600);
+    let budget = AnswerBudget { window, bytes: 4_000, tenant_bytes: 1_500 };
+    let keep = async |tenant: &str, key: &str, lifetime: u64| {
+        let (tenant, lifetime) = (tenant.parse().unwrap(), Duration::from_secs(lifetime));
+        let answer = Bytes::from(vec![0; 1_000]);
+        server.streams.keep_answer(key, &tenant, answer, lifetime, &budget).await.unwrap()
+    };
+    assert!(keep("a", "one", 60).await);
+    assert!(server.streams.kept_answer("one").await.unwrap().is_some());
+    assert!(!keep("a", "two", 60).await, "a tenant has its part");
+    assert!(server.streams.kept_answer("two").await.unwrap().is_none());
+    assert!(
+        !keep("a", "three", 7).await,
+        "an answer that is true for a shorter time has no budget of its own"
+    );
+    assert!(keep("b", "four", 70).await && keep("c", "five", 70).await);
+    assert!(!keep("d", "six", 60).await, "all together have the whole");
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let number = i64::try_from(now.as_millis() / window.as_millis()).unwrap();
+    let keys = server.streams.keys();
+    for key in [keys.answers_bytes(number), keys.answer("one"), keys.answer("four"), keys.answer("five")] {
+        assert!(server.raw(&["PTTL", key.as_str()]).int() > 0, "{key} stays for ever, or is not there");
+    }
 }

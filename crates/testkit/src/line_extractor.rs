@@ -2,10 +2,7 @@
 
 use riacho_domain::{Lane, ReasonCode, RunId, StageName, content_hash};
 use riacho_objects::{Key, Objects};
-use riacho_proto::{
-    Message,
-    v1::{Chunk, ChunksCut, ExtractRequested, Manifest, envelope::Payload},
-};
+use riacho_proto::v1::{Chunk, ChunksCut, ExtractRequested, envelope::Payload};
 use riacho_stage::{Context, Event, EventMeta, Failure, Outcome, Output, Stage};
 use riacho_store::{Release, Seal, Sealed, Store};
 
@@ -69,11 +66,9 @@ impl LineExtractor {
         let run = RunId::new();
         let key = Key::text(&release.tenant, release.document, release.version, run);
         self.objects.put(&key, text).await.map_err(failed)?;
-        let bare = chunks.iter().cloned().map(|chunk| Chunk { text: String::new(), ..chunk }).collect();
-        let manifest = Manifest { chunks: bare, title: request.filename.clone(), language: "en".to_owned() };
         let seal = Seal {
             run,
-            manifest: manifest.encode_to_vec(),
+            manifest: manifest(&request.filename),
             chunk_total: u32::try_from(chunks.len()).map_err(failed)?,
             detected_type: "text/plain".to_owned(),
             encoding: Some("utf-8".to_owned()),
@@ -104,6 +99,13 @@ impl LineExtractor {
         };
         batches.map(output).collect()
     }
+}
+
+/// The beginning of a real manifest, as far as others than the extractor read it: the form and the title. A title
+/// has fewer than 128 bytes here.
+fn manifest(title: &str) -> Vec<u8> {
+    let length = u8::try_from(title.len()).unwrap_or(u8::MAX);
+    [&[0x08, 0x01, 0x12, length], title.as_bytes()].concat()
 }
 
 /// The lines of a text as chunks, without empty ones.

@@ -77,6 +77,7 @@ struct Told {
     refused: Vec<String>,
     texts: Vec<String>,
     buckets: Option<Buckets>,
+    means_words: bool,
 }
 
 #[derive(Deserialize)]
@@ -131,6 +132,11 @@ impl OpenAi {
         told.script.clear();
         told.always = None;
         told.refused.clear();
+    }
+
+    /// Gives texts with the same words vectors near each other from now on: those of [`vector_of_words`].
+    pub fn mean_words(&self) {
+        self.told().means_words = true;
     }
 
     /// Answers 400 to each batch with a text that contains this.
@@ -193,6 +199,11 @@ impl Shared {
         answer.or(refused).unwrap_or(Answer::Normal)
     }
 
+    fn vectors(&self, request: &Request, answer: &Answer) -> Value {
+        let vector: Vectors = if self.told().means_words { vector_of_words } else { vector_of };
+        vectors(request, answer, self.dimensions, vector)
+    }
+
     /// Counts a request, where there are limits.
     fn count(&self, request: &Request) -> Result<HeaderMap, Box<Response>> {
         match &mut self.told().buckets {
@@ -218,6 +229,22 @@ pub fn vector_of(text: &str, dimensions: usize) -> Vec<f32> {
     let length = vector.iter().map(|value| value * value).sum::<f32>().sqrt();
     vector.iter().map(|value| value / length).collect()
 }
+
+/// The vector of a text that is the sum of those of its words, of length 1.
+#[must_use]
+pub fn vector_of_words(text: &str, dimensions: usize) -> Vec<f32> {
+    let mut sum = vec![0.0; dimensions];
+    for word in text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()) {
+        for (sum, value) in sum.iter_mut().zip(vector_of(&word.to_lowercase(), dimensions)) {
+            *sum += value;
+        }
+    }
+    let length = sum.iter().map(|value| value * value).sum::<f32>().sqrt();
+    if length > 0.0 { sum.iter().map(|value| value / length).collect() } else { vector_of(text, dimensions) }
+}
+
+/// How a vector is made of a text.
+type Vectors = fn(&str, usize) -> Vec<f32>;
 
 async fn embeddings(
     State(shared): State<Arc<Shared>>,
@@ -246,9 +273,9 @@ async fn embeddings(
         Answer::HangUp => hang_up(),
         Answer::Slow(wait) => {
             tokio::time::sleep(wait).await;
-            Json(vectors(&request, &Answer::Normal, shared.dimensions)).into_response()
+            Json(shared.vectors(&request, &Answer::Normal)).into_response()
         }
-        answer => (headers, Json(vectors(&request, &answer, shared.dimensions))).into_response(),
+        answer => (headers, Json(shared.vectors(&request, &answer))).into_response(),
     }
 }
 
@@ -266,9 +293,9 @@ fn hang_up() -> Response {
     Response::new(Body::from_stream(futures::stream::iter(parts)))
 }
 
-fn vectors(request: &Request, answer: &Answer, dimensions: usize) -> Value {
+fn vectors(request: &Request, answer: &Answer, dimensions: usize, vector: Vectors) -> Value {
     let dimensions = if let Answer::Dimensions(other) = answer { *other } else { dimensions };
-    let item = |(index, text): (usize, &String)| json!({ "object": "embedding", "index": index, "embedding": vector_of(text, dimensions) });
+    let item = |(index, text): (usize, &String)| json!({ "object": "embedding", "index": index, "embedding": vector(text, dimensions) });
     let mut data: Vec<Value> = request.input.iter().enumerate().map(item).collect();
     match answer {
         Answer::Reversed => data.reverse(),

@@ -28,6 +28,11 @@ struct Pipeline {
 
 impl Pipeline {
     fn start(deployment: &Deployment, core: &CoreConfig) -> Pipeline {
+        Pipeline::start_with(deployment, core, EmbedderConfig::default().time_limit_seconds)
+    }
+
+    /// With so many seconds for a batch of the embedder.
+    fn start_with(deployment: &Deployment, core: &CoreConfig, time_limit_seconds: u64) -> Pipeline {
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         let resources = deployment.resources(Role::Stage).unwrap();
@@ -39,7 +44,7 @@ impl Pipeline {
         });
         let stopped = stop.clone();
         tasks.spawn(async move { Ok(runner.run_stage(extractor, stopped).await?) });
-        let embedder = EmbedderConfig { pause_ms: 20, ..EmbedderConfig::default() };
+        let embedder = EmbedderConfig { pause_ms: 20, time_limit_seconds, ..EmbedderConfig::default() };
         let (used, of, stopped) = (core.clone(), resources.clone(), stop.clone());
         tasks.spawn(async move { riacho_embedder::run(embedder, &used, of, stopped).await });
         let (used, stopped) = (core.clone(), stop.clone());
@@ -302,6 +307,83 @@ async fn documents_of_two_spaces_are_embedded_each_with_its_model_and_wait_for_n
         assert_eq!(rows[0][0].as_deref(), Some(count.to_string().as_str()), "vectors of space {space}");
     }
     all_streams_are_empty(&deployment).await;
+    pipeline.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn documents_of_one_model_do_not_wait_for_the_limit_of_another() {
+    let provider = OpenAi::start(16).await.unwrap();
+    let deployment = Deployment::start().await.unwrap();
+    let next = ensure_space(&deployment.database_config(), "openai/next@16", 16).await.unwrap();
+    let mut core = deployment.core().unwrap();
+    // One request in ten minutes, which is the first with known texts. The turn of the next batch is as far away.
+    let further = riacho_models::Config {
+        provider: Provider::Openai,
+        model: "next".to_owned(),
+        dimensions: Some(16),
+        base_url: Some(provider.base_url()),
+        api_key: Some(provider.api_key().into()),
+        requests_per_minute: Some(1),
+        limit_window_ms: 600_000,
+        limit_wait_ms: 900_000,
+        ..riacho_models::Config::default()
+    };
+    core.models.spaces.insert("next".to_owned(), further);
+    let pipeline = Pipeline::start_with(&deployment, &core, 3_600);
+    is_working(&deployment).await;
+    deployment.janitor.switch_space(next.id, true).await.unwrap();
+    // More batches than are embedded at once, of events that come before those of the other model and between them.
+    let mut waits = Vec::new();
+    for number in 0..4 {
+        let text = lines(8 * 80, "the next one");
+        waits.push(deployment.submit(&format!("next{number}.txt"), text).await.unwrap());
+    }
+    provider.wait_for_requests(1).await;
+    deployment.janitor.switch_space(deployment.space.id, true).await.unwrap();
+    for number in 0..3 {
+        let text = lines(9, "the present one");
+        let present = deployment.submit(&format!("present{number}.txt"), text).await.unwrap();
+        deployment.reaches(present.document, State::Ready).await;
+    }
+    for document in waits {
+        let status = deployment.store.status(&deployment.tenant, document.document).await.unwrap().unwrap();
+        assert!(status.state.is_in_flight(), "{status:?}");
+    }
+    // Known texts, and as an urgent request once more: which model it is. The others wait for their turn.
+    assert!(provider.requests() <= 2, "{} requests", provider.requests());
+    pipeline.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_embedder_with_another_model_of_the_same_name_does_not_start() {
+    let deployment = Deployment::with_space("openai/test@16", 16).await.unwrap();
+    let [first, second] = [OpenAi::start(16).await.unwrap(), OpenAi::start(16).await.unwrap()];
+    second.mean_words();
+    let at = |provider: &OpenAi| CoreConfig {
+        models: riacho_models::Config {
+            provider: Provider::Openai,
+            model: "test".to_owned(),
+            dimensions: Some(16),
+            base_url: Some(provider.base_url()),
+            api_key: Some(provider.api_key().into()),
+            ..riacho_models::Config::default()
+        },
+        ..deployment.core().unwrap()
+    };
+    let pipeline = Pipeline::start(&deployment, &at(&first));
+    let accepted = deployment.submit("gauge.txt", lines(3, "the gauge")).await.unwrap();
+    deployment.reaches(accepted.document, State::Ready).await;
+    pipeline.stop().await;
+    let (stop, core) = (CancellationToken::new(), at(&second));
+    let resources = deployment.resources(Role::Stage).unwrap();
+    let started = riacho_embedder::run(EmbedderConfig::default(), &core, resources, stop);
+    let error = tokio::time::timeout(Duration::from_secs(60), started).await.unwrap().unwrap_err();
+    let error = format!("{error:#}");
+    assert!(error.contains("another model of the same name") && error.contains("models.id"), "{error}");
+    // The one that it was made with goes on.
+    let pipeline = Pipeline::start(&deployment, &at(&first));
+    let accepted = deployment.submit("other.txt", lines(3, "the other")).await.unwrap();
+    deployment.reaches(accepted.document, State::Ready).await;
     pipeline.stop().await;
 }
 

@@ -1,7 +1,10 @@
 //! Eight embedders on one provider's limit: documents through the real runner on real servers.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use riacho_domain::State;
 use riacho_embedder::Config as EmbedderConfig;
@@ -224,6 +227,57 @@ async fn large_events_of_eight_replicas_are_embedded_one_after_the_other_each_in
     println!("{} texts, {distinct} of them different", texts.len());
     assert!(texts.len() * 10 <= distinct * 13, "{} texts were asked for, {distinct} different", texts.len());
     assert_eq!(deployment.streams.dead_letter_count(0).await.unwrap(), 0);
+}
+
+/// Documents whose turns are given for many seconds ahead, and those who search meanwhile.
+const WAITING: usize = 200;
+const SEARCHING: usize = 8;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn queries_and_documents_together_keep_to_the_limit() {
+    let _one = ONE.lock().await;
+    let provider = OpenAi::start(16).await.unwrap();
+    // It only counts: the limit is the configured one.
+    provider.limit(RateLimit { requests: 1_000_000, tokens: 1_000_000_000, window: LIMIT.window });
+    let deployment = Deployment::with_space("openai/test-embedding@16", 16).await.unwrap();
+    let config = ModelsConfig {
+        requests_per_minute: Some(LIMIT.requests),
+        tokens_per_minute: Some(LIMIT.tokens),
+        ..models(&provider)
+    };
+    let (stop, resources) = (CancellationToken::new(), deployment.resources(Role::Stage).unwrap());
+    let start = Instant::now();
+    let mut tasks = JoinSet::new();
+    for number in 0..WAITING + SEARCHING {
+        let model = load(&config).unwrap();
+        resources.share_limits(&*model, &stop);
+        let (kind, words) = if number < WAITING { (Kind::Passage, 80) } else { (Kind::Query, 3) };
+        let text = (0..words).map(|word| format!("w{number}x{word}")).collect::<Vec<_>>().join(" ");
+        tasks.spawn(async move {
+            loop {
+                if model.embed(vec![text.clone()], kind).await.is_err() {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            }
+        });
+    }
+    within(PATIENCE, || async {
+        let seen = provider.asked().len();
+        if seen >= WINDOWS * LIMIT.requests as usize { Ok(()) } else { Err(seen) }
+    })
+    .await;
+    tasks.shutdown().await;
+    // At no moment more than since the start, with what both buckets hold at once.
+    let asked = provider.asked();
+    for (count, request) in (1_u32..).zip(&asked) {
+        let windows = (request.at - start).as_secs_f64() / LIMIT.window.as_secs_f64();
+        let most = f64::from(LIMIT.requests) * (windows + 0.15) + 1.0;
+        assert!(f64::from(count) <= most, "{count} requests after {windows:.2} windows");
+    }
+    let queries = asked.iter().filter(|request| request.tokens == 3).count();
+    println!("{queries} of {} requests were queries", asked.len());
+    assert!(queries * 5 >= asked.len(), "queries come first: {queries} of {}", asked.len());
+    assert!(queries * 3 <= asked.len() * 2, "and leave documents theirs: {queries} of {}", asked.len());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

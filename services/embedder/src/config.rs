@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// How many batches are embedded at once. A provider answers more in parallel than the local
+    /// How many batches are embedded at once, of each model. A provider answers more in parallel than the local
     /// model, which uses all cores for one batch.
     pub concurrency: usize,
     /// The most events in a batch.

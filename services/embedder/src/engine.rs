@@ -1,9 +1,16 @@
 //! A model at work: with its own pause, and trusted once it has embedded known texts.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
+use riacho_domain::SpaceId;
 use riacho_models::{Error, Model};
-use tokio::sync::OnceCell;
+use riacho_service::check_model;
+use riacho_store::Store;
+use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
 use crate::gate::Gate;
@@ -14,12 +21,26 @@ pub(crate) struct Engine {
     pub(crate) model: Arc<dyn Model>,
     /// Its pauses are its own: the next model's limit keeps no document of the present one waiting.
     pub(crate) gate: Gate,
+    /// How many batches are embedded with it at once.
+    slots: Semaphore,
     verified: OnceCell<()>,
+    /// The spaces whose vectors it makes, as it showed with known texts.
+    spaces: Mutex<HashSet<SpaceId>>,
 }
 
+/// How long a batch waits for its model to have room for it.
+const ROOM: Duration = Duration::from_secs(1);
+
 impl Engine {
-    pub(crate) fn new(model: Arc<dyn Model>, stop: CancellationToken) -> Self {
-        Self { model, gate: Gate::new(stop), verified: OnceCell::new() }
+    pub(crate) fn new(model: Arc<dyn Model>, at_once: usize, stop: CancellationToken) -> Self {
+        let slots = Semaphore::new(at_once.max(1));
+        Self { model, gate: Gate::new(stop), slots, verified: OnceCell::new(), spaces: Mutex::default() }
+    }
+
+    /// Room for a batch; none where there is none for a while. The stage has so much room for each of its models, so that
+    /// one which is slow or at its limit leaves that of the others alone.
+    pub(crate) async fn slot(&self) -> Option<SemaphorePermit<'_>> {
+        tokio::time::timeout(ROOM, self.slots.acquire()).await.ok()?.ok()
     }
 
     /// Asks the model once to embed known texts: each answer is also a check of dimensions and order.
@@ -30,8 +51,17 @@ impl Engine {
         self.verified.get_or_try_init(|| self.model.verify()).await.map(|&()| ())
     }
 
-    pub(crate) fn is_verified(&self) -> bool {
-        self.verified.initialized()
+    /// Checks once that the model is the one that a space was made with, and not another one of the same name.
+    ///
+    /// # Errors
+    /// As long as it does not show; the next call asks again.
+    pub(crate) async fn fits(&self, store: &Store, space: SpaceId) -> Result<(), Error> {
+        if self.spaces.lock().unwrap_or_else(PoisonError::into_inner).contains(&space) {
+            return Ok(());
+        }
+        check_model(store, &*self.model, space).await?;
+        self.spaces.lock().unwrap_or_else(PoisonError::into_inner).insert(space);
+        Ok(())
     }
 
     /// Why the model does not work at the moment, with its name; none while it does.

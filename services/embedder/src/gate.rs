@@ -1,7 +1,8 @@
 //! The pause of the whole stage while the model refuses everybody.
 //!
 //! Without it, a bad key or a provider's limit would send every event of the backlog through one
-//! failure each.
+//! failure each. While others have the next turns at a provider's limit it is closed for a moment, too, though nothing is
+//! wrong then.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -25,7 +26,8 @@ pub(crate) struct Gate {
 #[derive(Debug)]
 struct Closed {
     until: Instant,
-    why: String,
+    /// What is wrong with the model; none where others only come first.
+    why: Option<String>,
 }
 
 impl Gate {
@@ -37,24 +39,41 @@ impl Gate {
     pub(crate) fn close(&self, pause: Duration, why: &str) {
         let until = Instant::now() + pause.min(LONGEST_PAUSE);
         let mut closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
-        if closed.as_ref().is_none_or(|closed| closed.until < until) {
-            if closed.is_none() {
+        let is_told = closed.as_ref().is_some_and(|closed| closed.why.is_some());
+        if !is_told || closed.as_ref().is_none_or(|closed| closed.until < until) {
+            if !is_told {
                 tracing::warn!(reason = why, "embedding pauses");
             }
-            *closed = Some(Closed { until, why: why.to_owned() });
+            let until = closed.as_ref().map_or(until, |closed| closed.until.max(until));
+            *closed = Some(Closed { until, why: Some(why.to_owned()) });
+        }
+    }
+
+    /// Closes the gate for a moment because others come first, at least.
+    pub(crate) fn rest(&self, pause: Duration) {
+        let until = Instant::now() + pause.min(LONGEST_PAUSE);
+        let mut closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *closed {
+            Some(closed) => closed.until = closed.until.max(until),
+            None => *closed = Some(Closed { until, why: None }),
         }
     }
 
     /// Opens the gate: the model answered.
     pub(crate) fn open(&self) {
-        if self.closed.lock().unwrap_or_else(PoisonError::into_inner).take().is_some() {
+        let closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if closed.is_some_and(|closed| closed.why.is_some()) {
             tracing::info!("embedding goes on");
         }
     }
 
     /// Why the model does not work; none while it does.
     pub(crate) fn trouble(&self) -> Option<String> {
-        self.closed.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|closed| closed.why.clone())
+        self.closed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .as_ref()
+            .and_then(|closed| closed.why.clone())
     }
 
     /// How long the pause still lasts; none where there is none.
@@ -94,6 +113,18 @@ mod tests {
         assert_eq!(gate.closed_for(), None);
         gate.open();
         assert_eq!(gate.trouble(), None);
+    }
+
+    #[tokio::test]
+    async fn a_rest_is_no_trouble_and_hides_none() {
+        let gate = Gate::new(CancellationToken::new());
+        gate.rest(Duration::from_secs(5));
+        assert!(gate.closed_for().is_some() && gate.trouble().is_none());
+        gate.close(Duration::from_secs(1), "away");
+        gate.rest(Duration::from_secs(5));
+        assert_eq!(gate.trouble().as_deref(), Some("away"));
+        gate.open();
+        assert!(gate.closed_for().is_none());
     }
 
     #[tokio::test]

@@ -40,7 +40,7 @@ pub async fn run(
     let section = patient(&core.models, &config);
     // Reading a local model's files blocks.
     let models = tokio::task::spawn_blocking(move || Models::load(&section)).await??;
-    models.all().for_each(|model| resources.share_limits(&**model, &stop));
+    models.all().for_each(|model| resources.share_limits_of_stage(&**model, &stop));
     let Some(spaces) = spaces(&resources.store, &stop).await? else { return Ok(()) };
     let needed = needed(&spaces, &models)?;
     let ledger = Ledger::open(resources.store.clone(), Prices::new(&core.models.prices), Duration::ZERO);
@@ -48,6 +48,13 @@ pub async fn run(
     let stage = Arc::new(stage);
     if !stage.wait_for(&*needed, &stop).await.with_context(|| format!("model {}", needed.id()))? {
         return Ok(());
+    }
+    if let Some(live) = spaces.iter().find(|space| space.state == SpaceState::Live && space.model == needed.id())
+        // What waiting mends is seen at the first batch.
+        && let Err(error) = stage.check(&*needed, live.id).await
+        && !error.is_retryable()
+    {
+        return Err(error).context("the live embedding space");
     }
     let runner = resources.runner(core, stage.concurrency(), &stop).await?;
     let watched = Arc::clone(&stage);

@@ -1,14 +1,13 @@
 //! The stage: batches of chunks become batches of vectors.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-use futures::future::join_all;
 use riacho_domain::{Lane, ReasonCode, SpaceId, StageName};
-use riacho_models::{Error, Kind, Model, Models, embed_some, to_f16_le};
+use riacho_models::{Error, Kind, Model, Models, Series, embed_series, to_f16_le};
 use riacho_proto::v1::{ChunksCut, ChunksEmbedded, EmbeddedChunk, envelope::Payload};
 use riacho_service::spend::Ledger;
 use riacho_stage::{BatchLimits, BatchStage, Context, Event, EventMeta, Failure, Outcome, Output};
@@ -57,13 +56,15 @@ impl Embedder {
         ledger: Ledger,
         stop: CancellationToken,
     ) -> Self {
-        let engines = models.all().map(|model| Engine::new(Arc::clone(model), stop.clone())).collect();
+        let engine =
+            |model: &Arc<dyn Model>| Engine::new(Arc::clone(model), config.concurrency, stop.clone());
+        let engines = models.all().map(engine).collect();
         Self { config, engines, store, ledger, places: Mutex::default() }
     }
 
-    /// How many batches are embedded at once.
+    /// How many batches are in work at once: as many of each model as the settings say.
     pub(crate) fn concurrency(&self) -> usize {
-        self.config.concurrency
+        self.config.concurrency.max(1) * self.engines.len()
     }
 
     /// Waits until one of the models answers; false when stopped before.
@@ -74,35 +75,37 @@ impl Embedder {
         }
     }
 
+    /// Checks that a model is the one that a space was made with.
+    pub(crate) async fn check(&self, model: &dyn Model, space: SpaceId) -> Result<(), Error> {
+        match self.engines.iter().find(|engine| engine.model.id() == model.id()) {
+            Some(engine) => engine.fits(&self.store, space).await,
+            None => Ok(()),
+        }
+    }
+
     /// Why a model does not work at the moment; none while all do.
     #[must_use]
     pub fn trouble(&self) -> Option<String> {
         self.engines.iter().find_map(Engine::trouble)
     }
 
-    /// Embeds events of any spaces, those of each model by themselves.
-    async fn embed_all(&self, events: Vec<Event>) -> Result<Vec<Result<Outcome, Failure>>, Failure> {
-        let mut groups: BTreeMap<Option<usize>, Vec<(usize, Event)>> = BTreeMap::new();
-        for (place, event) in events.into_iter().enumerate() {
-            // What carries no chunks is refused whoever gets it.
-            let engine = match &event.payload {
-                Payload::ChunksCut(cut) => self.engine_of(cut.space).await?,
-                _ => Some(0),
-            };
-            groups.entry(engine).or_default().push((place, event));
-        }
-        let is_mixed = groups.len() > 1;
-        let answered = join_all(groups.into_iter().map(|(engine, events)| async move {
-            let (places, events): (Vec<usize>, Vec<Event>) = events.into_iter().unzip();
-            let engine = engine.and_then(|place| self.engines.get(place));
-            let answers = self.embed(engine, events, is_mixed).await;
-            let answers = answers.unwrap_or_else(|failure| vec![Err(failure); places.len()]);
-            places.into_iter().zip(answers)
-        }))
-        .await;
-        let mut answers: Vec<_> = answered.into_iter().flatten().collect();
-        answers.sort_unstable_by_key(|(place, _)| *place);
-        Ok(answers.into_iter().map(|(_, answer)| answer).collect())
+    /// Embeds a batch, whose events are all for one space.
+    async fn embed_all(
+        &self,
+        events: Vec<Event>,
+        is_alone: bool,
+    ) -> Result<Vec<Result<Outcome, Failure>>, Failure> {
+        // What carries no chunks is refused whoever gets it.
+        let engine = match events.first().and_then(space_of) {
+            Some(space) => self.engine_of(space).await?,
+            None => None,
+        };
+        let engine = engine.and_then(|place| self.engines.get(place));
+        let _slot = match engine {
+            Some(engine) => Some(engine.slot().await.ok_or_else(verdict::crowded)?),
+            None => None,
+        };
+        self.embed(engine, events, is_alone).await
     }
 
     /// Embeds events whose spaces are of one model; none where no model of this process fits.
@@ -110,11 +113,12 @@ impl Embedder {
         &self,
         engine: Option<&Engine>,
         events: Vec<Event>,
-        is_mixed: bool,
+        is_alone: bool,
     ) -> Result<Vec<Result<Outcome, Failure>>, Failure> {
         if let Some(engine) = engine {
-            self.wait_for_the_model(engine, &events, is_mixed).await?;
+            self.wait_for_the_model(engine, is_alone).await?;
         }
+        let space = events.first().and_then(space_of);
         let mut texts = Texts::default();
         let plan = self.plan(events, engine.is_some(), &mut texts).await?;
         let Some(engine) = engine.filter(|_| !texts.all().is_empty()) else {
@@ -124,9 +128,15 @@ impl Embedder {
                 .map(|planned| planned.map_or_else(|answer| answer, finish))
                 .collect());
         };
+        if let Some(space) = space {
+            let fits = engine.fits(&self.store, space).await;
+            fits.map_err(|error| verdict::unverified(&error, &engine.gate, self.config.pause()))?;
+        }
         // What is left then is for a request that is on its way.
         let until = Instant::now() + self.config.time_limit() * 3 / 4;
-        let reached = embed_some(&*engine.model, texts.all(), Kind::Passage, Some(until)).await;
+        let series = Series::until(Some(until));
+        let series = if is_alone { series.pressing() } else { series };
+        let reached = embed_series(&*engine.model, texts.all(), Kind::Passage, series).await;
         self.ledger.note_calls(engine.model.id(), Purpose::Documents, texts.owners(), &reached.calls);
         let failure = match &reached.ended {
             Some(error) => {
@@ -142,17 +152,10 @@ impl Embedder {
         Ok(plan.into_iter().map(|planned| planned.map_or_else(|answer| answer, finish)).collect())
     }
 
-    /// Waits while the model refuses everybody. An event that runs alone because it failed before is
-    /// put off instead: while it runs, nothing else in the process does. So are those that came with
-    /// events for another model.
-    async fn wait_for_the_model(
-        &self,
-        engine: &Engine,
-        events: &[Event],
-        is_mixed: bool,
-    ) -> Result<(), Failure> {
-        let is_alone = matches!(events, [only] if only.envelope.attempt > 1);
-        if let Some(left) = engine.gate.closed_for().filter(|_| is_alone || is_mixed) {
+    /// Waits while the model refuses everybody. A last run is put off instead: while it runs, nothing else in the process
+    /// does.
+    async fn wait_for_the_model(&self, engine: &Engine, is_alone: bool) -> Result<(), Failure> {
+        if let Some(left) = engine.gate.closed_for().filter(|_| is_alone) {
             let message = "the model refuses everybody at the moment".to_owned();
             return Err(Failure::Transient { message, retry_after: Some(left), counts: false });
         }
@@ -193,6 +196,13 @@ impl Embedder {
         Ok(plan.collect())
     }
 
+    /// The engine of an event's space, if an event of that space came before.
+    fn known_engine(&self, event: &Event) -> Option<&Engine> {
+        let space = space_of(event)?;
+        let places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        places.get(&space).copied().flatten().and_then(|place| self.engines.get(place))
+    }
+
     /// The place of the engine whose model makes the vectors of a space; none where there is none.
     async fn engine_of(&self, space: SpaceId) -> Result<Option<usize>, Failure> {
         let known = self.places.lock().unwrap_or_else(PoisonError::into_inner).get(&space).copied();
@@ -210,6 +220,12 @@ impl Embedder {
         }));
         Ok(places.get(&space).copied().flatten())
     }
+}
+
+/// The space that an event's chunks are embedded for.
+fn space_of(event: &Event) -> Option<SpaceId> {
+    let Payload::ChunksCut(cut) = &event.payload else { return None };
+    Some(cut.space)
 }
 
 /// The chunks of an event, if they are for a space that a model of this process makes vectors for.
@@ -234,13 +250,20 @@ impl BatchStage for Embedder {
         self.config.time_limit()
     }
 
-    /// A batch is one call of the model at most, so that a slow model's batches end as soon as a fast one's.
     fn limits(&self) -> BatchLimits {
+        self.config.limits()
+    }
+
+    /// A batch is one call of the model at most, so that a slow model's batches end as soon as a fast one's.
+    fn limits_from(&self, first: &Event) -> BatchLimits {
         let told = self.config.limits();
-        // A model that nothing was embedded with yet bounds nobody.
-        let used = self.engines.iter().filter(|engine| engine.is_verified());
-        let most = used.map(|engine| engine.model.max_batch_tokens()).min().unwrap_or(usize::MAX);
+        let most = self.known_engine(first).map_or(usize::MAX, |engine| engine.model.max_batch_tokens());
         BatchLimits { max_weight: told.max_weight.min(most).max(1), ..told }
+    }
+
+    /// The space, and with it the model.
+    fn kind(&self, event: &Event) -> u64 {
+        space_of(event).map_or(0, u64::from)
     }
 
     fn weight(&self, event: &Event) -> usize {
@@ -248,9 +271,9 @@ impl BatchStage for Embedder {
         cut.chunks.iter().map(|chunk| chunk.token_count as usize).sum::<usize>().max(1)
     }
 
-    async fn run(&self, events: Vec<Event>, _: &Context) -> Vec<Result<Outcome, Failure>> {
+    async fn run(&self, events: Vec<Event>, context: &Context) -> Vec<Result<Outcome, Failure>> {
         let count = events.len();
-        self.embed_all(events).await.unwrap_or_else(|failure| vec![Err(failure); count])
+        self.embed_all(events, context.is_alone()).await.unwrap_or_else(|failure| vec![Err(failure); count])
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use riacho_domain::TenantId;
-use riacho_streams::Streams;
+use riacho_streams::{AnswerBudget, Streams};
 use sha2::{Digest, Sha256};
 
 use crate::metrics::names;
@@ -20,24 +20,28 @@ use crate::metrics::names;
 const AWAY: Duration = Duration::from_secs(1);
 /// Larger answers are not kept.
 const MAX_BYTES: usize = 128 << 10;
+/// A tenant's answers use up this part of the budget at most.
+const TENANTS: u64 = 4;
 
 /// Which answers are kept.
 #[derive(Debug)]
 pub(crate) struct Answers {
     lifetime: Duration,
-    budget: u64,
+    budget: AnswerBudget,
     /// Redis is not asked before.
     away_until: Mutex<Option<Instant>>,
 }
 
 impl Answers {
-    /// Keeps answers for `lifetime`, none where that is zero, and `budget` bytes of them in this time.
-    pub(crate) fn new(lifetime: Duration, budget: u64) -> Answers {
+    /// Keeps answers for `lifetime`, none where that is zero, and so many bytes of them in this time, of which a tenant
+    /// has a part.
+    pub(crate) fn new(lifetime: Duration, bytes: u64) -> Answers {
+        let budget = AnswerBudget { window: lifetime, bytes, tenant_bytes: bytes / TENANTS };
         Answers { lifetime, budget, away_until: Mutex::default() }
     }
 
     pub(crate) fn are_kept(&self) -> bool {
-        !self.lifetime.is_zero() && self.budget > 0
+        !self.lifetime.is_zero() && self.budget.bytes > 0
     }
 
     /// The key of the answer to a request, which is given as the text that says all of it.
@@ -64,13 +68,20 @@ impl Answers {
     }
 
     /// Keeps an answer, which is true until `end`.
-    pub(crate) async fn keep(&self, streams: &Streams, key: &str, answer: Bytes, end: Option<DateTime<Utc>>) {
+    pub(crate) async fn keep(
+        &self,
+        streams: &Streams,
+        (key, tenant): (&str, &TenantId),
+        answer: Bytes,
+        end: Option<DateTime<Utc>>,
+    ) {
         let left = end.map(|end| (end - Utc::now()).to_std().unwrap_or_default());
         let lifetime = left.map_or(self.lifetime, |left| left.min(self.lifetime));
         if self.is_away() || lifetime.is_zero() || answer.len() > MAX_BYTES {
             return;
         }
-        if let Err(error) = streams.keep_answer(key, packed(&answer, end), lifetime, self.budget).await {
+        let answer = packed(&answer, end);
+        if let Err(error) = streams.keep_answer(key, tenant, answer, lifetime, &self.budget).await {
             self.went_away(&error);
         }
     }

@@ -1,9 +1,11 @@
 //! What every handler works with.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use riacho_models::Models;
+use riacho_domain::SpaceId;
+use riacho_models::{Model, Models};
 use riacho_objects::{Key, Objects};
 use riacho_service::{Health, Resources, spend::Ledger};
 use riacho_store::{Accept, Accepted, Limits, Space, Store};
@@ -30,6 +32,8 @@ struct Shared {
     keys: Keys,
     releaser: Releaser,
     space: Mutex<Option<(Instant, Option<Space>)>>,
+    /// Spaces whose model is the configured one, as it showed with known texts.
+    checked: Mutex<HashSet<SpaceId>>,
 }
 
 impl App {
@@ -55,6 +59,7 @@ impl App {
             keys,
             releaser,
             space: Mutex::default(),
+            checked: Mutex::default(),
         }))
     }
 
@@ -116,6 +121,28 @@ impl App {
         let space = self.store().live_space().await?;
         *self.0.space.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), space.clone()));
         Ok(space)
+    }
+
+    /// Checks once that a model is the one that a space was made with. It is taken to be as long as that cannot be found out.
+    ///
+    /// # Errors
+    /// Where it is another one.
+    pub(crate) async fn check_model(
+        &self,
+        model: &dyn Model,
+        space: SpaceId,
+    ) -> Result<(), riacho_models::Error> {
+        if self.0.checked.lock().unwrap_or_else(PoisonError::into_inner).contains(&space) {
+            return Ok(());
+        }
+        match riacho_service::check_model(self.store(), model, space).await {
+            Ok(()) => {
+                self.0.checked.lock().unwrap_or_else(PoisonError::into_inner).insert(space);
+                Ok(())
+            }
+            Err(error @ riacho_models::Error::Misconfigured { .. }) => Err(error),
+            Err(_) => Ok(()),
+        }
     }
 
     /// Lets the live embedding space be asked for again: the one that is known is gone.

@@ -53,7 +53,8 @@ pub struct Config {
     /// For how long the answer to a search is kept in Redis for whoever asks the same again; 0 keeps none. It is never
     /// given after what it could see has changed.
     pub search_cache_seconds: u64,
-    /// How many bytes of answers are kept in that time; at most twice as much of Redis' memory is used.
+    /// How many bytes of answers are kept in that time, a quarter of them of one tenant; at most twice as much of Redis'
+    /// memory is used.
     pub search_cache_bytes: u64,
 
     /// For how long an API key that was found valid is not looked up again. A revoked key works for

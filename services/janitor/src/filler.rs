@@ -3,7 +3,7 @@
 
 use std::{
     collections::HashMap,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -11,7 +11,7 @@ use riacho_domain::SpaceId;
 use riacho_models::{Models, Prices};
 use riacho_service::{Resources, spend::Ledger};
 use riacho_store::FillMark;
-use tokio::sync::{Mutex, OnceCell};
+use tokio::sync::{Mutex as AsyncMutex, OnceCell, OwnedMutexGuard};
 use tokio_util::sync::CancellationToken;
 
 use crate::Error;
@@ -19,8 +19,9 @@ use crate::Error;
 /// The most chunks of one step: what a crash may make the model be asked for again.
 pub(crate) const BATCH: u32 = 256;
 
-/// For how many milliseconds a call waits for its turn at a provider's limits before it is put off.
-const TURN: u64 = 1_000;
+/// For how many milliseconds a call waits for its turn at a provider's limits. Those who embed documents on their way
+/// wait less, so turns that are further away are given to nobody: who waits this long gets one, however much comes.
+const TURN: u64 = 600_000;
 
 /// The models and the courses of all spaces. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -28,7 +29,7 @@ pub(crate) struct Filler {
     section: Arc<riacho_models::Config>,
     resources: Resources,
     models: Arc<OnceCell<Models>>,
-    courses: Arc<Mutex<HashMap<SpaceId, Course>>>,
+    courses: Arc<Mutex<HashMap<SpaceId, Arc<AsyncMutex<Course>>>>>,
     /// What the models cost.
     pub(crate) ledger: Ledger,
 }
@@ -39,7 +40,7 @@ pub(crate) struct Course {
     pub(crate) bucket: Bucket,
     /// Nothing is tried before.
     pub(crate) paused_until: Option<Instant>,
-    /// Whether the model has embedded known texts.
+    /// Whether the model has embedded known texts, as the space's model does.
     pub(crate) is_verified: bool,
     /// Batches in a row that failed although the model embeds known texts.
     pub(crate) failures: u32,
@@ -50,10 +51,10 @@ pub(crate) struct Course {
 }
 
 impl Filler {
-    /// Calls of a model wait briefly for their provider's limits: other spaces are to be filled meanwhile.
+    /// Calls of a model wait for their provider's limits for as long as it takes: nothing else waits for them.
     pub(crate) fn new(section: &riacho_models::Config, resources: Resources) -> Self {
         let ledger = Ledger::new(resources.store.clone(), Prices::new(&section.prices));
-        let section = Arc::new(section.waiting_at_most(TURN));
+        let section = Arc::new(section.waiting(TURN));
         Self { section, resources, models: Arc::default(), courses: Arc::default(), ledger }
     }
 
@@ -72,9 +73,13 @@ impl Filler {
         self.models.get_or_try_init(load).await
     }
 
-    /// Takes up the course of a space; whoever else wants one waits.
-    pub(crate) async fn courses(&self) -> tokio::sync::MutexGuard<'_, HashMap<SpaceId, Course>> {
-        self.courses.lock().await
+    /// Takes up the course of a space; whoever else wants the same waits.
+    pub(crate) async fn course(&self, space: SpaceId) -> OwnedMutexGuard<Course> {
+        let course = {
+            let mut courses = self.courses.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(courses.entry(space).or_default())
+        };
+        course.lock_owned().await
     }
 }
 

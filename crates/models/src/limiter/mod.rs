@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::{Config, Error, metrics::names};
 use own::Own;
+use series::Held;
 pub use series::Series;
 
 /// What a provider that answers 429 without a time is given.
@@ -63,20 +64,27 @@ pub trait SharedLimit: Send + Sync + fmt::Debug {
     fn interrupted(&self) -> BoxFuture<'_, ()>;
 }
 
-/// The limits of one provider, model and key.
+/// The limits of one provider, model and key, and how long a request waits for them.
 #[derive(Debug)]
 pub(crate) struct Limiter {
+    buckets: Arc<Buckets>,
+    patience: Duration,
+}
+
+/// The buckets of the limits: this process's, and those that it shares.
+#[derive(Debug)]
+struct Buckets {
     provider: &'static str,
     /// Provider, model, and a hash of address and key.
-    bucket: String,
+    name: String,
     /// As configured.
     told: ProviderLimit,
-    patience: Duration,
     shared: OnceLock<Arc<dyn SharedLimit>>,
     own: Mutex<Own>,
 }
 
-/// The leave to send one request. It is settled with what became of it.
+/// The leave to send one request. It is settled with what became of it; where nobody knows, it counts as used, as the
+/// provider counts what was sent.
 #[derive(Debug)]
 #[must_use]
 pub(crate) struct Permit {
@@ -97,32 +105,34 @@ impl Limiter {
         };
         let provider = config.provider.as_str();
         let account = account(config.base_url.as_deref().unwrap_or_default(), key);
-        Self {
+        let buckets = Buckets {
             provider,
-            bucket: format!("{provider}/{model}:{account}"),
+            name: format!("{provider}/{model}:{account}"),
             told,
-            patience: Duration::from_millis(config.limit_wait_ms),
             shared: OnceLock::new(),
             own: Mutex::new(Own::new(told, Instant::now())),
-        }
+        };
+        Self { buckets: Arc::new(buckets), patience: Duration::from_millis(config.limit_wait_ms) }
     }
 
     /// Shares the limits from now on. The first call counts.
     pub(crate) fn share(&self, limits: Arc<dyn SharedLimit>) {
-        let _ = self.shared.set(limits);
+        let _ = self.buckets.shared.set(limits);
     }
 
     /// The most tokens of one request, as they are guessed and as far as the limits are known; none where tokens are not
     /// limited.
     pub(crate) fn tokens_a_request(&self) -> Option<usize> {
-        self.own().tokens_a_request()
+        self.buckets.own().tokens_a_request()
     }
 
     /// Waits until a request with so many guessed tokens may go out, the next one of a series. An urgent one, whose answer
-    /// somebody waits for, goes before others and waits for two seconds at most.
+    /// somebody waits for, goes before others and waits for two seconds at most, and half of the time that there is.
+    ///
+    /// Dropping the future gives back what was taken.
     ///
     /// # Errors
-    /// `RateLimited` where it takes longer than the configured patience, or the series would not be done in its time;
+    /// `TurnTooFar` where it takes longer than the configured patience, or the series would not be done in its time;
     /// `Interrupted` where the process should wait no longer. The series has no turns any more then.
     pub(crate) async fn admit(
         &self,
@@ -130,15 +140,15 @@ impl Limiter {
         is_urgent: bool,
         series: &mut Series,
     ) -> Result<Permit, Error> {
-        let start = Instant::now();
+        let (start, is_urgent) = (Instant::now(), is_urgent || series.is_pressing);
         let [tokens, tokens_after] =
-            [guessed, series.tokens_after].map(|guessed| self.own().counted(guessed));
-        let takes = self.own().limit().time_of(series.requests_after, tokens_after);
+            [guessed, series.tokens_after].map(|guessed| self.buckets.own().counted(guessed));
+        let takes = self.buckets.own().limit().time_of(series.requests_after, tokens_after);
         let most = if is_urgent { self.patience.min(URGENT_PATIENCE) } else { self.patience };
-        let patience = series.patience(most, takes, start);
+        let patience = series.patience(most, takes, is_urgent, start);
         loop {
-            let (held, comes_at) = series.next().unwrap_or((0, start));
-            if !self.sleep_until(comes_at).await {
+            let (held, shift, comes_at) = series.next().unwrap_or((0, 0, start));
+            if !self.buckets.sleep_until(comes_at).await {
                 self.end(series).await;
                 return Err(Error::Interrupted);
             }
@@ -149,18 +159,20 @@ impl Limiter {
                 patience: patience.saturating_sub(start.elapsed()),
                 is_urgent,
                 held,
+                shift,
             };
-            let turn = self.take(&asked).await;
-            if !turn.is_taken {
-                // A pause has ended what was held.
-                series.drop_rest();
-                return Err(Error::RateLimited { retry_after: Some(turn.wait) });
+            let (turn, taken) = self.take(asked).await?;
+            match taken {
+                Some(taken) => series.hold(taken),
+                None if turn.is_taken => series.put_off(&turn),
+                None => {
+                    // A pause has ended what was held.
+                    series.drop_rest();
+                    return Err(Error::TurnTooFar { wait: turn.wait });
+                }
             }
-            if turn.name != held {
-                series.hold(turn, tokens, tokens_after, Instant::now());
-            }
-            if turn.name == held || turn.wait < SHORT {
-                histogram!(names::LIMITER_WAIT_SECONDS, "provider" => self.provider)
+            if turn.wait < SHORT {
+                histogram!(names::LIMITER_WAIT_SECONDS, "provider" => self.buckets.provider)
                     .record(start.elapsed().as_secs_f64());
                 let (name, tokens) = series.take(tokens, Instant::now()).unwrap_or((turn.name, tokens));
                 return Ok(Permit { name, guessed, tokens });
@@ -168,10 +180,23 @@ impl Limiter {
         }
     }
 
+    /// Asks for a turn; a new one is given back unless it is used. By itself, so that one is not lost whose answer comes when
+    /// nobody waits any more.
+    async fn take(&self, asked: TurnAsked) -> Result<(Turn, Option<Held>), Error> {
+        let buckets = Arc::clone(&self.buckets);
+        let taking = tokio::spawn(async move {
+            let turn = buckets.take(&asked).await;
+            let is_new = turn.is_taken && turn.name != asked.held;
+            (turn, is_new.then(|| Held::new(buckets, turn, &asked)))
+        });
+        // It ends early with the runtime only.
+        taking.await.map_err(|_| Error::Interrupted)
+    }
+
     /// Gives back the time of a series that it does not need.
     pub(crate) async fn end(&self, series: &mut Series) {
         if let Some(used) = series.drop_rest() {
-            self.tell(used).await;
+            self.buckets.tell(used).await;
         }
     }
 
@@ -186,7 +211,7 @@ impl Limiter {
     ) {
         let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
         if let Some(tokens) = tokens {
-            self.own().compare(permit.guessed, tokens);
+            self.buckets.own().compare(permit.guessed, tokens);
         }
         let more_tokens = tokens.map_or(0, |took| signed(took).saturating_sub(signed(permit.tokens)));
         let pause = pause.map(|asked| asked.unwrap_or(PAUSE_WHEN_UNTOLD).min(LONGEST_PAUSE));
@@ -198,22 +223,25 @@ impl Limiter {
             pause,
             ..TurnUsed::default()
         };
-        self.tell(used).await;
+        self.buckets.tell(used).await;
     }
 
     /// How long a request that came now would wait; none where it would not, or nobody knows.
     pub(crate) async fn wait(&self) -> Option<Duration> {
-        let tokens = self.tokens_a_request().map_or(0, |guessed| self.own().counted(guessed));
-        let wait = match self.shared.get() {
-            Some(limits) => limits.wait(&self.bucket, &self.told, tokens).await?,
-            None => self.own().wait(tokens, Instant::now()),
+        let buckets = &self.buckets;
+        let tokens = self.tokens_a_request().map_or(0, |guessed| buckets.own().counted(guessed));
+        let wait = match buckets.shared.get() {
+            Some(limits) => limits.wait(&buckets.name, &buckets.told, tokens).await?,
+            None => buckets.own().wait(tokens, Instant::now()),
         };
         Some(wait).filter(|wait| !wait.is_zero())
     }
+}
 
+impl Buckets {
     async fn take(&self, asked: &TurnAsked) -> Turn {
         let turn = match self.shared() {
-            Some(limits) => self.learned(limits.take(&self.bucket, &self.told, asked).await),
+            Some(limits) => self.learned(limits.take(&self.name, &self.told, asked).await),
             None => None,
         };
         let by = if turn.is_some() { "shared" } else { "own" };
@@ -226,7 +254,7 @@ impl Limiter {
     async fn tell(&self, used: TurnUsed) {
         self.own().settle(&used, Instant::now());
         if let Some(limits) = self.shared() {
-            self.learned(limits.settle(&self.bucket, &self.told, &used).await);
+            self.learned(limits.settle(&self.name, &self.told, &used).await);
         }
     }
 

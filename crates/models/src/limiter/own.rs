@@ -26,6 +26,10 @@ pub(super) struct Own {
     /// When the bucket of requests would be full again.
     requests_at: Instant,
     tokens_at: Instant,
+    /// When the bucket of urgent turns would be full again.
+    urgent_at: Instant,
+    /// By how many seconds urgent turns have put off all others.
+    shifted: f64,
     paused_until: Instant,
     /// Names all turns between two pauses. Those of shared limits are far higher.
     name: u64,
@@ -63,6 +67,8 @@ impl Own {
             replicas: 1,
             requests_at: now,
             tokens_at: now,
+            urgent_at: now,
+            shifted: 0.0,
             paused_until: now,
             name: 1,
             alone_until: None,
@@ -94,27 +100,48 @@ impl Own {
 
     /// Takes a turn, as far as this replica alone may.
     pub(super) fn take(&mut self, asked: &TurnAsked, now: Instant) -> Turn {
-        let is_held = asked.held == self.name;
-        let start = if is_held { 0.0 } else { self.start(asked.tokens, asked.is_urgent, now) };
-        let is_taken = start <= asked.patience.as_secs_f64();
-        if is_taken && !is_held {
-            let [requests, tokens] = self.buckets();
-            let after = |many: f64, bucket: Bucket| Duration::from_secs_f64((many * bucket.every).min(1e6));
-            let (requests_after, tokens_after) = (f64::from(asked.requests_after), asked.tokens_after as f64);
-            self.requests_at = now
-                + requests.taken(seconds(self.requests_at, now), 1.0, start)
-                + after(requests_after, requests);
-            self.tokens_at = now
-                + tokens.taken(seconds(self.tokens_at, now), asked.tokens as f64, start)
-                + after(tokens_after, tokens);
+        if asked.held == self.name {
+            let seen = if asked.is_urgent { self.shift() } else { asked.shift };
+            return self.turn(true, Duration::from_micros(self.shift().saturating_sub(seen)));
         }
+        let usual = self.start(asked.tokens, now);
+        let early =
+            asked.is_urgent.then(|| self.urgent_start(asked.tokens, now)).filter(|early| *early < usual);
+        let start = early.unwrap_or(usual);
         let wait = Duration::from_secs_f64(start);
-        Turn { is_taken, wait, name: self.name, replicas: self.replicas, limit: self.known }
+        if start > asked.patience.as_secs_f64() {
+            return self.turn(false, wait);
+        }
+        let [requests, tokens] = self.buckets();
+        let after = |many: f64, bucket: Bucket| Duration::from_secs_f64((many * bucket.every).min(1e6));
+        let (requests_after, tokens_after) = (f64::from(asked.requests_after), asked.tokens_after as f64);
+        self.requests_at = now
+            + requests.taken(seconds(self.requests_at, now), 1.0, start)
+            + after(requests_after, requests);
+        self.tokens_at = now
+            + tokens.taken(seconds(self.tokens_at, now), asked.tokens as f64, start)
+            + after(tokens_after, tokens);
+        if let Some(early) = early {
+            let cost = self.urgent_cost(1.0, asked.tokens as f64);
+            self.urgent_at = now + Duration::from_secs_f64(seconds(self.urgent_at, now).max(early) + cost);
+            self.shifted += (self.start(asked.tokens, now) - usual).max(0.0);
+        }
+        self.turn(true, wait)
+    }
+
+    fn turn(&self, is_taken: bool, wait: Duration) -> Turn {
+        let (name, shift, replicas) = (self.name, self.shift(), self.replicas);
+        Turn { is_taken, wait, name, shift, replicas, limit: self.known }
+    }
+
+    /// The shift in microseconds.
+    fn shift(&self) -> u64 {
+        (self.shifted * 1e6) as u64
     }
 
     /// How long a request would wait that came now.
     pub(super) fn wait(&self, tokens: u64, now: Instant) -> Duration {
-        Duration::from_secs_f64(self.start(tokens, false, now))
+        Duration::from_secs_f64(self.start(tokens, now))
     }
 
     pub(super) fn settle(&mut self, used: &TurnUsed, now: Instant) {
@@ -128,6 +155,10 @@ impl Own {
         if used.name == self.name {
             self.tokens_at = moved(self.tokens_at, used.more_tokens as f64 * tokens.every, now);
             self.requests_at = moved(self.requests_at, -f64::from(used.requests_back) * requests.every, now);
+            if used.is_urgent && used.requests_back > 0 {
+                let cost = self.urgent_cost(f64::from(used.requests_back), -used.more_tokens.min(0) as f64);
+                self.urgent_at = moved(self.urgent_at, -cost, now);
+            }
         }
         let at_most = |at: Instant, bucket: Bucket, left: Option<u32>| match left {
             Some(left) => at.max(moved(now, (bucket.burst - f64::from(left)) * bucket.every, now)),
@@ -167,18 +198,30 @@ impl Own {
         let whole = self.known.tokens_a_request().unwrap_or_default() as f64;
         self.requests_at = moved(at, (requests.burst - 1.0) * requests.every, at);
         self.tokens_at = moved(at, (tokens.burst - whole) * tokens.every, at);
+        self.urgent_at = at;
     }
 
-    /// In how many seconds a request may go out. An urgent one waits for a pause of the provider only.
-    fn start(&self, tokens: u64, is_urgent: bool, now: Instant) -> f64 {
+    /// In how many seconds a request may go out.
+    fn start(&self, tokens: u64, now: Instant) -> f64 {
         let paused = seconds(self.paused_until, now);
-        if is_urgent {
-            return paused;
-        }
         let [of_requests, of_tokens] = self.buckets();
         let requests = of_requests.has(seconds(self.requests_at, now), 1.0);
         let tokens = of_tokens.has(seconds(self.tokens_at, now), tokens as f64);
         paused.max(requests).max(tokens).clamp(0.0, 1e6)
+    }
+
+    /// In how many seconds an urgent one may, before those whose turns are given already.
+    fn urgent_start(&self, tokens: u64, now: Instant) -> f64 {
+        let cost = self.urgent_cost(1.0, tokens as f64);
+        let holds = (self.known.window.as_secs_f64() / 10.0).max(cost);
+        let early = seconds(self.urgent_at, now) + cost - holds;
+        seconds(self.paused_until, now).max(early).clamp(0.0, 1e6)
+    }
+
+    /// The seconds that requests take of a bucket with half of the window's time, which holds a tenth of it.
+    fn urgent_cost(&self, requests: f64, tokens: f64) -> f64 {
+        let [of_requests, of_tokens] = self.buckets();
+        2.0 * (requests * of_requests.every).max(tokens * of_tokens.every)
     }
 
     fn buckets(&self) -> [Bucket; 2] {

@@ -65,7 +65,7 @@ impl SharedLimit for Others {
 /// A turn after so many milliseconds that 4 replicas share at 60 requests a minute.
 fn turn(wait_ms: u64, name: u64) -> Turn {
     let limit = ProviderLimit { window: SECOND * 60, requests: Some(60), tokens: None };
-    Turn { is_taken: true, wait: Duration::from_millis(wait_ms), name, replicas: 4, limit }
+    Turn { is_taken: true, wait: Duration::from_millis(wait_ms), name, shift: 0, replicas: 4, limit }
 }
 
 fn shared(answers: impl IntoIterator<Item = Option<Turn>>, patience_ms: u64) -> (Limiter, Arc<Others>) {
@@ -234,6 +234,86 @@ async fn an_interruption_ends_the_wait_and_gives_the_turn_back() {
 }
 
 #[tokio::test]
+async fn a_turn_that_nobody_waits_for_any_more_is_given_back() {
+    let (limiter, others) = shared([Some(turn(30_000, 1))], 60_000);
+    tokio::time::timeout(Duration::from_millis(20), admit(&limiter, 5, true)).await.unwrap_err();
+    while others.told.lock().unwrap().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    let back =
+        TurnUsed { name: 1, more_tokens: -5, requests_back: 1, is_urgent: true, ..TurnUsed::default() };
+    assert_eq!(others.told.lock().unwrap()[..], [back]);
+}
+
+#[tokio::test]
+async fn a_turn_is_asked_for_that_leaves_time_for_the_request() {
+    let (limiter, others) = shared([Some(turn(0, 1)), Some(turn(0, 1)), Some(turn(0, 1))], 60_000);
+    let soon = || Series::until(Some(std::time::Instant::now() + SECOND));
+    let _ = limiter.admit(1, true, &mut soon()).await.unwrap();
+    let _ = limiter.admit(1, false, &mut soon()).await.unwrap();
+    let _ = limiter.admit(1, false, &mut soon().pressing()).await.unwrap();
+    let asked = others.asked.lock().unwrap().clone();
+    assert!(asked[0].patience <= SECOND / 2, "{:?}", asked[0]);
+    assert!(asked[1].patience > SECOND / 2 && asked[1].patience <= SECOND, "{:?}", asked[1]);
+    assert!(asked[2].patience.is_zero() && asked[2].is_urgent && !asked[1].is_urgent, "{:?}", asked[2]);
+}
+
+#[tokio::test]
+async fn who_holds_a_turn_that_urgent_ones_put_off_waits_for_longer() {
+    let later = Turn { shift: 20_000, ..turn(20, 1) };
+    let (limiter, others) =
+        shared([Some(turn(30, 1)), Some(later), Some(Turn { wait: Duration::ZERO, ..later })], 1_000);
+    let start = Instant::now();
+    let permit = admit(&limiter, 5, false).await.unwrap();
+    assert!(start.elapsed() >= Duration::from_millis(50) && permit.name == 1);
+    let asked = others.asked.lock().unwrap().clone();
+    let seen: Vec<_> = asked.iter().map(|asked| (asked.held, asked.shift)).collect();
+    assert_eq!(seen, [(0, 0), (1, 0), (1, 20_000)]);
+}
+
+#[tokio::test]
+async fn one_that_is_alone_bounds_urgent_requests_too() {
+    let limiter = limiter(Config { requests_per_minute: Some(60), ..Config::default() });
+    for _ in 0..6 {
+        takes(&limiter, 1).await;
+    }
+    // A bucket that holds a tenth of the window, at half of the rate.
+    for _ in 0..3 {
+        let _ = admit(&limiter, 1, true).await.unwrap();
+    }
+    let wait = admit(&limiter, 1, true).await.unwrap_err().retry_after().unwrap();
+    assert!(wait > SECOND && wait <= SECOND * 2, "{wait:?}");
+}
+
+#[test]
+fn urgent_turns_of_one_that_is_alone_put_off_those_that_are_given() {
+    let now = Instant::now();
+    let told = ProviderLimit { window: SECOND * 60, requests: Some(60), tokens: None };
+    let mut own = Own::new(told, now);
+    let asked = |held, shift, is_urgent| TurnAsked {
+        tokens: 1,
+        requests_after: 0,
+        tokens_after: 0,
+        patience: SECOND * 60,
+        is_urgent,
+        held,
+        shift,
+    };
+    for _ in 0..6 {
+        assert!(own.take(&asked(0, 0, false), now).wait.is_zero());
+    }
+    let given = own.take(&asked(0, 0, false), now);
+    assert!(own.take(&asked(0, 0, true), now).wait.is_zero());
+    let later = own.take(&asked(0, 0, false), now);
+    let near = |wait: Duration, seconds: u32| wait.abs_diff(SECOND * seconds) < MOMENT;
+    assert!(near(given.wait, 1) && near(later.wait, 3), "{:?} {:?}", given.wait, later.wait);
+    let put_off = own.take(&asked(given.name, given.shift, false), now);
+    assert!(near(put_off.wait, 1), "{put_off:?}");
+    assert!(own.take(&asked(given.name, put_off.shift, false), now).wait.is_zero());
+    assert!(own.take(&asked(later.name, later.shift, false), now).wait.is_zero(), "it came after");
+}
+
+#[tokio::test]
 async fn while_nobody_answers_a_replica_keeps_to_its_part() {
     let (limiter, others) = shared([Some(turn(0, 1)), None], 100);
     takes(&limiter, 1).await;
@@ -249,7 +329,8 @@ async fn while_nobody_answers_a_replica_keeps_to_its_part() {
 
 #[test]
 fn a_bucket_is_named_after_its_account_and_never_tells_the_key() {
-    let name = |config: Config, model: &str, key: &str| Limiter::new(&config, model, key).bucket;
+    let name =
+        |config: Config, model: &str, key: &str| Limiter::new(&config, model, key).buckets.name.clone();
     let config = || Config { provider: crate::Provider::Openai, ..Config::default() };
     let one = name(config(), "small", "sk-secret");
     assert!(one.starts_with("openai/small:") && !one.contains("secret"), "{one}");

@@ -21,6 +21,7 @@ use crate::{
     batch::estimate_tokens,
     limiter::Limiter,
     metrics::names,
+    probe,
     vector::{cosine, normalise},
 };
 use backend::Backend;
@@ -197,6 +198,14 @@ impl Model for RigProvider {
 
     fn verify(&self) -> BoxFuture<'_, Result<(), Error>> {
         self.check().boxed()
+    }
+
+    fn probe(&self) -> BoxFuture<'_, Result<Vec<f32>, Error>> {
+        async {
+            let made = self.request(probe::texts(), Kind::Passage, true, &mut Series::default()).await;
+            probe::joined(made?)
+        }
+        .boxed()
     }
 
     fn share_limits(&self, limits: Arc<dyn SharedLimit>) {

@@ -77,11 +77,12 @@ impl<S: BatchStage> Driver<S> {
         std::future::pending().await
     }
 
-    /// Fills a batch that begins with `first`, with events of the same lane: whoever is urgent waits for no
+    /// Fills a batch that begins with `first`, with events of the same lane and kind: whoever is urgent waits for no
     /// other. An event that does not fit is left for the next one.
     async fn fill(&self, lane: Lane, first: Opened) -> Vec<Opened> {
         let (line, stage) = (&self.line, &self.stage);
-        let BatchLimits { max_events, max_weight, linger } = stage.limits();
+        let BatchLimits { max_events, max_weight, linger } = stage.limits_from(&first.1);
+        let kind = stage.kind(&first.1);
         let deadline = Instant::now() + linger;
         let is_last_run = |opened: &Opened| line.is_last_run(opened.0.holding.entry.deliveries);
         let mut weight = stage.weight(&first.1);
@@ -90,7 +91,7 @@ impl<S: BatchStage> Driver<S> {
         while !is_alone && batch.len() < max_events && weight < max_weight {
             let Ok(next) = timeout_at(deadline, self.line.ready.next(lane)).await else { break };
             weight = weight.saturating_add(stage.weight(&next.1));
-            if weight > max_weight || is_last_run(&next) {
+            if weight > max_weight || is_last_run(&next) || stage.kind(&next.1) != kind {
                 self.line.ready.put_back(lane, next);
                 break;
             }
@@ -112,7 +113,7 @@ impl<S: BatchStage> Driver<S> {
             [only] => Gate::pass(line, &mut only.0).await,
             _ => Gate::beside(line, lane).await,
         };
-        let Some(_gate) = gate else {
+        let Some(gate) = gate else {
             batch.into_iter().for_each(|opened| worker::hand_back(line, opened.0));
             return None;
         };
@@ -125,7 +126,8 @@ impl<S: BatchStage> Driver<S> {
         };
         let cancelled = line.cancel.child_token();
         let emitter = works.first().filter(|_| self.emits).map(|work| work.emitter(line, 0));
-        let context = Context::new(Arc::clone(&line.consumer), cancelled.clone(), emitter);
+        let is_alone = matches!(gate, Gate::Alone { .. });
+        let context = Context::new(Arc::clone(&line.consumer), cancelled.clone(), emitter).alone(is_alone);
         let begun = Instant::now();
         let run = self.stage.run(events, &context);
         let ended = guarded((line.stage, lane), line.time_limit, run, &cancelled).instrument(span).await;
@@ -137,6 +139,7 @@ impl<S: BatchStage> Driver<S> {
         for ((work, span), answer) in works.into_iter().zip(spans).zip(answers) {
             worker::conclude(line, work, context.next_ordinal(), answer).instrument(span).await;
         }
+        drop(gate);
         Some(begun.elapsed())
     }
 }

@@ -398,7 +398,8 @@ FROM unnest($2::uuid[], $3::int[], $4::uuid[], $5::int[], $6::text[]) AS new (do
 WHERE v.tenant_id = $1 AND v.document_id = new.document AND v.version = new.version";
 
 // In every other space that is in use the new live version may lack vectors: that stands in `space_gaps` with the flip.
-// It takes rows that other transactions wait for as its last step, see migration 0012: the count of the gaps says that
+// In its own it has all of them, whatever the version before lacked or had refused.
+// It takes rows that other transactions wait for as its last step, see migration 0012: the counts of the gaps say that
 // they are written.
 const FLIP: &str = "-- store::indexing::write_versions
 WITH flipped AS (UPDATE documents AS d
@@ -415,9 +416,12 @@ FROM flipped AS f JOIN embedding_spaces AS s ON s.state <> 'retired' AND s.id <>
 ORDER BY s.id, f.id
 ON CONFLICT (space_id, document_id) DO UPDATE
 SET mark = nextval('space_gaps_mark'), chunks = excluded.chunks, next_ordinal = 0, refused = NULL
-RETURNING document_id)
+RETURNING document_id),
+closed AS (DELETE FROM space_gaps AS g USING flipped AS f WHERE g.space_id = f.space_id AND g.document_id = f.id
+RETURNING g.document_id)
 INSERT INTO search_changes AS c (tenant_id, slot, changes)
-SELECT DISTINCT tenant_id, pg_backend_pid() % 16, 1 FROM flipped WHERE (SELECT count(*) FROM gaps) >= 0
+SELECT DISTINCT tenant_id, pg_backend_pid() % 16, 1 FROM flipped
+WHERE (SELECT count(*) FROM gaps) + (SELECT count(*) FROM closed) >= 0
 ON CONFLICT (tenant_id, slot) DO UPDATE SET changes = c.changes + 1";
 
 fn insert_vectors(space: SpaceId) -> String {

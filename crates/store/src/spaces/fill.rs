@@ -43,6 +43,14 @@ pub struct Gap {
     mark: i64,
 }
 
+impl Gap {
+    /// Leaves all but the first chunks for later.
+    pub fn cut(&mut self, chunks: usize) {
+        self.is_whole &= chunks >= self.chunks.len();
+        self.chunks.truncate(chunks);
+    }
+}
+
 /// A chunk without a vector.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GapChunk {
@@ -202,17 +210,18 @@ impl Store {
     }
 
     /// Sets how many chunks a second the space is filled with at most: none for the configuration's,
-    /// 0 for not at all. What the model refused is tried again.
+    /// 0 for not at all.
     pub async fn set_fill_rate(&self, space: SpaceId, per_second: Option<u32>) -> Result<(), Error> {
-        self.transaction(Scope::all("set_fill_rate"), |tx| async move {
-            let id = read::signed(space);
-            let rate = per_second.map(read::signed);
-            if tx.execute(SET_RATE, &[&id, &rate]).await? == 0 {
-                return Err(Error::NotFound("embedding space"));
-            }
-            tx.execute(TRY_AGAIN, &[&id]).await.map(drop)
-        })
-        .await
+        let params: [Param<'_>; 2] = [&read::signed(space), &per_second.map(read::signed)];
+        match self.single(Scope::all("set_fill_rate"), SET_RATE, &params).await?.is_empty() {
+            true => Err(Error::NotFound("embedding space")),
+            false => Ok(()),
+        }
+    }
+
+    /// Lets the space's model be asked again for what it refused.
+    pub async fn try_refused_again(&self, space: SpaceId) -> Result<(), Error> {
+        self.single(Scope::all("try_refused_again"), TRY_AGAIN, &[&read::signed(space)]).await.map(drop)
     }
 
     /// Notes why a space is not filled at the moment; none while it is.
@@ -376,7 +385,7 @@ ON CONFLICT DO NOTHING"
     )
 }
 
-// Of a document that was deleted nothing is looked for: its gap is closed.
+// Of a document that was deleted nothing is looked for: its gap is closed, where one was noted while it was deleted.
 const GAPS: &str = "-- store::spaces::gaps
 SELECT g.tenant_id, g.document_id, g.mark, g.next_ordinal, l.version AS live_version, l.run_id AS live_run, l.manifest
 FROM space_gaps AS g JOIN documents AS d ON d.id = g.document_id
@@ -455,9 +464,9 @@ WHERE id = $1 AND seeded_at < $2 AND NOT EXISTS (SELECT FROM space_gaps WHERE sp
 RETURNING id";
 
 const SET_RATE: &str = "-- store::spaces::set_fill_rate
-UPDATE embedding_spaces SET per_second = $2 WHERE id = $1 AND state <> 'retired'";
+UPDATE embedding_spaces SET per_second = $2 WHERE id = $1 AND state <> 'retired' RETURNING id";
 
-const TRY_AGAIN: &str = "-- store::spaces::set_fill_rate
+const TRY_AGAIN: &str = "-- store::spaces::try_refused_again
 UPDATE space_gaps SET refused = NULL, next_ordinal = 0 WHERE space_id = $1 AND refused IS NOT NULL";
 
 const SET_TROUBLE: &str = "-- store::spaces::set_fill_trouble

@@ -49,6 +49,21 @@ async fn a_content_that_stands_in_the_space_has_its_vector_for_its_own_tenant_al
 }
 
 #[tokio::test]
+async fn a_space_that_was_removed_has_no_vectors_and_spoils_no_lookup_in_another() {
+    let db = database().await;
+    ready(&db, &db.acme, &["one"]).await;
+    let accepted = db.store.accept(&upload(&db.acme, "asks")).await.unwrap();
+    let gone = ensure_space(&db.config, "gone", 8).await.unwrap().id;
+    db.janitor.retire_space(gone).await.unwrap();
+    assert!(riacho_store::drop_space(&db.config, gone).await.unwrap());
+    let wanted = [gone, db.space].map(|space| ((db.acme.clone(), space), vec![sha256("one")]));
+    let known = db.store.known_vectors(&[Database::release_of(&accepted)], &wanted.into()).await.unwrap();
+    assert_eq!(known.current.len(), 1);
+    assert_eq!(known.vectors[&(db.acme.clone(), db.space)].len(), 1);
+    assert!(!known.vectors.contains_key(&(db.acme.clone(), gone)));
+}
+
+#[tokio::test]
 async fn contents_of_many_tenants_are_looked_up_at_once() {
     let db = database().await;
     let (mut releases, mut wanted) = (Vec::new(), WantedVectors::new());

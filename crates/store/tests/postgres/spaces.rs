@@ -159,6 +159,8 @@ async fn a_space_that_lacks_chunks_is_not_switched_to_and_a_switch_goes_both_way
     db.store.seal(&release, &seal(run, 1)).await.unwrap();
     db.store.index(&[batch(&release, run, id, "en", &[(0, "later", axis(3))])]).await.unwrap();
     assert_eq!((missing(&db, db.space).await.chunks, missing(&db, id).await.chunks), (1, 0));
+    // The first space is as old as the tests: what it lacks is not news of the last seconds.
+    let _ = db.raw.run("UPDATE embedding_spaces SET complete_at = now() - interval '1 minute'");
     refused(db.janitor.switch_space(db.space, false).await.unwrap_err());
     let state = db.store.search_state(&db.acme).await.unwrap();
     assert_eq!(fill(&db, db.space, 100).await, 1);
@@ -225,9 +227,64 @@ async fn refused_chunks_keep_a_space_incomplete_until_they_are_tried_again() {
     let error = db.janitor.switch_space(id, false).await.unwrap_err().to_string();
     assert!(error.contains("refuses chunks of 1"), "{error}");
     db.janitor.set_fill_rate(id, Some(7)).await.unwrap();
+    assert_eq!((space(&db, id).await.per_second, missing(&db, id).await.refused), (Some(7), 1));
+    db.janitor.try_refused_again(id).await.unwrap();
     assert_eq!((space(&db, id).await.per_second, missing(&db, id).await.refused), (Some(7), 0));
     assert_eq!(fill(&db, id, 100).await, 1);
     db.janitor.switch_space(id, false).await.unwrap();
+}
+
+/// Fills a space; its model refuses everything.
+async fn refuse_all(db: &Database, id: SpaceId) {
+    let gaps = db.janitor.gaps(id, 100).await.unwrap();
+    let refused = |gap| Filling { gap, vectors: vec![None; 1], refused: Some("too rude".to_owned()) };
+    let refused: Vec<_> = gaps.iter().map(refused).collect();
+    assert_eq!(db.janitor.fill(id, &refused).await.unwrap().vectors, 0);
+}
+
+#[tokio::test]
+async fn a_refused_chunk_counts_no_longer_than_its_version_is_live() {
+    let db = database().await;
+    let (corrected, gone) =
+        (db.ready(&db.acme, "en", &["one"]).await, db.ready(&db.acme, "en", &["two"]).await);
+    let id = second(&db).await;
+    seeded(&db, id).await;
+    refuse_all(&db, id).await;
+    assert_eq!(missing(&db, id).await, Missing { documents: 2, chunks: 0, refused: 2 });
+    db.janitor.switch_space(id, true).await.unwrap();
+    // The new version has its vectors in the live space: nothing of the document is missing there any more.
+    let mark = db.janitor.fill_mark(id).await.unwrap().unwrap();
+    let accept =
+        riacho_store::Accept { target: Target::NewVersionOf(corrected), ..upload(&db.acme, "polite") };
+    let release = Database::release_of(&db.store.accept(&accept).await.unwrap());
+    let run = riacho_domain::RunId::new();
+    db.store.seal(&release, &seal(run, 1)).await.unwrap();
+    db.store.index(&[batch(&release, run, id, "en", &[(0, "polite", axis(3))])]).await.unwrap();
+    assert_eq!(missing(&db, id).await, Missing { documents: 1, chunks: 0, refused: 1 });
+    assert_eq!(missing(&db, db.space).await.chunks, 1, "in the other one it is");
+    assert!(!db.janitor.reach_mark(id, &mark).await.unwrap());
+    assert!(db.store.delete_document(&db.acme, gone).await.unwrap());
+    assert_eq!(missing(&db, id).await, Missing::default());
+    assert!(db.janitor.reach_mark(id, &mark).await.unwrap());
+    assert_eq!(fill(&db, db.space, 100).await, 1);
+    db.janitor.switch_space(db.space, false).await.unwrap();
+    db.janitor.switch_space(id, false).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_gap_that_was_cut_goes_on_behind_what_was_done() {
+    let db = database().await;
+    db.ready(&db.acme, "en", &["one", "two", "three"]).await;
+    let id = second(&db).await;
+    seeded(&db, id).await;
+    let mut gaps = db.janitor.gaps(id, 100).await.unwrap();
+    gaps[0].cut(2);
+    assert_eq!(db.janitor.fill(id, &fillings(&gaps)).await.unwrap().vectors, 2);
+    assert_eq!(missing(&db, id).await, Missing { documents: 1, chunks: 1, refused: 0 });
+    let mut gaps = db.janitor.gaps(id, 100).await.unwrap();
+    assert_eq!(gaps[0].chunks.iter().map(|chunk| chunk.ordinal).collect::<Vec<_>>(), [2]);
+    gaps[0].cut(9);
+    assert_eq!(db.janitor.fill(id, &fillings(&gaps)).await.unwrap().documents, 1);
 }
 
 #[tokio::test]

@@ -4,8 +4,9 @@
 -- time at which it would be full again. A turn may lie in the future, and who asks next comes after it, so turns come in
 -- the order in which they were asked for: nobody tries in vain, and nobody starves. Who has several requests takes the time
 -- of all with the first, so that what was begun is not held up by what was not. Urgent turns come before those that
--- are given already, by half of the rate at most; who asks later makes up for them. A pause of the provider ends all turns,
--- and their name changes.
+-- are given already, by half of the rate at most. Those are put off by as much (`shifted`, the sum of it): who holds one
+-- asks again when its time has come, and learns of it. So all together keep to the limit. A pause of the provider ends all
+-- turns, and their name changes.
 --
 -- KEYS[1]  the buckets (hash)
 -- KEYS[2]  who asked lately (sorted set)
@@ -21,6 +22,7 @@
 -- ARGV[9]  1: urgent
 -- ARGV[10] requests that follow
 -- ARGV[11] their tokens
+-- ARGV[12] the shift when the turn that is held was answered
 -- settle:
 -- ARGV[8]  tokens that it took beyond those asked for; negative: fewer
 -- ARGV[9]  requests that are not sent after all
@@ -29,8 +31,9 @@
 -- ARGV[12] requests that are left
 -- ARGV[13] tokens that are left
 -- ARGV[14] microseconds of a pause that the provider asks for; 0: none
+-- ARGV[15] 1: the turn was urgent
 -- Returns { 1 where the turn is taken, microseconds until it comes, its name, how many asked lately, requests and tokens
---           in a window (0: not limited) }
+--           in a window (0: not limited), the shift }
 
 local KEPT_MS = 7200000
 local CLOCK_STEP = 1000000
@@ -41,7 +44,8 @@ local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
 
 local TIMES = { 'requests_at', 'tokens_at', 'urgent_at', 'paused_until' }
-local FIELDS = { 'requests_at', 'tokens_at', 'urgent_at', 'paused_until', 'name', 'now', 'requests', 'tokens' }
+local FIELDS =
+  { 'requests_at', 'tokens_at', 'urgent_at', 'paused_until', 'name', 'now', 'requests', 'tokens', 'shifted' }
 local stored = redis.call('HMGET', KEYS[1], unpack(FIELDS))
 local state = {}
 for at, field in ipairs(FIELDS) do state[field] = tonumber(stored[at]) or 0 end
@@ -87,14 +91,26 @@ local function taken(at, what, many, start)
   return math.max(at, start - saving) + many * every[what]
 end
 
-local function ask(longest, urgent, requests_after, tokens_after)
-  if held ~= 0 and held == state.name then return 1, 0 end
-  local start = math.max(now, state.paused_until, has(state.requests_at, 'requests', 1),
+-- When a request has its turn that is not urgent.
+local function usual()
+  return math.max(now, state.paused_until, has(state.requests_at, 'requests', 1),
     has(state.tokens_at, 'tokens', tokens))
-  local urgent_at
+end
+
+-- The time that requests take of a bucket with half of the window's time.
+local function urgent_cost(requests, of_tokens)
+  return 2 * math.max(requests * every.requests, of_tokens * every.tokens)
+end
+
+local function ask(longest, urgent, requests_after, tokens_after, seen)
+  if held ~= 0 and held == state.name then
+    return 1, urgent and 0 or math.max(state.shifted - seen, 0)
+  end
+  local start = usual()
+  local put_off, urgent_at = start, nil
   if urgent then
-    -- Of a bucket with half of the window's time, which holds a tenth of it.
-    local cost = 2 * math.max(every.requests, tokens * every.tokens)
+    -- That bucket holds a tenth of the window.
+    local cost = urgent_cost(1, tokens)
     local early = math.max(now, state.paused_until, math.max(state.urgent_at, now) + cost - math.max(window / 10, cost))
     if early < start then
       start, urgent_at = early, math.max(state.urgent_at, early) + cost
@@ -104,11 +120,15 @@ local function ask(longest, urgent, requests_after, tokens_after)
   state.urgent_at = urgent_at or state.urgent_at
   state.requests_at = taken(state.requests_at, 'requests', 1, start) + requests_after * every.requests
   state.tokens_at = taken(state.tokens_at, 'tokens', tokens, start) + tokens_after * every.tokens
+  if urgent_at then state.shifted = state.shifted + math.max(usual() - put_off, 0) end
   return 1, start - now
 end
 
-local function settle(more_tokens, requests_back, requests_left, tokens_left, pause)
+local function settle(more_tokens, requests_back, requests_left, tokens_left, pause, urgent)
   if held == state.name then
+    if urgent and requests_back > 0 then
+      state.urgent_at = state.urgent_at - urgent_cost(requests_back, math.max(-more_tokens, 0))
+    end
     state.requests_at = state.requests_at - requests_back * every.requests
     state.tokens_at = state.tokens_at + more_tokens * every.tokens
   end
@@ -130,10 +150,11 @@ end
 
 local is_taken, wait
 if op == 'ask' then
-  is_taken, wait = ask(tonumber(ARGV[8]), ARGV[9] == '1', tonumber(ARGV[10]), tonumber(ARGV[11]))
-else
   is_taken, wait =
-    settle(tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[12]), tonumber(ARGV[13]), tonumber(ARGV[14]))
+    ask(tonumber(ARGV[8]), ARGV[9] == '1', tonumber(ARGV[10]), tonumber(ARGV[11]), tonumber(ARGV[12]))
+else
+  is_taken, wait = settle(tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[12]), tonumber(ARGV[13]),
+    tonumber(ARGV[14]), ARGV[15] == '1')
 end
 
 if who ~= '' then
@@ -149,4 +170,5 @@ if who ~= '' then
   redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', string.format('%.0f', now - lately))
   redis.call('PEXPIRE', KEYS[2], math.ceil(lately / 1000))
 end
-return { is_taken, math.ceil(wait), state.name, redis.call('ZCARD', KEYS[2]), limit.requests, limit.tokens }
+return { is_taken, math.ceil(wait), state.name, redis.call('ZCARD', KEYS[2]), limit.requests, limit.tokens,
+  math.floor(state.shifted) }

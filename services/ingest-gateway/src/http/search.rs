@@ -10,7 +10,7 @@ use axum::{
 };
 use chrono::{DateTime, Utc};
 use riacho_domain::{DocumentId, SpaceId, TenantId};
-use riacho_models::{Kind, estimate_tokens};
+use riacho_models::{Error as ModelError, Kind, Series, estimate_tokens};
 use riacho_store::{Filter, Hit, Mode, Purpose, SearchRequest, Spent};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -261,6 +261,7 @@ async fn search(
     {
         return Ok(answer(&kept, start, "kept"));
     }
+    let tenant = caller.tenant.clone();
     let (found, space, end) = find(&app, caller, body, top_k, filter).await?;
     let mode = found.mode.as_str();
     let as_asked = found.warnings.is_empty();
@@ -269,7 +270,7 @@ async fn search(
     // The space may have been switched since the key was made.
     if let Some((key, _)) = kept.filter(|(_, of)| as_asked && *of == space) {
         let (app, found) = (app.clone(), found.clone());
-        tokio::spawn(async move { app.answers().keep(app.streams(), &key, found, end).await });
+        tokio::spawn(async move { app.answers().keep(app.streams(), (&key, &tenant), found, end).await });
     }
     Ok(answer(&found, start, mode))
 }
@@ -396,14 +397,20 @@ async fn embed(app: &App, tenant: &TenantId, query: &str) -> Result<(Vec<f32>, S
     let model = app.models().of(&space.model, space.dimensions).ok_or_else(|| {
         Problem::unavailable("the model of the live embedding space is not configured at this gateway")
     })?;
-    let answer = tokio::time::timeout(
-        app.config().query_embedding_timeout(),
-        model.embed(vec![query.to_owned()], Kind::Query),
-    );
-    let embeddings = match answer.await {
+    // A turn at a provider's limits that leaves no time for the request is not taken.
+    let time = app.config().query_embedding_timeout();
+    let mut series = Series::until(Some(Instant::now() + time));
+    let answer = async {
+        app.check_model(&**model, space.id).await?;
+        model.embed_next(vec![query.to_owned()], Kind::Query, &mut series).await
+    };
+    let embeddings = match tokio::time::timeout(time, answer).await {
         Ok(Ok(embeddings)) => embeddings,
         Ok(Err(error)) if error.is_about_the_text() => {
             return Err(Problem::field("query", "the embedding model refuses it"));
+        }
+        Ok(Err(ModelError::TurnTooFar { .. })) => {
+            return Err(Problem::unavailable("the embedding provider is at its limit"));
         }
         Ok(Err(error)) => {
             tracing::warn!(%error, "a query could not be embedded");

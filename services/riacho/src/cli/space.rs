@@ -20,7 +20,7 @@ pub(crate) enum SpaceCommand {
         #[arg(long, value_name = "N", value_parser = rate())]
         per_second: Option<u32>,
     },
-    /// Sets how fast a space is filled; chunks that its model refused are tried again
+    /// Shows how far a space is filled, and sets how fast; chunks that its model refused are tried again
     Fill(FillSpace),
     /// Searches two spaces for the same queries, and compares what they find
     Compare(CompareSpaces),
@@ -49,10 +49,13 @@ pub(crate) enum SpaceCommand {
 pub(crate) struct FillSpace {
     /// The space
     pub(crate) id: SpaceId,
-    /// Chunks a second at most [default: janitor.fill_per_second]
+    /// Fills it with so many chunks a second at most from now on
     #[arg(long, value_name = "N", value_parser = rate())]
     pub(crate) per_second: Option<u32>,
-    /// Fills nothing in until the command is given without it
+    /// Fills it at janitor.fill_per_second again
+    #[arg(long, conflicts_with_all = ["per_second", "pause"])]
+    pub(crate) usual_rate: bool,
+    /// Fills nothing in until a rate is set
     #[arg(long, conflicts_with = "per_second")]
     pub(crate) pause: bool,
     /// Returns when nothing is missing

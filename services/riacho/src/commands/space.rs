@@ -185,14 +185,19 @@ fn find_model<'m>(models: &'m Models, name: &str) -> anyhow::Result<&'m dyn Mode
 async fn fill(context: &Context, arguments: &FillSpace) -> anyhow::Result<()> {
     let store = context.store(Role::Janitor).await?;
     let rate = if arguments.pause { Some(0) } else { arguments.per_second };
-    store.set_fill_rate(arguments.id, rate).await.map_err(store_failure)?;
+    // Who only looks, or waits, changes no rate that somebody set.
+    if rate.is_some() || arguments.usual_rate {
+        store.set_fill_rate(arguments.id, rate).await.map_err(store_failure)?;
+    }
+    store.try_refused_again(arguments.id).await.map_err(store_failure)?;
     let mut told = String::new();
     loop {
         let space = find_shown(&store, arguments.id).await?;
         let is_complete = space.space.is_seeded && space.missing == Missing::default();
         let line = state_line(&space);
         if arguments.wait && !is_complete {
-            if space.missing.refused > 0 && space.missing.chunks == 0 {
+            let is_paused = space.space.per_second == Some(0) && space.space.state != SpaceState::Live;
+            if is_paused || space.missing.refused > 0 && space.missing.chunks == 0 {
                 return Err(Failure::error(Kind::Failed, line));
             }
             if line != told {

@@ -7,13 +7,15 @@ use std::{
 
 use anyhow::Context as _;
 use riacho_domain::TenantId;
-use riacho_models::{Kind as Text, Model, Models};
+use riacho_models::{Embeddings, Error as ModelError, Kind as Text, Model, Models};
 use riacho_store::{Mode, Role, SearchRequest, Space, SpaceState, Store};
 use serde::Serialize;
+use tokio_util::sync::CancellationToken;
 
 use super::{Context, store_failure};
 use crate::{
     cli::{self, CompareSpaces},
+    config::Config,
     exit::{Failure, Kind},
     output::{shorten, table},
 };
@@ -22,6 +24,10 @@ use crate::{
 const WORDS: usize = 12;
 /// The most queries of a file.
 const MOST_QUERIES: usize = 10_000;
+/// For how long a query waits for a provider at its limit.
+const LIMITED: Duration = Duration::from_secs(120);
+/// The shortest and the longest wait before it asks again.
+const AGAIN: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(5)];
 /// Characters of a query in the table.
 const SHOWN: usize = 48;
 
@@ -90,6 +96,7 @@ pub(super) async fn run(context: &Context, arguments: CompareSpaces) -> anyhow::
     let config = context.config()?;
     let section = config.models.clone();
     let models = tokio::task::spawn_blocking(move || Models::load(&section)).await??;
+    share_limits(context, &config, &models).await;
     let store = context.store(Role::Service).await?;
     let spaces = store.spaces().await.map_err(store_failure)?;
     let a = Searched::new(&store, &models, &spaces, arguments.a)?;
@@ -122,6 +129,21 @@ pub(super) async fn run(context: &Context, arguments: CompareSpaces) -> anyhow::
     Ok(())
 }
 
+/// The queries keep to the limits of providers together with all services, unless Redis is away.
+async fn share_limits(context: &Context, config: &Config, models: &Models) {
+    match riacho_streams::Streams::connect(&config.redis).await {
+        Ok(streams) => {
+            let stop = CancellationToken::new();
+            models.all().for_each(|model| riacho_service::share_limits(&streams, &**model, &stop));
+        }
+        Err(error) => {
+            let text =
+                format!("limits of providers are kept by this command alone, since Redis is away: {error}");
+            context.output.note(&text);
+        }
+    }
+}
+
 /// A space with what its searches need.
 struct Searched<'s> {
     store: &'s Store,
@@ -140,11 +162,29 @@ impl<'s> Searched<'s> {
         Ok(Self { store, space: space.clone(), model: &**model })
     }
 
+    /// The query's vector, and how long the model took. One that is at its limit is asked again.
+    async fn embed(&self, query: &Query) -> anyhow::Result<(Embeddings, f64)> {
+        let until = Instant::now() + LIMITED;
+        loop {
+            let begun = Instant::now();
+            let made = self.model.embed(vec![query.text.clone()], Text::Query).await;
+            match made {
+                Err(error @ (ModelError::RateLimited { .. } | ModelError::TurnTooFar { .. }))
+                    if begun < until =>
+                {
+                    let wait = error.retry_after().unwrap_or(AGAIN[1]);
+                    tokio::time::sleep(wait.clamp(AGAIN[0], AGAIN[1])).await;
+                }
+                made => {
+                    let made = made.with_context(|| format!("model {}", self.model.id()))?;
+                    return Ok((made, milliseconds(begun.elapsed())));
+                }
+            }
+        }
+    }
+
     async fn find(&self, arguments: &CompareSpaces, query: &Query) -> anyhow::Result<Found> {
-        let begun = Instant::now();
-        let made = self.model.embed(vec![query.text.clone()], Text::Query).await;
-        let made = made.with_context(|| format!("model {}", self.model.id()))?;
-        let embed_ms = milliseconds(begun.elapsed());
+        let (made, embed_ms) = self.embed(query).await?;
         let request = SearchRequest {
             vector: made.vectors.into_iter().next(),
             mode: if arguments.mode == cli::Mode::Hybrid { Mode::Hybrid } else { Mode::Vector },
