@@ -14,10 +14,10 @@ const DEPTH: usize = 4;
 /// The most parts and attachments that are looked at.
 const MOST_PARTS: usize = 200;
 
-/// Reads a message, or a mailbox with several.
-pub(super) fn parse(bytes: &[u8], limits: &Limits) -> Result<Parsed, Failure> {
+/// Reads a message, or a mailbox with several, from a file of so many bytes.
+pub(super) fn parse(bytes: &[u8], size: usize, limits: &Limits) -> Result<Parsed, Failure> {
     let messages = mailbox(bytes);
-    let mut attachments = Attachments::new(limits);
+    let mut attachments = Attachments::new(limits, size);
     if let [only] = messages.as_slice() {
         let parsed = parse_one(only, limits, &mut attachments)?;
         return Ok(Parsed { attachments: attachments.files, ..parsed });
@@ -196,7 +196,7 @@ mod tests {
             Subject: =?iso-8859-1?Q?N=EDvel_do_rio?=\r\nDate: Fri, 16 Dec 2022 17:04:16 -0500\r\nMIME-Version: 1.0\r\n\
             Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\nContent-Type: text/html\r\n\r\n<p>High <b>water</b></p>\r\n\
             --b\r\nContent-Type: application/pdf\r\nContent-Disposition: attachment; filename=levels.pdf\r\n\r\nx\r\n--b--\r\n";
-        let parsed = parse(message, &Limits::default()).unwrap();
+        let parsed = parse(message, message.len(), &Limits::default()).unwrap();
         for part in
             ["# Nível do rio\n\n", "From: Ana Reis <ana@example.org>", "High **water**", "- levels.pdf"]
         {
@@ -216,7 +216,7 @@ mod tests {
             --o\r\nContent-Type: message/rfc822\r\n\r\nFrom: c@d\r\nSubject: Inner\r\nMIME-Version: 1.0\r\n\
             Content-Type: multipart/mixed; boundary=i\r\n\r\n--i\r\nContent-Type: text/csv\r\n\
             Content-Disposition: attachment; filename=m.csv\r\nContent-Transfer-Encoding: base64\r\n\r\nYSxi\r\n--i--\r\n--o--\r\n";
-        let parsed = parse(message, &Limits::default()).unwrap();
+        let parsed = parse(message, message.len(), &Limits::default()).unwrap();
         let attached: Vec<_> =
             parsed.attachments.iter().map(|a| (a.filename.as_str(), a.bytes.as_slice())).collect();
         assert_eq!(attached, [("m.csv", &b"a,b"[..])]);
@@ -225,7 +225,7 @@ mod tests {
     #[test]
     fn a_mailbox_gives_all_its_messages() {
         let mailbox = b"From a@b Mon Jan 1\nFrom: a@b\nSubject: One\n\nFirst.\n\nFrom c@d Tue Jan 2\nFrom: c@d\nSubject: Two\n\nSecond.\n";
-        let parsed = parse(mailbox, &Limits::default()).unwrap();
+        let parsed = parse(mailbox, mailbox.len(), &Limits::default()).unwrap();
         let found: Vec<_> =
             parsed.outline.headings.iter().map(|h| &parsed.text[h.byte_start..h.byte_end]).collect();
         assert_eq!(found, ["# One", "# Two"]);
@@ -235,6 +235,9 @@ mod tests {
     #[test]
     fn an_encrypted_message_says_so() {
         let message = b"From: a@b\r\nContent-Type: multipart/encrypted; boundary=x\r\n\r\n--x--\r\n";
-        assert_eq!(parse(message, &Limits::default()).unwrap_err().reason, ReasonCode::Encrypted);
+        assert_eq!(
+            parse(message, message.len(), &Limits::default()).unwrap_err().reason,
+            ReasonCode::Encrypted
+        );
     }
 }

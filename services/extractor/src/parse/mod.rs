@@ -56,7 +56,7 @@ pub struct Limits {
     pub max_pages: u32,
     /// The most files attached to a message that become documents of their own; the rest are only named in its text.
     pub max_attachments: u32,
-    /// The most bytes of them together.
+    /// The most bytes of them together. They never have more than the message itself.
     pub max_attachments_bytes: u64,
 }
 
@@ -188,9 +188,9 @@ fn parse_text(bytes: &[u8], filename: &str, limits: &Limits) -> Result<Parsed, F
     let mut parsed = match kind {
         // A message names the encodings of its parts itself, so it is read from the bytes.
         TextType::Eml if name.starts_with("UTF-16") || name.starts_with("UTF-32") => {
-            mail::parse(decoded.text.as_bytes(), limits)?
+            mail::parse(decoded.text.as_bytes(), bytes.len(), limits)?
         }
-        TextType::Eml => mail::parse(bytes, limits)?,
+        TextType::Eml => mail::parse(bytes, bytes.len(), limits)?,
         TextType::Html => html::parse(&decoded.text)?,
         TextType::Csv(delimiter) => csv::parse(&decoded.text, delimiter),
         TextType::Markdown => Parsed::markdown(encoding::clean(decoded.text)),

@@ -41,7 +41,7 @@ pub(super) fn parse(bytes: &[u8], limits: &Limits) -> Result<Parsed, Failure> {
         return Err(Failure::new(ReasonCode::Empty, "the message has neither a subject nor a body"));
     }
     text.push_str(&body.unwrap_or_default());
-    let (names, attachments) = attached(&mut file, limits);
+    let (names, attachments) = attached(&mut file, bytes.len(), limits);
     if !names.is_empty() {
         text.push_str("\n\nAttachments:\n");
         text.extend(names.iter().map(|name| format!("- {name}\n")));
@@ -60,8 +60,12 @@ pub(super) fn parse(bytes: &[u8], limits: &Limits) -> Result<Parsed, Failure> {
 
 /// The names of what is attached, and the files. Each stands in a storage of its own; a message inside of
 /// this one is only named.
-fn attached(file: &mut CfbReader<Cursor<&[u8]>>, limits: &Limits) -> (Vec<String>, Vec<Attachment>) {
-    let (mut names, mut attachments) = (Vec::new(), Attachments::new(limits));
+fn attached(
+    file: &mut CfbReader<Cursor<&[u8]>>,
+    size: usize,
+    limits: &Limits,
+) -> (Vec<String>, Vec<Attachment>) {
+    let (mut names, mut attachments) = (Vec::new(), Attachments::new(limits, size));
     for number in 0..limits.max_attachments {
         let storage = format!("__attach_version1.0_#{number:08X}");
         if file.find_entry_by_path(&storage).is_none() {
@@ -103,4 +107,41 @@ fn html_body(file: &mut CfbReader<Cursor<&[u8]>>) -> Result<Option<String>, Fail
         return Ok(None);
     };
     html::to_markdown(&decoded.text).map(Some)
+}
+
+#[cfg(test)]
+#[path = "../../tests/support/compound.rs"]
+mod compound;
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::{
+        compound::{attached_file, file, message},
+        *,
+    };
+
+    #[test]
+    fn a_message_gives_its_text_and_its_attachments() {
+        let attachments = vec![attached_file("levels.csv", b"a,b"), attached_file("notes.txt", b"low water")];
+        let bytes = file(&message("Levels", "See the table.", attachments));
+        let parsed = parse(&bytes, &Limits::default()).unwrap();
+        for part in ["# Levels", "From: Ana Reis", "See the table.", "- levels.csv\n- notes.txt"] {
+            assert!(parsed.text.contains(part), "{part}: {}", parsed.text);
+        }
+        let names: Vec<_> =
+            parsed.attachments.iter().map(|a| (a.filename.as_str(), a.bytes.as_slice())).collect();
+        assert_eq!(names, [("levels.csv", &b"a,b"[..]), ("notes.txt", &b"low water"[..])]);
+    }
+
+    #[test]
+    fn attachments_that_share_their_bytes_are_not_more_than_the_message() {
+        let large = vec![7; 100_000];
+        let attachments: Vec<_> = (0..50).map(|n| attached_file(&format!("{n}.bin"), &large)).collect();
+        let bytes = file(&message("Levels", "See the tables.", attachments));
+        assert!(bytes.len() < 200_000, "they share their sectors");
+        let parsed = parse(&bytes, &Limits::default()).unwrap();
+        assert_eq!(parsed.attachments.len(), 1, "a second one is more than the message has");
+        assert!(parsed.text.contains("- 49.bin"), "all are named");
+    }
 }

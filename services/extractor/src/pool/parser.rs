@@ -132,7 +132,7 @@ impl Parser {
         clock.within(self.process.send(&request, task.bytes)).await.ok_or(Broken::Time)??;
         let (mut text, mut attachments) = (None, Attachments::default());
         loop {
-            match self.frame(clock, config).await? {
+            match self.frame(clock, task.bytes.len(), config).await? {
                 (Tag::Progress, payload) => {
                     let (done, of) = progress(&payload, config).ok_or(Broken::Rules)?;
                     self.page = (done < of).then_some(Page { number: done + 1, of, begun: clock.spent() });
@@ -145,10 +145,10 @@ impl Parser {
                 }
                 (Tag::Attachment, payload) => {
                     let attached: Attached = serde_json::from_slice(&payload).map_err(|_| Broken::Rules)?;
-                    let (Tag::Bytes, bytes) = self.frame(clock, config).await? else {
+                    let (Tag::Bytes, bytes) = self.frame(clock, task.bytes.len(), config).await? else {
                         return Err(Broken::Rules);
                     };
-                    attachments.add(attached, bytes, config).ok_or(Broken::Rules)?;
+                    attachments.add(attached, bytes, task.bytes.len(), config).ok_or(Broken::Rules)?;
                 }
                 (Tag::Text, payload) => text = Some(String::from_utf8(payload).map_err(|_| Broken::Rules)?),
                 (Tag::Outline, payload) => {
@@ -180,7 +180,7 @@ impl Parser {
     ) -> Result<(), Broken> {
         let pixels = match picture {
             Picture::Original { .. } => None,
-            Picture::Page { .. } => match self.frame(clock, config).await? {
+            Picture::Page { .. } => match self.frame(clock, task.bytes.len(), config).await? {
                 (Tag::Pixels, pixels) => Some(pixels),
                 _ => return Err(Broken::Rules),
             },
@@ -197,13 +197,19 @@ impl Parser {
         clock.within(self.process.send(&header, &words)).await.ok_or(Broken::Time)?.map_err(Broken::from)
     }
 
-    async fn frame(&mut self, clock: &mut Clock, config: &Config) -> Result<(Tag, Vec<u8>), Broken> {
+    /// The next frame, of the parser of a file of so many bytes.
+    async fn frame(
+        &mut self,
+        clock: &mut Clock,
+        size: usize,
+        config: &Config,
+    ) -> Result<(Tag, Vec<u8>), Broken> {
         let most = |tag| match tag {
             Tag::Progress => 8,
             Tag::Text => config.limits.max_text_bytes,
             // Rows are filled up to whole words.
             Tag::Pixels => config.ocr.max_pixels.saturating_mul(2),
-            Tag::Bytes => config.limits.max_attachments_bytes,
+            Tag::Bytes => config.limits.max_attachments_bytes.min(size as u64),
             Tag::Ready | Tag::Outline | Tag::Failure | Tag::Picture | Tag::Attachment => {
                 u64::from(MAX_JSON_BYTES)
             }
@@ -220,12 +226,12 @@ struct Attachments {
 }
 
 impl Attachments {
-    /// Keeps one; nothing where there are more than a document may have.
-    fn add(&mut self, attached: Attached, bytes: Vec<u8>, config: &Config) -> Option<()> {
+    /// Keeps one; nothing where there are more than a document of so many bytes may have.
+    fn add(&mut self, attached: Attached, bytes: Vec<u8>, size: usize, config: &Config) -> Option<()> {
         self.bytes += bytes.len() as u64;
         let limits = &config.limits;
-        let fits =
-            self.bytes <= limits.max_attachments_bytes && self.files.len() < limits.max_attachments as usize;
+        let fits = self.bytes <= limits.max_attachments_bytes.min(size as u64)
+            && self.files.len() < limits.max_attachments as usize;
         let filename = one_line(&attached.filename).chars().take(200).collect();
         fits.then(|| self.files.push(Attachment { filename, bytes }))
     }
