@@ -15,6 +15,8 @@ pub struct Extracted {
     pub outline: Outline,
     /// The files that were attached to it: documents of their own.
     pub attachments: Vec<Attachment>,
+    /// Why it has no text, where it has attachments all the same.
+    pub unreadable: Option<Failure>,
 }
 
 /// A file that was attached to a message.
@@ -174,6 +176,12 @@ impl Failure {
 }
 
 impl Extracted {
+    /// Attachments of a message that has no text, for this reason.
+    #[must_use]
+    pub fn unreadable(failure: Failure, attachments: Vec<Attachment>) -> Self {
+        Self { unreadable: Some(failure), attachments, ..Self::default() }
+    }
+
     /// How many pages have no text for some reason.
     #[must_use]
     pub fn missing_pages(&self) -> u32 {

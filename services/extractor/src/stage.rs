@@ -118,6 +118,9 @@ impl Extractor {
         let original = self.original(job).await?;
         let mut extracted = self.parse(job, original).await?;
         self.attach(job, std::mem::take(&mut extracted.attachments)).await?;
+        if let Some(failure) = extracted.unreadable {
+            return Err(Exit::Document(failure));
+        }
         let extracted = Arc::new(extracted);
         let id = RunId::new();
         let Release { tenant, document, version, .. } = &job.release;

@@ -177,7 +177,7 @@ pub enum Tag {
     Picture,
     /// The pixels of a page.
     Pixels,
-    /// [`Attached`] in JSON; its bytes follow. All of these come before the text.
+    /// [`Attached`] in JSON; its bytes follow. All of these come before the text, or the failure.
     Attachment,
     /// The bytes of an attachment.
     Bytes,

@@ -1,7 +1,10 @@
 //! The files attached to a message, within what a document may have of them.
 
-use super::{Limits, one_line};
-use crate::extracted::Attachment;
+use super::{Limits, Parsed, one_line};
+use crate::extracted::{Attachment, Failure};
+
+/// So many files and messages attached to a message are looked at and named.
+pub(super) const MOST_NAMES: usize = 1_000;
 
 /// Gathers attachments. What does not fit any more is left out; the message's text names it all the same.
 pub(super) struct Attachments<'a> {
@@ -18,6 +21,17 @@ impl<'a> Attachments<'a> {
         Self { limits, room: limits.max_attachments_bytes.min(size as u64), files: Vec::new() }
     }
 
+    /// A message's text, or why it has none, with its attachments, which need no text.
+    pub(super) fn with(self, parsed: Result<Parsed, Failure>) -> Result<Parsed, Failure> {
+        let parsed = match parsed {
+            Err(failure) if !self.files.is_empty() => {
+                Parsed { unreadable: Some(failure), ..Parsed::default() }
+            }
+            parsed => parsed?,
+        };
+        Ok(Parsed { attachments: self.files, ..parsed })
+    }
+
     /// Takes a file, or leaves it out.
     pub(super) fn add(&mut self, name: Option<&str>, bytes: &[u8]) {
         let size = bytes.len() as u64;
@@ -30,6 +44,22 @@ impl<'a> Attachments<'a> {
         let name = name.map(one_line).map(|name| last_component(&name)).filter(|name| !name.is_empty());
         let filename = name.unwrap_or_else(|| format!("attachment-{}", self.files.len() + 1));
         self.files.push(Attachment { filename, bytes: bytes.to_vec() });
+    }
+}
+
+/// The names of what is attached to a message, as they stand in its text.
+#[derive(Default)]
+pub(super) struct Names(Vec<String>);
+
+impl Names {
+    pub(super) fn add(&mut self, name: Option<String>) {
+        self.0.extend(name.filter(|name| !name.is_empty()));
+    }
+
+    /// All of them; nothing where there is none.
+    pub(super) fn list(&self) -> Option<String> {
+        let names = self.0.iter().take(MOST_NAMES).map(|name| format!("- {name}\n"));
+        (!self.0.is_empty()).then(|| format!("Attachments:\n{}", names.collect::<String>()))
     }
 }
 

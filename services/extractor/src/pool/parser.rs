@@ -154,7 +154,8 @@ impl Parser {
                 (Tag::Outline, payload) => {
                     let outline: Outline = serde_json::from_slice(&payload).map_err(|_| Broken::Rules)?;
                     let attachments = attachments.files;
-                    let mut extracted = Extracted { text: text.ok_or(Broken::Rules)?, outline, attachments };
+                    let text = text.ok_or(Broken::Rules)?;
+                    let mut extracted = Extracted { text, outline, attachments, unreadable: None };
                     for missing in &mut extracted.outline.missing {
                         missing.failure = readable(&missing.failure);
                     }
@@ -162,7 +163,13 @@ impl Parser {
                 }
                 (Tag::Failure, payload) => {
                     let failure: Failure = serde_json::from_slice(&payload).map_err(|_| Broken::Rules)?;
-                    return Ok(Err(readable(&failure)));
+                    let (failure, attachments) = (readable(&failure), attachments.files);
+                    let has_more = !attachments.is_empty();
+                    return Ok(if has_more {
+                        Ok(Extracted::unreadable(failure, attachments))
+                    } else {
+                        Err(failure)
+                    });
                 }
                 (Tag::Ready | Tag::Pixels | Tag::Bytes, _) => return Err(Broken::Rules),
             }

@@ -29,7 +29,6 @@ pub(crate) fn attached_file(name: &str, bytes: &[u8]) -> Vec<Entry> {
 }
 
 /// A message that is attached.
-#[allow(dead_code)]
 pub(crate) fn attached_message(name: &str, message: Vec<Entry>) -> Vec<Entry> {
     vec![text("3707", name), Entry::Storage("__substg1.0_3701000D".to_owned(), message)]
 }
