@@ -13,8 +13,8 @@ const DOUBTFUL_REFUSALS: usize = 8;
 pub struct Each {
     /// One vector or refusal for each text, in the order of the texts. Each error is `Rejected`.
     pub vectors: Vec<Result<Vec<f32>, Error>>,
-    /// The tokens that the model counted.
-    pub tokens: u64,
+    /// What was asked of the model and answered.
+    pub calls: Vec<Call>,
 }
 
 /// A cautious guess of a text's tokens, for models whose tokenizer is not here: one token for each
@@ -24,13 +24,22 @@ pub fn estimate_tokens(text: &str) -> usize {
     text.len() / 3 + 1
 }
 
+/// A call of the model that it answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Call {
+    /// The places of its texts.
+    pub texts: Range<usize>,
+    /// The tokens that the model counted; 0 where a provider does not say.
+    pub tokens: u64,
+}
+
 /// As far as [`embed_some`] came.
 #[derive(Debug)]
 pub struct Reached {
     /// A vector or refusal of each text that was reached, in the order of the texts.
     pub vectors: Vec<Option<Result<Vec<f32>, Error>>>,
-    /// The tokens that the model counted.
-    pub tokens: u64,
+    /// What was asked of the model and answered: that is what it costs, also where it ended before its end.
+    pub calls: Vec<Call>,
     /// What ended it before all texts were reached.
     pub ended: Option<Error>,
 }
@@ -41,13 +50,13 @@ pub struct Reached {
 /// # Errors
 /// What is not about a text: the call as a whole failed.
 pub async fn embed_each(model: &dyn Model, texts: &[String], kind: Kind) -> Result<Each, Error> {
-    let Reached { vectors, tokens, ended } = embed_some(model, texts, kind, None).await;
+    let Reached { vectors, calls, ended } = embed_some(model, texts, kind, None).await;
     if let Some(error) = ended {
         return Err(error);
     }
     let missing = || Error::Protocol { reason: "a text has no vector".to_owned() };
     let vectors = vectors.into_iter().map(|slot| slot.ok_or_else(missing)).collect::<Result<_, _>>()?;
-    Ok(Each { vectors, tokens })
+    Ok(Each { vectors, calls })
 }
 
 /// As [`embed_each`], but what was embedded before a failure is kept, and from `until` on no other batch is begun: then it
@@ -58,7 +67,7 @@ pub async fn embed_some(model: &dyn Model, texts: &[String], kind: Kind, until: 
         texts,
         kind,
         queue: std::iter::once(0..texts.len()).collect(),
-        reached: Reached { vectors: vec![None; texts.len()], tokens: 0, ended: None },
+        reached: Reached { vectors: vec![None; texts.len()], calls: Vec::new(), ended: None },
         accepted: 0,
         refused: 0,
     };
@@ -125,7 +134,7 @@ impl Walk<'_> {
 
     fn accept(&mut self, range: Range<usize>, answer: Embeddings) {
         self.accepted += range.len();
-        self.reached.tokens += answer.tokens;
+        self.reached.calls.push(Call { texts: range.clone(), tokens: answer.tokens });
         for (slot, vector) in self.reached.vectors[range].iter_mut().zip(answer.vectors) {
             *slot = Some(Ok(vector));
         }

@@ -83,6 +83,10 @@ pub struct Config {
     pub timeout_ms: u64,
     /// The longest time to connect.
     pub connect_timeout_ms: u64,
+    /// What a million tokens cost, by the model's name or id, in any one currency: `text-embedding-3-small = 0.02`. What tenants
+    /// spend is counted by it; a model that is not in it costs nothing. Those of further models stand here too.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub prices: BTreeMap<String, f64>,
     /// Further models, each by a name and as a section like this one. While a new model's space is filled beside
     /// the one that is searched, both models are needed.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -107,6 +111,7 @@ impl Default for Config {
             limit_window_ms: 60_000,
             timeout_ms: 60_000,
             connect_timeout_ms: 5_000,
+            prices: BTreeMap::new(),
             spaces: BTreeMap::new(),
         }
     }

@@ -9,6 +9,7 @@ mod error;
 mod limiter;
 pub mod local;
 pub mod metrics;
+mod prices;
 pub mod provider;
 mod set;
 mod vector;
@@ -17,10 +18,11 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 
-pub use batch::{Each, Reached, embed_each, embed_some, estimate_tokens};
+pub use batch::{Call, Each, Reached, embed_each, embed_some, estimate_tokens};
 pub use config::{Config, LocalConfig, Pooling, Provider};
 pub use error::Error;
 pub use limiter::{Series, SharedLimit};
+pub use prices::Prices;
 pub use set::Models;
 pub use vector::{from_f16_le, to_f16_le};
 
@@ -112,6 +114,7 @@ pub trait Model: Send + Sync + fmt::Debug {
 /// `Files` where the local model is missing or damaged, `Misconfigured` where the configuration
 /// cannot work.
 pub fn load(config: &Config) -> Result<Arc<dyn Model>, Error> {
+    Prices::check(&config.prices)?;
     match config.provider {
         Provider::Local => local::load(config),
         _ => Ok(Arc::new(provider::RigProvider::new(config)?)),

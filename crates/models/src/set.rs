@@ -66,6 +66,9 @@ fn further(name: &str, section: &Config) -> Result<Arc<dyn Model>, Error> {
     if !section.spaces.is_empty() {
         return Err(wrong("a further model has no further models".to_owned()));
     }
+    if !section.prices.is_empty() {
+        return Err(wrong("prices of all models stand in models.prices".to_owned()));
+    }
     load(section).map_err(|error| match error {
         Error::Misconfigured { reason } => wrong(reason),
         other => other,
@@ -104,5 +107,9 @@ mod tests {
             r#"{"provider":"ollama","dimensions":8,"spaces":{"a":{"provider":"ollama","spaces":{"b":{}}}}}"#,
         );
         assert!(Models::load(&nested).unwrap_err().to_string().contains("no further models"));
+        let priced = config(
+            r#"{"provider":"ollama","dimensions":8,"spaces":{"a":{"provider":"ollama","prices":{"b":1}}}}"#,
+        );
+        assert!(Models::load(&priced).unwrap_err().to_string().contains("stand in models.prices"));
     }
 }

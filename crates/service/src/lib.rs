@@ -12,6 +12,7 @@ pub mod ops;
 pub mod release;
 mod resources;
 mod signals;
+pub mod spend;
 pub mod telemetry;
 
 pub use config::CoreConfig;

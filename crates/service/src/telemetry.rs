@@ -87,6 +87,7 @@ fn describe() {
     riacho_objects::metrics::describe();
     riacho_models::metrics::describe();
     riacho_stage::metrics::describe();
+    crate::spend::describe();
 }
 
 fn filter(configured: &str) -> Result<EnvFilter, Error> {

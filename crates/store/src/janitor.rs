@@ -70,7 +70,7 @@ pub struct Schedule {
 }
 
 impl Store {
-    /// Releases versions that wait, in turns by tenant, as far as the caps allow.
+    /// Releases versions that wait, in turns by tenant, as far as the caps and the tenants' budgets allow.
     pub async fn release_waiting(&self, limit: u32, caps: ReleaseCaps) -> Result<Vec<ReleasePlan>, Error> {
         self.transaction(Scope::all("release_waiting"), |tx| async move {
             let per_tenant = caps.per_tenant.map(|cap| i64::from(read::signed(cap)));
@@ -110,8 +110,8 @@ impl Store {
         tx.query(RELEASE, &params).await?.iter().map(ReleasePlan::read).collect()
     }
 
-    /// Tells the gateways which tenants have as much in flight as they may, or something that waits: what comes
-    /// next of these waits as well. Answers how many it is said of anew, one way or the other.
+    /// Tells the gateways which tenants have as much in flight as they may, have used up a budget, or have something that
+    /// waits: what comes next of these waits as well. Answers how many it is said of anew, one way or the other.
     pub async fn hold_tenants(&self, caps: ReleaseCaps) -> Result<u64, Error> {
         let per_tenant = caps.per_tenant.map(|cap| i64::from(read::signed(cap)));
         let total = caps.total.map(|cap| i64::from(read::signed(cap)));
@@ -268,7 +268,7 @@ CROSS JOIN LATERAL (
     FROM document_versions AS v WHERE v.tenant_id = t.id AND v.state = 'waiting'
     ORDER BY v.lane DESC, v.created_at LIMIT $1) AS w
 LEFT JOIN flying AS f ON f.tenant_id = t.id
-WHERE t.state = 'active' AND ($2::bigint IS NULL OR coalesce(f.releases, 0) + w.place <= $2)
+WHERE t.state = 'active' AND t.over_budget = '{}' AND ($2::bigint IS NULL OR coalesce(f.releases, 0) + w.place <= $2)
 ORDER BY (w.place - 1) / t.weight, w.created_at
 LIMIT CASE WHEN $3::bigint IS NULL THEN $1
            ELSE least($1, greatest(0, $3 - (SELECT coalesce(sum(releases), 0)::bigint FROM flying))) END";
@@ -279,7 +279,9 @@ WITH flying AS (
     WHERE state IN ('releasing', 'extracting', 'embedding', 'indexing') GROUP BY tenant_id),
 new AS (
     SELECT t.id,
-           CASE WHEN coalesce(f.releases, 0) >= $1::bigint THEN 'tenant'
+           CASE WHEN t.over_budget && ARRAY['tokens', 'money'] THEN 'budget'
+                WHEN t.over_budget <> '{}' THEN 'total_budget'
+                WHEN coalesce(f.releases, 0) >= $1::bigint THEN 'tenant'
                 WHEN (SELECT sum(releases) FROM flying) >= $2::bigint THEN 'total'
                 WHEN EXISTS (SELECT FROM document_versions AS v WHERE v.tenant_id = t.id AND v.state = 'waiting')
                 THEN 'waiting' END AS held_by

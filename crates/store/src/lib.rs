@@ -34,6 +34,7 @@ mod release;
 mod reuse;
 mod search;
 mod spaces;
+mod spend;
 mod stages;
 mod start;
 mod statements;
@@ -75,6 +76,7 @@ pub use self::{
         FillMark, Filled, Filling, Gap, GapChunk, IndexBuilt, Missing, Space, SpaceState, Switched,
         build_index, drop_space, ensure_live_space, ensure_space,
     },
+    spend::{Budget, MonthSpent, Purpose, Spending, Spent},
     stages::{Extraction, Seal, Sealed, SealedRun},
     status::{HeldBy, MissingPages, Place, Progress, Reason, Status},
     tenants::{Tenant, TenantState},

@@ -33,6 +33,19 @@ pub struct Limits {
     pub max_bytes: u64,
     /// Documents that were accepted and are neither searchable nor ended.
     pub max_unfinished: u64,
+    /// Tokens that are embedded in a month (UTC), of documents and queries. When they are used up, the tenant's
+    /// documents wait for the next month; what is on its way is finished.
+    pub embedding_tokens_per_month: u64,
+    /// The same in money: hundredths of the currency of `models.prices`.
+    pub embedding_cents_per_month: u64,
+}
+
+impl Limits {
+    /// Whether there is a budget.
+    #[must_use]
+    pub fn has_budget(&self) -> bool {
+        self.embedding_tokens_per_month > 0 || self.embedding_cents_per_month > 0
+    }
 }
 
 /// What is set for one tenant. What is not set is as in the configuration.
@@ -60,6 +73,12 @@ pub struct OwnLimits {
     /// See [`Limits::max_unfinished`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_unfinished: Option<u64>,
+    /// See [`Limits::embedding_tokens_per_month`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub embedding_tokens_per_month: Option<u64>,
+    /// See [`Limits::embedding_cents_per_month`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub embedding_cents_per_month: Option<u64>,
 }
 
 impl OwnLimits {
@@ -74,6 +93,12 @@ impl OwnLimits {
             max_documents: self.max_documents.unwrap_or(defaults.max_documents),
             max_bytes: self.max_bytes.unwrap_or(defaults.max_bytes),
             max_unfinished: self.max_unfinished.unwrap_or(defaults.max_unfinished),
+            embedding_tokens_per_month: self
+                .embedding_tokens_per_month
+                .unwrap_or(defaults.embedding_tokens_per_month),
+            embedding_cents_per_month: self
+                .embedding_cents_per_month
+                .unwrap_or(defaults.embedding_cents_per_month),
         }
     }
 

@@ -6,8 +6,8 @@ use tokio_postgres::SimpleQueryMessage;
 
 use crate::{
     accept, attachments, census, chunks, collections, commands, dead_letters, documents, due, indexing,
-    intake, janitor, keys, leases, limits, migrate, pool, purge, release, reuse, search, spaces, stages,
-    start, status, tenants, topology, uploads,
+    intake, janitor, keys, leases, limits, migrate, pool, purge, release, reuse, search, spaces, spend,
+    stages, start, status, tenants, topology, uploads,
 };
 
 impl crate::Store {
@@ -184,6 +184,7 @@ fn all(space: SpaceId) -> Vec<String> {
         migrate::STATEMENTS,
         pool::STATEMENTS,
         release::STATEMENTS,
+        spend::STATEMENTS,
         stages::STATEMENTS,
         start::STATEMENTS,
         status::STATEMENTS,

@@ -92,6 +92,10 @@ pub enum HeldBy {
     Total,
     /// Others of its documents wait already.
     Waiting,
+    /// A budget of the month is used up.
+    Budget,
+    /// One of all tenants together is.
+    TotalBudget,
 }
 
 impl HeldBy {
@@ -101,6 +105,8 @@ impl HeldBy {
             Some("tenant") => Ok(Some(HeldBy::Tenant)),
             Some("total") => Ok(Some(HeldBy::Total)),
             Some("waiting") => Ok(Some(HeldBy::Waiting)),
+            Some("budget") => Ok(Some(HeldBy::Budget)),
+            Some("total_budget") => Ok(Some(HeldBy::TotalBudget)),
             Some(other) => Err(Error::Row(format!("held by {other}"))),
         }
     }

@@ -5,7 +5,7 @@ use riacho_domain::TenantId;
 use tokio_postgres::Row;
 
 use crate::{
-    Conflict, Error, OwnLimits, Quota, Store, read,
+    Budget, Conflict, Error, OwnLimits, Quota, Store, read,
     transaction::{Param, Scope},
 };
 
@@ -55,6 +55,8 @@ pub struct Tenant {
     pub limits: OwnLimits,
     /// The quotas that are used up.
     pub over_quota: Vec<Quota>,
+    /// The budgets of the month that are used up.
+    pub over_budget: Vec<Budget>,
     /// When it was made.
     pub created_at: DateTime<Utc>,
 }
@@ -68,6 +70,7 @@ impl Tenant {
             weight: read::count(row, "weight")?,
             limits: OwnLimits::read(row)?,
             over_quota: Quota::read(row)?,
+            over_budget: Budget::read(row)?,
             created_at: row.try_get("created_at")?,
         })
     }
@@ -165,19 +168,19 @@ impl Store {
 
 const CREATE: &str = "-- store::tenants::create_tenant
 INSERT INTO tenants (id, name) VALUES ($1, $2) ON CONFLICT (id) DO NOTHING
-RETURNING id, name, state, weight, limits, over_quota, created_at";
+RETURNING id, name, state, weight, limits, over_quota, over_budget, created_at";
 
 const LIST: &str = "-- store::tenants::tenants
-SELECT id, name, state, weight, limits, over_quota, created_at FROM tenants ORDER BY id";
+SELECT id, name, state, weight, limits, over_quota, over_budget, created_at FROM tenants ORDER BY id";
 
 const GET: &str = "-- store::tenants::tenant
-SELECT id, name, state, weight, limits, over_quota, created_at FROM tenants WHERE id = $1";
+SELECT id, name, state, weight, limits, over_quota, over_budget, created_at FROM tenants WHERE id = $1";
 
 const SET_WEIGHT: &str = "-- store::tenants::set_tenant_weight
-UPDATE tenants SET weight = $2 WHERE id = $1 RETURNING id, name, state, weight, limits, over_quota, created_at";
+UPDATE tenants SET weight = $2 WHERE id = $1 RETURNING id, name, state, weight, limits, over_quota, over_budget, created_at";
 
 const SET_STATE: &str = "-- store::tenants::set_state
-UPDATE tenants SET state = $2 WHERE id = $1 AND state = ANY ($3) RETURNING id, name, state, weight, limits, over_quota, created_at";
+UPDATE tenants SET state = $2 WHERE id = $1 AND state = ANY ($3) RETURNING id, name, state, weight, limits, over_quota, over_budget, created_at";
 
 const LOCK_DOCUMENTS: &str = "-- store::tenants::delete_tenant
 SELECT 1 FROM documents WHERE tenant_id = $1 ORDER BY id FOR NO KEY UPDATE";

@@ -15,8 +15,8 @@ mod verdict;
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail};
-use riacho_models::{Model, Models};
-use riacho_service::{CoreConfig, Resources, health::Need};
+use riacho_models::{Model, Models, Prices};
+use riacho_service::{CoreConfig, Resources, health::Need, spend::Ledger};
 use riacho_store::{Space, SpaceState, Store};
 use tokio_util::sync::CancellationToken;
 
@@ -43,7 +43,9 @@ pub async fn run(
     models.all().for_each(|model| resources.share_limits(&**model, &stop));
     let Some(spaces) = spaces(&resources.store, &stop).await? else { return Ok(()) };
     let needed = needed(&spaces, &models)?;
-    let stage = Arc::new(Embedder::new(config, &models, resources.store.clone(), stop.clone()));
+    let ledger = Ledger::open(resources.store.clone(), Prices::new(&core.models.prices), Duration::ZERO);
+    let stage = Embedder::new(config, &models, resources.store.clone(), ledger.clone(), stop.clone());
+    let stage = Arc::new(stage);
     if !stage.wait_for(&*needed, &stop).await.with_context(|| format!("model {}", needed.id()))? {
         return Ok(());
     }
@@ -53,7 +55,9 @@ pub async fn run(
         let trouble = watched.trouble();
         Box::pin(async move { trouble.map_or(Ok(()), Err) })
     });
-    runner.run_batch_stage(stage, stop).await.context("the embedder's runner")
+    let ended = runner.run_batch_stage(stage, stop).await.context("the embedder's runner");
+    ledger.close().await;
+    ended
 }
 
 /// The models' settings, so that no call waits for a provider's limits until its batch is over its time.

@@ -10,8 +10,9 @@ use futures::future::join_all;
 use riacho_domain::{Lane, ReasonCode, SpaceId, StageName};
 use riacho_models::{Error, Kind, Model, Models, embed_some, to_f16_le};
 use riacho_proto::v1::{ChunksCut, ChunksEmbedded, EmbeddedChunk, envelope::Payload};
+use riacho_service::spend::Ledger;
 use riacho_stage::{BatchLimits, BatchStage, Context, Event, EventMeta, Failure, Outcome, Output};
-use riacho_store::{Release, Store, WantedVectors};
+use riacho_store::{Purpose, Release, Store, WantedVectors};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -31,6 +32,7 @@ pub struct Embedder {
     /// One for each model: while a deployment goes from one model to another, documents of both are on their way.
     engines: Vec<Engine>,
     store: Store,
+    ledger: Ledger,
     /// The place of a space's engine; none where no model fits. A space never changes its model.
     places: Mutex<HashMap<SpaceId, Option<usize>>>,
 }
@@ -48,9 +50,15 @@ struct Work {
 impl Embedder {
     /// The stage with these models; each is verified before its first batch.
     #[must_use]
-    pub fn new(config: Config, models: &Models, store: Store, stop: CancellationToken) -> Self {
+    pub fn new(
+        config: Config,
+        models: &Models,
+        store: Store,
+        ledger: Ledger,
+        stop: CancellationToken,
+    ) -> Self {
         let engines = models.all().map(|model| Engine::new(Arc::clone(model), stop.clone())).collect();
-        Self { config, engines, store, places: Mutex::default() }
+        Self { config, engines, store, ledger, places: Mutex::default() }
     }
 
     /// How many batches are embedded at once.
@@ -109,8 +117,7 @@ impl Embedder {
         }
         let mut texts = Texts::default();
         let plan = self.plan(events, engine.is_some(), &mut texts).await?;
-        let texts = texts.all();
-        let Some(engine) = engine.filter(|_| !texts.is_empty()) else {
+        let Some(engine) = engine.filter(|_| !texts.all().is_empty()) else {
             let finish = |work| finish(work, &[], None);
             return Ok(plan
                 .into_iter()
@@ -119,7 +126,8 @@ impl Embedder {
         };
         // What is left then is for a request that is on its way.
         let until = Instant::now() + self.config.time_limit() * 3 / 4;
-        let reached = embed_some(&*engine.model, texts, Kind::Passage, Some(until)).await;
+        let reached = embed_some(&*engine.model, texts.all(), Kind::Passage, Some(until)).await;
+        self.ledger.note_calls(engine.model.id(), Purpose::Documents, texts.owners(), &reached.calls);
         let failure = match &reached.ended {
             Some(error) => {
                 Some(verdict::judge(error, &*engine.model, &engine.gate, self.config.pause()).await)

@@ -5,6 +5,7 @@ use std::collections::{HashMap, hash_map::Entry};
 use bytes::Bytes;
 use riacho_domain::{SpaceId, TenantId, embedding_input, input_hash};
 use riacho_proto::v1::{Chunk, ChunksCut};
+use riacho_service::spend::Owner;
 use riacho_store::{ContentHash, Known, WantedVectors};
 
 use crate::metrics;
@@ -29,6 +30,7 @@ pub(crate) struct Sources {
 #[derive(Debug, Default)]
 pub(crate) struct Texts {
     texts: Vec<String>,
+    owners: Vec<Owner>,
     places: HashMap<(TenantId, SpaceId, ContentHash), usize>,
 }
 
@@ -36,6 +38,11 @@ impl Texts {
     /// The texts for the model, in order.
     pub(crate) fn all(&self) -> &[String] {
         &self.texts
+    }
+
+    /// Whose each of them is.
+    pub(crate) fn owners(&self) -> &[Owner] {
+        &self.owners
     }
 
     /// Finds a source for each chunk of an event, and adds the texts that have to be embedded.
@@ -48,7 +55,7 @@ impl Texts {
             let hash = hash_of(chunk).filter(|hash| input_hash(&text) == *hash);
             let Some(hash) = hash else {
                 counts.made += 1;
-                return Source::Text(self.push(text));
+                return Source::Text(self.push(tenant, chunk, text));
             };
             if let Some(vector) = stored.and_then(|stored| stored.get(&hash)) {
                 counts.stored += 1;
@@ -63,8 +70,7 @@ impl Texts {
                 Entry::Vacant(place) => {
                     counts.made += 1;
                     place.insert(next);
-                    self.texts.push(text);
-                    Source::Text(next)
+                    Source::Text(self.push(tenant, chunk, text))
                 }
             }
         });
@@ -72,8 +78,9 @@ impl Texts {
         Sources { list, counts }
     }
 
-    fn push(&mut self, text: String) -> usize {
+    fn push(&mut self, tenant: &TenantId, chunk: &Chunk, text: String) -> usize {
         self.texts.push(text);
+        self.owners.push(Owner { tenant: tenant.clone(), tokens: chunk.token_count.into() });
         self.texts.len() - 1
     }
 }

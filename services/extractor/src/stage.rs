@@ -9,7 +9,9 @@ use bytes::Bytes;
 use riacho_domain::{Lane, ReasonCode, RunId, SpaceId, StageName, UploadId};
 use riacho_objects::{Key, Objects};
 use riacho_proto::v1::{ChunksCut, ExtractRequested, envelope::Payload};
-use riacho_stage::{Context, EmitError, Event, Failure as StageFailure, Outcome, Output, Stage};
+use riacho_stage::{
+    Context, DEFAULT_TIME_LIMIT, EmitError, Event, Failure as StageFailure, Outcome, Output, Stage,
+};
 use riacho_store::{Attachment, MissingPages, Reason, Release, Seal, Sealed, SealedRun, Store};
 use sha2::{Digest, Sha256};
 use tokio::{
@@ -26,6 +28,9 @@ use crate::{
     metrics,
     pool::Pool,
 };
+
+/// How long the rest of a run may take: waiting for memory and a process, reading, cutting and storing.
+const AROUND_PARSING: Duration = Duration::from_secs(15 * 60);
 
 /// How often a long parse writes its progress.
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
@@ -302,6 +307,11 @@ impl Run {
 impl Stage for Extractor {
     fn name(&self) -> StageName {
         StageName::Extract
+    }
+
+    /// A document that takes too long ends with a reason before that.
+    fn time_limit(&self) -> Duration {
+        (self.config.pool().most_time() + AROUND_PARSING).max(DEFAULT_TIME_LIMIT)
     }
 
     async fn run(&self, event: Event, context: &Context) -> Result<Outcome, StageFailure> {

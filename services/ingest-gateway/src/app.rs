@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use riacho_models::Models;
 use riacho_objects::{Key, Objects};
-use riacho_service::{Health, Resources};
+use riacho_service::{Health, Resources, spend::Ledger};
 use riacho_store::{Accept, Accepted, Limits, Space, Store};
 use riacho_streams::Streams;
 
@@ -26,6 +26,7 @@ struct Shared {
     answers: Answers,
     resources: Resources,
     models: Models,
+    ledger: Ledger,
     keys: Keys,
     releaser: Releaser,
     space: Mutex<Option<(Instant, Option<Space>)>>,
@@ -37,6 +38,7 @@ impl App {
         limits: Limits,
         resources: Resources,
         models: Models,
+        ledger: Ledger,
         releaser: Releaser,
     ) -> App {
         let keys = Keys::new(config.key_cache());
@@ -49,6 +51,7 @@ impl App {
             answers,
             resources,
             models,
+            ledger,
             keys,
             releaser,
             space: Mutex::default(),
@@ -77,6 +80,11 @@ impl App {
 
     pub(crate) fn models(&self) -> &Models {
         &self.0.models
+    }
+
+    /// Where what queries cost is noted.
+    pub(crate) fn ledger(&self) -> &Ledger {
+        &self.0.ledger
     }
 
     /// What a tenant may use unless something else is set for it.

@@ -16,8 +16,8 @@ mod server;
 use std::time::Duration;
 
 use anyhow::Context;
-use riacho_models::Models;
-use riacho_service::{CoreConfig, Resources, ops::Ops};
+use riacho_models::{Models, Prices};
+use riacho_service::{CoreConfig, Resources, ops::Ops, spend::Ledger};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -28,6 +28,9 @@ use crate::{app::App, http::Limits, release::Releaser};
 
 /// How long opening connections ahead may hold up the start.
 const WARM_LIMIT: Duration = Duration::from_secs(2);
+
+/// What queries cost is written together: of so long a process that is killed loses it.
+const SPEND_LINGER: Duration = Duration::from_secs(1);
 
 /// Runs the gateway at `http.listen` until `stop`, and lets what is in hand finish.
 ///
@@ -74,7 +77,8 @@ pub async fn serve(
     };
     let (releaser, releasing) = Releaser::new(resources.store.clone(), resources.streams.clone());
     let limits = Limits::new(&config);
-    let app = App::new(config.clone(), core.limits, resources, models, releaser);
+    let ledger = Ledger::open(resources.store.clone(), Prices::new(&core.models.prices), SPEND_LINGER);
+    let app = App::new(config.clone(), core.limits, resources, models, ledger.clone(), releaser);
     let health = app.health().spawn(stop.clone());
     let forgetting = tokio::spawn(limits.clone().forget(stop.clone()));
     let releasing = tokio::spawn(releasing);
@@ -88,6 +92,7 @@ pub async fn serve(
     }
     ended("health", health.await);
     ended("limits", forgetting.await);
+    ledger.close().await;
     // The last handler is gone, and with it the last releaser: what it handed over is done first.
     match tokio::time::timeout(config.grace(), releasing).await {
         Ok(result) => ended("release", result),

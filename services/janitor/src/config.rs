@@ -22,6 +22,12 @@ pub struct Config {
     /// The same for each tenant. What a tenant uploads within a second may be on the streams besides, until it
     /// is noticed.
     pub in_flight_per_tenant: Option<u32>,
+    /// Tokens that all tenants together may have embedded in a month (UTC). When they are used up, the documents of all
+    /// wait for the next month; what is on its way is finished. No limit when it is not set. Each tenant's own stand in
+    /// section `limits`.
+    pub embedding_tokens_per_month: Option<u64>,
+    /// The same in money: hundredths of the currency of `models.prices`.
+    pub embedding_cents_per_month: Option<u64>,
     /// A release that is not known to stand on its stream after this long is sent again.
     pub stale_releasing_seconds: u64,
     /// A release that stays in one state for this long is looked for on the streams; it is released again
@@ -51,6 +57,8 @@ impl Default for Config {
             release_batch: 200,
             in_flight: Some(20_000),
             in_flight_per_tenant: Some(1_000),
+            embedding_tokens_per_month: None,
+            embedding_cents_per_month: None,
             stale_releasing_seconds: 10,
             census_after_seconds: 60,
             lost_per_second: 500,
@@ -88,7 +96,7 @@ pub struct Schedules {
     pub orphans: String,
     /// Removes what dead versions and deleted documents left.
     pub purge: String,
-    /// Measures tenants that have quotas. A quota may be passed by what arrives between two runs.
+    /// Measures tenants that have quotas or budgets. One may be passed by what arrives between two runs.
     pub quotas: String,
     /// Deletes consumers that are gone.
     pub consumers: String,

@@ -8,8 +8,8 @@ use std::{
 };
 
 use riacho_domain::SpaceId;
-use riacho_models::Models;
-use riacho_service::Resources;
+use riacho_models::{Models, Prices};
+use riacho_service::{Resources, spend::Ledger};
 use riacho_store::FillMark;
 use tokio::sync::{Mutex, OnceCell};
 use tokio_util::sync::CancellationToken;
@@ -29,6 +29,8 @@ pub(crate) struct Filler {
     resources: Resources,
     models: Arc<OnceCell<Models>>,
     courses: Arc<Mutex<HashMap<SpaceId, Course>>>,
+    /// What the models cost.
+    pub(crate) ledger: Ledger,
 }
 
 /// How the filling of one space goes.
@@ -50,8 +52,9 @@ pub(crate) struct Course {
 impl Filler {
     /// Calls of a model wait briefly for their provider's limits: other spaces are to be filled meanwhile.
     pub(crate) fn new(section: &riacho_models::Config, resources: Resources) -> Self {
+        let ledger = Ledger::new(resources.store.clone(), Prices::new(&section.prices));
         let section = Arc::new(section.waiting_at_most(TURN));
-        Self { section, resources, models: Arc::default(), courses: Arc::default() }
+        Self { section, resources, models: Arc::default(), courses: Arc::default(), ledger }
     }
 
     /// The models, read when they are needed for the first time.

@@ -42,6 +42,8 @@ pub mod names {
     pub const SPACE_FILLED: &str = "riacho_space_filled_chunks_total";
     /// Duration of the janitor's tasks.
     pub const TASK_SECONDS: &str = "riacho_janitor_task_seconds";
+    /// Tenants whose documents wait because a budget of the month is used up.
+    pub const TENANTS_OVER_BUDGET: &str = "riacho_tenants_over_budget";
     /// 1 where this process leads.
     pub const LEADER: &str = "riacho_janitor_leader";
 }
@@ -81,5 +83,6 @@ pub fn describe() {
         "Chunks that were filled into embedding spaces, by the space's state."
     );
     describe_histogram!(names::TASK_SECONDS, "Duration of the janitor's tasks.");
+    describe_gauge!(names::TENANTS_OVER_BUDGET, "Tenants that have used up a budget of the month.");
     describe_gauge!(names::LEADER, "1 while this process leads the janitors.");
 }

@@ -45,7 +45,7 @@ tasks! {
     /// Removes what dead versions and deleted documents left.
     Purge = "purge", "removes rows and objects of dead versions and deleted documents, with a receipt";
     /// Measures what tenants use.
-    Quotas = "quotas", "measures tenants that have quotas, and tells the gateways which are used up";
+    Quotas = "quotas", "measures tenants that have quotas or budgets, and tells the gateways which are used up";
     /// Removes consumers that are gone.
     Consumers = "consumers", "deletes consumers that are gone and hold nothing";
     /// Fails documents past their deadline.

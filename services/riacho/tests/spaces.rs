@@ -52,6 +52,7 @@ impl Spaces {
         ] {
             cluster.set(&format!("RIACHO__MODELS__SPACES__NEXT__{key}"), value);
         }
+        cluster.set("RIACHO__MODELS__PRICES__NEXT", "0.5");
         let key = cluster.prepare();
         let listen = format!("127.0.0.1:{}", free_port().unwrap());
         let gateway = cluster.spawn(&["ingest-gateway", "--listen", &listen]);
@@ -426,6 +427,17 @@ async fn a_model_that_refuses_delays_the_filling_and_is_named_and_a_space_can_be
     spaces.provider.normal();
     spaces.fill(2);
     assert_eq!((&spaces.space(2)["trouble"], spaces.differences(2)), (&Value::Null, 0));
+    // What it cost stands with the tenant, and counts towards no budget.
+    let spend = support::json_lines(&spaces.must(&["tenant", "spend", "--json"]));
+    let of_the_space =
+        spend.iter().find(|one| one["purpose"] == "spaces").unwrap_or_else(|| panic!("{spend:?}"));
+    let chunks = spaces.count("SELECT count(*) FROM chunks");
+    assert_eq!((&of_the_space["model"], &of_the_space["texts"]), (&json!("openai/next@64"), &json!(chunks)));
+    let (tokens, money) =
+        (of_the_space["tokens"].as_u64().unwrap(), of_the_space["money_nanos"].as_u64().unwrap());
+    assert!(tokens > chunks && money == tokens * 500, "{of_the_space}");
+    let limits = support::json_lines(&spaces.must(&["tenant", "limits", "default", "--json"]));
+    assert_eq!(limits[0]["spent"]["money_nanos"], 0, "{limits:?}");
     // A space that was given up is not filled and not searched, and its vectors go.
     let live = spaces.cluster.run(&["space", "drop", "1", "--yes"]);
     assert!(errors_of(&live).contains("is live"), "{}", errors_of(&live));

@@ -16,6 +16,7 @@ mod schema;
 mod search;
 mod security;
 mod spaces;
+mod spend;
 mod stages;
 mod tenants;
 mod transactions;

@@ -10,7 +10,7 @@ use super::{
     clock::Clock,
     process::{Broken, Death, Process},
     recognition::Recognition,
-    time_limit,
+    step_limit, time_limit,
 };
 use crate::{
     error::Error,
@@ -24,6 +24,8 @@ pub(super) struct Task<'a> {
     pub(super) bytes: &'a Bytes,
     /// Pages that are left out.
     pub(super) skip: Vec<Missing>,
+    /// How long it may still take, however often it is parsed.
+    pub(super) left: Duration,
     pub(super) recognition: Recognition<'a>,
 }
 
@@ -94,15 +96,17 @@ impl Parser {
             Ok(answer) => Ok(answer),
             Err(broken) => Err(match self.process.autopsy(broken).await {
                 Death::ByOthers(signal) => Ended::ByOthers(signal),
-                death => Ended::ByDocument(failure(death, config), self.culprit(death)),
+                death => Ended::ByDocument(failure(death, config), self.culprit(death, config)),
             }),
         }
     }
 
     /// The page that ended the process. Time that many pages took together is the fault of none.
-    fn culprit(&self, death: Death) -> Option<Page> {
-        self.page
-            .filter(|page| death != Death::Time || self.spent.saturating_sub(page.begun) * 2 > self.spent)
+    fn culprit(&self, death: Death, config: &Config) -> Option<Page> {
+        self.page.filter(|page| {
+            let took = self.spent.saturating_sub(page.begun);
+            death != Death::Time || took >= step_limit(config) || took * 2 > self.spent
+        })
     }
 
     async fn converse(
@@ -111,9 +115,10 @@ impl Parser {
         config: &Config,
         on_page: &mut (impl FnMut(u32, u32) + Send),
     ) -> Result<Result<Extracted, Failure>, Broken> {
-        let mut clock = Clock::new(time_limit(config, 0));
+        let mut clock = Clock::new(time_limit(config, 0).min(task.left));
         let answer = self.answer(task, config, &mut clock, on_page).await;
         self.spent = clock.spent();
+        task.left = task.left.saturating_sub(self.spent);
         answer
     }
 
@@ -136,7 +141,8 @@ impl Parser {
                 (Tag::Progress, payload) => {
                     let (done, of) = progress(&payload, config).ok_or(Broken::Rules)?;
                     self.page = (done < of).then_some(Page { number: done + 1, of, begun: clock.spent() });
-                    clock.set_limit(time_limit(config, of));
+                    let next = clock.spent() + step_limit(config);
+                    clock.set_limit(time_limit(config, of).min(next).min(task.left));
                     on_page(done, of);
                 }
                 (Tag::Picture, payload) => {
@@ -192,7 +198,8 @@ impl Parser {
                 _ => return Err(Broken::Rules),
             },
         };
-        let answer = task.recognition.words(picture, pixels.as_deref(), task.bytes).await;
+        let page = self.page.map_or(0, |page| page.number);
+        let answer = task.recognition.words(page, picture, pixels.as_deref(), task.bytes).await;
         drop(pixels);
         if task.recognition.lost.is_some() {
             return Err(Broken::Rules);
@@ -255,7 +262,7 @@ fn failure(death: Death, config: &Config) -> Failure {
     match death {
         Death::Time => Failure::new(
             ReasonCode::Timeout,
-            format!("the parser did not finish within {} s", config.timeout_seconds),
+            "the parser did not finish in the time that it may take".to_owned(),
         ),
         Death::Memory => Failure::new(
             ReasonCode::Memory,

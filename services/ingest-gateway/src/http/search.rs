@@ -9,9 +9,9 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use chrono::{DateTime, Utc};
-use riacho_domain::{DocumentId, SpaceId};
-use riacho_models::Kind;
-use riacho_store::{Filter, Hit, Mode, SearchRequest};
+use riacho_domain::{DocumentId, SpaceId, TenantId};
+use riacho_models::{Kind, estimate_tokens};
+use riacho_store::{Filter, Hit, Mode, Purpose, SearchRequest, Spent};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
@@ -326,7 +326,7 @@ async fn find(
     };
     let mut is_first = true;
     let (hits, Meaning { mode, space, warnings, .. }) = loop {
-        let meaning = meaning(app, &request.query, asked).await?;
+        let meaning = meaning(app, &request.tenant, &request.query, asked).await?;
         request.mode = meaning.mode.to_store();
         (request.vector, request.space) = (meaning.vector.clone(), meaning.space);
         match app.store().search(&request).await {
@@ -376,12 +376,12 @@ struct Meaning {
 }
 
 /// Embeds the query where that is asked for. A hybrid search whose query cannot be embedded goes on by words.
-async fn meaning(app: &App, query: &str, asked: SearchMode) -> Result<Meaning, Problem> {
+async fn meaning(app: &App, tenant: &TenantId, query: &str, asked: SearchMode) -> Result<Meaning, Problem> {
     let words = |warnings| Meaning { mode: SearchMode::Keyword, vector: None, space: None, warnings };
     if asked == SearchMode::Keyword {
         return Ok(words(Vec::new()));
     }
-    match embed(app, query).await {
+    match embed(app, tenant, query).await {
         Ok((vector, space)) => {
             Ok(Meaning { mode: asked, vector: Some(vector), space: Some(space), warnings: Vec::new() })
         }
@@ -391,7 +391,7 @@ async fn meaning(app: &App, query: &str, asked: SearchMode) -> Result<Meaning, P
 }
 
 /// The query's vector in the live space.
-async fn embed(app: &App, query: &str) -> Result<(Vec<f32>, SpaceId), Problem> {
+async fn embed(app: &App, tenant: &TenantId, query: &str) -> Result<(Vec<f32>, SpaceId), Problem> {
     let space = app.live_space().await?.ok_or_else(|| Problem::unavailable("no embedding space is live"))?;
     let model = app.models().of(&space.model, space.dimensions).ok_or_else(|| {
         Problem::unavailable("the model of the live embedding space is not configured at this gateway")
@@ -411,6 +411,9 @@ async fn embed(app: &App, query: &str) -> Result<(Vec<f32>, SpaceId), Problem> {
         }
         Err(_) => return Err(Problem::unavailable("the embedding model did not answer in time")),
     };
+    let tokens = if embeddings.tokens > 0 { embeddings.tokens } else { estimate_tokens(query) as u64 };
+    let spent = Spent { texts: 1, tokens, requests: 1, money_nanos: 0 };
+    app.ledger().note(tenant, model.id(), Purpose::Queries, spent);
     let vector = embeddings
         .vectors
         .into_iter()

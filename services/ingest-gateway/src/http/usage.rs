@@ -1,7 +1,8 @@
 //! What the caller's tenant uses, and what it may use.
 
 use axum::{Json, extract::State};
-use riacho_store::{Limits, TenantState};
+use chrono::NaiveDate;
+use riacho_store::{Budget, Limits, MonthSpent, Spent, TenantState};
 use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -27,8 +28,76 @@ struct UsageBody {
     unfinished: u64,
     /// The quotas that are used up, as acceptance sees them: `documents`, `bytes`, `unfinished`.
     over_quota: Vec<&'static str>,
+    /// What embeddings cost in the present month.
+    embedding: EmbeddingBody,
     /// What the tenant may use.
     limits: LimitsBody,
+}
+
+/// What embeddings cost in a month (UTC), of documents and queries.
+#[derive(Debug, Serialize, ToSchema)]
+struct EmbeddingBody {
+    /// The month.
+    #[schema(example = "2026-11")]
+    month: String,
+    /// The month's budgets that are used up, as releases see them: `tokens`, `money`, and `total_tokens`, `total_money` for
+    /// those of all tenants together. Documents wait until it is over or the budget is raised.
+    over_budget: Vec<&'static str>,
+    /// All together.
+    total: SpentBody,
+    /// Each model, for each purpose.
+    models: Vec<ModelSpentBody>,
+}
+
+/// What was spent.
+#[derive(Debug, Serialize, ToSchema)]
+struct SpentBody {
+    /// Texts that a model embedded.
+    texts: u64,
+    /// Tokens, as the model counted them.
+    tokens: u64,
+    /// Requests to a model that carried texts of the tenant.
+    requests: u64,
+    /// Money by the deployment's prices, in their currency.
+    money: f64,
+}
+
+/// What was spent on a model.
+#[derive(Debug, Serialize, ToSchema)]
+struct ModelSpentBody {
+    /// The model.
+    #[schema(example = "openai/text-embedding-3-small@1536")]
+    model: String,
+    /// What was embedded: `documents`, `queries`, or `spaces`: stored chunks, for a new model. These count towards no
+    /// budget.
+    #[schema(example = "documents")]
+    purpose: &'static str,
+    #[serde(flatten)]
+    spent: SpentBody,
+}
+
+impl From<Spent> for SpentBody {
+    fn from(spent: Spent) -> Self {
+        let Spent { texts, tokens, requests, .. } = spent;
+        Self { texts, tokens, requests, money: spent.money() }
+    }
+}
+
+impl EmbeddingBody {
+    fn new(month: NaiveDate, over_budget: &[Budget], spending: Vec<MonthSpent>) -> Self {
+        let total = spending.iter().fold(Spent::default(), |all, one| all.and(one.spent));
+        let model = |one: MonthSpent| ModelSpentBody {
+            model: one.model,
+            purpose: one.purpose.as_str(),
+            spent: one.spent.into(),
+        };
+        Self {
+            month: month.format("%Y-%m").to_string(),
+            over_budget: over_budget.iter().map(|budget| budget.as_str()).collect(),
+            total: total.into(),
+            models: spending.into_iter().map(model).collect(),
+        }
+    }
 }
 
 /// What a tenant may use; nothing where it is not limited.
@@ -44,6 +113,10 @@ struct LimitsBody {
     max_bytes: Option<u64>,
     /// Documents on their way.
     max_unfinished: Option<u64>,
+    /// Tokens that are embedded in a month.
+    embedding_tokens_per_month: Option<u64>,
+    /// What embeddings may cost in a month, in hundredths of the currency of the deployment's prices.
+    embedding_cents_per_month: Option<u64>,
 }
 
 impl From<Limits> for LimitsBody {
@@ -55,14 +128,16 @@ impl From<Limits> for LimitsBody {
             max_documents: some(limits.max_documents),
             max_bytes: some(limits.max_bytes),
             max_unfinished: some(limits.max_unfinished),
+            embedding_tokens_per_month: some(limits.embedding_tokens_per_month),
+            embedding_cents_per_month: some(limits.embedding_cents_per_month),
         }
     }
 }
 
 /// Ask what the tenant uses, and what it may use.
 ///
-/// A rate or a quota that is used up answers an upload with 429 and `Retry-After`. Quotas are measured every few
-/// seconds.
+/// A rate or a quota that is used up answers an upload with 429 and `Retry-After`; a budget lets documents wait. Quotas and
+/// budgets are measured every few seconds.
 #[utoipa::path(
     get, path = "/api/v1/usage", tag = "keys",
     responses(
@@ -75,11 +150,13 @@ async fn usage(State(app): State<App>, caller: Caller<Read>) -> Result<Json<Usag
     let tenant = tenant.filter(|tenant| tenant.state == TenantState::Active);
     let tenant = tenant.ok_or_else(|| Problem::not_found("tenant"))?;
     let usage = app.store().usage(&caller.tenant).await?;
+    let (month, spending) = (app.store().this_month().await?, app.store().spending(&caller.tenant, 1).await?);
     Ok(Json(UsageBody {
         documents: usage.documents,
         bytes: usage.bytes,
         unfinished: usage.unfinished,
         over_quota: tenant.over_quota.iter().map(|quota| quota.as_str()).collect(),
+        embedding: EmbeddingBody::new(month, &tenant.over_budget, spending),
         limits: tenant.limits.over(app.limits()).into(),
     }))
 }

@@ -12,13 +12,17 @@ use super::{App, problem::Problem};
 /// Sooner nobody asks, and most documents are done.
 const SOON: Duration = Duration::seconds(1);
 
+/// When a budget lets documents go on.
+const GOES_ON: &str = "documents go on next month, or when the budget is raised";
+
 /// Why a document is not further.
 #[derive(Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub(super) struct Waits {
     /// `upload`: its bytes have not come. `tenant_limit`: the tenant has as much in flight as it may, `total_limit`: all
-    /// tenants together have. `turn`: others go before it. `stage`: work of the stage is before it, or it is being worked
-    /// on. `no_consumer`: nobody works on the stage. `provider_limit`: the provider of the embedding model takes no more
-    /// at the moment. `redis`: the streams cannot be reached.
+    /// tenants together have. `budget`: the tenant has used up a budget of the month, `total_budget`: all tenants
+    /// together have used up one of theirs. `turn`: others go before it. `stage`: work of the stage is before it, or it is
+    /// being worked on. `no_consumer`: nobody works on the stage. `provider_limit`: the provider of the embedding model
+    /// takes no more at the moment. `redis`: the streams cannot be reached.
     reason: &'static str,
     /// The same for people.
     detail: String,
@@ -137,6 +141,15 @@ impl Why {
                 let detail = format!("as many documents of all tenants are in flight as may be; {before}");
                 Self::new("total_limit", detail)
             }
+            Some(HeldBy::Budget) => {
+                let detail =
+                    format!("the tenant has used up its embedding budget of this month; {GOES_ON}; {before}");
+                Self::new("budget", detail)
+            }
+            Some(HeldBy::TotalBudget) => {
+                let who = "all tenants together have used up the embedding budget of this month";
+                Self::new("total_budget", format!("{who}; {GOES_ON}; {before}"))
+            }
             _ if !has_redis => Self::no_redis(),
             _ => Self::new("turn", format!("others may go first by turn, or a stream is full; {before}")),
         };
@@ -223,6 +236,8 @@ mod tests {
         );
         let reason = |held_by, has_redis| Why::of_place(place(held_by, 10_000, 9), has_redis).reason;
         assert_eq!(reason(Some(HeldBy::Total), true), "total_limit");
+        assert_eq!(reason(Some(HeldBy::Budget), false), "budget");
+        assert_eq!(reason(Some(HeldBy::TotalBudget), true), "total_budget");
         assert_eq!((reason(Some(HeldBy::Waiting), true), reason(None, true)), ("turn", "turn"));
         assert_eq!(reason(Some(HeldBy::Waiting), false), "redis");
     }

@@ -7,16 +7,10 @@ use serde_json::{Value, json};
 
 use crate::fixture::{Change, Gateway, accepted, is_problem, json};
 
-const UPLOADS: Limits = Limits {
-    requests_per_minute: 0,
-    request_burst: 0,
+fn few_uploads() -> Limits {
     // So slow that no token comes back while the test runs, however slow the machine is.
-    uploads_per_minute: 1,
-    upload_burst: 4,
-    max_documents: 0,
-    max_bytes: 0,
-    max_unfinished: 0,
-};
+    Limits { uploads_per_minute: 1, upload_burst: 4, ..Limits::default() }
+}
 
 async fn refused(request: RequestBuilder, code: &str) -> (u64, Value) {
     let response: Response = request.send().await.unwrap();
@@ -27,8 +21,8 @@ async fn refused(request: RequestBuilder, code: &str) -> (u64, Value) {
 
 #[tokio::test]
 async fn a_tenants_uploads_share_one_bucket_over_all_gateways() {
-    let gateway = Gateway::with(Change { limits: UPLOADS, ..Change::default() }).await;
-    let replica = gateway.replica(UPLOADS).await;
+    let gateway = Gateway::with(Change { limits: few_uploads(), ..Change::default() }).await;
+    let replica = gateway.replica(few_uploads()).await;
     let upload = |base: &str, name: &str| {
         gateway.post(&format!("{base}/api/v1/documents?filename={name}.txt")).body(name.to_owned())
     };
@@ -70,7 +64,7 @@ async fn requests_are_limited_by_what_is_set_for_the_tenant_alone() {
 
 #[tokio::test]
 async fn while_redis_is_away_a_gateway_keeps_rates_by_itself_and_uploads_go_on() {
-    let gateway = Gateway::with(Change { limits: UPLOADS, ..Change::default() }).await;
+    let gateway = Gateway::with(Change { limits: few_uploads(), ..Change::default() }).await;
     gateway.deployment.redis().stop();
     for name in ["a", "b", "c", "d"] {
         accepted(gateway.post(&format!("/api/v1/documents?filename={name}.txt")).body(name)).await;

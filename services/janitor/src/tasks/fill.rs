@@ -12,8 +12,11 @@ use std::{
 
 use metrics::counter;
 use riacho_domain::{TenantId, embedding_input, input_hash, sealed_title};
-use riacho_models::{Error as ModelError, Kind, Model, embed_each, to_f16_le};
-use riacho_store::{Filling, Gap, GapChunk, Space, SpaceState};
+use riacho_models::{
+    Call, Error as ModelError, Kind, Model, Reached, embed_some, estimate_tokens, to_f16_le,
+};
+use riacho_service::spend::Owner;
+use riacho_store::{Filling, Gap, GapChunk, Purpose, Space, SpaceState};
 
 use crate::{
     Error,
@@ -190,6 +193,25 @@ enum Source<'g> {
     Text(usize),
 }
 
+/// Texts that have to be embedded, each content of a tenant once.
+#[derive(Default)]
+struct Wanted<'g> {
+    texts: Vec<String>,
+    owners: Vec<Owner>,
+    places: HashMap<(&'g TenantId, [u8; 32]), usize>,
+}
+
+impl<'g> Wanted<'g> {
+    /// The place of a text.
+    fn place(&mut self, tenant: &'g TenantId, hash: [u8; 32], text: String) -> usize {
+        *self.places.entry((tenant, hash)).or_insert_with(|| {
+            self.owners.push(Owner { tenant: tenant.clone(), tokens: estimate_tokens(&text) as u64 });
+            self.texts.push(text);
+            self.texts.len() - 1
+        })
+    }
+}
+
 /// Makes the vectors of the gaps' chunks.
 async fn make<'g>(
     job: &Job<'_>,
@@ -197,19 +219,16 @@ async fn make<'g>(
     course: &mut Course,
     gaps: &'g [Gap],
 ) -> Result<Vec<Filling<'g>>, Trouble> {
-    let (mut texts, mut places) = (Vec::new(), HashMap::new());
-    let sources: Vec<_> = gaps.iter().map(|gap| sources(gap, &mut texts, &mut places)).collect();
-    let vectors = if texts.is_empty() { Vec::new() } else { embed(job, space, course, texts).await? };
+    let mut wanted = Wanted::default();
+    let sources: Vec<_> = gaps.iter().map(|gap| sources(gap, &mut wanted)).collect();
+    let vectors =
+        if wanted.texts.is_empty() { Vec::new() } else { embed(job, space, course, &wanted).await? };
     Ok(gaps.iter().zip(sources).map(|(gap, sources)| filling(gap, sources, &vectors)).collect())
 }
 
-/// Finds a source for each chunk, and adds the texts that have to be embedded, each content of a tenant once. None: nobody
-/// knows what was embedded of the chunks.
-fn sources<'g>(
-    gap: &'g Gap,
-    texts: &mut Vec<String>,
-    places: &mut HashMap<(&'g TenantId, [u8; 32]), usize>,
-) -> Option<Vec<Source<'g>>> {
+/// Finds a source for each chunk, and adds the texts that have to be embedded. None: nobody knows what was embedded of the
+/// chunks.
+fn sources<'g>(gap: &'g Gap, wanted: &mut Wanted<'g>) -> Option<Vec<Source<'g>>> {
     let title = sealed_title(&gap.manifest)?;
     let source = |chunk: &'g GapChunk| {
         let text = embedding_input(title, &chunk.heading_path, &chunk.text);
@@ -217,10 +236,7 @@ fn sources<'g>(
         match &chunk.known {
             // Another build may have hashed something else.
             Some(vector) if chunk.content_hash == hash => Source::Stored(vector),
-            _ => Source::Text(*places.entry((&gap.tenant, hash)).or_insert_with(|| {
-                texts.push(text);
-                texts.len() - 1
-            })),
+            _ => Source::Text(wanted.place(&gap.tenant, hash, text)),
         }
     };
     Some(gap.chunks.iter().map(source).collect())
@@ -257,7 +273,7 @@ async fn embed(
     job: &Job<'_>,
     space: &Space,
     course: &mut Course,
-    texts: Vec<String>,
+    wanted: &Wanted<'_>,
 ) -> Result<Vec<Result<Vec<f32>, String>>, Trouble> {
     let models = job.janitor.filler.models().await;
     let models = models.map_err(|error| Trouble { text: error.to_string(), pause: BROKEN })?;
@@ -273,38 +289,61 @@ async fn embed(
         model.verify().await.map_err(|error| trouble(&error))?;
         course.is_verified = true;
     }
-    if course.failures >= DOUBTFUL {
-        return singly(&**model, texts).await.map_err(|error| trouble(&error));
-    }
-    match embed_each(&**model, &texts, Kind::Passage).await {
-        Ok(each) => Ok(each.vectors.into_iter().map(|one| one.map_err(|error| error.to_string())).collect()),
-        Err(error) => {
-            // A model that embeds known texts has trouble with these.
-            if matches!(error, ModelError::Transient { .. }) && model.verify().await.is_ok() {
-                course.failures += 1;
-            }
-            Err(trouble(&error))
+    let is_doubtful = course.failures >= DOUBTFUL;
+    let reached = match is_doubtful {
+        true => singly(&**model, &wanted.texts).await,
+        false => embed_some(&**model, &wanted.texts, Kind::Passage, None).await,
+    };
+    let ledger = &job.janitor.filler.ledger;
+    ledger.note_calls(model.id(), purpose(space.state), &wanted.owners, &reached.calls);
+    // What cannot be written now is written with the next one's.
+    ledger.write().await;
+    if let Some(error) = reached.ended {
+        // A model that embeds known texts has trouble with these.
+        let is_transient = matches!(error, ModelError::Transient { .. });
+        if !is_doubtful && is_transient && model.verify().await.is_ok() {
+            course.failures += 1;
         }
+        return Err(trouble(&error));
+    }
+    let vectors = reached.vectors.into_iter().map(|one| match one {
+        Some(made) => made.map_err(|error| error.to_string()),
+        None => Err("a text has no vector".to_owned()),
+    });
+    Ok(vectors.collect())
+}
+
+/// What the live space lacks was on its way at a switch: its documents would have been embedded for it.
+const fn purpose(state: SpaceState) -> Purpose {
+    match state {
+        SpaceState::Live => Purpose::Documents,
+        SpaceState::Building | SpaceState::Standby | SpaceState::Retired => Purpose::Spaces,
     }
 }
 
 /// Embeds texts one by one; those that fail again are refused, so that they hold up no other.
-async fn singly(model: &dyn Model, texts: Vec<String>) -> Result<Vec<Result<Vec<f32>, String>>, ModelError> {
-    let mut vectors = Vec::with_capacity(texts.len());
-    for text in texts {
-        match model.embed(vec![text], Kind::Passage).await {
-            Ok(made) => vectors.push(made.vectors.into_iter().next().ok_or_else(|| "no vector".to_owned())),
-            Err(error @ (ModelError::Transient { .. } | ModelError::Rejected { .. })) => {
-                vectors.push(Err(error.to_string()));
+async fn singly(model: &dyn Model, texts: &[String]) -> Reached {
+    let mut reached = Reached { vectors: vec![None; texts.len()], calls: Vec::new(), ended: None };
+    for (place, text) in texts.iter().enumerate() {
+        match model.embed(vec![text.clone()], Kind::Passage).await {
+            Ok(made) => {
+                reached.calls.push(Call { texts: place..place + 1, tokens: made.tokens });
+                reached.vectors[place] = made.vectors.into_iter().next().map(Ok);
             }
-            Err(error) => return Err(error),
+            Err(error @ (ModelError::Transient { .. } | ModelError::Rejected { .. })) => {
+                reached.vectors[place] = Some(Err(error));
+            }
+            Err(error) => {
+                reached.ended = Some(error);
+                return reached;
+            }
         }
     }
     // Where all failed, it is the model that went away.
-    if vectors.iter().all(Result::is_err) {
-        model.verify().await?;
+    if reached.calls.is_empty() {
+        reached.ended = model.verify().await.err();
     }
-    Ok(vectors)
+    reached
 }
 
 fn pause(error: &ModelError) -> Duration {

@@ -37,6 +37,14 @@ pub(crate) enum TenantCommand {
     },
     /// Sets or shows what a tenant may use, and shows what it uses
     Limits(TenantLimits),
+    /// Shows what embeddings cost, by month and model
+    Spend {
+        /// The tenant [default: all]
+        id: Option<TenantId>,
+        /// How many months, the present one included
+        #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1200))]
+        months: u32,
+    },
     /// Writes a tenant's documents to a new folder: documents.jsonl, originals, texts
     Export {
         /// The tenant
@@ -81,6 +89,12 @@ pub(crate) struct TenantLimits {
     /// Documents on their way
     #[arg(long, value_name = "N")]
     pub(crate) max_unfinished: Option<OwnLimit>,
+    /// Tokens that are embedded in a month (UTC); documents wait when they are used up
+    #[arg(long, value_name = "N")]
+    pub(crate) embedding_tokens_per_month: Option<OwnLimit>,
+    /// The same in money: hundredths of the currency of models.prices
+    #[arg(long, value_name = "N")]
+    pub(crate) embedding_cents_per_month: Option<OwnLimit>,
 }
 
 /// What is set for a tenant alone: a limit, none (0), or nothing, so that the configuration's holds.

@@ -1,4 +1,4 @@
-//! `riacho tenant create|list|suspend|resume|weight|limits|export|delete`.
+//! `riacho tenant create|list|suspend|resume|weight|limits|spend|export|delete`.
 
 use riacho_store::{Role, Tenant};
 use serde_json::json;
@@ -8,6 +8,7 @@ use crate::cli::TenantCommand;
 
 mod export;
 mod limits;
+mod spend;
 
 pub(super) async fn run(context: &Context, command: TenantCommand) -> anyhow::Result<()> {
     if let TenantCommand::Export { id, to } = command {
@@ -15,6 +16,9 @@ pub(super) async fn run(context: &Context, command: TenantCommand) -> anyhow::Re
     }
     if let TenantCommand::Limits(asked) = command {
         return limits::run(context, asked).await;
+    }
+    if let TenantCommand::Spend { id, months } = command {
+        return spend::run(context, id, months).await;
     }
     let store = context.store(Role::Janitor).await?;
     let show = |tenant: &Tenant, done: &str| {
@@ -50,7 +54,7 @@ pub(super) async fn run(context: &Context, command: TenantCommand) -> anyhow::Re
             let tenant = store.delete_tenant(&id).await.map_err(store_failure)?;
             show(&tenant, "is deleted; the janitor removes its data");
         }
-        TenantCommand::Export { .. } | TenantCommand::Limits(_) => {}
+        TenantCommand::Export { .. } | TenantCommand::Limits(_) | TenantCommand::Spend { .. } => {}
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! `riacho tenant limits`.
 
-use riacho_store::{Limits, OwnLimits, Role, Usage};
+use riacho_store::{Limits, OwnLimits, Role, Spent, Usage};
 use serde::Serialize;
 
 use super::super::{Context, store_failure};
@@ -20,6 +20,10 @@ struct Shown {
     usage: Usage,
     /// The quotas that are used up.
     over_quota: Vec<&'static str>,
+    /// What embeddings cost of the budgets in the present month.
+    spent: Spent,
+    /// The budgets of the month that are used up.
+    over_budget: Vec<&'static str>,
 }
 
 pub(super) async fn run(context: &Context, asked: TenantLimits) -> anyhow::Result<()> {
@@ -33,7 +37,9 @@ pub(super) async fn run(context: &Context, asked: TenantLimits) -> anyhow::Resul
     let limits = own.over(&context.config()?.limits);
     let usage = store.usage(&asked.id).await.map_err(store_failure)?;
     let over_quota = usage.over(&limits).into_iter().map(|quota| quota.as_str()).collect();
-    let shown = Shown { tenant: asked.id.to_string(), own, limits, usage, over_quota };
+    let spent = store.budget_spent(&asked.id).await.map_err(store_failure)?;
+    let over_budget = spent.over(&limits).into_iter().map(|budget| budget.as_str()).collect();
+    let shown = Shown { tenant: asked.id.to_string(), own, limits, usage, over_quota, spent, over_budget };
     context.output.result(&shown, || shown.text());
     Ok(())
 }
@@ -59,6 +65,8 @@ fn changed(mut own: OwnLimits, asked: &TenantLimits) -> anyhow::Result<OwnLimits
         (asked.max_documents, &mut own.max_documents),
         (asked.max_bytes, &mut own.max_bytes),
         (asked.max_unfinished, &mut own.max_unfinished),
+        (asked.embedding_tokens_per_month, &mut own.embedding_tokens_per_month),
+        (asked.embedding_cents_per_month, &mut own.embedding_cents_per_month),
     ];
     for (limit, field) in quotas {
         if let Some(OwnLimit(limit)) = limit {
@@ -68,11 +76,20 @@ fn changed(mut own: OwnLimits, asked: &TenantLimits) -> anyhow::Result<OwnLimits
     Ok(own)
 }
 
+/// The budget of a month in money.
+fn money(limits: &Limits) -> String {
+    match limits.embedding_cents_per_month {
+        0 => "no limit".to_owned(),
+        cents => format!("{}.{:02}", cents / 100, cents % 100),
+    }
+}
+
 impl Shown {
     fn text(&self) -> String {
         let limit = |limit: u64| if limit == 0 { "no limit".to_owned() } else { limit.to_string() };
         let rate = |name: &str, per_minute: u32| format!("{name:<14}{} a minute", limit(per_minute.into()));
         let quota = |name: &str, used: u64, max: u64| format!("{name:<14}{used} of {}", limit(max));
+        let month = |line: String| line + " this month";
         let (limits, usage) = (&self.limits, &self.usage);
         [
             format!("tenant {}", self.tenant),
@@ -81,6 +98,8 @@ impl Shown {
             quota("documents", usage.documents, limits.max_documents),
             quota("bytes", usage.bytes, limits.max_bytes),
             quota("unfinished", usage.unfinished, limits.max_unfinished),
+            month(quota("tokens", self.spent.tokens, limits.embedding_tokens_per_month)),
+            month(format!("{:<14}{:.4} of {}", "money", self.spent.money(), money(limits))),
         ]
         .join("\n")
     }
