@@ -3,11 +3,12 @@
 //! | key | object |
 //! |---|---|
 //! | `t/<tenant>/originals/<upload>` | the bytes as they were uploaded |
+//! | `t/<tenant>/attachments/<xx>/<document>.<object>` | a file that was attached to the document, the original of another one |
 //! | `t/<tenant>/texts/<xx>/<document>.<version>.<run>` | the text that a run extracted |
 //! | `t/<tenant>/claims/<document>/<version>/<run>/<event>` | a payload too large for its event |
 //! | `t/<tenant>/producers/<name>` | what a producer stored for its own events; the name may have several parts |
 //!
-//! `<xx>`, the end of the document's id, spreads the texts over 256 folders. A folder for each document
+//! `<xx>`, the end of the document's id, spreads attachments and texts over 256 folders. A folder for each document
 //! would cost a local store more than the text in it: a new folder is made durable in its parent.
 
 use std::{fmt, str::FromStr};
@@ -42,6 +43,8 @@ impl InvalidKey {
 pub enum KeyKind {
     /// The bytes of an upload.
     Original(UploadId),
+    /// The bytes of a file that was attached to the document.
+    Attachment(DocumentId, UploadId),
     /// The text that a run extracted.
     Text(DocumentId, Version, RunId),
     /// A payload too large for its event, of a run.
@@ -66,6 +69,16 @@ impl Key {
             text: format!("t/{tenant}/originals/{upload}"),
             tenant: tenant.clone(),
             kind: KeyKind::Original(upload),
+        }
+    }
+
+    /// A file that is attached to the document. It is the original of a document of its own, and goes with either.
+    #[must_use]
+    pub fn attachment(tenant: &TenantId, document: DocumentId, object: UploadId) -> Key {
+        Key {
+            text: format!("{}{object}", Prefix::attachments(tenant, document).begin),
+            tenant: tenant.clone(),
+            kind: KeyKind::Attachment(document, object),
         }
     }
 
@@ -124,6 +137,12 @@ impl Key {
         let tenant: TenantId = tenant.parse().map_err(|_| invalid())?;
         let key = match rest.split_once('/').ok_or_else(invalid)? {
             ("originals", upload) => Key::original(&tenant, upload.parse().map_err(|_| invalid())?),
+            ("attachments", rest) => {
+                let name = rest.split_once('/').map_or("", |(_, name)| name);
+                let (document, object) = name.split_once('.').ok_or_else(invalid)?;
+                let document = document.parse().map_err(|_| invalid())?;
+                Key::attachment(&tenant, document, object.parse().map_err(|_| invalid())?)
+            }
             ("texts", rest) => {
                 let name = rest.split_once('/').map_or("", |(_, name)| name);
                 match run_of(name, '.').ok_or_else(invalid)? {
@@ -185,7 +204,7 @@ impl Key {
             KeyKind::Text(document, version, run) | KeyKind::Claim(document, version, run) => {
                 Some((document, version, run))
             }
-            KeyKind::Original(_) | KeyKind::Producer => None,
+            KeyKind::Original(_) | KeyKind::Attachment(..) | KeyKind::Producer => None,
         }
     }
 
@@ -242,10 +261,21 @@ impl Prefix {
         Self::folder(format!("t/{tenant}/originals"))
     }
 
+    /// The files attached to a document.
+    #[must_use]
+    pub fn attachments(tenant: &TenantId, document: DocumentId) -> Prefix {
+        Self::spread(tenant, "attachments", document)
+    }
+
     /// The texts of a document.
     #[must_use]
     pub fn texts(tenant: &TenantId, document: DocumentId) -> Prefix {
-        let folder = format!("t/{tenant}/texts/{:02x}", document.0.as_bytes()[15]);
+        Self::spread(tenant, "texts", document)
+    }
+
+    /// All of a kind that a document has, in a folder that it shares with others.
+    fn spread(tenant: &TenantId, kind: &str, document: DocumentId) -> Prefix {
+        let folder = format!("t/{tenant}/{kind}/{:02x}", document.0.as_bytes()[15]);
         Prefix { begin: format!("{folder}/{document}."), folder }
     }
 
@@ -312,6 +342,7 @@ mod tests {
         let (document, run) = (DocumentId::new(), RunId::new());
         let keys = [
             Key::original(&acme, UploadId::new()),
+            Key::attachment(&acme, document, UploadId::new()),
             Key::text(&acme, document, 3, run),
             Key::claim(&acme, document, 3, run, "0a1b.2").unwrap(),
             Key::producer(&acme, "2026/11/report_1.pdf").unwrap(),
@@ -364,6 +395,9 @@ mod tests {
             format!("t//originals/{id}"),
             format!("t/Acme/originals/{id}"),
             format!("t/../originals/{id}"),
+            format!("t/acme/attachments/02/{id}.{id}"),
+            format!("t/acme/attachments/01/{id}"),
+            format!("t/acme/attachments/01/{id}.{id}/x"),
             format!("t/acme/texts/01/{id}.1"),
             format!("t/acme/texts/02/{id}.1.{id}"),
             format!("t/acme/texts/{id}.1.{id}"),

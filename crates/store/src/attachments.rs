@@ -1,9 +1,12 @@
 //! Attachments: documents of their own that belong to a version of another document. They come with it and
 //! go with it.
+//!
+//! Whatever adds to the documents below an upload, or takes some of them away, locks the row of the upload's
+//! document first. So none is added below what is being taken away, and they can be counted.
 
-use std::collections::HashSet;
+mod replace;
 
-use riacho_domain::{State, TenantId};
+use riacho_domain::State;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
@@ -15,12 +18,12 @@ use crate::{
     transaction::{Param, Scope, Tx},
 };
 
+pub(crate) use self::replace::{OfVersions, STATEMENTS as REPLACE_STATEMENTS, delete_below, replace};
+
 /// How deep attachments may lie in attachments. Deeper ones are only named in the text of what they are in.
 const MAX_DEPTH: i16 = 3;
-/// The most documents below one that was uploaded, whatever became of them.
-const MOST_BELOW: i64 = 500;
-/// How many ids an attachment may need: one more each time that its version ran again after it was deleted.
-const MOST_IDS: usize = 16;
+/// The most documents below a version of one that was uploaded.
+const MOST_BELOW: i32 = 500;
 
 /// A file that was attached to a document.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,19 +40,19 @@ pub struct Attachment {
     pub sha256: [u8; 32],
 }
 
-/// Which of a document's attachments: those of the versions from the first up to before the second. Without a
-/// first one, those of the versions after the live one.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct OfVersions(pub(crate) Option<i32>, pub(crate) i32);
-
-impl OfVersions {
-    pub(crate) const ALL: OfVersions = OfVersions(Some(0), i32::MAX);
-    pub(crate) const NOT_LIVE: OfVersions = OfVersions(None, i32::MAX);
-}
-
 impl Store {
-    /// Accepts what is attached to a version, as documents that wait for their release. What is there
-    /// already stays as it is, so a repetition changes nothing. Answers how many are new; none where the
+    /// Which of the places from 1 to `places` would be accepted now: what is in the others was accepted before, or is
+    /// more than may be. Ask before the bytes are stored. None: the release is no longer current.
+    pub async fn wanted_attachments(&self, parent: &Release, places: u32) -> Result<Option<Vec<u32>>, Error> {
+        let rows = self
+            .single(Scope::tenant("wanted_attachments", &parent.tenant), PARENT, &parent.fence().params())
+            .await?;
+        let Some(row) = rows.first() else { return Ok(superseded("wanted_attachments", None)) };
+        Ok(Some(Parent::read(row)?.take(1..=places, |place| *place)))
+    }
+
+    /// Accepts what is attached to a version, as documents that wait for their release. What was accepted
+    /// before stays as it is, so a repetition changes nothing. Answers how many are new; none where the
     /// release is no longer current.
     pub async fn accept_attachments(
         &self,
@@ -61,55 +64,59 @@ impl Store {
     }
 }
 
+/// What a version is attached to, and what is attached to it.
+struct Parent {
+    root: Uuid,
+    root_version: i32,
+    /// How deep its attachments lie.
+    depth: i16,
+    /// Its attachments are found by no search for now.
+    withheld: bool,
+    /// The places that were taken.
+    known: Vec<i32>,
+    /// How many more may be below the upload.
+    room: usize,
+}
+
+impl Parent {
+    fn read(row: &tokio_postgres::Row) -> Result<Self, Error> {
+        let depth = row.try_get::<_, i16>("depth")? + 1;
+        let below: i32 = row.try_get("below")?;
+        let room = if depth > MAX_DEPTH { 0 } else { MOST_BELOW.saturating_sub(below) };
+        Ok(Self {
+            root: row.try_get("root")?,
+            root_version: row.try_get("root_version")?,
+            depth,
+            withheld: row.try_get("withheld")?,
+            known: row.try_get("attached")?,
+            room: usize::try_from(room).unwrap_or(0),
+        })
+    }
+
+    /// Those whose places are free, as many as there is room for.
+    fn take<T>(&self, all: impl IntoIterator<Item = T>, place: impl Fn(&T) -> u32) -> Vec<T> {
+        let is_new = |one: &T| !self.known.contains(&read::signed(place(one)));
+        all.into_iter().filter(is_new).take(self.room).collect()
+    }
+}
+
 async fn accept(tx: &Tx, parent: &Release, attachments: &[Attachment]) -> Result<Option<u32>, Error> {
-    let fence = parent.fence();
     let lock: [Param<'_>; 2] = [&parent.tenant.as_str(), &parent.document.0];
     tx.query(LOCK_BY_ID, &lock).await?;
-    let Some(row) = tx.query_opt(PARENT, &fence.params()).await? else {
+    let Some(row) = tx.query_opt(PARENT, &parent.fence().params()).await? else {
         return Ok(superseded("accept_attachments", None));
     };
-    let depth = row.try_get::<_, i16>("depth")? + 1;
-    let (root, below): (Uuid, i64) = (row.try_get("root")?, row.try_get("below")?);
-    let known: Vec<i32> = row.try_get("known")?;
-    let room = if depth > MAX_DEPTH { 0 } else { usize::try_from(MOST_BELOW - below).unwrap_or(0) };
-    let new = attachments.iter().filter(|attachment| !known.contains(&read::signed(attachment.ordinal)));
-    let new: Vec<&Attachment> = new.take(room).collect();
-    if new.is_empty() {
-        return Ok(Some(0));
+    let place = Parent::read(&row)?;
+    let new = place.take(attachments, |attachment| attachment.ordinal);
+    if !new.is_empty() {
+        add(tx, parent, &place, &new).await?;
+        wake(tx, State::Waiting).await?;
     }
-    let ids = free_ids(tx, parent, &new).await?;
-    add(tx, parent, root, depth, &new, &ids).await?;
-    wake(tx, State::Waiting).await?;
     Ok(u32::try_from(new.len()).ok())
 }
 
-/// An id for each, derived from the document, its version and the attachment's place, so that a repetition
-/// makes the same. Ids of attachments that were deleted are never given again.
-async fn free_ids(tx: &Tx, parent: &Release, attachments: &[&Attachment]) -> Result<Vec<Uuid>, Error> {
-    let candidates: Vec<Vec<Uuid>> = attachments
-        .iter()
-        .map(|attachment| (0..MOST_IDS).map(|n| derived(parent, attachment.ordinal, n)).collect())
-        .collect();
-    let all: Vec<Uuid> = candidates.iter().flatten().copied().collect();
-    let rows = tx.query(TAKEN, &[&parent.tenant.as_str(), &all]).await?;
-    let taken = rows.iter().map(|row| row.try_get("id")).collect::<Result<HashSet<Uuid>, _>>()?;
-    let free = |ids: &Vec<Uuid>| ids.iter().copied().find(|id| !taken.contains(id));
-    let ids = candidates.iter().map(free).collect::<Option<Vec<_>>>();
-    ids.ok_or_else(|| Error::Invalid("the version has run too often with its attachments deleted".into()))
-}
-
-fn derived(parent: &Release, ordinal: u32, attempt: usize) -> Uuid {
-    Uuid::new_v5(&parent.document.0, format!("{}/{ordinal}/{attempt}", parent.version).as_bytes())
-}
-
-async fn add(
-    tx: &Tx,
-    parent: &Release,
-    root: Uuid,
-    depth: i16,
-    attachments: &[&Attachment],
-    ids: &[Uuid],
-) -> Result<(), Error> {
+async fn add(tx: &Tx, parent: &Release, place: &Parent, attachments: &[&Attachment]) -> Result<(), Error> {
+    let ids: Vec<Uuid> = attachments.iter().map(|_| Uuid::now_v7()).collect();
     let ordinals: Vec<i32> = attachments.iter().map(|a| read::signed(a.ordinal)).collect();
     let keys: Vec<&str> = attachments.iter().map(|a| a.object_key.as_str()).collect();
     let names: Vec<&str> = attachments.iter().map(|a| a.filename.as_str()).collect();
@@ -117,12 +124,14 @@ async fn add(
     let hashes: Vec<&[u8]> = attachments.iter().map(|a| a.sha256.as_slice()).collect();
     let fingerprints: Vec<[u8; 32]> = ids.iter().map(fingerprint).collect();
     let fingerprints: Vec<&[u8]> = fingerprints.iter().map(<[u8; 32]>::as_slice).collect();
-    let params: [Param<'_>; 12] = [
+    let params: [Param<'_>; 14] = [
         &parent.tenant.as_str(),
         &parent.document.0,
         &read::signed(parent.version),
-        &root,
-        &depth,
+        &place.root,
+        &place.root_version,
+        &place.depth,
+        &place.withheld,
         &ids,
         &ordinals,
         &keys,
@@ -132,6 +141,8 @@ async fn add(
         &fingerprints,
     ];
     tx.execute(ADD, &params).await?;
+    let [tenant, document, version, root, root_version, ..] = params;
+    tx.execute(COUNT, &[tenant, document, version, root, root_version, &ordinals]).await?;
     Ok(())
 }
 
@@ -140,39 +151,13 @@ fn fingerprint(id: &Uuid) -> [u8; 32] {
     Sha256::new_with_prefix(b"attachment").chain_update(id.as_bytes()).finalize().into()
 }
 
-/// Deletes the attachments of some versions of documents whose rows are locked, with all that lies in them.
-pub(crate) async fn delete_below(
-    tx: &Tx,
-    tenant: &TenantId,
-    parents: &[(Uuid, OfVersions)],
-) -> Result<(), Error> {
-    let tenant = tenant.as_str();
-    let (ids, versions): (Vec<Uuid>, Vec<OfVersions>) = parents.iter().copied().unzip();
-    let from: Vec<Option<i32>> = versions.iter().map(|versions| versions.0).collect();
-    let to: Vec<i32> = versions.iter().map(|versions| versions.1).collect();
-    let rows = tx.query(BELOW, &[&tenant, &ids, &from, &to]).await?;
-    let below = rows.iter().map(|row| row.try_get("id")).collect::<Result<Vec<Uuid>, _>>()?;
-    if below.is_empty() {
-        return Ok(());
-    }
-    let params: [Param<'_>; 2] = [&tenant, &below];
-    tx.query(LOCK, &params).await?;
-    tx.execute(DELETE, &params).await?;
-    tx.execute(CANCEL, &params).await?;
-    Ok(())
-}
-
 const PARENT: &str = "-- store::attachments::accept
-SELECT d.depth, coalesce(d.root_id, d.id) AS root,
-       (SELECT count(*) FROM documents AS o WHERE o.root_id = coalesce(d.root_id, d.id)) AS below,
-       ARRAY(SELECT c.attachment FROM documents AS c
-             WHERE c.parent_id = $2 AND c.parent_version = $3 AND c.deleted_at IS NULL) AS known
+SELECT d.depth, r.document_id AS root, r.version AS root_version, r.below, v.attached,
+       d.withheld OR coalesce(d.live_version <> v.version, false) AS withheld
 FROM documents AS d JOIN document_versions AS v ON v.document_id = d.id AND v.version = $3
+JOIN document_versions AS r ON r.document_id = coalesce(d.root_id, d.id) AND r.version = coalesce(d.root_version, v.version)
 WHERE d.tenant_id = $1 AND d.id = $2 AND d.deleted_at IS NULL AND v.release_id = $4
   AND v.state IN ('releasing', 'extracting', 'embedding', 'indexing')";
-
-const TAKEN: &str = "-- store::attachments::free_ids
-SELECT id FROM documents WHERE tenant_id = $1 AND id = ANY ($2)";
 
 // What the parent's version brings, its attachments bring too.
 const ADD: &str = "-- store::attachments::add
@@ -182,12 +167,12 @@ WITH parent AS (
     FROM documents AS d JOIN document_versions AS v ON v.document_id = d.id AND v.version = $3
     WHERE d.tenant_id = $1 AND d.id = $2),
 new AS (
-    SELECT * FROM unnest($6::uuid[], $7::int[], $8::text[], $9::text[], $10::bigint[], $11::bytea[], $12::bytea[])
+    SELECT * FROM unnest($8::uuid[], $9::int[], $10::text[], $11::text[], $12::bigint[], $13::bytea[], $14::bytea[])
         AS new (id, ordinal, object_key, filename, size, sha256, fingerprint)),
 added AS (
     INSERT INTO documents (tenant_id, id, collection_id, metadata, latest_version, expires_at, parent_id, parent_version,
-        attachment, root_id, depth)
-    SELECT $1, new.id, parent.collection_id, parent.metadata, 1, parent.expires_at, $2, $3, new.ordinal, $4, $5
+        attachment, root_id, root_version, depth, withheld)
+    SELECT $1, new.id, parent.collection_id, parent.metadata, 1, parent.expires_at, $2, $3, new.ordinal, $4, $5, $6, $7
     FROM new, parent)
 INSERT INTO document_versions (tenant_id, document_id, version, state, lane, object_key, filename, size, sha256, chunking,
     fingerprint, traceparent, collection_id, metadata, expires_at)
@@ -195,34 +180,12 @@ SELECT $1, new.id, 1, 'waiting', parent.lane, new.object_key, new.filename, new.
     new.fingerprint, parent.traceparent, parent.collection_id, parent.metadata, parent.expires_at
 FROM new, parent";
 
-const BELOW: &str = "-- store::attachments::delete_below
-WITH RECURSIVE below AS (
-    SELECT c.id
-    FROM unnest($2::uuid[], $3::int[], $4::int[]) AS of (id, from_version, to_version)
-    JOIN documents AS d ON d.id = of.id
-    JOIN documents AS c ON c.parent_id = of.id AND c.parent_version < of.to_version
-        AND c.parent_version >= coalesce(of.from_version, d.live_version + 1, 0)
-    WHERE d.tenant_id = $1 AND c.tenant_id = $1 AND c.deleted_at IS NULL
-    UNION
-    SELECT c.id FROM below JOIN documents AS c ON c.parent_id = below.id
-    WHERE c.tenant_id = $1 AND c.deleted_at IS NULL)
-SELECT id FROM below";
-
-const LOCK: &str = "-- store::attachments::delete_below
-SELECT id FROM documents WHERE tenant_id = $1 AND id = ANY ($2) ORDER BY id FOR NO KEY UPDATE";
-
-const DELETE: &str = "-- store::attachments::delete_below
-WITH deleted AS (
-    UPDATE documents SET deleted_at = now(), updated_at = now()
-    WHERE tenant_id = $1 AND id = ANY ($2) AND deleted_at IS NULL RETURNING tenant_id)
-INSERT INTO search_changes AS c (tenant_id, slot, changes)
-SELECT DISTINCT tenant_id, pg_backend_pid() % 16, 1 FROM deleted
-ON CONFLICT (tenant_id, slot) DO UPDATE SET changes = c.changes + 1";
-
-const CANCEL: &str = "-- store::attachments::delete_below
-UPDATE document_versions SET state = 'cancelled', ended_by = 'command', finished_at = now()
-WHERE tenant_id = $1 AND document_id = ANY ($2)
-  AND state IN ('awaiting_upload', 'waiting', 'releasing', 'extracting', 'embedding', 'indexing')";
+// The parent's version may be that of the upload itself.
+const COUNT: &str = "-- store::attachments::add
+UPDATE document_versions AS v
+SET attached = CASE WHEN v.document_id = $2 AND v.version = $3 THEN v.attached || $6::int[] ELSE v.attached END,
+    below = CASE WHEN v.document_id = $4 AND v.version = $5 THEN v.below + cardinality($6::int[]) ELSE v.below END
+WHERE v.tenant_id = $1 AND (v.document_id = $2 AND v.version = $3 OR v.document_id = $4 AND v.version = $5)";
 
 /// The statements of this file.
-pub(crate) const STATEMENTS: &[&str] = &[PARENT, TAKEN, ADD, BELOW, LOCK, DELETE, CANCEL];
+pub(crate) const STATEMENTS: &[&str] = &[PARENT, ADD, COUNT];

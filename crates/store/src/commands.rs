@@ -81,7 +81,11 @@ impl Store {
     pub async fn delete_document(&self, tenant: &TenantId, document: DocumentId) -> Result<bool, Error> {
         self.transaction(Scope::tenant("delete_document", tenant), |tx| async move {
             let params: [Param<'_>; 2] = [&tenant.as_str(), &document.0];
-            if tx.execute(DELETE, &params).await? == 0 {
+            tx.prepare(&[LOCK_BY_ID, DELETE]).await?;
+            let (locked, deleted) =
+                futures::join!(tx.query(LOCK_BY_ID, &params), tx.execute(DELETE, &params));
+            locked?;
+            if deleted? == 0 {
                 return Ok(false);
             }
             tx.execute(CANCEL_ALL, &params).await?;

@@ -352,7 +352,7 @@ WHERE t.id = $1 GROUP BY t.created_at";
 
 const ALLOWED: &str = "-- store::search::allowed
 SELECT d.id FROM documents AS d JOIN collections AS c ON c.id = d.collection_id
-WHERE d.tenant_id = $1 AND d.live_version IS NOT NULL AND d.deleted_at IS NULL
+WHERE d.tenant_id = $1 AND d.live_version IS NOT NULL AND d.deleted_at IS NULL AND NOT d.withheld
   AND (d.expires_at IS NULL OR d.expires_at > now())
   AND ($2::uuid[] IS NULL OR d.id = ANY ($2))
   AND ($3::text IS NULL OR c.name = $3)

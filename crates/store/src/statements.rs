@@ -32,6 +32,7 @@ impl crate::Store {
 const KEYS: &[&str] = &[
     "documents_pkey",
     "documents_external_id",
+    "documents_attachments",
     "document_versions_pkey",
     "document_versions_same_bytes",
     "chunks_content",
@@ -149,6 +150,7 @@ fn for_each_document(space: SpaceId) -> Vec<String> {
     let fixed = [
         accept::STATEMENTS,
         accept::WRITE_STATEMENTS,
+        attachments::REPLACE_STATEMENTS,
         intake::STATEMENTS,
         release::STATEMENTS,
         stages::STATEMENTS,
@@ -166,6 +168,7 @@ fn all(space: SpaceId) -> Vec<String> {
         accept::STATEMENTS,
         accept::WRITE_STATEMENTS,
         attachments::STATEMENTS,
+        attachments::REPLACE_STATEMENTS,
         census::STATEMENTS,
         chunks::STATEMENTS,
         collections::STATEMENTS,

@@ -7,6 +7,7 @@ use serde_json::Value;
 use crate::{
     Accepted, Chunking, Conflict, Error, Quota, Store,
     accept::{Fingerprint, LOCK_BY_ID, version_now},
+    attachments::{self, OfVersions},
     read,
     start::SUPERSEDE_OLDER,
     transaction::{Param, Scope, Tx},
@@ -103,6 +104,8 @@ impl Store {
             }
             let supersede: [Param<'_>; 3] = [&tenant.as_str(), &document.0, &read::signed(latest.version)];
             tx.execute(SUPERSEDE_OLDER, &supersede).await?;
+            let attached = [(document.0, OfVersions::NOT_LIVE)];
+            attachments::delete_below(&tx, tenant, &attached).await?;
             let fingerprint = settings(&tx, tenant, document, latest.version).await?;
             let params: [Param<'_>; 6] = [
                 &document.0,

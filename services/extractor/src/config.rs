@@ -23,9 +23,10 @@ pub struct Config {
     /// How many documents are worked on at once; 0 is two for each parser process, so that one is
     /// read or stored while another is parsed. More only crowd out the other stages of a small machine.
     pub concurrency: usize,
-    /// The most bytes of originals in memory at once. Documents that would exceed it wait, so that
-    /// large ones are worked on one after the other; one that is larger by itself is worked on alone. A quarter as much
-    /// besides is for interactive documents.
+    /// The most bytes of originals and of files attached to them in memory at once; each original counts twice, as its
+    /// attachments may have as many bytes again. Documents that would exceed it wait, so that large ones are worked on
+    /// one after the other; one that is larger by itself is worked on alone. A quarter as much besides is for
+    /// interactive documents.
     pub originals_bytes: u64,
     /// The most chunks of an event for the embedder.
     pub batch_chunks: usize,

@@ -15,6 +15,8 @@ pub struct Extracted {
     pub outline: Outline,
     /// The files that were attached to it: documents of their own.
     pub attachments: Vec<Attachment>,
+    /// Why it has no text, where it has attachments all the same.
+    pub unreadable: Option<Failure>,
 }
 
 /// A file that was attached to a message.
@@ -94,11 +96,19 @@ pub struct Missing {
 }
 
 impl Missing {
-    /// Adds a page to those that are missing. Pages come in ascending order.
+    /// Adds a page to those that are missing. Pages come in ascending order. Of very many reasons the last ones are
+    /// put together.
     pub fn add(all: &mut Vec<Missing>, page: u32, failure: Failure) {
         let at = match all.iter().position(|missing| missing.failure == failure) {
             Some(at) => at,
+            None if all.len() >= MOST_REASONS => MOST_REASONS - 1,
             None => {
+                let is_last = all.len() + 1 == MOST_REASONS;
+                let failure = if is_last {
+                    Failure::new(failure.reason, "for one of many other reasons")
+                } else {
+                    failure
+                };
                 all.push(Missing { failure, pages: Vec::new() });
                 all.len() - 1
             }
@@ -107,6 +117,12 @@ impl Missing {
             Some((_, last)) if *last + 1 == page => *last = page,
             _ => all[at].pages.push((page, page)),
         }
+    }
+
+    /// Why a document has no text: the reason for which most of its pages have none; nothing where none is missing.
+    #[must_use]
+    pub fn most(all: &[Missing]) -> Option<Failure> {
+        all.iter().max_by_key(|missing| missing.count()).map(|most| most.failure.clone())
     }
 
     /// Whether the page is among them.
@@ -174,6 +190,12 @@ impl Failure {
 }
 
 impl Extracted {
+    /// Attachments of a message that has no text, for this reason.
+    #[must_use]
+    pub fn unreadable(failure: Failure, attachments: Vec<Attachment>) -> Self {
+        Self { unreadable: Some(failure), attachments, ..Self::default() }
+    }
+
     /// How many pages have no text for some reason.
     #[must_use]
     pub fn missing_pages(&self) -> u32 {
@@ -242,6 +264,22 @@ mod tests {
         let outline = Outline { headings: vec![heading], ..Outline::default() };
         assert!(!Extracted { text: "ee".into(), outline, ..Extracted::default() }.is_sound());
         assert!(!Extracted { text: "a\0".into(), ..Extracted::default() }.is_sound());
+    }
+
+    #[test]
+    fn pages_that_are_missing_for_very_many_reasons_leave_the_document_sound() {
+        let mut missing = Vec::new();
+        for page in 1..=300 {
+            Missing::add(
+                &mut missing,
+                page,
+                Failure::new(ReasonCode::Corrupt, format!("reason {}", page % 100)),
+            );
+        }
+        assert_eq!(missing.len(), MOST_REASONS);
+        assert_eq!(missing.iter().map(Missing::count).sum::<u32>(), 300);
+        let outline = Outline { missing, ..Outline::default() };
+        assert!(Extracted { text: "text".into(), outline, ..Extracted::default() }.is_sound());
     }
 
     #[test]

@@ -9,7 +9,9 @@ use bytes::Bytes;
 use riacho_domain::{Lane, ReasonCode, RunId, SpaceId, StageName, UploadId};
 use riacho_objects::{Key, Objects};
 use riacho_proto::v1::{ChunksCut, ExtractRequested, envelope::Payload};
-use riacho_stage::{Context, EmitError, Event, Failure as StageFailure, Outcome, Output, Stage};
+use riacho_stage::{
+    Context, DEFAULT_TIME_LIMIT, EmitError, Event, Failure as StageFailure, Outcome, Output, Stage,
+};
 use riacho_store::{Attachment, MissingPages, Reason, Release, Seal, Sealed, SealedRun, Store};
 use sha2::{Digest, Sha256};
 use tokio::{
@@ -27,6 +29,9 @@ use crate::{
     pool::Pool,
 };
 
+/// How long the rest of a run may take: waiting for memory and a process, reading, cutting and storing.
+const AROUND_PARSING: Duration = Duration::from_secs(15 * 60);
+
 /// How often a long parse writes its progress.
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 
@@ -42,7 +47,7 @@ pub struct Extractor {
     pool: Pool,
     store: Store,
     objects: Objects,
-    /// What is left for originals in memory, in units of [`UNIT`].
+    /// What is left for originals and attachments in memory, in units of [`UNIT`].
     memory: Semaphore,
     memory_units: u32,
     /// A quarter as much besides, for interactive documents while others have taken all.
@@ -86,7 +91,7 @@ impl Extractor {
         Self { config, pool, store, objects, memory, memory_units, kept_memory }
     }
 
-    /// Waits until the original fits into memory beside the others.
+    /// Waits until so many bytes fit into memory beside those of others.
     async fn room_for(&self, lane: Lane, size: u64) -> Result<SemaphorePermit<'_>, Exit> {
         let wanted = units(size).min(self.memory_units);
         let memory = self.memory.acquire_many(wanted);
@@ -113,10 +118,14 @@ impl Extractor {
 
     /// Parses, stores, cuts and seals; or takes the run that another delivery sealed meanwhile.
     async fn run(&self, job: &Job) -> Result<Run, Exit> {
-        let _room = self.room_for(job.lane, job.request.size).await?;
+        // What is attached to a message may be as large again, and whether it is one nobody knows before.
+        let _room = self.room_for(job.lane, job.request.size.saturating_mul(2)).await?;
         let original = self.original(job).await?;
         let mut extracted = self.parse(job, original).await?;
         self.attach(job, std::mem::take(&mut extracted.attachments)).await?;
+        if let Some(failure) = extracted.unreadable {
+            return Err(Exit::Document(failure));
+        }
         let extracted = Arc::new(extracted);
         let id = RunId::new();
         let Release { tenant, document, version, .. } = &job.release;
@@ -149,18 +158,11 @@ impl Extractor {
         if files.is_empty() {
             return Ok(());
         }
-        let mut attachments = Vec::with_capacity(files.len());
-        for (ordinal, file) in (1..).zip(files) {
-            let (size, bytes) = (file.bytes.len() as u64, Bytes::from(file.bytes));
-            let hashed = bytes.clone();
-            let sha256: [u8; 32] = blocking(move || Sha256::digest(&hashed)).await?.into();
-            // The same for each delivery of the release, so that no delivery leaves an object of its own.
-            let name = format!("attachment {ordinal} of {}", job.release.version);
-            let upload = UploadId(Uuid::new_v5(&job.release.release.0, name.as_bytes()));
-            let key = Key::original(&job.release.tenant, upload);
-            self.objects.put(&key, bytes).await?;
-            let object_key = key.to_string();
-            attachments.push(Attachment { ordinal, filename: file.filename, object_key, size, sha256 });
+        let places = u32::try_from(files.len()).unwrap_or(u32::MAX);
+        let wanted = self.store.wanted_attachments(&job.release, places).await?.ok_or(Exit::Superseded)?;
+        let mut attachments = Vec::with_capacity(wanted.len());
+        for (ordinal, file) in (1..).zip(files).filter(|(ordinal, _)| wanted.contains(ordinal)) {
+            attachments.push(self.put_attachment(job, ordinal, file).await?);
         }
         match self.store.accept_attachments(&job.release, &attachments).await? {
             Some(new) => {
@@ -169,6 +171,25 @@ impl Extractor {
             }
             None => Err(Exit::Superseded),
         }
+    }
+
+    /// Stores a file that was attached. Its key begins with the document that it is attached to, whose purge takes it
+    /// along where no row came to name it.
+    async fn put_attachment(
+        &self,
+        job: &Job,
+        ordinal: u32,
+        file: extracted::Attachment,
+    ) -> Result<Attachment, Exit> {
+        let Release { tenant, document, release, .. } = &job.release;
+        let (size, bytes) = (file.bytes.len() as u64, Bytes::from(file.bytes));
+        let hashed = bytes.clone();
+        let sha256: [u8; 32] = blocking(move || Sha256::digest(&hashed)).await?.into();
+        // One key for each delivery of the release, so that none leaves an object of its own; but never for other bytes.
+        let name = [&ordinal.to_be_bytes()[..], &sha256[..]].concat();
+        let key = Key::attachment(tenant, *document, UploadId(Uuid::new_v5(&release.0, &name)));
+        self.objects.put(&key, bytes).await?;
+        Ok(Attachment { ordinal, filename: file.filename, object_key: key.to_string(), size, sha256 })
     }
 
     /// The original's bytes, as they were promised.
@@ -286,6 +307,11 @@ impl Run {
 impl Stage for Extractor {
     fn name(&self) -> StageName {
         StageName::Extract
+    }
+
+    /// A document that takes too long ends with a reason before that.
+    fn time_limit(&self) -> Duration {
+        (self.config.pool().most_time() + AROUND_PARSING).max(DEFAULT_TIME_LIMIT)
     }
 
     async fn run(&self, event: Event, context: &Context) -> Result<Outcome, StageFailure> {

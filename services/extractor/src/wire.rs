@@ -97,7 +97,7 @@ pub struct Attached {
 }
 
 /// A picture whose words are wanted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Picture {
     /// A picture of the file that is parsed, which may hold several.
@@ -177,7 +177,7 @@ pub enum Tag {
     Picture,
     /// The pixels of a page.
     Pixels,
-    /// [`Attached`] in JSON; its bytes follow. All of these come before the text.
+    /// [`Attached`] in JSON; its bytes follow. All of these come before the text, or the failure.
     Attachment,
     /// The bytes of an attachment.
     Bytes,

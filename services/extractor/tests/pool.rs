@@ -159,9 +159,31 @@ async fn a_parser_that_grows_runs_out_of_memory_alone() {
 
 /// A pool whose children do what a line of shell says.
 fn impostors(line: &str) -> Pool {
+    Pool::new(impostor(line)).unwrap()
+}
+
+fn impostor(line: &str) -> Config {
     let line = format!(r"printf 'R\002\000\000\000{{}}'; {line}");
     let command = ["/bin/sh", "-c", &line].map(PathBuf::from).to_vec();
-    Pool::new(Config { processes: 1, command, timeout_seconds: 5, ..Config::default() }).unwrap()
+    Config { processes: 1, command, timeout_seconds: 5, ..Config::default() }
+}
+
+#[tokio::test]
+async fn a_page_that_hangs_is_given_up_however_many_pages_there_are() {
+    // It has begun the first of a thousand pages, which together may take eight minutes.
+    let begun = r"printf 'P\010\000\000\000\000\000\000\000\350\003\000\000'; cat >/dev/null";
+    let config = Config { timeout_seconds: 1, ..impostor(begun) };
+    let pool = Pool::new(config.clone()).unwrap();
+    let parsing = parse(&pool, "a.pdf", "text");
+    let ended = tokio::time::timeout(Duration::from_secs(200), parsing).await.expect("it ends by itself");
+    assert_eq!(reason(ended), ReasonCode::Timeout);
+    // One that goes on to the next page each time ends after the time of the document.
+    let pages: String = (0..200)
+        .map(|n| format!(r"printf 'P\010\000\000\000\{n:03o}\000\000\000\350\003\000\000'; sleep 0.2; "))
+        .collect();
+    let config = Config { timeout_seconds: 60, document_seconds: 2, ..impostor(&pages) };
+    let pool = Pool::new(config).unwrap();
+    assert_eq!(reason(parse(&pool, "a.pdf", "text").await), ReasonCode::Timeout);
 }
 
 #[tokio::test]

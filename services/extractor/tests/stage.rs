@@ -7,10 +7,11 @@ mod drawing;
 
 use std::path::PathBuf;
 
+use futures::TryStreamExt;
 use riacho_domain::{Lane, ReasonCode, RunId, StageName, State, content_hash};
 use riacho_extractor::{Config, ocr, pool};
 use riacho_local::testing::Reply;
-use riacho_objects::Key;
+use riacho_objects::{Key, Prefix};
 use riacho_proto::v1::{ChunksCut, envelope::Payload};
 use riacho_stage::{Context, Event, Failure, Outcome, Runner, Stage};
 use riacho_store::{Accepted, ListDocuments, Release, ReleaseCaps, Role, Seal, Sealed};
@@ -196,6 +197,29 @@ async fn attachments_of_a_message_become_documents_of_their_own() {
     running.deployment.reaches(one.id, State::Embedding).await;
     let failed = running.deployment.reaches(two.id, State::Failed).await;
     assert_eq!(failed.error.unwrap().code, ReasonCode::Empty.as_str());
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_what_is_accepted_of_attachments_is_stored() {
+    let deployment = Deployment::start().await.unwrap();
+    let part = |body: &str| {
+        format!(
+            "--b\r\nContent-Type: text/plain\r\nContent-Disposition: attachment; filename=a.txt\r\n\r\n{body}\r\n"
+        )
+    };
+    let head = "From: a@b\r\nSubject: Levels\r\nMIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n";
+    let mail = format!("{head}{}{}{}--b--\r\n", part("one"), part("two"), part("three"));
+    let accepted = deployment.submit("levels.eml", mail).await.unwrap();
+    // The first was accepted before, and after one more there is no room.
+    deployment.sql("UPDATE document_versions SET attached = '{1}', below = 499");
+    let running = Running::start(deployment).await;
+    running.deployment.reaches(accepted.document, State::Embedding).await;
+    let (objects, tenant) = (&running.deployment.objects, &running.deployment.tenant);
+    let stored: Vec<_> =
+        objects.list(&Prefix::attachments(tenant, accepted.document)).try_collect().await.unwrap();
+    let [only] = stored.as_slice() else { panic!("{stored:?}") };
+    assert_eq!(objects.get(&only.key, 100).await.unwrap(), "two");
     running.stop().await;
 }
 

@@ -273,6 +273,7 @@ async fn objects_without_a_row_go_and_no_others() {
     let producer = Key::producer(tenant, "import/1.txt").unwrap();
     let stray = [
         Key::original(tenant, UploadId::new()),
+        Key::attachment(tenant, kept.document, UploadId::new()),
         Key::text(tenant, DocumentId::new(), 1, RunId::new()),
         Key::text(tenant, kept.document, 2, RunId::new()),
         Key::claim(tenant, DocumentId::new(), 1, RunId::new(), "e1").unwrap(),
@@ -281,7 +282,8 @@ async fn objects_without_a_row_go_and_no_others() {
         objects.put(key, Bytes::from_static(b"bytes")).await.unwrap();
     }
     let janitor = janitor(&deployment);
-    let expected = BTreeMap::from([("bytes", 20), ("claims", 1), ("originals", 1), ("texts", 2)]);
+    let expected =
+        BTreeMap::from([("attachments", 1), ("bytes", 25), ("claims", 1), ("originals", 1), ("texts", 2)]);
     assert_eq!(dry(&janitor, TaskName::Orphans).await, expected);
     let young = janitor_with(&deployment, Config::default());
     assert_eq!(
@@ -312,10 +314,13 @@ async fn a_deleted_document_is_purged_to_the_last_object() {
             .unwrap();
         let claim = Key::claim(tenant, document, 1, RunId::new(), "e").unwrap();
         objects.put(&claim, Bytes::from_static(b"claim")).await.unwrap();
+        // A file that was attached to it, whose document was not accepted any more.
+        let attached = Key::attachment(tenant, document, UploadId::new());
+        objects.put(&attached, Bytes::from_static(b"attached")).await.unwrap();
     }
     assert!(deployment.store.delete_document(tenant, gone).await.unwrap());
     let janitor = janitor(&deployment);
-    let expected = BTreeMap::from([("documents", 1), ("objects", 3)]);
+    let expected = BTreeMap::from([("documents", 1), ("objects", 4)]);
     assert_eq!(dry(&janitor, TaskName::Purge).await, BTreeMap::from([("documents", 1)]));
     assert_eq!(counts(&janitor, TaskName::Purge).await, expected);
     let left: Vec<String> = futures::TryStreamExt::try_collect::<Vec<_>>(objects.list_all())
@@ -324,7 +329,7 @@ async fn a_deleted_document_is_purged_to_the_last_object() {
         .into_iter()
         .map(|entry| entry.key.to_string())
         .collect();
-    assert_eq!(left.len(), 3, "{left:?}");
+    assert_eq!(left.len(), 4, "{left:?}");
     assert_eq!(deployment.sql(&format!("SELECT FROM documents WHERE id = '{gone}'")).len(), 0);
     assert_eq!(deployment.sql(&format!("SELECT FROM receipts WHERE document_id = '{gone}'")).len(), 1);
     assert_eq!(counts(&janitor, TaskName::Purge).await, BTreeMap::new());

@@ -211,6 +211,9 @@ pub(crate) struct Up {
     /// Ingests the sample documents, answers a search, and keeps serving
     #[arg(long)]
     pub(crate) demo: bool,
+    /// Runs on private servers whatever the configuration names: for what must never touch those
+    #[arg(long, hide = true)]
+    pub(crate) private: bool,
 }
 
 #[derive(Debug, Args)]

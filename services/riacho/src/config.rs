@@ -157,6 +157,20 @@ impl Settings {
         is_set::<Config>(&self.sources, key)
     }
 
+    /// Forgets which servers and which object store the sources name.
+    pub(crate) fn leave_out_servers(&mut self) {
+        self.sources.leave_out(&[
+            "redis.url",
+            "redis.tls_ca_file",
+            "database.url",
+            "database.migrate_url",
+            "database.janitor_url",
+            "database.read_url",
+            "database.tls_ca_file",
+            "objects",
+        ]);
+    }
+
     /// Sets a key, whatever the other sources say.
     pub(crate) fn set(&mut self, key: &str, value: &str) {
         self.sources.overrides.push((key.to_owned(), value.to_owned()));

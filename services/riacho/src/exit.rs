@@ -13,6 +13,8 @@ pub(crate) enum Kind {
     Usage = 2,
     /// A server could not be reached.
     Unreachable = 3,
+    /// A signal ended it.
+    Interrupted = 130,
 }
 
 /// An error that knows its exit code. Everything else ends with [`Kind::Failed`].

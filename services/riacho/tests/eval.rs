@@ -5,8 +5,41 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
+/// The command, whose environment names servers that it must not touch, and that are not there.
+fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_riacho"));
+    command
+        .arg("eval")
+        .args(arguments)
+        .args(["--set", "database.read_url=postgres://nobody@127.0.0.1:1/none"]);
+    command.env("RIACHO__DATABASE__URL", "postgres://nobody@127.0.0.1:1/none");
+    command.env("RIACHO__REDIS__URL", "redis://127.0.0.1:1").env("RIACHO__OBJECTS__STORE", "s3");
+    command.env("DATABASE_URL", "postgres://nobody@127.0.0.1:1/none").env("S3_BUCKET", "nobodys");
+    command
+}
+
 fn eval(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_riacho")).arg("eval").args(arguments).output().unwrap()
+    command(arguments).output().unwrap()
+}
+
+#[test]
+fn an_evaluation_that_is_stopped_leaves_nothing_and_touches_no_server_that_is_named() {
+    let temporary = std::env::temp_dir().join(format!("riacho-eval-test-{}", std::process::id()));
+    std::fs::create_dir(&temporary).unwrap();
+    std::fs::set_permissions(&temporary, std::os::unix::fs::PermissionsExt::from_mode(0o711)).unwrap();
+    let entries =
+        || std::fs::read_dir(&temporary).unwrap().flatten().map(|entry| entry.path()).collect::<Vec<_>>();
+    let mut child = command(&[&set()]).env("TMPDIR", &temporary).spawn().unwrap();
+    // Its own servers run when the address stands in their directory.
+    while !entries().iter().any(|directory| directory.join("data/postgres").exists()) {
+        assert_eq!(child.try_wait().unwrap(), None, "it has ended by itself");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert_eq!(entries(), Vec::<std::path::PathBuf>::new());
+    std::fs::remove_dir(&temporary).unwrap();
 }
 
 fn set() -> String {

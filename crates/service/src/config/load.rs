@@ -20,13 +20,21 @@ pub struct Sources {
     pub env: Vec<(String, String)>,
     /// Flags, as `section.key` and value; they win over everything.
     pub overrides: Vec<(String, String)>,
+    /// Keys, and sections with all their keys, that the file and the environment do not set, whatever they say.
+    pub left_out: Vec<String>,
 }
 
 impl Sources {
     /// The process's own environment and the given file.
     #[must_use]
     pub fn from_process(file: Option<PathBuf>) -> Self {
-        Self { file, env: std::env::vars().collect(), overrides: Vec::new() }
+        Self { file, env: std::env::vars().collect(), ..Self::default() }
+    }
+
+    /// Forgets what all sources say of some keys or sections. What is set later counts.
+    pub fn leave_out(&mut self, keys: &[&str]) {
+        self.overrides.retain(|(key, _)| !keys.iter().any(|left_out| is_in(key, left_out)));
+        self.left_out.extend(keys.iter().map(|key| (*key).to_owned()));
     }
 }
 
@@ -99,11 +107,17 @@ fn merge<'s>(sources: &Sources, schema: &'s Value) -> Result<Merged<'s>, ConfigE
     for setting in environment::settings(&sources.env) {
         merged.add_setting(setting)?;
     }
+    merged.forget(&sources.left_out);
     for (key, value) in &sources.overrides {
         let path = key.split('.').map(str::to_owned).collect();
         merged.add_setting(Setting { variable: format!("--set {key}"), path, value: value.clone() })?;
     }
     Ok(merged)
+}
+
+/// Whether a key is this one, or stands in this section.
+fn is_in(key: &str, section: &str) -> bool {
+    key.strip_prefix(section).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
 /// The sources so far, with where each key came from.
@@ -122,6 +136,21 @@ impl Merged<'_> {
         let mut leaves = Vec::new();
         flatten(Vec::new(), Value::Object(table), &mut leaves);
         leaves.into_iter().try_for_each(|(key, value)| self.add(&path.display().to_string(), key, value))
+    }
+
+    fn forget(&mut self, left_out: &[String]) {
+        let is_left_out = |key: &str| left_out.iter().any(|section| is_in(key, section));
+        for (key, _) in self.origins.extract_if(.., |(key, _)| is_left_out(key)) {
+            let mut tree = Some(&mut self.tree);
+            let mut parts = key.split('.').peekable();
+            while let (Some(part), Some(map)) = (parts.next(), tree.take()) {
+                if parts.peek().is_none() {
+                    map.remove(part);
+                } else {
+                    tree = map.get_mut(part).and_then(Value::as_object_mut);
+                }
+            }
+        }
     }
 
     fn add_setting(&mut self, setting: Setting) -> Result<(), ConfigError> {

@@ -1,6 +1,6 @@
 //! The transaction of the indexer: lock in id order, decide, write rows, count, flip.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use chrono::Utc;
 use futures::future::join_all;
@@ -14,8 +14,7 @@ use super::{
     rows::Columns,
 };
 use crate::{
-    Error, Store,
-    attachments::{self, OfVersions},
+    Error, Store, attachments,
     language::configuration,
     metrics::names,
     read,
@@ -41,7 +40,14 @@ impl Store {
             return Ok(answers);
         }
         let inserted = self.insert(tx, &admitted).await?;
-        let settled = settle(tx, &rows, &admitted, &inserted).await?;
+        let mut settled = settle(tx, &rows, &admitted, &inserted).await?;
+        let gone = replace_attachments(tx, &rows, &settled).await?;
+        settled.retain(|(document, _), _| !gone.contains(document));
+        for (item, answer) in items.iter().zip(&mut answers) {
+            if gone.contains(&item.release.document) && matches!(answer, IndexAnswer::Written { .. }) {
+                *answer = superseded("index", IndexAnswer::Superseded);
+            }
+        }
         write_versions(tx, &rows, &settled).await?;
         report(&rows, &settled, &inserted);
         mark_ready(items, &settled, &mut answers);
@@ -260,6 +266,27 @@ async fn recount(tx: &Tx, row: &VersionRow, space: SpaceId, run: Uuid) -> Result
     read::count(&tx.query_one(&recount_vectors(space), &params).await?, "total")
 }
 
+/// What was attached to the versions before one that becomes live goes with them, and what is attached to this one is
+/// found with it. Answers what went: it may be in this batch.
+async fn replace_attachments(
+    tx: &Tx,
+    rows: &HashMap<Key, VersionRow>,
+    settled: &BTreeMap<Key, Settled>,
+) -> Result<HashSet<DocumentId>, Error> {
+    let mut groups: BTreeMap<&TenantId, Vec<(Uuid, i32)>> = BTreeMap::new();
+    for (key, _) in settled.iter().filter(|((_, version), settled)| settled.ready && *version > 1) {
+        if let Some(row) = rows.get(key) {
+            groups.entry(&row.tenant).or_default().push((key.0.0, read::signed(key.1)));
+        }
+    }
+    let mut gone = HashSet::new();
+    for (tenant, live) in &groups {
+        tx.query(SET_TENANT, &[&tenant.as_str()]).await?;
+        gone.extend(attachments::replace(tx, tenant, live).await?);
+    }
+    Ok(gone)
+}
+
 /// Writes the versions, flips the documents of those that are ready, and commits, in one flight.
 async fn write_versions(
     tx: &Tx,
@@ -271,9 +298,6 @@ async fn write_versions(
         if let Some(row) = rows.get(key) {
             groups.entry(&row.tenant).or_default().push(*key, *settled);
         }
-    }
-    for (tenant, updates) in &groups {
-        updates.delete_replaced_attachments(tx, tenant).await?;
     }
     tx.prepare(&[SET_TENANT, UPDATE_VERSIONS, FLIP]).await?;
     let written = groups.iter().map(|(tenant, updates)| async move { updates.write(tx, tenant).await });
@@ -304,20 +328,6 @@ impl Updates {
             self.live_versions.push(read::signed(version));
             self.live_runs.push(settled.run);
         }
-    }
-
-    /// What was attached to the versions before one that becomes live goes with them.
-    async fn delete_replaced_attachments(&self, tx: &Tx, tenant: &TenantId) -> Result<(), Error> {
-        let flips = self.live_documents.iter().zip(&self.live_versions);
-        let replaced: Vec<(Uuid, OfVersions)> = flips
-            .filter(|(_, version)| **version > 1)
-            .map(|(document, version)| (*document, OfVersions(Some(0), *version)))
-            .collect();
-        if replaced.is_empty() {
-            return Ok(());
-        }
-        tx.query(SET_TENANT, &[&tenant.as_str()]).await?;
-        attachments::delete_below(tx, tenant, &replaced).await
     }
 
     async fn write(&self, tx: &Tx, tenant: &TenantId) -> Result<(), Error> {

@@ -129,7 +129,7 @@ fn exact(space: SpaceId, after: i64) -> String {
 SELECT v.document_id, v.version, v.run_id, v.ordinal, (v.embedding <=> $2) + 0.0 AS distance
 FROM vectors_{space} AS v JOIN documents AS d
     ON d.id = v.document_id AND d.live_version = v.version AND d.live_run = v.run_id
-WHERE v.tenant_id = $1 AND d.tenant_id = $1 AND d.deleted_at IS NULL AND (d.expires_at IS NULL OR d.expires_at > now())
+WHERE v.tenant_id = $1 AND d.tenant_id = $1 AND d.deleted_at IS NULL AND NOT d.withheld AND (d.expires_at IS NULL OR d.expires_at > now())
   AND ($3::uuid[] IS NULL OR v.document_id = ANY ($3)) AND v.seq > {after}
 ORDER BY distance, v.document_id, v.ordinal LIMIT $4"
     )
@@ -142,7 +142,7 @@ fn indexed(space: SpaceId, up_to: i64) -> String {
 SELECT v.document_id, v.version, v.run_id, v.ordinal, v.embedding <=> $2 AS distance
 FROM vectors_{space} AS v JOIN documents AS d
     ON d.id = v.document_id AND d.live_version = v.version AND d.live_run = v.run_id
-WHERE v.tenant_id = $1 AND d.tenant_id = $1 AND d.deleted_at IS NULL AND (d.expires_at IS NULL OR d.expires_at > now())
+WHERE v.tenant_id = $1 AND d.tenant_id = $1 AND d.deleted_at IS NULL AND NOT d.withheld AND (d.expires_at IS NULL OR d.expires_at > now())
   AND ($3::uuid[] IS NULL OR v.document_id = ANY ($3)) AND v.seq <= {up_to}
 ORDER BY v.embedding <=> $2 LIMIT $4"
     )

@@ -1,11 +1,13 @@
 //! What is attached to a document comes with it and goes with it.
 
-use riacho_domain::{DocumentId, State};
+use chrono::{TimeDelta, Utc};
+use riacho_domain::{DocumentId, ReasonCode, RunId, State};
 use riacho_store::{
-    Accept, Accepted, Attachment, Document, ListDocuments, Mode, Release, ReleaseCaps, SearchRequest, Target,
+    Accept, Accepted, Attachment, Body, Document, IndexAnswer, ListDocuments, Mode, Release, ReleaseCaps,
+    SearchRequest, Target,
 };
 
-use crate::database::{Database, database, sha256, upload};
+use crate::database::{Database, axis, batch, database, seal, sha256, upload};
 
 fn files(names: &[&str]) -> Vec<Attachment> {
     let file = |(ordinal, name): (u32, &&str)| Attachment {
@@ -120,9 +122,64 @@ async fn attachments_of_a_cancelled_version_go_and_a_retry_brings_others() {
     assert_eq!(db.attach(&Database::release_of(&again), &["a"]).await, Some(1));
     let second = db.attached(mail.document).await[0].id;
     assert_ne!(first, second, "what was deleted does not come back");
-    // Whatever was purged meanwhile, a repetition adds nothing.
+    // Whatever was purged meanwhile, and whoever deleted it, a repetition adds nothing.
     let _ = db.raw.run(&format!("DELETE FROM documents WHERE id = '{first}'"));
+    db.store.delete_document(&db.acme, second).await.unwrap();
+    let _ = db.raw.run(&format!("DELETE FROM documents WHERE id = '{second}'"));
     assert_eq!(db.attach(&Database::release_of(&again), &["a"]).await, Some(0));
+}
+
+#[tokio::test]
+async fn an_attachment_that_was_deleted_does_not_come_back() {
+    let db = database().await;
+    let (mail, release) = db.mail("mail").await;
+    db.attach(&release, &["a", "b"]).await;
+    let unwanted = db.attached(mail.document).await[0].id;
+    db.store.delete_document(&db.acme, unwanted).await.unwrap();
+    // When it was purged no row of it is left.
+    let _ = db.raw.run(&format!("DELETE FROM documents WHERE id = '{unwanted}'"));
+    db.store.fail(&release, ReasonCode::ProviderRefused, "no").await.unwrap();
+    let again = db.store.retry(&db.acme, mail.document, None, false).await.unwrap();
+    assert_eq!(db.attach(&Database::release_of(&again), &["a", "b"]).await, Some(0));
+    db.store.cancel(&db.acme, mail.document).await.unwrap();
+    let again = db.store.retry(&db.acme, mail.document, None, false).await.unwrap();
+    let wanted = db.store.wanted_attachments(&Database::release_of(&again), 2).await.unwrap();
+    assert_eq!(wanted, Some(vec![2]), "what went with the version comes with it");
+    assert_eq!(db.attach(&Database::release_of(&again), &["a", "b"]).await, Some(1));
+    let names: Vec<_> = db.attached(mail.document).await.iter().map(|d| d.filename.clone()).collect();
+    assert_eq!(names, ["b"]);
+}
+
+#[tokio::test]
+async fn what_is_attached_while_its_message_is_deleted_goes_as_well() {
+    let db = database().await;
+    let (mail, release) = db.mail("mail").await;
+    db.attach(&release, &["inner mail"]).await;
+    let inner = db.attached(mail.document).await[0].id;
+    let release = db.released(inner).await;
+    // What is attached to the inner mail is added when the deletion waits for a lock.
+    let _ = db.raw.run(
+        "CREATE FUNCTION await_deletion() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN
+             FOR n IN 1..3000 LOOP
+                 PERFORM pg_stat_clear_snapshot();
+                 EXIT WHEN EXISTS (SELECT FROM pg_stat_activity
+                                   WHERE datname = current_database() AND wait_event_type = 'Lock');
+                 PERFORM pg_sleep(0.01);
+             END LOOP;
+             RETURN NEW; END $$;
+         CREATE TRIGGER await_deletion BEFORE INSERT ON documents FOR EACH ROW WHEN (NEW.depth = 2)
+             EXECUTE FUNCTION await_deletion()",
+    );
+    let sleeps = "SELECT count(*) FROM pg_stat_activity
+                  WHERE datname = current_database() AND wait_event = 'PgSleep'";
+    let (attached, deleted) = tokio::join!(db.attach(&release, &["deep"]), async {
+        while db.value(sleeps) == "0" {
+            tokio::task::yield_now().await;
+        }
+        db.store.delete_document(&db.acme, mail.document).await.unwrap()
+    });
+    assert_eq!((attached, deleted), (Some(1), true));
+    assert_eq!(db.value("SELECT count(*) FROM documents WHERE deleted_at IS NULL"), "0");
 }
 
 #[tokio::test]
@@ -139,7 +196,129 @@ async fn attachments_are_bounded_in_number_and_depth() {
         let inner = db.attached(release.document).await[0].id;
         release = db.released(inner).await;
     }
+    assert_eq!(db.store.wanted_attachments(&release, 9).await.unwrap(), Some(Vec::new()));
     assert_eq!(db.attach(&release, &["too deep"]).await, Some(0));
+}
+
+#[tokio::test]
+async fn attachments_of_several_messages_at_once_are_counted_together_whatever_became_of_them() {
+    let db = database().await;
+    let (mail, release) = db.mail("mail").await;
+    db.attach(&release, &["one mail", "another"]).await;
+    let inner = db.attached(mail.document).await;
+    let (one, another) = (db.released(inner[0].id).await, db.released(inner[1].id).await);
+    let names: Vec<String> = (0..300).map(|n| n.to_string()).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let (first, second) = tokio::join!(db.attach(&one, &names), db.attach(&another, &names));
+    assert_eq!(first.unwrap() + second.unwrap(), 498);
+    // A new attachment has no room after one was deleted by itself and purged, nor when its message runs again.
+    let gone = db.attached(inner[0].id).await[0].id;
+    db.store.delete_document(&db.acme, gone).await.unwrap();
+    let _ = db.raw.run(&format!("DELETE FROM documents WHERE id = '{gone}'"));
+    assert_eq!(db.attach(&release, &["one mail", "another", "new"]).await, Some(0));
+    // What goes with a version makes room for what the next one brings.
+    let next = Accept { target: Target::NewVersionOf(mail.document), ..upload(&db.acme, "second") };
+    let next = db.store.accept(&next).await.unwrap();
+    assert_eq!(db.attach(&Database::release_of(&next), &names).await, Some(300));
+}
+
+impl Database {
+    /// The names of the files that a search for `heron` finds, by words and by vectors.
+    async fn found(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        for (mode, vector) in [(Mode::Keyword, None), (Mode::Vector, Some(axis(0).to_vec()))] {
+            let request = SearchRequest { mode, vector, ..SearchRequest::new(self.acme.clone(), "heron") };
+            for narrowed in [None, Some("mails".to_owned())] {
+                let request = SearchRequest { collection: narrowed, ..request.clone() };
+                let hits = self.store.search(&request).await.unwrap();
+                let mut names: Vec<String> = hits.into_iter().map(|hit| hit.filename).collect();
+                names.sort();
+                found.push(names);
+            }
+        }
+        assert!(found.iter().all(|names| *names == found[0]), "{found:?}");
+        found.swap_remove(0)
+    }
+
+    /// Takes the attachments of a version of a document to ready.
+    async fn finish_attachments(&self, parent: DocumentId, version: u32) {
+        for attachment in self.attached(parent).await {
+            if attachment.parent.unwrap().version == version {
+                let release = self.released(attachment.id).await;
+                self.finish_release(&release, "en", &["heron"]).await;
+            }
+        }
+    }
+
+    async fn next_version(&self, mail: DocumentId, text: &str) -> (Accepted, Release) {
+        let next = Accept { target: Target::NewVersionOf(mail), ..upload(&self.acme, text) };
+        let next = self.store.accept(&next).await.unwrap();
+        let release = Database::release_of(&next);
+        (next, release)
+    }
+}
+
+#[tokio::test]
+async fn attachments_of_a_version_are_found_from_when_it_is_live_and_not_beside_another() {
+    let db = database().await;
+    let (mail, release) = db.mail("mail").await;
+    db.attach(&release, &["old"]).await;
+    db.finish_attachments(mail.document, 1).await;
+    assert_eq!(db.found().await, ["old"], "no other version is live");
+    db.finish(&mail, "en", &["heron"]).await;
+    assert_eq!(db.found().await, ["note.txt", "old"]);
+    let (failing, release) = db.next_version(mail.document, "second").await;
+    db.attach(&release, &["failed"]).await;
+    db.finish_attachments(mail.document, 2).await;
+    assert_eq!(db.found().await, ["note.txt", "old"], "the second version is not live yet");
+    db.store.fail(&Database::release_of(&failing), ReasonCode::Corrupt, "no").await.unwrap();
+    assert_eq!(db.found().await, ["note.txt", "old"], "and never will be");
+    let (newest, release) = db.next_version(mail.document, "third").await;
+    db.attach(&release, &["new", "new mail"]).await;
+    db.finish_attachments(mail.document, 3).await;
+    let inner = db.attached(mail.document).await.iter().find(|d| d.filename == "new mail").unwrap().id;
+    let again =
+        Accept { target: Target::NewVersionOf(inner), filename: "new mail".into(), ..upload(&db.acme, "x") };
+    let again = db.store.accept(&again).await.unwrap();
+    db.attach(&Database::release_of(&again), &["deep"]).await;
+    db.finish_attachments(inner, 2).await;
+    assert_eq!(db.found().await, ["note.txt", "old"]);
+    db.finish(&newest, "en", &["heron"]).await;
+    assert_eq!(db.found().await, ["new", "new mail", "note.txt"], "all change at once");
+    db.finish(&again, "en", &["heron"]).await;
+    assert_eq!(db.found().await, ["deep", "new", "new mail", "note.txt"]);
+}
+
+#[tokio::test]
+async fn attachments_of_a_version_that_a_presigned_upload_follows_go() {
+    let db = database().await;
+    let (mail, release) = db.mail("mail").await;
+    db.attach(&release, &["old"]).await;
+    let body = Body::Awaited { expires_at: Utc::now() + TimeDelta::hours(1) };
+    let next = Accept { target: Target::NewVersionOf(mail.document), body, ..upload(&db.acme, "second") };
+    db.store.accept(&next).await.unwrap();
+    assert_eq!(db.attached(mail.document).await.len(), 1, "the bytes may never come");
+    db.store.complete_upload(&db.acme, mail.document, (6, sha256("second")), "", false).await.unwrap();
+    assert!(db.attached(mail.document).await.is_empty());
+}
+
+#[tokio::test]
+async fn an_attachment_that_goes_in_the_batch_in_which_it_was_ready_spoils_nothing() {
+    let db = database().await;
+    let (mail, release) = db.mail("mail").await;
+    db.attach(&release, &["old"]).await;
+    db.finish(&mail, "en", &["heron"]).await;
+    let old = db.released(db.attached(mail.document).await[0].id).await;
+    let (_, new) = db.next_version(mail.document, "second").await;
+    let mut items = Vec::new();
+    for release in [&old, &new] {
+        let run = RunId::new();
+        db.store.seal(release, &seal(run, 1)).await.unwrap();
+        items.push(batch(release, run, db.space, "en", &[(0, "heron", axis(0))]));
+    }
+    let answers = db.store.index(&items).await.unwrap();
+    assert_eq!(answers, [IndexAnswer::Superseded, IndexAnswer::Written { ready: true }]);
+    assert_eq!(db.found().await, ["note.txt"]);
 }
 
 #[tokio::test]

@@ -55,8 +55,13 @@ pub(super) fn serve(settings: &ParserSettings, libraries: &Libraries) -> io::Res
                     streams.json(Tag::Attachment, &Attached { filename })?;
                     streams.frame(Tag::Bytes, &attachment.bytes)?;
                 }
-                streams.frame(Tag::Text, extracted.text.as_bytes())?;
-                streams.json(Tag::Outline, &extracted.outline)?;
+                match &extracted.unreadable {
+                    Some(failure) => streams.json(Tag::Failure, failure)?,
+                    None => {
+                        streams.frame(Tag::Text, extracted.text.as_bytes())?;
+                        streams.json(Tag::Outline, &extracted.outline)?;
+                    }
+                }
             }
             Ok(Err(failure)) => streams.json(Tag::Failure, &failure)?,
             Err(_) => {

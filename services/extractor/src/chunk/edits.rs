@@ -110,7 +110,7 @@ fn document(random: &mut Random, style: Style, headings: bool) -> Vec<String> {
 fn cut_blocks(blocks: &[String], settings: &Settings) -> Vec<Chunk> {
     let text = blocks.join("\n\n");
     let outline = Outline { headings: markdown::headings(&text), ..Outline::default() };
-    cut(&Extracted { text, outline, attachments: Vec::new() }, "notes.md", settings).unwrap()
+    cut(&Extracted { text, outline, ..Extracted::default() }, "notes.md", settings).unwrap()
 }
 
 /// Chunks of an edited document that the document before did not have.

@@ -56,7 +56,7 @@ pub struct Limits {
     pub max_pages: u32,
     /// The most files attached to a message that become documents of their own; the rest are only named in its text.
     pub max_attachments: u32,
-    /// The most bytes of them together.
+    /// The most bytes of them together. They never have more than the message itself.
     pub max_attachments_bytes: u64,
 }
 
@@ -81,6 +81,8 @@ pub(crate) struct Parsed {
     pub(crate) text: String,
     pub(crate) outline: Outline,
     pub(crate) attachments: Vec<Attachment>,
+    /// Why there are only attachments, where that is so.
+    pub(crate) unreadable: Option<Failure>,
 }
 
 impl Parsed {
@@ -188,9 +190,9 @@ fn parse_text(bytes: &[u8], filename: &str, limits: &Limits) -> Result<Parsed, F
     let mut parsed = match kind {
         // A message names the encodings of its parts itself, so it is read from the bytes.
         TextType::Eml if name.starts_with("UTF-16") || name.starts_with("UTF-32") => {
-            mail::parse(decoded.text.as_bytes(), limits)?
+            mail::parse(decoded.text.as_bytes(), bytes.len(), limits)?
         }
-        TextType::Eml => mail::parse(bytes, limits)?,
+        TextType::Eml => mail::parse(bytes, bytes.len(), limits)?,
         TextType::Html => html::parse(&decoded.text)?,
         TextType::Csv(delimiter) => csv::parse(&decoded.text, delimiter),
         TextType::Markdown => Parsed::markdown(encoding::clean(decoded.text)),
@@ -218,18 +220,30 @@ fn parse_text(bytes: &[u8], filename: &str, limits: &Limits) -> Result<Parsed, F
 
 /// The checks and additions that every format gets.
 fn finish(mut parsed: Parsed, limits: &Limits) -> Result<Extracted, Failure> {
-    if parsed.text.len() as u64 > limits.max_text_bytes {
-        return Err(text_too_large(limits));
-    }
-    if !parsed.text.contains(|c: char| !c.is_whitespace()) {
-        return Err(Failure::new(ReasonCode::Empty, "the file has no text"));
+    let failure = if parsed.unreadable.is_some() {
+        parsed.unreadable
+    } else if parsed.text.len() as u64 > limits.max_text_bytes {
+        Some(text_too_large(limits))
+    } else if !parsed.text.contains(|c: char| !c.is_whitespace()) {
+        Some(Failure::new(ReasonCode::Empty, "the file has no text"))
+    } else {
+        None
+    };
+    if let Some(failure) = failure {
+        let attachments = parsed.attachments;
+        return if attachments.is_empty() {
+            Err(failure)
+        } else {
+            Ok(Extracted::unreadable(failure, attachments))
+        };
     }
     let title = parsed.outline.title.take().map(|title| one_line(&title));
     parsed.outline.title = title.filter(|title| !title.is_empty());
     if parsed.outline.language.is_none() {
         parsed.outline.language = language::detect(&parsed.text);
     }
-    Ok(Extracted { text: parsed.text, outline: parsed.outline, attachments: parsed.attachments })
+    let Parsed { text, outline, attachments, .. } = parsed;
+    Ok(Extracted { text, outline, attachments, unreadable: None })
 }
 
 /// A title or a name: words with one space between them, and not without end.

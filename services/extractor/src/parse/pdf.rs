@@ -67,7 +67,8 @@ pub(super) fn parse(bytes: &[u8], tools: &Tools<'_>, outside: &mut dyn Outside) 
     }
     outside.progress(total, total);
     if text_bytes == 0 {
-        return Err(no_text(&missing));
+        let empty = || Failure::new(ReasonCode::Empty, "the PDF has no text");
+        return Err(Missing::most(&missing).unwrap_or_else(empty));
     }
     let mut parsed = pdf_layout::assemble(&read);
     parsed.outline.missing = missing;
@@ -85,14 +86,6 @@ fn open_failure(error: &pdfium::PdfiumError) -> Failure {
             Failure::new(ReasonCode::Encrypted, "the PDF is protected with a password")
         }
         _ => Failure::new(ReasonCode::Corrupt, "the PDF is damaged: its structure cannot be read"),
-    }
-}
-
-/// Why a document has no text: the reason for which most of its pages have none.
-fn no_text(missing: &[Missing]) -> Failure {
-    match missing.iter().max_by_key(|missing| missing.count()) {
-        Some(most) => most.failure.clone(),
-        None => Failure::new(ReasonCode::Empty, "the PDF has no text"),
     }
 }
 

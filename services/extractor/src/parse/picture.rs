@@ -29,7 +29,7 @@ pub(super) fn parse(bytes: &[u8], tools: &Tools<'_>, outside: &mut dyn Outside) 
         outside.progress(frame, total);
         let words = match &given_up {
             Some(failure) => Err(failure.clone()),
-            None if pixels > rendering.max_pixels => Err(too_many_pixels(pixels, rendering.max_pixels)),
+            None if pixels > rendering.max_pixels => Err(too_many_pixels(rendering.max_pixels)),
             None => outside.words(Picture::Original { frame }, &[]).map_err(|unread| {
                 given_up = unread.all.then(|| unread.failure.clone());
                 unread.failure
@@ -44,14 +44,10 @@ pub(super) fn parse(bytes: &[u8], tools: &Tools<'_>, outside: &mut dyn Outside) 
         ));
     }
     outside.progress(total, total);
-    if let [only] = missing.as_slice()
-        && only.count() == total
-    {
-        return Err(only.failure.clone());
-    }
     let mut parsed = pdf_layout::assemble(&pages);
-    if parsed.text.is_empty() && missing.is_empty() {
-        return Err(Failure::new(ReasonCode::Empty, "no text was recognised in the picture"));
+    if parsed.text.is_empty() {
+        let empty = || Failure::new(ReasonCode::Empty, "no text was recognised in the picture");
+        return Err(Missing::most(&missing).unwrap_or_else(empty));
     }
     if total == 1 {
         parsed.outline.pages.clear();
@@ -60,9 +56,9 @@ pub(super) fn parse(bytes: &[u8], tools: &Tools<'_>, outside: &mut dyn Outside) 
     Ok(parsed)
 }
 
-pub(super) fn too_many_pixels(pixels: u64, most: u64) -> Failure {
-    let message = format!("the picture has {pixels} pixels; at most {most} are taken");
-    Failure::new(ReasonCode::TooLarge, message)
+/// It says the same of all pictures of a file, which are named together.
+fn too_many_pixels(most: u64) -> Failure {
+    Failure::new(ReasonCode::TooLarge, format!("the picture has more than the {most} pixels that are taken"))
 }
 
 /// How many pixels each picture of the file says it has, before anything is decoded.
@@ -147,6 +143,41 @@ mod tests {
         assert_eq!(sizes(&tiff(&[(1, 1); 4], 0)), Err(ReasonCode::TooLarge));
         assert_eq!(sizes(b"II\x2a\0\0\0\0\0"), Err(ReasonCode::Corrupt));
         assert_eq!(sizes(b"II\x2a\0"), Err(ReasonCode::Corrupt));
+    }
+
+    /// Words in the pictures that are asked for; none in the others.
+    struct Reader<'a>(&'a [&'a str]);
+
+    impl Outside for Reader<'_> {
+        fn progress(&mut self, _: u32, _: u32) {}
+
+        fn words(&mut self, picture: Picture, _: &[u8]) -> Result<String, crate::wire::Unread> {
+            let Picture::Original { frame } = picture else { panic!("a page") };
+            match self.0[frame as usize] {
+                "" => Ok(String::new()),
+                why if why.starts_with('!') => {
+                    let failure = Failure::new(ReasonCode::Corrupt, why);
+                    Err(crate::wire::Unread { failure, all: false })
+                }
+                text => Ok(format!("5\t1\t1\t1\t1\t1\t100\t40\t300\t30\t90\t{text}\n")),
+            }
+        }
+    }
+
+    #[test]
+    fn a_tiff_says_why_most_of_its_pictures_have_no_text() {
+        let limits = Limits::default();
+        let rendering = super::super::Rendering { dpi: 300, max_pixels: 100 };
+        let tools = Tools { limits: &limits, pdfium: None, rendering: Some(&rendering), skip: &[] };
+        let read = |sizes: &[(u16, u16)], words: &[&str]| parse(&tiff(sizes, 0), &tools, &mut Reader(words));
+        // Each has another number of pixels; one of the three has another reason.
+        let sizes = [(20, 20), (30, 30), (5, 5)];
+        assert_eq!(read(&sizes, &["", "", "!torn"]).unwrap_err().reason, ReasonCode::TooLarge);
+        assert_eq!(read(&sizes, &["", "", ""]).unwrap_err().reason, ReasonCode::TooLarge);
+        assert_eq!(read(&[(5, 5)], &[""]).unwrap_err().reason, ReasonCode::Empty);
+        let parsed = read(&sizes, &["", "", "Level"]).unwrap();
+        assert_eq!(parsed.text, "Level");
+        assert_eq!(parsed.outline.missing[0].pages, [(1, 2)]);
     }
 
     #[test]

@@ -44,10 +44,13 @@ pub struct Config {
     pub interactive_processes: usize,
     /// After how many documents a parser process is replaced by a fresh one.
     pub documents_per_process: u32,
-    /// How long a document may take, in seconds, of the clock and of the processor.
+    /// How long a document may take, in seconds, of the clock and of the processor. A single page never takes longer.
     pub timeout_seconds: u64,
     /// How much longer for each page of a PDF, in milliseconds.
     pub page_timeout_ms: u64,
+    /// How long a document may take at the most, in seconds: however many pages it has, and however often it is parsed
+    /// because a page ended its parser. The time in which text in pictures is recognised comes on top.
+    pub document_seconds: u64,
     /// The most memory a parser process may map, in bytes.
     pub memory_bytes: u64,
     /// The PDFium library. Without one, PDF files fail as `unsupported`.
@@ -71,6 +74,7 @@ impl Default for Config {
             documents_per_process: 500,
             timeout_seconds: 60,
             page_timeout_ms: 500,
+            document_seconds: 1_200,
             memory_bytes: 1 << 30,
             pdfium_library: None,
             limits: Limits::default(),
@@ -81,6 +85,12 @@ impl Default for Config {
 }
 
 impl Config {
+    /// How long a document takes at the most, recognition of its text included.
+    #[must_use]
+    pub fn most_time(&self) -> Duration {
+        Duration::from_secs(self.document_seconds.saturating_add(self.ocr.document_seconds))
+    }
+
     /// How many parser processes run at once.
     #[must_use]
     pub fn process_count(&self) -> usize {
@@ -210,7 +220,8 @@ impl Pool {
         let _slot = self.slot(lane).await?;
         let inner = &*self.inner;
         let recognition = Recognition::new(&inner.recognizers, &inner.spawner, &inner.config);
-        let mut task = Task { filename, bytes: &bytes, skip: Vec::new(), recognition };
+        let left = Duration::from_secs(inner.config.document_seconds);
+        let mut task = Task { filename, bytes: &bytes, skip: Vec::new(), left, recognition };
         let (mut again, mut skipped) = (true, 0);
         loop {
             let mut parser = match self.alive() {
@@ -232,7 +243,9 @@ impl Pool {
                 // the first time.
                 Ended::ByOthers(_) if std::mem::take(&mut again) => {}
                 Ended::ByOthers(signal) => return Err(Error::Interrupted(signal)),
-                Ended::ByDocument(failure, Some(page)) if page.of > 1 && skipped < MOST_SKIPPED => {
+                Ended::ByDocument(failure, Some(page))
+                    if page.of > 1 && skipped < MOST_SKIPPED && !task.left.is_zero() =>
+                {
                     skipped += 1;
                     Missing::add(&mut task.skip, page.number, failure);
                 }
@@ -279,7 +292,12 @@ impl Inner {
     }
 }
 
-/// The time that a document of so many pages may take.
+/// The time that may pass until the next page is begun, or the document is done.
+fn step_limit(config: &Config) -> Duration {
+    Duration::from_secs(config.timeout_seconds)
+}
+
+/// The time that a document of so many pages may take when it is parsed once.
 fn time_limit(config: &Config, pages: u32) -> Duration {
     Duration::from_secs(config.timeout_seconds)
         + Duration::from_millis(config.page_timeout_ms.saturating_mul(u64::from(pages)))

@@ -10,7 +10,7 @@ use super::{
     clock::Clock,
     process::{Broken, Death, Process},
     recognition::Recognition,
-    time_limit,
+    step_limit, time_limit,
 };
 use crate::{
     error::Error,
@@ -24,6 +24,8 @@ pub(super) struct Task<'a> {
     pub(super) bytes: &'a Bytes,
     /// Pages that are left out.
     pub(super) skip: Vec<Missing>,
+    /// How long it may still take, however often it is parsed.
+    pub(super) left: Duration,
     pub(super) recognition: Recognition<'a>,
 }
 
@@ -94,15 +96,17 @@ impl Parser {
             Ok(answer) => Ok(answer),
             Err(broken) => Err(match self.process.autopsy(broken).await {
                 Death::ByOthers(signal) => Ended::ByOthers(signal),
-                death => Ended::ByDocument(failure(death, config), self.culprit(death)),
+                death => Ended::ByDocument(failure(death, config), self.culprit(death, config)),
             }),
         }
     }
 
     /// The page that ended the process. Time that many pages took together is the fault of none.
-    fn culprit(&self, death: Death) -> Option<Page> {
-        self.page
-            .filter(|page| death != Death::Time || self.spent.saturating_sub(page.begun) * 2 > self.spent)
+    fn culprit(&self, death: Death, config: &Config) -> Option<Page> {
+        self.page.filter(|page| {
+            let took = self.spent.saturating_sub(page.begun);
+            death != Death::Time || took >= step_limit(config) || took * 2 > self.spent
+        })
     }
 
     async fn converse(
@@ -111,9 +115,10 @@ impl Parser {
         config: &Config,
         on_page: &mut (impl FnMut(u32, u32) + Send),
     ) -> Result<Result<Extracted, Failure>, Broken> {
-        let mut clock = Clock::new(time_limit(config, 0));
+        let mut clock = Clock::new(time_limit(config, 0).min(task.left));
         let answer = self.answer(task, config, &mut clock, on_page).await;
         self.spent = clock.spent();
+        task.left = task.left.saturating_sub(self.spent);
         answer
     }
 
@@ -132,11 +137,12 @@ impl Parser {
         clock.within(self.process.send(&request, task.bytes)).await.ok_or(Broken::Time)??;
         let (mut text, mut attachments) = (None, Attachments::default());
         loop {
-            match self.frame(clock, config).await? {
+            match self.frame(clock, task.bytes.len(), config).await? {
                 (Tag::Progress, payload) => {
                     let (done, of) = progress(&payload, config).ok_or(Broken::Rules)?;
                     self.page = (done < of).then_some(Page { number: done + 1, of, begun: clock.spent() });
-                    clock.set_limit(time_limit(config, of));
+                    let next = clock.spent() + step_limit(config);
+                    clock.set_limit(time_limit(config, of).min(next).min(task.left));
                     on_page(done, of);
                 }
                 (Tag::Picture, payload) => {
@@ -145,16 +151,17 @@ impl Parser {
                 }
                 (Tag::Attachment, payload) => {
                     let attached: Attached = serde_json::from_slice(&payload).map_err(|_| Broken::Rules)?;
-                    let (Tag::Bytes, bytes) = self.frame(clock, config).await? else {
+                    let (Tag::Bytes, bytes) = self.frame(clock, task.bytes.len(), config).await? else {
                         return Err(Broken::Rules);
                     };
-                    attachments.add(attached, bytes, config).ok_or(Broken::Rules)?;
+                    attachments.add(attached, bytes, task.bytes.len(), config).ok_or(Broken::Rules)?;
                 }
                 (Tag::Text, payload) => text = Some(String::from_utf8(payload).map_err(|_| Broken::Rules)?),
                 (Tag::Outline, payload) => {
                     let outline: Outline = serde_json::from_slice(&payload).map_err(|_| Broken::Rules)?;
                     let attachments = attachments.files;
-                    let mut extracted = Extracted { text: text.ok_or(Broken::Rules)?, outline, attachments };
+                    let text = text.ok_or(Broken::Rules)?;
+                    let mut extracted = Extracted { text, outline, attachments, unreadable: None };
                     for missing in &mut extracted.outline.missing {
                         missing.failure = readable(&missing.failure);
                     }
@@ -162,7 +169,13 @@ impl Parser {
                 }
                 (Tag::Failure, payload) => {
                     let failure: Failure = serde_json::from_slice(&payload).map_err(|_| Broken::Rules)?;
-                    return Ok(Err(readable(&failure)));
+                    let (failure, attachments) = (readable(&failure), attachments.files);
+                    let has_more = !attachments.is_empty();
+                    return Ok(if has_more {
+                        Ok(Extracted::unreadable(failure, attachments))
+                    } else {
+                        Err(failure)
+                    });
                 }
                 (Tag::Ready | Tag::Pixels | Tag::Bytes, _) => return Err(Broken::Rules),
             }
@@ -180,12 +193,13 @@ impl Parser {
     ) -> Result<(), Broken> {
         let pixels = match picture {
             Picture::Original { .. } => None,
-            Picture::Page { .. } => match self.frame(clock, config).await? {
+            Picture::Page { .. } => match self.frame(clock, task.bytes.len(), config).await? {
                 (Tag::Pixels, pixels) => Some(pixels),
                 _ => return Err(Broken::Rules),
             },
         };
-        let answer = task.recognition.words(picture, pixels.as_deref(), task.bytes).await;
+        let page = self.page.map_or(0, |page| page.number);
+        let answer = task.recognition.words(page, picture, pixels.as_deref(), task.bytes).await;
         drop(pixels);
         if task.recognition.lost.is_some() {
             return Err(Broken::Rules);
@@ -197,13 +211,19 @@ impl Parser {
         clock.within(self.process.send(&header, &words)).await.ok_or(Broken::Time)?.map_err(Broken::from)
     }
 
-    async fn frame(&mut self, clock: &mut Clock, config: &Config) -> Result<(Tag, Vec<u8>), Broken> {
+    /// The next frame, of the parser of a file of so many bytes.
+    async fn frame(
+        &mut self,
+        clock: &mut Clock,
+        size: usize,
+        config: &Config,
+    ) -> Result<(Tag, Vec<u8>), Broken> {
         let most = |tag| match tag {
             Tag::Progress => 8,
             Tag::Text => config.limits.max_text_bytes,
             // Rows are filled up to whole words.
             Tag::Pixels => config.ocr.max_pixels.saturating_mul(2),
-            Tag::Bytes => config.limits.max_attachments_bytes,
+            Tag::Bytes => config.limits.max_attachments_bytes.min(size as u64),
             Tag::Ready | Tag::Outline | Tag::Failure | Tag::Picture | Tag::Attachment => {
                 u64::from(MAX_JSON_BYTES)
             }
@@ -220,12 +240,12 @@ struct Attachments {
 }
 
 impl Attachments {
-    /// Keeps one; nothing where there are more than a document may have.
-    fn add(&mut self, attached: Attached, bytes: Vec<u8>, config: &Config) -> Option<()> {
+    /// Keeps one; nothing where there are more than a document of so many bytes may have.
+    fn add(&mut self, attached: Attached, bytes: Vec<u8>, size: usize, config: &Config) -> Option<()> {
         self.bytes += bytes.len() as u64;
         let limits = &config.limits;
-        let fits =
-            self.bytes <= limits.max_attachments_bytes && self.files.len() < limits.max_attachments as usize;
+        let fits = self.bytes <= limits.max_attachments_bytes.min(size as u64)
+            && self.files.len() < limits.max_attachments as usize;
         let filename = one_line(&attached.filename).chars().take(200).collect();
         fits.then(|| self.files.push(Attachment { filename, bytes }))
     }
@@ -242,7 +262,7 @@ fn failure(death: Death, config: &Config) -> Failure {
     match death {
         Death::Time => Failure::new(
             ReasonCode::Timeout,
-            format!("the parser did not finish within {} s", config.timeout_seconds),
+            "the parser did not finish in the time that it may take".to_owned(),
         ),
         Death::Memory => Failure::new(
             ReasonCode::Memory,

@@ -4,6 +4,7 @@
 //! A picture that ends its process, or takes too long, costs its own words only.
 
 use std::{
+    collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -28,6 +29,9 @@ use crate::{
 const KEEP: Duration = Duration::from_secs(60);
 /// After so many pictures in a row that ended their process the document gets no more of them.
 const MOST_DEATHS: u32 = 3;
+
+/// So many bytes of recognised words are kept for when a file is parsed again.
+const MOST_KNOWN_BYTES: usize = 64 << 20;
 
 /// A running recogniser.
 struct Recognizer {
@@ -135,6 +139,9 @@ pub(super) struct Recognition<'a> {
     spent: Duration,
     /// Pictures in a row that ended their process.
     deaths: u32,
+    /// What is known of the pictures of pages, for when the file is parsed again because a later page ended its parser.
+    known: HashMap<(u32, Picture), Result<Vec<u8>, Unread>>,
+    known_bytes: usize,
     /// Why no process could be started. It is not the document's fault.
     pub(super) lost: Option<Error>,
 }
@@ -151,12 +158,42 @@ impl Drop for Recognition<'_> {
 
 impl<'a> Recognition<'a> {
     pub(super) fn new(recognizers: &'a Recognizers, spawner: &'a Spawner, config: &'a Config) -> Self {
-        let (pages, spent, deaths) = (0, Duration::ZERO, 0);
-        Self { recognizers, spawner, config, recognizer: None, pages, spent, deaths, lost: None }
+        Self {
+            recognizers,
+            spawner,
+            config,
+            recognizer: None,
+            pages: 0,
+            spent: Duration::ZERO,
+            deaths: 0,
+            known: HashMap::new(),
+            known_bytes: 0,
+            lost: None,
+        }
     }
 
-    /// The words in a picture: `pixels` of a page, or a picture that stands in the file.
+    /// The words in a picture of a page: its `pixels`, or a picture that stands in the file. A page is recognised
+    /// once, however often the file is parsed.
     pub(super) async fn words(
+        &mut self,
+        page: u32,
+        picture: Picture,
+        pixels: Option<&[u8]>,
+        file: &Bytes,
+    ) -> Result<Vec<u8>, Unread> {
+        if let Some(known) = self.known.get(&(page, picture)) {
+            return known.clone();
+        }
+        let answer = self.recognize(picture, pixels, file).await;
+        let bytes = answer.as_ref().map_or(0, Vec::len);
+        if self.lost.is_none() && self.known_bytes + bytes <= MOST_KNOWN_BYTES {
+            self.known_bytes += bytes;
+            self.known.insert((page, picture), answer.clone());
+        }
+        answer
+    }
+
+    async fn recognize(
         &mut self,
         picture: Picture,
         pixels: Option<&[u8]>,

@@ -149,6 +149,29 @@ async fn a_recogniser_that_hangs_is_killed_and_its_page_named() {
 }
 
 #[tokio::test]
+async fn a_page_that_ends_its_parser_costs_no_other_page_its_recognised_text() {
+    // It answers a word for each picture, whatever it is sent.
+    let word = "5\\t1\\t1\\t1\\t1\\t1\\t100\\t40\\t300\\t30\\t90\\tLevel\\n";
+    let answer = format!(
+        r"printf 'T\{:03o}\000\000\000{word}'; ",
+        "5\t1\t1\t1\t1\t1\t100\t40\t300\t30\t90\tLevel\n".len()
+    );
+    let ocr = ocr::Config { max_pages: 2, ..ocr::Config::default() };
+    let pool = Config {
+        ocr,
+        timeout_seconds: 3,
+        page_timeout_ms: 0,
+        memory_bytes: 1 << 36,
+        ..impostors(&format!("{}cat >/dev/null", answer.repeat(4)))
+    };
+    let pool = Pool::new(pool).unwrap();
+    let pages = [Content::Scan(drawn(&FIRST)), Content::Endless, Content::Scan(drawn(&SECOND))];
+    let extracted = parse(&pool, "hostile.pdf", pdf(&pages)).await.unwrap();
+    assert_eq!((page(&extracted, 1), page(&extracted, 3)), ("Level", "Level"));
+    assert_eq!(missing(&extracted), [(ReasonCode::Timeout, vec![(2, 2)])]);
+}
+
+#[tokio::test]
 async fn where_recognition_is_off_or_missing_pictures_need_it_and_say_why() {
     let off = ocr::Config { enabled: false, ..ocr::Config::default() };
     let absent = ocr::Config { library: Some("/nowhere/libtesseract.so.5".into()), ..ocr::Config::default() };

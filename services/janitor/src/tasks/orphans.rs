@@ -66,7 +66,7 @@ impl Known {
         let (mut originals, mut versions) = (Vec::new(), Vec::new());
         for entry in group {
             match entry.key.kind() {
-                KeyKind::Original(_) => originals.push(entry.key.to_string()),
+                KeyKind::Original(_) | KeyKind::Attachment(..) => originals.push(entry.key.to_string()),
                 KeyKind::Text(document, version, _) | KeyKind::Claim(document, version, _) => {
                     versions.push((document, version));
                 }
@@ -81,7 +81,7 @@ impl Known {
 
     fn has(&self, key: &Key) -> bool {
         match key.kind() {
-            KeyKind::Original(_) => self.originals.contains(key.as_str()),
+            KeyKind::Original(_) | KeyKind::Attachment(..) => self.originals.contains(key.as_str()),
             KeyKind::Text(document, version, _) | KeyKind::Claim(document, version, _) => {
                 self.versions.contains(&(document, version))
             }
@@ -93,6 +93,7 @@ impl Known {
 fn counted_as(key: &Key) -> &'static str {
     match key.kind() {
         KeyKind::Original(_) => "originals",
+        KeyKind::Attachment(..) => "attachments",
         KeyKind::Text(..) => "texts",
         KeyKind::Claim(..) => "claims",
         KeyKind::Producer => "producers",

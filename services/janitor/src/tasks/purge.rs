@@ -63,6 +63,8 @@ async fn remove_objects(objects: &Objects, purge: &Purge) -> Result<u64, Error> 
         PurgeKind::Document => {
             let mut removed = objects.delete_prefix(&Prefix::texts(tenant, *document)).await?;
             removed += objects.delete_prefix(&Prefix::claims(tenant, *document)).await?;
+            // Also those that no row names, because the message was deleted while they were stored.
+            removed += objects.delete_prefix(&Prefix::attachments(tenant, *document)).await?;
             Ok(removed + remove_originals(objects, purge).await?)
         }
         PurgeKind::Version(version) | PurgeKind::LostRuns { version, .. } => {
@@ -81,7 +83,7 @@ async fn remove_covered(objects: &Objects, purge: &Purge, prefix: &Prefix) -> Re
     while let Some(entry) = listed.try_next().await? {
         let covered = match entry.key.kind() {
             KeyKind::Text(_, _, run) | KeyKind::Claim(_, _, run) => purge.covers(run),
-            KeyKind::Original(_) | KeyKind::Producer => false,
+            KeyKind::Original(_) | KeyKind::Attachment(..) | KeyKind::Producer => false,
         };
         if covered {
             objects.delete(&entry.key).await?;

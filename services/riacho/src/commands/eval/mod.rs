@@ -12,6 +12,7 @@ use std::{
     time::Instant,
 };
 
+use anyhow::Context as _;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use riacho_domain::{DocumentId, Lane, State};
@@ -64,16 +65,27 @@ struct ModeReport {
 pub(super) async fn run(context: &Context, arguments: cli::Eval) -> anyhow::Result<()> {
     let mut dataset = Dataset::read(&arguments.directory)?;
     dataset.queries.truncate(arguments.queries.unwrap_or(usize::MAX));
-    let private = Private::start(&context.global).await?;
-    let result = measure(context, &private.client, &dataset).await;
+    let stop = riacho_service::shutdown_signal().context("cannot listen to signals")?;
+    let private = tokio::select! {
+        () = stop.cancelled() => return Err(interrupted()),
+        private = Private::start(&context.global) => private?,
+    };
+    let result = tokio::select! {
+        () = stop.cancelled() => Err(interrupted()),
+        result = measure(context, &private.client, &dataset) => result.map_err(Error::into_failure),
+    };
     // Stopping waits for the servers; nothing else runs here meanwhile.
     tokio::task::spawn_blocking(move || drop(private)).await?;
-    let report = result.map_err(Error::into_failure)?;
+    let report = result?;
     context.output.result(&report, || report.text());
     if report.documents == report.failed {
         return Err(Failure::error(Kind::Failed, "no document could be made searchable"));
     }
     Ok(())
+}
+
+fn interrupted() -> anyhow::Error {
+    Failure::silent(Kind::Interrupted)
 }
 
 async fn measure(context: &Context, client: &Client, dataset: &Dataset) -> Result<Report, Error> {

@@ -27,32 +27,37 @@ const STOP: Duration = Duration::from_secs(30);
 
 /// A running deployment with nothing in it.
 pub(super) struct Private {
+    _up: Up,
+    pub(super) client: Client,
+}
+
+/// Its process and its directory, which go together.
+struct Up {
     child: Child,
     directory: PathBuf,
-    pub(super) client: Client,
 }
 
 impl Private {
     /// Starts it with the configuration that this command has.
     pub(super) async fn start(global: &Global) -> anyhow::Result<Private> {
-        let directory = std::env::temp_dir().join(format!("riacho-eval-{}", std::process::id()));
-        std::fs::create_dir_all(&directory).context("cannot make a directory for the servers")?;
+        let name = format!("riacho-eval-{}-{:08x}", std::process::id(), rand::random::<u32>());
+        let directory = std::env::temp_dir().join(name);
+        // One that is there is somebody else's.
+        std::fs::create_dir(&directory).context("cannot make a directory for the servers")?;
         // PostgreSQL may run as an account of its own, which has to pass through here.
         std::fs::set_permissions(&directory, PermissionsExt::from_mode(0o711))?;
         let log = directory.join("up.log");
-        let mut child = riacho_local::spawn_child(command(global, &directory, &log)?, Signal::SIGTERM)
-            .context("cannot start `riacho up`")?;
-        match ready(&mut child, &directory, &log).await {
-            Ok(client) => Ok(Private { child, directory, client }),
-            Err(error) => {
-                end(&mut child, &directory);
-                Err(error)
-            }
-        }
+        let started = command(global, &directory, &log).and_then(|command| {
+            riacho_local::spawn_child(command, Signal::SIGTERM).context("cannot start `riacho up`")
+        });
+        let child = started.inspect_err(|_| _ = std::fs::remove_dir_all(&directory))?;
+        let mut up = Up { child, directory };
+        let client = ready(&mut up.child, &up.directory, &log).await?;
+        Ok(Private { _up: up, client })
     }
 }
 
-impl Drop for Private {
+impl Drop for Up {
     fn drop(&mut self) {
         end(&mut self.child, &self.directory);
     }
@@ -61,17 +66,14 @@ impl Drop for Private {
 fn command(global: &Global, directory: &Path, log: &Path) -> anyhow::Result<Command> {
     let log = std::fs::File::create(log)?;
     let mut command = Command::new(std::env::current_exe()?);
-    command.args(["up", "--listen", "127.0.0.1:0", "--data-dir"]).arg(directory.join("data"));
+    command.args(["up", "--private", "--listen", "127.0.0.1:0", "--data-dir"]).arg(directory.join("data"));
     if let Some(config) = &global.config {
         command.arg("--config").arg(config);
     }
     for (key, value) in &global.set {
         command.arg("--set").arg(format!("{key}={value}"));
     }
-    // What is measured is on servers of its own, whatever servers the environment names.
-    for name in ["RIACHO_DATA_DIR", "REDIS_URL", "DATABASE_URL", "S3_BUCKET"] {
-        command.env_remove(name);
-    }
+    command.env_remove("RIACHO_DATA_DIR");
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     Ok(command)
 }

@@ -72,6 +72,9 @@ pub(super) async fn run(context: &Context, arguments: cli::Up) -> anyhow::Result
     let started = Instant::now();
     let stop = riacho_service::shutdown_signal().context("cannot listen to signals")?;
     let mut settings = Settings::new(&context.global);
+    if arguments.private {
+        settings.leave_out_servers();
+    }
     settings.set_default("log.format", "text")?;
     settings.set_default("log.filter", "warn")?;
     settings.set_default("stage.grace_seconds", GRACE_SECONDS)?;
