@@ -18,7 +18,7 @@ pub mod telemetry;
 
 pub use config::CoreConfig;
 pub use health::Health;
-pub use probe::check_model;
+pub use probe::{check_known_model, check_model};
 pub use resources::{Resources, share_limits};
 pub use riacho_stage::FOREGROUND;
 pub use signals::shutdown_signal;

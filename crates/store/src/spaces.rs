@@ -110,14 +110,16 @@ impl Store {
         Ok(self.spaces().await?.into_iter().find(|space| space.state == SpaceState::Live))
     }
 
-    /// The vectors that a space's model makes of known texts, as binary16 in little endian: those that are kept with the space,
-    /// or these where none are, which are kept from now on.
-    pub async fn agree_on_probe(&self, space: SpaceId, probe: &[u8]) -> Result<Vec<u8>, Error> {
-        let (id, probe) = (read::signed(space), &probe);
-        self.single(Scope::all("agree_on_probe"), KEEP_PROBE, &[&id, probe]).await?;
-        let rows = self.single(Scope::all("agree_on_probe"), PROBE, &[&id]).await?;
-        let kept = rows.first().map(|row| row.try_get::<_, Option<Vec<u8>>>("probe")).transpose()?.flatten();
-        kept.ok_or(Error::NotFound("embedding space"))
+    /// What a space's model makes of known texts, as binary16 in little endian; none where nobody has written it.
+    pub async fn probe(&self, space: SpaceId) -> Result<Option<Vec<u8>>, Error> {
+        let rows = self.single(Scope::all("probe"), PROBE, &[&read::signed(space)]).await?;
+        let row = rows.first().ok_or(Error::NotFound("embedding space"))?;
+        Ok(row.try_get("probe")?)
+    }
+
+    /// Keeps what a space's model makes of known texts, unless that is kept already.
+    pub async fn keep_probe(&self, space: SpaceId, probe: &[u8]) -> Result<(), Error> {
+        self.single(Scope::all("keep_probe"), KEEP_PROBE, &[&read::signed(space), &probe]).await.map(drop)
     }
 
     /// All spaces that have vectors.
@@ -204,10 +206,10 @@ const SPACES: &str = concat!(
     " FROM embedding_spaces WHERE dropped_at IS NULL ORDER BY id"
 );
 
-const KEEP_PROBE: &str = "-- store::spaces::agree_on_probe
+const KEEP_PROBE: &str = "-- store::spaces::keep_probe
 UPDATE embedding_spaces SET probe = $2 WHERE id = $1 AND probe IS NULL RETURNING id";
 
-const PROBE: &str = "-- store::spaces::agree_on_probe
+const PROBE: &str = "-- store::spaces::probe
 SELECT probe FROM embedding_spaces WHERE id = $1";
 
 const FIND: &str = concat!(

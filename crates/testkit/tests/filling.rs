@@ -122,8 +122,10 @@ async fn what_was_embedded_before_a_failure_is_written_and_not_asked_for_again()
     documents(&deployment, &core, 1, 8).await;
     let next = Next::configure(&mut core, "next", ModelsConfig::default()).await;
     let space = next.space(&deployment).await;
-    // Known texts, all lines at once, which are halved; the second half fails while known texts do not.
+    // Known texts, to check and to compare; all lines at once, which are halved; the second half fails while known texts do
+    // not.
     next.provider.script([
+        Answer::Normal,
         Answer::Normal,
         Answer::Status(400),
         Answer::Normal,

@@ -325,11 +325,11 @@ async fn documents_of_one_model_do_not_wait_for_the_limit_of_another() {
         api_key: Some(provider.api_key().into()),
         requests_per_minute: Some(1),
         limit_window_ms: 600_000,
-        limit_wait_ms: 900_000,
+        limit_wait_ms: 7_200_000,
         ..riacho_models::Config::default()
     };
     core.models.spaces.insert("next".to_owned(), further);
-    let pipeline = Pipeline::start_with(&deployment, &core, 3_600);
+    let pipeline = Pipeline::start_with(&deployment, &core, 36_000);
     is_working(&deployment).await;
     deployment.janitor.switch_space(next.id, true).await.unwrap();
     // More batches than are embedded at once, of events that come before those of the other model and between them.

@@ -246,10 +246,10 @@ async fn queries_and_documents_together_keep_to_the_limit() {
         ..models(&provider)
     };
     let (stop, resources) = (CancellationToken::new(), deployment.resources(Role::Stage).unwrap());
-    let start = Instant::now();
-    let mut tasks = JoinSet::new();
-    for number in 0..WAITING + SEARCHING {
-        let model = load(&config).unwrap();
+    // Making them takes long, in which nobody should be served.
+    let replicas: Vec<_> = (0..WAITING + SEARCHING).map(|_| load(&config).unwrap()).collect();
+    let (start, mut tasks) = (Instant::now(), JoinSet::new());
+    for (number, model) in replicas.into_iter().enumerate() {
         resources.share_limits(&*model, &stop);
         let (kind, words) = if number < WAITING { (Kind::Passage, 80) } else { (Kind::Query, 3) };
         let text = (0..words).map(|word| format!("w{number}x{word}")).collect::<Vec<_>>().join(" ");

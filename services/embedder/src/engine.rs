@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use riacho_domain::SpaceId;
+use riacho_domain::{Lane, SpaceId};
 use riacho_models::{Error, Model};
 use riacho_service::check_model;
 use riacho_store::Store;
@@ -21,26 +21,44 @@ pub(crate) struct Engine {
     pub(crate) model: Arc<dyn Model>,
     /// Its pauses are its own: the next model's limit keeps no document of the present one waiting.
     pub(crate) gate: Gate,
-    /// How many batches are embedded with it at once.
+    /// How many batches are embedded with it at once, and a place that only interactive ones have.
     slots: Semaphore,
+    interactive: Semaphore,
     verified: OnceCell<()>,
     /// The spaces whose vectors it makes, as it showed with known texts.
     spaces: Mutex<HashSet<SpaceId>>,
 }
+
+/// Batches of the interactive lane that have a place besides the others.
+pub(crate) const INTERACTIVE: usize = 1;
 
 /// How long a batch waits for its model to have room for it.
 const ROOM: Duration = Duration::from_secs(1);
 
 impl Engine {
     pub(crate) fn new(model: Arc<dyn Model>, at_once: usize, stop: CancellationToken) -> Self {
-        let slots = Semaphore::new(at_once.max(1));
-        Self { model, gate: Gate::new(stop), slots, verified: OnceCell::new(), spaces: Mutex::default() }
+        let [slots, interactive] = [at_once.max(1), INTERACTIVE].map(Semaphore::new);
+        Self {
+            model,
+            gate: Gate::new(stop),
+            slots,
+            interactive,
+            verified: OnceCell::new(),
+            spaces: Mutex::default(),
+        }
     }
 
     /// Room for a batch; none where there is none for a while. The stage has so much room for each of its models, so that
     /// one which is slow or at its limit leaves that of the others alone.
-    pub(crate) async fn slot(&self) -> Option<SemaphorePermit<'_>> {
-        tokio::time::timeout(ROOM, self.slots.acquire()).await.ok()?.ok()
+    pub(crate) async fn slot(&self, lane: Lane) -> Option<SemaphorePermit<'_>> {
+        let slot = async {
+            tokio::select! {
+                biased;
+                slot = self.interactive.acquire(), if lane == Lane::Interactive => slot,
+                slot = self.slots.acquire() => slot,
+            }
+        };
+        tokio::time::timeout(ROOM, slot).await.ok()?.ok()
     }
 
     /// Asks the model once to embed known texts: each answer is also a check of dimensions and order.

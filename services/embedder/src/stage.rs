@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Config,
-    engine::{self, Engine},
+    engine::{self, Engine, INTERACTIVE},
     texts::{Source, Sources, Texts, want},
     verdict,
 };
@@ -64,7 +64,10 @@ impl Embedder {
 
     /// How many batches are in work at once: as many of each model as the settings say.
     pub(crate) fn concurrency(&self) -> usize {
-        self.config.concurrency.max(1) * self.engines.len()
+        match self.engines.len() {
+            0 | 1 => self.config.concurrency,
+            models => (self.config.concurrency.max(1) + INTERACTIVE) * models,
+        }
     }
 
     /// Waits until one of the models answers; false when stopped before.
@@ -101,8 +104,9 @@ impl Embedder {
             None => None,
         };
         let engine = engine.and_then(|place| self.engines.get(place));
-        let _slot = match engine {
-            Some(engine) => Some(engine.slot().await.ok_or_else(verdict::crowded)?),
+        let lane = events.first().map_or(Lane::Bulk, |event| event.envelope.lane);
+        let _slot = match engine.filter(|_| self.engines.len() > 1) {
+            Some(engine) => Some(engine.slot(lane).await.ok_or_else(verdict::crowded)?),
             None => None,
         };
         self.embed(engine, events, is_alone).await

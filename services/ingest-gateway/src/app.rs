@@ -135,11 +135,12 @@ impl App {
         if self.0.checked.lock().unwrap_or_else(PoisonError::into_inner).contains(&space) {
             return Ok(());
         }
-        match riacho_service::check_model(self.store(), model, space).await {
-            Ok(()) => {
+        match riacho_service::check_known_model(self.store(), model, space).await {
+            Ok(true) => {
                 self.0.checked.lock().unwrap_or_else(PoisonError::into_inner).insert(space);
                 Ok(())
             }
+            Ok(false) => Ok(()),
             Err(error @ riacho_models::Error::Misconfigured { .. }) => Err(error),
             Err(_) => Ok(()),
         }

@@ -21,6 +21,9 @@ pub struct Checked {
     pub wrong: Vec<String>,
     /// Searches whose query was not embedded in time, and whose answer said so.
     pub late: usize,
+    /// Searches by meaning alone that did not find their document: for a moment it is not in the space that is searched, after
+    /// its new version went live in the other one.
+    pub absent: usize,
 }
 
 impl Checked {
@@ -28,6 +31,7 @@ impl Checked {
         match answer {
             Looked::Right => {}
             Looked::Late => self.late += 1,
+            Looked::Absent => self.absent += 1,
             Looked::Wrong(text) => self.wrong.push(text),
         }
     }
@@ -35,9 +39,10 @@ impl Checked {
     /// No search was wrong, and no more than one in fifty was late: a machine that is too busy may not embed a query in
     /// time, a service that does not may not hide behind it.
     pub fn is_right(&self) {
-        let Checked { searches, wrong, late } = self;
+        let Checked { searches, wrong, late, absent } = self;
         assert!(wrong.is_empty(), "{} of {searches} searches: {:#?}", wrong.len(), &wrong[..1]);
         assert!(late * 50 <= *searches, "{late} of {searches} searches were late");
+        assert!(absent * 20 <= *searches, "{absent} of {searches} searches did not find their document");
     }
 }
 
@@ -45,6 +50,7 @@ impl Checked {
 enum Looked {
     Right,
     Late,
+    Absent,
     Wrong(String),
 }
 
@@ -99,12 +105,13 @@ async fn look(request: reqwest::RequestBuilder, word: &str, mode: &str) -> Looke
     let hits = body["hits"].as_array().cloned().unwrap_or_default();
     let is_found = hits.iter().any(|hit| hit["filename"] == format!("{word}.md"));
     let is_late = |text: &Value| text.to_string().contains("in time");
-    if status == StatusCode::OK && is_found {
-        match &body["warnings"] {
-            warnings if *warnings == json!([]) => return Looked::Right,
-            warnings if is_late(warnings) => return Looked::Late,
-            _ => {}
-        }
+    let is_told = body["warnings"] != json!([]);
+    match mode {
+        _ if status != StatusCode::OK || hits.is_empty() => {}
+        _ if is_found && !is_told => return Looked::Right,
+        _ if is_found && is_late(&body["warnings"]) => return Looked::Late,
+        "vector" if !is_found && !is_told => return Looked::Absent,
+        _ => {}
     }
     if mode == "vector" && status == StatusCode::SERVICE_UNAVAILABLE && is_late(&body["detail"]) {
         return Looked::Late;
