@@ -117,10 +117,12 @@ async fn run(options: &Options) -> anyhow::Result<Figures> {
     {
         figures.add_number(name, rate);
     }
+    eprintln!("building the index");
     let built = build_index(&bench.config, bench.space.id).await?;
     figures.add_number("index_build_s", built.map_or(0.0, |built| built.took.as_secs_f64()));
     bench.raw.run("VACUUM ANALYZE").await?;
     for (class, places) in bench.classes() {
+        eprintln!("searching {} tenants of the class {class}", places.len());
         bench.search(class, &places, options.queries, &mut figures).await?;
     }
     Ok(figures)

@@ -34,6 +34,10 @@ pub struct Config {
     pub tls_ca_file: Option<PathBuf>,
     /// Up to this many vectors a tenant's search compares all of them; with more, an index is built and used.
     pub exact_search_rows: u32,
+    /// The most memory in MiB that PostgreSQL takes to build the index of a space, which takes as much as it needs: about 1.1 MiB for a
+    /// thousand vectors of 256 values. With less than it needs a build takes many times as long. In a container its shared memory
+    /// has to be as large.
+    pub index_memory_mb: u32,
     /// Hours after its release at which a document that is still not ready fails.
     pub deadline_hours: u32,
     /// Called with the server's process id of each new connection; for a server on this machine.
@@ -54,6 +58,7 @@ impl Default for Config {
             acquire_timeout_ms: 10_000,
             tls_ca_file: None,
             exact_search_rows: 50_000,
+            index_memory_mb: 2_048,
             deadline_hours: 72,
             on_backend: None,
         }
