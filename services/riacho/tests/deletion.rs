@@ -90,6 +90,55 @@ async fn is_ready(services: &Services, id: &str, version: u64) {
     .await;
 }
 
+/// A message with these files, each with its name and its media type.
+fn mail(subject: &str, files: &[(&str, &str, &str)]) -> String {
+    let boundary = format!("b{}", subject.len());
+    let part = |(name, kind, body): &(&str, &str, &str)| {
+        format!(
+            "--{boundary}\r\nContent-Type: {kind}\r\nContent-Disposition: attachment; filename={name}\r\n\r\n{body}\r\n"
+        )
+    };
+    let parts: String = files.iter().map(part).collect();
+    format!(
+        "From: a@b\r\nSubject: {subject}\r\nMIME-Version: 1.0\r\n\
+         Content-Type: multipart/mixed; boundary={boundary}\r\n\r\n{parts}--{boundary}--\r\n"
+    )
+}
+
+/// What is attached to a document, when so many are and all are ready.
+async fn attached(services: &Services, parent: &str, count: usize) -> Vec<String> {
+    let url = format!("{}/api/v1/documents?parent={parent}", services.url);
+    riacho_testkit::eventually(|| async {
+        let list = call(services.client.get(&url)).await;
+        let items = list["documents"].as_array().cloned().unwrap_or_default();
+        let ready = items.len() == count && items.iter().all(|item| item["state"] == "ready");
+        let ids = items.iter().filter_map(|item| item["id"].as_str()).map(str::to_owned).collect();
+        if ready { Ok(ids) } else { Err(list.to_string()) }
+    })
+    .await
+}
+
+/// Uploads a message, in which a file and a message with a file lie. Answers the four documents.
+async fn upload_mail(services: &Services) -> Vec<String> {
+    let note = format!("The {MARK} gauge stood at the weir.");
+    let inner = mail(&format!("Inner {MARK}"), &[("deep.txt", "text/plain", &note)]);
+    let files =
+        [("note.txt", "text/plain", note.as_str()), ("inner.eml", "application/octet-stream", &inner)];
+    let url = format!("{}/api/v1/documents?filename=outer.eml", services.url);
+    let accepted = call(services.client.post(url).body(mail(&format!("The outer {MARK}"), &files))).await;
+    let outer = accepted["id"].as_str().unwrap().to_owned();
+    is_ready(services, &outer, 1).await;
+    let mut all = vec![outer.clone()];
+    for id in attached(services, &outer, 2).await {
+        let url = format!("{}/api/v1/documents/{id}", services.url);
+        if call(services.client.get(url)).await["filename"] == "inner.eml" {
+            all.extend(attached(services, &id, 1).await);
+        }
+        all.push(id);
+    }
+    all
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deleted_document_leaves_nothing_in_postgresql_redis_and_the_object_store() {
     let mut cluster = Cluster::new();
@@ -108,6 +157,8 @@ async fn a_deleted_document_leaves_nothing_in_postgresql_redis_and_the_object_st
     is_ready(&services, &id, 1).await;
     assert_eq!(upload(&services, &format!("{MARK}.md"), &text("second")).await, id);
     is_ready(&services, &id, 2).await;
+    let messages = upload_mail(&services).await;
+    assert_eq!(messages.len(), 4, "{messages:?}");
     let body = json!({"query": format!("{MARK} gauge"), "mode": "keyword"});
     let search = || call(services.client.post(format!("{}/api/v1/search", services.url)).json(&body));
     assert!(!search().await["hits"].as_array().unwrap().is_empty());
@@ -116,10 +167,14 @@ async fn a_deleted_document_leaves_nothing_in_postgresql_redis_and_the_object_st
     for place in ["table documents", "table document_versions", "table chunks", "object "] {
         assert!(before.iter().any(|found| found.starts_with(place)), "{place}: {before:?}");
     }
+    let files = before.iter().filter(|found| found.contains("/attachments/")).count();
+    assert_eq!(files, 3, "the attached files: {before:?}");
 
     // A third version is on its way when the document is deleted.
     upload(&services, &format!("{MARK}.md"), &text("third")).await;
-    call(services.client.delete(format!("{}/api/v1/documents/{id}", services.url))).await;
+    for id in [&id, &messages[0]] {
+        call(services.client.delete(format!("{}/api/v1/documents/{id}", services.url))).await;
+    }
     assert_eq!(search().await["hits"], json!([]));
     riacho_testkit::eventually(|| async {
         let left = places(&cluster);
@@ -131,5 +186,8 @@ async fn a_deleted_document_leaves_nothing_in_postgresql_redis_and_the_object_st
     ));
     let receipt: Vec<_> = receipt[0].iter().map(|value| value.clone().unwrap_or_default()).collect();
     assert_eq!(receipt, ["3", "t", "t", "t"]);
+    let of_messages =
+        format!("SELECT count(*) FROM receipts WHERE document_id IN ('{}')", messages.join("', '"));
+    assert_eq!(cluster.database.run(&of_messages)[0][0].as_deref(), Some("4"));
     cluster.check(&services);
 }

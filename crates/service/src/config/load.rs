@@ -360,10 +360,22 @@ mod tests {
                 ("RIACHO__MODELS__MODEL".into(), "env".into()),
             ],
             overrides: vec![("models.dimensions".into(), "3".into())],
+            ..Sources::default()
         };
         let config: Config = load(&sources).unwrap();
         assert_eq!((config.models.model.as_str(), config.models.dimensions), ("env", Some(3)));
         assert!(is_set::<Config>(&sources, "models.model").unwrap());
         assert!(!is_set::<Config>(&sources, "models.api_key").unwrap());
+    }
+
+    #[test]
+    fn what_is_left_out_counts_from_no_source_and_what_is_set_later_does() {
+        let env = vec![("RIACHO__MODELS__DIMENSIONS".into(), "5".into())];
+        let overrides = vec![("models.dimensions".into(), "3".into())];
+        let mut sources = Sources { env, overrides, ..Sources::default() };
+        sources.leave_out(&["models"]);
+        assert!(!is_set::<Config>(&sources, "models.dimensions").unwrap());
+        sources.overrides.push(("models.dimensions".into(), "7".into()));
+        assert_eq!(load::<Config>(&sources).unwrap().models.dimensions, Some(7));
     }
 }

@@ -32,9 +32,16 @@ pub(super) fn parse(bytes: &[u8], size: usize, limits: &Limits) -> Result<Parsed
         return attachments.with(parsed);
     }
     let mut all = Parsed::default();
+    let mut failure = None;
     for message in messages {
-        // A message that cannot be read is a hole in the mailbox, not the end of it.
-        let Ok(one) = parse_one(message, limits, &mut attachments) else { continue };
+        let one = match parse_one(message, limits, &mut attachments) {
+            Ok(one) => one,
+            // A message that cannot be read is a hole in the mailbox, not the end of it.
+            Err(error) => {
+                failure.get_or_insert(error);
+                continue;
+            }
+        };
         if !all.text.is_empty() {
             all.text.push_str("\n\n");
         }
@@ -49,7 +56,10 @@ pub(super) fn parse(bytes: &[u8], size: usize, limits: &Limits) -> Result<Parsed
             return attachments.with(Err(super::text_too_large(limits)));
         }
     }
-    attachments.with(Ok(all))
+    match failure {
+        Some(failure) if all.text.is_empty() => attachments.with(Err(failure)),
+        _ => attachments.with(Ok(all)),
+    }
 }
 
 /// The messages of a mailbox: each stands behind a line that begins with `From ` after a blank one.

@@ -111,5 +111,10 @@ fn end(child: &mut Child, directory: &Path) {
     }
     let _ = child.kill();
     let _ = child.wait();
-    let _ = std::fs::remove_dir_all(directory);
+    // What a start has begun, and a stop has broken off, may end a moment later.
+    let mut removed = std::fs::remove_dir_all(directory);
+    while removed.is_err() && directory.exists() && start.elapsed() < STOP {
+        std::thread::sleep(Duration::from_millis(20));
+        removed = std::fs::remove_dir_all(directory);
+    }
 }
