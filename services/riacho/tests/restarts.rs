@@ -88,6 +88,11 @@ fn held_by(cluster: &Cluster, pid: u32) -> i64 {
     let mut held = 0;
     for (key, stage) in streams() {
         let consumers = cluster.redis.command(&["XINFO", "CONSUMERS", &key, stage]);
+        // A stage that has not come up yet has made no group, and holds nothing.
+        if matches!(&consumers, Reply::Error(error) if error.starts_with("NOGROUP") || error.starts_with("ERR no such key"))
+        {
+            continue;
+        }
         for consumer in consumers.list() {
             let [_, name, _, pending, ..] = consumer.list() else { panic!("{consumer:?}") };
             let is_its = name.text().rsplit('-').nth(1) == Some(&pid.to_string());

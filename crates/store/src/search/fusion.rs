@@ -100,7 +100,7 @@ mod tests {
         let keyword = vec![(p[0], 0.5), (p[2], 0.4)];
         let found = fuse(Some(vector), Some(keyword), 10);
         assert_eq!(found.iter().map(|f| f.place.ordinal).collect::<Vec<_>>(), [0, 2, 1, 3]);
-        assert!((found[0].score - 0.55).abs() < 1e-9);
+        assert!((found[0].score - (0.5 + VECTOR_WEIGHT * 0.2)).abs() < 1e-9);
         assert_eq!(found[0].parts.vector_rank, Some(1));
         assert_eq!(found[1].parts.vector_rank, None);
     }
