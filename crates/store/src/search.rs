@@ -89,6 +89,8 @@ pub struct SearchRequest {
     pub language: Option<String>,
     /// The vector's space. None: the live one.
     pub space: Option<SpaceId>,
+    /// Whether `space` has to be the live one: where it is not, the search is [`Error::NotFound`].
+    pub only_live: bool,
 }
 
 impl SearchRequest {
@@ -106,6 +108,7 @@ impl SearchRequest {
             documents: Vec::new(),
             language: None,
             space: None,
+            only_live: false,
         }
     }
 
@@ -243,7 +246,10 @@ impl Store {
 /// The space of the vector, whose length must fit.
 async fn space(tx: &Tx, request: &SearchRequest) -> Result<Space, Error> {
     let wanted = request.space.map(read::signed);
-    let row = tx.query_opt(SPACE, &[&wanted]).await?.ok_or(Error::NotFound("embedding space"))?;
+    let row = tx
+        .query_opt(SPACE, &[&wanted, &request.only_live])
+        .await?
+        .ok_or(Error::NotFound("embedding space"))?;
     let space = Space::read(&row)?;
     let given = request.vector.as_ref().map_or(0, Vec::len);
     if given != space.dimensions as usize {
@@ -341,7 +347,7 @@ const SPACE: &str = concat!(
     "-- store::search::space\nSELECT ",
     crate::spaces::columns!(),
     " FROM embedding_spaces
-WHERE dropped_at IS NULL AND CASE WHEN $1::int IS NULL THEN state = 'live' ELSE id = $1 END"
+WHERE dropped_at IS NULL AND CASE WHEN $1::int IS NULL THEN state = 'live' ELSE id = $1 AND (state = 'live' OR NOT $2) END"
 );
 
 // A tenant that is made anew under an old name begins to count anew.

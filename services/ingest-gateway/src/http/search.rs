@@ -34,6 +34,8 @@ const DEFAULT_TOP_K: u32 = 10;
 const MAX_QUERY: usize = riacho_store::MAX_QUERY;
 /// The most documents that a search can be narrowed to by id.
 const MAX_DOCUMENTS: usize = 1_000;
+/// How many switches of the live space one search follows.
+const SWITCHES: u32 = 3;
 
 pub(super) fn router() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(search))
@@ -323,17 +325,19 @@ async fn find(
         collection: body.collection,
         documents: body.documents.into_iter().map(DocumentId).collect(),
         language: body.language,
+        // A gateway that has not seen a switch yet must not search the former space: what is new goes into the live one first.
+        only_live: true,
         ..SearchRequest::new(caller.tenant, body.query)
     };
-    let mut is_first = true;
+    let mut switches = 0;
     let (hits, Meaning { mode, space, warnings, .. }) = loop {
         let meaning = meaning(app, &request.tenant, &request.query, asked).await?;
         request.mode = meaning.mode.to_store();
         (request.vector, request.space) = (meaning.vector.clone(), meaning.space);
         match app.store().search(&request).await {
-            // The space was removed since this gateway looked which one is live.
-            Err(riacho_store::Error::NotFound(_)) if meaning.space.is_some() && is_first => {
-                is_first = false;
+            // Another space became live since this gateway looked.
+            Err(riacho_store::Error::NotFound(_)) if meaning.space.is_some() && switches < SWITCHES => {
+                switches += 1;
                 app.forget_space();
             }
             hits => break (hits?, meaning),
