@@ -76,26 +76,43 @@ impl Raw {
         Ok((near, took))
     }
 
-    /// Rows a second of COPY into a table without indexes, and into one with a live HNSW index; chunks and vectors in one row.
-    pub(super) async fn copy(&self, rows: u64) -> anyhow::Result<[f64; 2]> {
+    /// Rows a second of COPY, chunks and vectors: into a table without indexes, into tables with all indexes of the product but
+    /// HNSW, and into a table with a live HNSW index alone.
+    pub(super) async fn copy(&self, rows: u64) -> anyhow::Result<[f64; 3]> {
         let (space, directory) = (self.space, self.data_directory().await?);
-        let file = format!("'{directory}/bench.copy' (FORMAT binary)");
+        let both = format!("'{directory}/bench.copy' (FORMAT binary)");
+        let chunks = format!("'{directory}/bench-chunks.copy' (FORMAT binary)");
+        let vectors = format!("'{directory}/bench-vectors.copy' (FORMAT binary)");
         self.run(&format!(
-            "COPY (SELECT c.*, v.embedding FROM chunks AS c
-                   JOIN vectors_{space} AS v USING (tenant_id, document_id, version, run_id, ordinal) LIMIT {rows}) TO {file};
-             CREATE TABLE bench_plain AS SELECT c.*, v.embedding FROM chunks AS c
-                   JOIN vectors_{space} AS v USING (tenant_id, document_id, version, run_id, ordinal) LIMIT 0;
+            "CREATE TABLE bench_plain AS SELECT c.*, v.embedding FROM chunks AS c
+                   JOIN vectors_{space} AS v USING (tenant_id, document_id, version, run_id, ordinal) LIMIT {rows};
+             CREATE TABLE bench_chunks (LIKE chunks INCLUDING ALL);
+             CREATE TABLE bench_vectors (LIKE vectors_{space} INCLUDING ALL);
+             COPY (SELECT * FROM bench_plain) TO {both};
+             COPY (SELECT c.* FROM bench_plain AS b JOIN chunks AS c USING (tenant_id, document_id, version, run_id, ordinal)) TO {chunks};
+             COPY (SELECT v.* FROM bench_plain AS b JOIN vectors_{space} AS v USING (tenant_id, document_id, version, run_id, ordinal)) TO {vectors};
+             TRUNCATE bench_plain;
              CREATE TABLE bench_live (LIKE bench_plain);
              CREATE INDEX ON bench_live USING hnsw (embedding halfvec_cosine_ops)"
         ))
         .await?;
-        let mut rates = [0.0; 2];
-        for (rate, table) in rates.iter_mut().zip(["bench_plain", "bench_live"]) {
+        let ways = [
+            format!("COPY bench_plain FROM {both}"),
+            // The list of words that wait for the text index is worked off, as it is in the long run.
+            format!(
+                "COPY bench_chunks FROM {chunks}; COPY bench_vectors FROM {vectors};
+                 SELECT gin_clean_pending_list(indexrelid) FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid
+                 WHERE indrelid = 'bench_chunks'::regclass AND relam = (SELECT oid FROM pg_am WHERE amname = 'gin')"
+            ),
+            format!("COPY bench_live FROM {both}"),
+        ];
+        let mut rates = [0.0; 3];
+        for (rate, copy) in rates.iter_mut().zip(ways) {
             let start = Instant::now();
-            self.run(&format!("COPY {table} FROM {file}")).await?;
+            self.run(&copy).await?;
             *rate = rows as f64 / start.elapsed().as_secs_f64();
         }
-        self.run("DROP TABLE bench_plain, bench_live").await?;
+        self.run("DROP TABLE bench_plain, bench_chunks, bench_vectors, bench_live").await?;
         Ok(rates)
     }
 

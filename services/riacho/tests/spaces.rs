@@ -331,6 +331,41 @@ async fn churn(spaces: &Spaces, document: &str, others: &mut Vec<String>, mark: 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_does_not_search_by_another_model_of_the_same_name() {
+    let mut spaces = Spaces::start().await;
+    let ids = spaces.upload_all(["barge", "tug"].iter().map(ToString::to_string)).await;
+    spaces.ready(&ids).await;
+    spaces.must(&["space", "create", "--model", "next"]);
+    spaces.fill(2);
+    spaces.must(&["space", "switch", "2"]);
+    assert!(spaces.asks_the_second_model("the keeper of the lock").await);
+
+    // From now on the provider has another model under that name.
+    spaces.provider.mean_words();
+    let [listen, ops] = [(); 2].map(|()| format!("127.0.0.1:{}", free_port().unwrap()));
+    spaces.cluster.set("RIACHO__HTTP__OPS_LISTEN", &ops);
+    let gateway = spaces.cluster.spawn(&["ingest-gateway", "--listen", &listen]);
+    let ask = async |mode: &str| {
+        let url = format!("http://{listen}/api/v1/search");
+        let asked = json!({ "query": "the draught of the barge", "mode": mode });
+        let answer = spaces.client.post(url).json(&asked).send().await.ok()?;
+        Some((answer.status(), answer.json::<Value>().await.unwrap()))
+    };
+    within(PATIENCE, || async {
+        let is_up = ask("keyword").await.is_some_and(|(status, _)| status == StatusCode::OK);
+        if is_up { Ok(()) } else { Err(gateway.log()) }
+    })
+    .await;
+    let (status, refused) = ask("vector").await.unwrap();
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{refused}");
+    assert!(gateway.log().contains("another model"), "{}", gateway.log());
+    let (status, by_words) = ask("hybrid").await.unwrap();
+    assert_eq!((status, &by_words["mode"]), (StatusCode::OK, &json!("keyword")), "{by_words}");
+    assert_eq!(by_words["hits"][0]["filename"], "barge.md");
+    assert!(by_words["warnings"][0].as_str().unwrap().contains("keywords only"), "{by_words}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_comparison_says_what_two_spaces_find_for_the_same_queries() {
     let spaces = Spaces::start().await;
     let texts = [
