@@ -24,9 +24,7 @@ use clap::Parser;
 use riacho_domain::TenantId;
 use riacho_local::{Options as ServerOptions, Runtime, Servers};
 use riacho_models::{Config as ModelConfig, Kind, Model};
-use riacho_store::{
-    Config, Filter, Mode, Role, SearchRequest, Space, Store, build_index, ensure_live_space, migrate,
-};
+use riacho_store::{Config, Filter, Mode, Role, SearchRequest, Space, Store, ensure_live_space, migrate};
 
 use self::{
     figures::Figures,
@@ -86,6 +84,7 @@ struct Options {
 /// The servers and the store of a run.
 struct Bench {
     store: Store,
+    janitor: Store,
     config: Config,
     space: Space,
     model: Arc<dyn Model>,
@@ -162,7 +161,7 @@ impl Bench {
         let sizes = tenants::sizes(options.tenants, options.largest, options.chunks);
         let named: Vec<TenantId> =
             (0..sizes.len()).map(|place| format!("tenant-{place}").parse()).collect::<Result<_, _>>()?;
-        let is_filled = space.indexed_seq > 0;
+        let is_filled = janitor.tenants().await?.len() >= sizes.len();
         if !is_filled {
             for tenant in &named {
                 janitor.create_tenant(tenant, "").await?;
@@ -171,6 +170,7 @@ impl Bench {
         let raw = Raw::connect(&url, space.id).await?;
         Ok(Bench {
             store,
+            janitor,
             config,
             space,
             model,
@@ -221,8 +221,10 @@ impl Bench {
             figures.add_number(name, rate);
         }
         eprintln!("building the index");
-        let built = build_index(&self.config, self.space.id).await?;
-        figures.add_number("index_build_s", built.map_or(0.0, |built| built.took.as_secs_f64()));
+        let built = self.janitor.build_indexes(&self.config, self.space.id).await?;
+        figures.add("indexes", built.len());
+        figures.add("indexed_vectors", built.iter().map(|built| built.vectors).sum::<u64>());
+        figures.add_number("index_build_s", built.iter().map(|built| built.took.as_secs_f64()).sum());
         self.raw.run("VACUUM ANALYZE").await
     }
 

@@ -90,7 +90,7 @@ impl Raw {
              CREATE TABLE bench_vectors (LIKE vectors_{space} INCLUDING ALL);
              COPY (SELECT * FROM bench_plain) TO {both};
              COPY (SELECT c.* FROM bench_plain AS b JOIN chunks AS c USING (tenant_id, document_id, version, run_id, ordinal)) TO {chunks};
-             COPY (SELECT v.* FROM bench_plain AS b JOIN vectors_{space} AS v USING (tenant_id, document_id, version, run_id, ordinal)) TO {vectors};
+             COPY (SELECT v.tenant_id, v.document_id, v.version, v.run_id, v.ordinal, v.seq, v.embedding FROM bench_plain AS b JOIN vectors_{space} AS v USING (tenant_id, document_id, version, run_id, ordinal)) TO {vectors};
              TRUNCATE bench_plain;
              CREATE TABLE bench_live (LIKE bench_plain);
              CREATE INDEX ON bench_live USING hnsw (embedding halfvec_cosine_ops)"
@@ -100,7 +100,7 @@ impl Raw {
             format!("COPY bench_plain FROM {both}"),
             // The list of words that wait for the text index is worked off, as it is in the long run.
             format!(
-                "COPY bench_chunks FROM {chunks}; COPY bench_vectors FROM {vectors};
+                "COPY bench_chunks FROM {chunks}; COPY bench_vectors (tenant_id, document_id, version, run_id, ordinal, seq, embedding) FROM {vectors};
                  SELECT gin_clean_pending_list(indexrelid) FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid
                  WHERE indrelid = 'bench_chunks'::regclass AND relam = (SELECT oid FROM pg_am WHERE amname = 'gin')"
             ),

@@ -3,12 +3,46 @@
 --
 -- Candidates are the chunks that have one of the rarest words: words are taken up, the rarest first, as long as they are in no more
 -- than `bound` / 2 chunks together, or in fewer than four times as many as are asked for. A chunk that has none of them would need
--- nearly all of the others to come before those. Where these are too few, or no word is below the bound, chunks with any word
--- follow, those that have all words first.
+-- nearly all of the others to come before those. Where these are too few, chunks with the rarest of the other words follow; where no
+-- word is below the bound, those that have all words come first.
+--
+-- How many chunks of a large tenant have a frequent word is counted by the janitor now and then: counting it in each search takes
+-- longer than all the rest. Words stand there as hashes, so that nothing of a deleted text can be read from them.
 --
 -- The ranking is as before (0013): BM25 (k1 = 1.2, b = 0.75), where the number of times n comes from ts_rank: its distance from 1, times
 -- 1.644934, is 1/(n + 0.5), nearly. The terms are written out as SQL, a column for each word: that text holds numbers of this
 -- function only, and the words come as parameters. `|| ''` reads a chunk's lexemes once into memory, OFFSET 0 keeps them there.
+CREATE TABLE word_counts (
+    tenant_id  text COLLATE "C" PRIMARY KEY REFERENCES tenants ON DELETE CASCADE,
+    -- How many chunks there were.
+    chunks     bigint NOT NULL,
+    counted_at timestamptz NOT NULL DEFAULT now()
+);
+CREATE TABLE frequent_words (
+    tenant_id  text COLLATE "C" NOT NULL REFERENCES word_counts ON DELETE CASCADE,
+    -- Of the lexeme in quotes, as `tsquery` shows it.
+    word_hash  bigint NOT NULL,
+    -- How many chunks have it, about.
+    chunks     bigint NOT NULL,
+    PRIMARY KEY (tenant_id, word_hash)
+);
+DO $$
+DECLARE
+    name text;
+BEGIN
+    FOREACH name IN ARRAY ARRAY['word_counts', 'frequent_words'] LOOP
+        EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', name);
+        EXECUTE format('ALTER TABLE %I FORCE ROW LEVEL SECURITY', name);
+        EXECUTE format('CREATE POLICY tenant_only ON %I TO riacho_service USING (tenant_id = current_tenant())', name);
+        EXECUTE format('CREATE POLICY all_tenants ON %I TO riacho_janitor USING (true)', name);
+        EXECUTE format('GRANT SELECT ON %I TO riacho_service', name);
+        EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON %I TO riacho_janitor', name);
+    END LOOP;
+END
+$$;
+CREATE POLICY all_tenants_read ON frequent_words FOR SELECT TO riacho_search USING (true);
+GRANT SELECT ON frequent_words TO riacho_search;
+
 DROP FUNCTION matching_chunks(tsquery[], tsquery[], integer[], uuid[], integer, integer);
 CREATE FUNCTION matching_chunks(words tsquery[], forms tsquery[], form_words integer[], documents uuid[], bound integer, top integer)
     RETURNS TABLE (document_id uuid, version integer, run_id uuid, ordinal integer, score double precision)
@@ -19,8 +53,10 @@ DECLARE
     found       record;
     counted     bigint := 0;
     every_word  tsquery;
+    present     tsquery;
     some_word   tsquery;
     rare        tsquery;
+    next_word   tsquery;
     weights     double precision[];
     ranks       text := '';
     terms       text := '0';
@@ -30,18 +66,36 @@ BEGIN
     END IF;
     weights := array_fill(0::double precision, ARRAY[cardinality(words)]);
     FOR found IN EXECUTE
-        'SELECT w.word, w.place, (SELECT count(*) FROM (SELECT FROM chunks AS c WHERE c.tenant_id = $1 AND c.tsv @@ w.word LIMIT $3) AS seen) AS frequency
-         FROM unnest($2) WITH ORDINALITY AS w (word, place) ORDER BY frequency, place'
-        USING tenant, words, bound
+        'SELECT w.word, w.place, CASE
+             WHEN known.chunks IS NULL THEN (SELECT count(*) FROM (SELECT FROM chunks AS c WHERE c.tenant_id = $1 AND c.tsv @@ w.word LIMIT $3) AS seen)
+             ELSE greatest(known.chunks, $3) END AS frequency
+         FROM unnest($2) WITH ORDINALITY AS w (word, place) CROSS JOIN LATERAL (
+             SELECT max(q.chunks) AS chunks FROM unnest($4, $5) AS f (form, word)
+             JOIN frequent_words AS q ON q.tenant_id = $1 AND q.word_hash = hashtextextended(f.form::text, 0) WHERE f.word = w.place) AS known
+         ORDER BY frequency, place'
+        USING tenant, words, bound, forms, form_words
     LOOP
-        weights[found.place] := ln(1 + 4 * bound / (found.frequency + 0.5));
+        weights[found.place] := ln(1 + 4 * bound / (least(found.frequency, bound) + 0.5));
         every_word := CASE WHEN every_word IS NULL THEN found.word ELSE every_word && found.word END;
+        CONTINUE WHEN found.frequency = 0;
+        present := CASE WHEN present IS NULL THEN found.word ELSE present && found.word END;
         some_word := CASE WHEN some_word IS NULL THEN found.word ELSE some_word || found.word END;
-        IF found.frequency BETWEEN 1 AND bound - 1 AND (counted + found.frequency <= bound / 2 OR counted < 4 * top) THEN
+        IF found.frequency < bound AND (counted + found.frequency <= bound / 2 OR counted < 4 * top) THEN
             rare := CASE WHEN rare IS NULL THEN found.word ELSE rare || found.word END;
             counted := counted + found.frequency;
+        ELSE
+            next_word := coalesce(next_word, found.word);
         END IF;
     END LOOP;
+    IF some_word IS NULL THEN
+        RETURN;
+    END IF;
+    -- What is rare in all documents of the tenant says little of those that the search is narrowed to.
+    IF documents IS NOT NULL THEN
+        next_word := some_word;
+    ELSIF rare IS NOT NULL AND counted >= 4 * top THEN
+        next_word := NULL;
+    END IF;
     FOR number IN 1 .. cardinality(words) LOOP
         ranks := ranks || format(', least(greatest(%s), 1)::double precision AS r%s',
             (SELECT string_agg(format('ts_rank(''{1,1,1,1}'', flat.tsv, ($8)[%s])', f.form), ', ')
@@ -59,7 +113,7 @@ BEGIN
             UNION ALL
             (SELECT c.document_id, c.version, c.run_id, c.ordinal, c.tsv, c.token_count
              FROM chunks AS c JOIN documents AS d ON d.id = c.document_id AND d.live_version = c.version AND d.live_run = c.run_id
-             WHERE $11 AND c.tenant_id = $1 AND d.tenant_id = $1 AND c.tsv @@ $5 AND NOT c.tsv @@ $4
+             WHERE $5 IS NOT NULL AND c.tenant_id = $1 AND d.tenant_id = $1 AND c.tsv @@ $5 AND NOT c.tsv @@ $4
                AND d.deleted_at IS NULL AND (d.expires_at IS NULL OR d.expires_at > now())
                AND ($2 IS NULL OR c.document_id = ANY ($2))
              LIMIT $10)),
@@ -70,8 +124,8 @@ BEGIN
             CROSS JOIN LATERAL (SELECT %s OFFSET 0) AS ranked
         ORDER BY score DESC, c.document_id, c.ordinal
         LIMIT $6', terms, substr(ranks, 3))
-        USING tenant, documents, every_word, coalesce(rare, every_word), some_word, top, weights, forms,
-            (SELECT sum(weight) FROM unnest(weights) AS weight), bound, documents IS NOT NULL OR rare IS NULL OR counted < 4 * top;
+        USING tenant, documents, every_word, coalesce(rare, present), next_word, top, weights, forms,
+            (SELECT sum(weight) FROM unnest(weights) AS weight), bound;
 END
 $$;
 REVOKE EXECUTE ON FUNCTION matching_chunks FROM PUBLIC;

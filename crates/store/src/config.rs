@@ -57,7 +57,7 @@ impl Default for Config {
             connect_timeout_ms: 5_000,
             acquire_timeout_ms: 10_000,
             tls_ca_file: None,
-            exact_search_rows: 50_000,
+            exact_search_rows: 20_000,
             index_memory_mb: 2_048,
             deadline_hours: 72,
             on_backend: None,

@@ -16,6 +16,7 @@ mod dead_letters;
 mod documents;
 mod due;
 mod error;
+mod frequent_words;
 mod indexing;
 mod intake;
 mod janitor;
@@ -73,8 +74,8 @@ pub use self::{
     reuse::{ContentHash, Known, WantedVectors},
     search::{Filter, Highlight, Hit, MAX_QUERY, MAX_TOP_K, Mode, ScoreParts, SearchRequest},
     spaces::{
-        FillMark, Filled, Filling, Gap, GapChunk, IndexBuilt, Missing, Space, SpaceState, Switched,
-        build_index, drop_space, ensure_live_space, ensure_space,
+        DueIndex, FillMark, Filled, Filling, Gap, GapChunk, IndexBuilt, Missing, Space, SpaceState, Switched,
+        drop_space, ensure_live_space, ensure_space,
     },
     spend::{Budget, MonthSpent, Purpose, Spending, Spent},
     stages::{Extraction, Seal, Sealed, SealedRun},

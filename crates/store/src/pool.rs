@@ -9,7 +9,7 @@ use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, PoolError
 use futures::future::try_join_all;
 use riacho_domain::SecretUrl;
 
-use crate::{Config, Error, accept, error::chain, known::Known, release, search::TenantFigures, tls};
+use crate::{Config, Error, accept, error::chain, known::Known, release, tls};
 
 /// What a store is for. Row-level security follows from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +46,6 @@ pub(crate) struct Inner {
     pub(crate) deadline_hours: i32,
     pub(crate) url: SecretUrl,
     pub(crate) config: Config,
-    pub(crate) figures: TenantFigures,
     pub(crate) known: Known,
 }
 
@@ -88,7 +87,6 @@ impl Store {
             deadline_hours: i32::try_from(config.deadline_hours).unwrap_or(i32::MAX),
             url: url.clone(),
             config: config.clone(),
-            figures: TenantFigures::default(),
             known: Known::default(),
         };
         let store = Store { inner: Arc::new(inner) };

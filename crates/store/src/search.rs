@@ -17,7 +17,7 @@ use serde_json::{Map, Value};
 use tokio_postgres::{Row, error::SqlState};
 use uuid::Uuid;
 
-pub(crate) use self::vector::TenantFigures;
+pub(crate) use self::keyword::BOUND;
 pub use self::{filter::Filter, fusion::ScoreParts, highlight::Highlight};
 use self::{
     fusion::{Found, Place, fuse},
@@ -25,7 +25,7 @@ use self::{
     keyword::Words,
 };
 use crate::{
-    Error, Space, Store,
+    Error, Store,
     lexemes::Language,
     metrics::names,
     read,
@@ -228,41 +228,72 @@ impl Store {
             async { if by_words { keyword::words(tx, request).await } else { Ok(Words::default()) } },
         );
         let (space, allowed, words) = (space?, allowed?, words?);
-        if allowed.as_ref().is_some_and(Vec::is_empty) {
+        if allowed.as_ref().is_some_and(|allowed| allowed.documents.is_empty()) {
             return Ok(Vec::new());
         }
         let top = if by_vector && by_words { request.top_k.max(LEG) } else { request.top_k };
         let near = match &space {
-            Some(space) => Some(self.nearest(tx, request, space, allowed.as_deref(), top).await?),
+            Some(space) => Some(self.nearest(tx, request, space, allowed.as_ref(), top).await?),
             None => None,
         };
+        let documents = allowed.as_ref().map(|allowed| allowed.documents.as_slice());
         let matching =
-            if by_words { Some(keyword::matching(tx, &words, allowed.as_deref(), top).await?) } else { None };
+            if by_words { Some(keyword::matching(tx, &words, documents, top).await?) } else { None };
         let found = fuse(near, matching, request.top_k as usize);
         read_hits(tx, request, &found, &words).await
     }
 }
 
+/// The space of a search.
+struct Searched {
+    id: SpaceId,
+    /// The tenant's index in it, where it has many vectors.
+    index: Option<TenantIndex>,
+}
+
+/// An HNSW index of one tenant's vectors.
+#[derive(Clone, Copy)]
+struct TenantIndex {
+    /// The last number that it reaches.
+    up_to: i64,
+    vectors: i64,
+    documents: i64,
+}
+
+/// Documents that a search is narrowed to, with what is live of each.
+#[derive(Default)]
+struct Allowed {
+    documents: Vec<Uuid>,
+    versions: Vec<i32>,
+    runs: Vec<Uuid>,
+}
+
 /// The space of the vector, whose length must fit.
-async fn space(tx: &Tx, request: &SearchRequest) -> Result<Space, Error> {
+async fn space(tx: &Tx, request: &SearchRequest) -> Result<Searched, Error> {
     let wanted = request.space.map(read::signed);
-    let row = tx
-        .query_opt(SPACE, &[&wanted, &request.only_live])
-        .await?
-        .ok_or(Error::NotFound("embedding space"))?;
-    let space = Space::read(&row)?;
+    let params: [Param<'_>; 3] = [&wanted, &request.only_live, &request.tenant.as_str()];
+    let row = tx.query_opt(SPACE, &params).await?.ok_or(Error::NotFound("embedding space"))?;
+    let dimensions = read::count(&row, "dimensions")?;
     let given = request.vector.as_ref().map_or(0, Vec::len);
-    if given != space.dimensions as usize {
+    if given != dimensions as usize {
         return Err(Error::Invalid(format!(
-            "the query's vector has {given} values, its space has {}",
-            space.dimensions
+            "the query's vector has {given} values, its space has {dimensions}"
         )));
     }
-    Ok(space)
+    let up_to: Option<i64> = row.try_get("indexed_seq")?;
+    let index = match up_to {
+        Some(up_to) => Some(TenantIndex {
+            up_to,
+            vectors: row.try_get("vectors")?,
+            documents: row.try_get("documents")?,
+        }),
+        None => None,
+    };
+    Ok(Searched { id: read::count(&row, "id")?, index })
 }
 
 /// The documents that the request is narrowed to; none when it is not.
-async fn allowed(tx: &Tx, request: &SearchRequest) -> Result<Option<Vec<Uuid>>, Error> {
+async fn allowed(tx: &Tx, request: &SearchRequest) -> Result<Option<Allowed>, Error> {
     if !request.is_narrowed() {
         return Ok(None);
     }
@@ -271,9 +302,13 @@ async fn allowed(tx: &Tx, request: &SearchRequest) -> Result<Option<Vec<Uuid>>, 
     let path = request.filter.as_ref().map(Filter::path);
     let variables = request.filter.as_ref().map(Filter::variables);
     let params: [Param<'_>; 5] = [&request.tenant.as_str(), &ids, &request.collection, &path, &variables];
-    let rows = tx.query(ALLOWED, &params).await?;
-    let ids = rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<Uuid>, _>>()?;
-    Ok(Some(ids))
+    let mut allowed = Allowed::default();
+    for row in &tx.query(ALLOWED, &params).await? {
+        allowed.documents.push(row.try_get("id")?);
+        allowed.versions.push(row.try_get("live_version")?);
+        allowed.runs.push(row.try_get("live_run")?);
+    }
+    Ok(Some(allowed))
 }
 
 /// Reads the texts of what was found, with their highlights.
@@ -343,12 +378,10 @@ fn parent(row: &Row) -> Result<Option<(DocumentId, String)>, Error> {
     Ok(Some((DocumentId(id), filename.unwrap_or_default())))
 }
 
-const SPACE: &str = concat!(
-    "-- store::search::space\nSELECT ",
-    crate::spaces::columns!(),
-    " FROM embedding_spaces
-WHERE dropped_at IS NULL AND CASE WHEN $1::int IS NULL THEN state = 'live' ELSE id = $1 AND (state = 'live' OR NOT $2) END"
-);
+const SPACE: &str = "-- store::search::space
+SELECT s.id, s.dimensions, i.indexed_seq, i.vectors, i.documents
+FROM embedding_spaces AS s LEFT JOIN vector_indexes AS i ON i.space_id = s.id AND i.tenant_id = $3
+WHERE s.dropped_at IS NULL AND CASE WHEN $1::int IS NULL THEN s.state = 'live' ELSE s.id = $1 AND (s.state = 'live' OR NOT $2) END";
 
 // A tenant that is made anew under an old name begins to count anew.
 const STATE: &str = "-- store::search::search_state
@@ -357,7 +390,7 @@ FROM tenants AS t LEFT JOIN search_changes AS c ON c.tenant_id = t.id
 WHERE t.id = $1 GROUP BY t.created_at";
 
 const ALLOWED: &str = "-- store::search::allowed
-SELECT d.id FROM documents AS d JOIN collections AS c ON c.id = d.collection_id
+SELECT d.id, d.live_version, d.live_run FROM documents AS d JOIN collections AS c ON c.id = d.collection_id
 WHERE d.tenant_id = $1 AND d.live_version IS NOT NULL AND d.deleted_at IS NULL AND NOT d.withheld
   AND (d.expires_at IS NULL OR d.expires_at > now())
   AND ($2::uuid[] IS NULL OR d.id = ANY ($2))

@@ -14,7 +14,7 @@ use tokio_postgres::{Client, Row};
 
 pub use self::{
     fill::{FillMark, Filled, Filling, Gap, GapChunk, Missing},
-    index::{IndexBuilt, build_index},
+    index::{DueIndex, IndexBuilt},
     switch::{Switched, drop_space},
 };
 use crate::{Config, Error, Store, migrate::Owner, read, transaction::Scope};
@@ -57,8 +57,6 @@ pub struct Space {
     pub dimensions: u32,
     /// What it is used for.
     pub state: SpaceState,
-    /// Vectors with a sequence number up to this one are in the HNSW index; 0 when there is none.
-    pub indexed_seq: i64,
     /// Chunks a second that it is filled with at most; none: as configured, 0: it is not filled.
     pub per_second: Option<u32>,
     /// Whether all documents were looked at that were there when it was made. Until then nobody knows how
@@ -75,7 +73,7 @@ pub struct Space {
 /// The columns of a space.
 macro_rules! columns {
     () => {
-        "id, model, dimensions, state, indexed_seq, per_second, seeded_at IS NOT NULL AS is_seeded, complete_at, filled, trouble"
+        "id, model, dimensions, state, per_second, seeded_at IS NOT NULL AS is_seeded, complete_at, filled, trouble"
     };
 }
 pub(crate) use columns;
@@ -94,7 +92,6 @@ impl Space {
             model: row.try_get("model")?,
             dimensions: u32::try_from(row.try_get::<_, i32>("dimensions")?).unwrap_or(0),
             state,
-            indexed_seq: row.try_get("indexed_seq")?,
             per_second: read::count_opt(row, "per_second")?,
             is_seeded: row.try_get("is_seeded")?,
             complete_at: row.try_get("complete_at")?,
@@ -173,7 +170,9 @@ async fn ensure(client: &mut Client, model: &str, dimensions: u32) -> Result<Spa
 }
 
 /// The vectors' table. Its values are numbers of ours. Vectors are kept in the row as they are: out of
-/// line they cost a second lookup each, and they do not compress.
+/// line they cost a second lookup each, and they do not compress. `tenant_in_order` is the tenant once more, for the index that finds
+/// what is newer than a number: on `tenant_id` it would be an index by which any statement about one document may walk all
+/// rows of the tenant, as the planner does while a table is small.
 fn table(space: &Space) -> String {
     let Space { id, dimensions, .. } = space;
     let storage = if *dimensions <= 3_500 { "PLAIN" } else { "EXTERNAL" };
@@ -187,10 +186,11 @@ CREATE TABLE vectors_{id} (
     ordinal       integer NOT NULL,
     seq           bigint GENERATED ALWAYS AS IDENTITY,
     embedding     halfvec({dimensions}) NOT NULL,
+    tenant_in_order text COLLATE \"C\" NOT NULL GENERATED ALWAYS AS (tenant_id) STORED,
     PRIMARY KEY (tenant_id, document_id, version, run_id, ordinal)
 );
 ALTER TABLE vectors_{id} ALTER COLUMN embedding SET STORAGE {storage};
-CREATE UNIQUE INDEX vectors_{id}_seq ON vectors_{id} (seq);
+CREATE INDEX vectors_{id}_in_order ON vectors_{id} (tenant_in_order, seq);
 ALTER TABLE vectors_{id} ENABLE ROW LEVEL SECURITY;
 ALTER TABLE vectors_{id} FORCE ROW LEVEL SECURITY;
 CREATE POLICY tenant_only ON vectors_{id} TO riacho_service USING (tenant_id = current_tenant());

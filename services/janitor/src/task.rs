@@ -53,7 +53,7 @@ tasks! {
     /// Fills embedding spaces.
     Fill = "fill", "fills embedding spaces beside the live one from stored chunks";
     /// Builds the vector index.
-    Index = "index", "builds larger vector indexes where many vectors are outside; removes spaces that were given up";
+    Index = "index", "builds the vector indexes of large tenants and counts their frequent words; removes spaces that were given up";
     /// Removes what was kept for a while only.
     Housekeep = "housekeep", "forgets old idempotency keys and intake events; removes deleted tenants and drained partitions that are empty";
     /// Measures.

@@ -23,7 +23,7 @@ const MAX_WORDS: usize = 24;
 const MOST_READ: usize = 200;
 
 /// A word that is in more chunks than this brings only so many of them. See `matching_chunks`.
-const BOUND: i32 = 1_000;
+pub(crate) const BOUND: i32 = 1_000;
 
 /// The words of a query that count.
 #[derive(Debug, Default, PartialEq, Eq)]

@@ -1,110 +1,161 @@
-//! The HNSW index of a space's vectors (docs/adr/0008).
+//! The HNSW indexes of a space's vectors, one for each tenant that has many (docs/adr/0008).
 
 use std::time::{Duration, Instant};
 
-use riacho_domain::SpaceId;
-use tokio_postgres::Client;
+use riacho_domain::{SpaceId, TenantId};
+use tokio_postgres::{Client, Row};
 
-use crate::{Config, Error, Store, migrate::Owner, read, transaction::Scope};
+use crate::{
+    Config, Error, Store,
+    migrate::Owner,
+    read,
+    transaction::{Param, Scope},
+};
+
+/// The length of a node's list of neighbours is the usual one, 16; twice the usual candidates are compared while the graph is
+/// built, which takes half as long again and finds some 2% more of the nearest.
+const CANDIDATES: u32 = 128;
+
+/// A tenant whose vectors in a space are to be indexed, or indexed anew.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DueIndex {
+    /// Whose vectors.
+    pub tenant: TenantId,
+    /// How many there are.
+    pub vectors: u64,
+    documents: i64,
+    dimensions: i32,
+    newest: i64,
+    id: i64,
+}
 
 /// An index that was built.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IndexBuilt {
-    /// The sequence number that it reaches.
-    pub up_to: i64,
+    /// Whose vectors.
+    pub tenant: TenantId,
+    /// How many were there when it was begun.
+    pub vectors: u64,
     /// How long it took.
     pub took: Duration,
 }
 
 impl Store {
-    /// Whether so many vectors of a space are outside of its index that it is to be built anew.
-    pub async fn index_is_due(&self, space: SpaceId) -> Result<bool, Error> {
-        let rows = self.single(Scope::all("index_is_due"), INDEXED, &[&read::signed(space)]).await?;
-        let indexed: i64 = rows.first().ok_or(Error::NotFound("embedding space"))?.try_get(0)?;
-        let newest = self.single(Scope::all("index_is_due"), &highest_seq(space), &[]).await?;
-        let newest: i64 = newest.first().map_or(Ok(0), |row| row.try_get(0))?;
-        Ok(is_due(indexed, newest, i64::from(self.inner.config.exact_search_rows)))
+    /// Tenants of which more than a quarter of the vectors in the space, and more than `exact_search_rows`, are outside of their
+    /// index, the one with the most first.
+    pub async fn due_indexes(&self, space: SpaceId) -> Result<Vec<DueIndex>, Error> {
+        let few = i64::from(self.inner.config.exact_search_rows);
+        let rows = self.single(Scope::all("due_indexes"), &due(space), &[&read::signed(space), &few]).await?;
+        rows.iter().map(DueIndex::read).collect()
+    }
+
+    /// Builds the indexes of a space that are due, one after the other, and removes those that nobody needs. Until one is
+    /// ready, its tenant's new vectors are compared one by one; nothing waits for it. For a store in the role of the janitor;
+    /// `config` names the login that owns the tables.
+    ///
+    /// Takes a minute for some 200,000 vectors. Where the future is dropped, the server ends the build soon after, and the
+    /// next one begins anew. Answers nothing while another process builds indexes of the space.
+    pub async fn build_indexes(&self, config: &Config, space: SpaceId) -> Result<Vec<IndexBuilt>, Error> {
+        let owner = Owner::connect(config).await?;
+        let built = self.build_with(&owner.client, config, space).await;
+        owner.close().await;
+        built
+    }
+
+    async fn build_with(
+        &self,
+        client: &Client,
+        config: &Config,
+        space: SpaceId,
+    ) -> Result<Vec<IndexBuilt>, Error> {
+        let mut all = Vec::new();
+        // Ends with the connection.
+        if !client.query_one(LOCK, &[&read::signed(space)]).await?.try_get::<_, bool>(0)? {
+            return Ok(all);
+        }
+        for due in self.due_indexes(space).await? {
+            let start = Instant::now();
+            build(client, config, space, &due).await?;
+            let params: [Param<'_>; 6] = [
+                &read::signed(space),
+                &due.tenant.as_str(),
+                &due.id,
+                &due.newest,
+                &read::signed_size(due.vectors),
+                &due.documents,
+            ];
+            self.single(Scope::all("build_indexes"), KEEP, &params).await?;
+            all.push(IndexBuilt { tenant: due.tenant, vectors: due.vectors, took: start.elapsed() });
+        }
+        let few = i64::from(self.inner.config.exact_search_rows) / 2;
+        self.single(Scope::all("build_indexes"), &forget_small(space), &[&read::signed(space), &few]).await?;
+        let kept = self.single(Scope::all("build_indexes"), KEPT, &[&read::signed(space)]).await?;
+        let kept: Vec<i64> = kept.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
+        drop_others(client, space, &kept).await?;
+        Ok(all)
     }
 }
 
-/// More than a quarter of the vectors, and more than are compared one by one anyway.
-const fn is_due(indexed: i64, newest: i64, few: i64) -> bool {
-    let fresh = newest - indexed;
-    fresh > few && fresh * 4 > newest
-}
-
-/// Builds a larger HNSW index when more than a quarter of the vectors, and more than
-/// `exact_search_rows`, are newer than the present one; until it is ready, those are searched exactly. Nothing waits for it.
-///
-/// Takes minutes for very many vectors. Where the future is dropped, the server ends the build soon after, and the next
-/// one begins anew.
-pub async fn build_index(config: &Config, space: SpaceId) -> Result<Option<IndexBuilt>, Error> {
-    let owner = Owner::connect(config).await?;
-    let result = build_if_needed(&owner.client, space, config).await;
-    owner.close().await;
-    result
-}
-
-async fn build_if_needed(
-    client: &Client,
-    space: SpaceId,
-    config: &Config,
-) -> Result<Option<IndexBuilt>, Error> {
-    let id = i32::try_from(space).unwrap_or(0);
-    let (indexed, dimensions): (i64, i32) = match client.query_opt(INDEXED, &[&id]).await? {
-        Some(row) => (row.try_get(0)?, row.try_get(1)?),
-        None => return Err(Error::NotFound("embedding space")),
-    };
-    let newest: i64 = client.query_one(&newest_seq(space), &[]).await?.try_get(0)?;
-    if !is_due(indexed, newest, i64::from(config.exact_search_rows)) {
-        return Ok(None);
+impl DueIndex {
+    fn read(row: &Row) -> Result<DueIndex, Error> {
+        Ok(DueIndex {
+            tenant: read::tenant(row, "tenant_id")?,
+            vectors: read::size_opt(row, "vectors")?.unwrap_or(0),
+            documents: row.try_get("documents")?,
+            dimensions: row.try_get("dimensions")?,
+            newest: row.try_get("newest")?,
+            id: row.try_get("id")?,
+        })
     }
-    let start = Instant::now();
-    let (needed, most) = (memory_mb(newest, dimensions), i64::from(config.index_memory_mb));
-    if needed > most {
-        tracing::warn!(
-            space,
-            vectors = newest,
-            needed_mb = needed,
-            "the index does not fit into database.index_memory_mb: its build gets very slow"
-        );
-    }
-    build(client, space, newest, needed.min(most)).await?;
-    client.execute(SET_INDEXED, &[&id, &newest]).await?;
-    drop_others(client, space, newest).await?;
-    Ok(Some(IndexBuilt { up_to: newest, took: start.elapsed() }))
 }
 
 /// The memory that a build keeps its graph in, in MiB. A vector has its values, and places of twice 16 neighbours with what
 /// pgvector notes beside them: 512 MiB held 530,000 vectors of 256 values, 1,013 bytes each. Once it is full each row is added to the
 /// index on disk as in a live index, many times slower.
-fn memory_mb(vectors: i64, dimensions: i32) -> i64 {
-    let bytes = vectors.saturating_mul(2 * i64::from(dimensions) + 640);
+fn memory_mb(vectors: u64, dimensions: i32) -> u64 {
+    let bytes = vectors.saturating_mul(2 * u64::from(dimensions.unsigned_abs()) + 640);
     (bytes >> 20).max(64)
 }
 
-async fn build(client: &Client, space: SpaceId, newest: i64, memory_mb: i64) -> Result<(), Error> {
-    let name = index_name(space, newest);
-    // A build that was interrupted leaves an invalid index of that name.
-    client.batch_execute(&format!("-- store::spaces::build\nDROP INDEX IF EXISTS {name}")).await?;
+async fn build(client: &Client, config: &Config, space: SpaceId, due: &DueIndex) -> Result<(), Error> {
+    let (needed, most) = (memory_mb(due.vectors, due.dimensions), u64::from(config.index_memory_mb));
+    if needed > most {
+        tracing::warn!(
+            space,
+            tenant = %due.tenant,
+            vectors = due.vectors,
+            needed_mb = needed,
+            "the index does not fit into database.index_memory_mb: its build gets very slow"
+        );
+    }
+    let (name, memory_mb) = (index_name(space, due.id), needed.min(most));
     client
         .batch_execute(&format!(
             "-- store::spaces::build\nSET maintenance_work_mem = '{memory_mb}MB'; SET statement_timeout = 0;
              SET client_connection_check_interval = '1s'"
         ))
         .await?;
+    let condition = covered(&due.tenant, due.newest);
     client
         .batch_execute(&format!(
             "-- store::spaces::build\nCREATE INDEX CONCURRENTLY {name} ON vectors_{space}
-             USING hnsw (embedding halfvec_cosine_ops) WHERE seq <= {newest}"
+             USING hnsw (embedding halfvec_cosine_ops) WITH (ef_construction = {CANDIDATES}) WHERE {condition}"
         ))
         .await?;
     Ok(())
 }
 
-async fn drop_others(client: &Client, space: SpaceId, newest: i64) -> Result<(), Error> {
+/// What is in a tenant's index, word for word as the index says it: only so the planner knows that a search may use it. A
+/// tenant's name has letters, digits and hyphens.
+fn covered(tenant: &TenantId, up_to: i64) -> String {
+    format!("tenant_id = '{tenant}' AND seq <= {up_to}")
+}
+
+/// Removes indexes that were replaced or are not needed, and what interrupted builds left.
+async fn drop_others(client: &Client, space: SpaceId, kept: &[i64]) -> Result<(), Error> {
+    let kept: Vec<String> = kept.iter().map(|id| index_name(space, *id)).collect();
     let prefix = format!("vectors\\_{space}\\_hnsw\\_%");
-    for row in client.query(INDEXES, &[&prefix, &index_name(space, newest)]).await? {
+    for row in client.query(INDEXES, &[&prefix, &kept]).await? {
         let name: String = row.try_get(0)?;
         client
             .batch_execute(&format!(
@@ -115,33 +166,47 @@ async fn drop_others(client: &Client, space: SpaceId, newest: i64) -> Result<(),
     Ok(())
 }
 
-fn index_name(space: SpaceId, newest: i64) -> String {
-    format!("vectors_{space}_hnsw_{newest}")
+fn index_name(space: SpaceId, id: i64) -> String {
+    format!("vectors_{space}_hnsw_{id}")
 }
 
-fn newest_seq(space: SpaceId) -> String {
-    // The sequence and not the rows: the owner is bound by row-level security too.
+// Only tenants with enough new vectors are counted whole.
+fn due(space: SpaceId) -> String {
     format!(
-        "-- store::spaces::build_index
-SELECT coalesce(pg_sequence_last_value(pg_get_serial_sequence('vectors_{space}', 'seq')::regclass), 0)"
+        "-- store::spaces::due_indexes
+SELECT t.id AS tenant_id, s.dimensions, counted.vectors, counted.documents, counted.newest, nextval('vector_indexes_id') AS id
+FROM embedding_spaces AS s CROSS JOIN tenants AS t LEFT JOIN vector_indexes AS i ON i.space_id = s.id AND i.tenant_id = t.id
+CROSS JOIN LATERAL (SELECT FROM vectors_{space} AS v WHERE v.tenant_in_order = t.id AND v.seq > coalesce(i.indexed_seq, 0) OFFSET $2 LIMIT 1) AS has_many_new
+CROSS JOIN LATERAL (SELECT count(*) AS vectors, count(DISTINCT v.document_id) AS documents, max(v.seq) AS newest,
+       count(*) FILTER (WHERE v.seq > coalesce(i.indexed_seq, 0)) AS fresh
+   FROM vectors_{space} AS v WHERE v.tenant_id = t.id) AS counted
+WHERE s.id = $1 AND counted.fresh > $2 AND counted.fresh * 4 > counted.vectors ORDER BY counted.vectors DESC"
     )
 }
 
-// The index of the numbers ends with the highest.
-fn highest_seq(space: SpaceId) -> String {
-    format!("-- store::spaces::index_is_due\nSELECT coalesce(max(seq), 0) FROM vectors_{space}")
+const LOCK: &str = "-- store::spaces::build_indexes
+SELECT pg_try_advisory_lock(hashtext('riacho vector indexes'), $1)";
+
+const KEEP: &str = "-- store::spaces::build_indexes
+INSERT INTO vector_indexes (space_id, tenant_id, id, indexed_seq, vectors, documents) VALUES ($1, $2, $3, $4, $5, $6)
+ON CONFLICT (space_id, tenant_id) DO UPDATE
+SET id = excluded.id, indexed_seq = excluded.indexed_seq, vectors = excluded.vectors, documents = excluded.documents, built_at = now()";
+
+fn forget_small(space: SpaceId) -> String {
+    format!(
+        "-- store::spaces::build_indexes
+DELETE FROM vector_indexes AS i WHERE i.space_id = $1
+  AND NOT EXISTS (SELECT FROM vectors_{space} AS v WHERE v.tenant_in_order = i.tenant_id OFFSET $2 LIMIT 1)"
+    )
 }
 
-const INDEXED: &str = "-- store::spaces::build_index
-SELECT indexed_seq, dimensions FROM embedding_spaces WHERE id = $1";
-
-const SET_INDEXED: &str = "-- store::spaces::build_index
-UPDATE embedding_spaces SET indexed_seq = $2 WHERE id = $1";
+const KEPT: &str = "-- store::spaces::build_indexes
+SELECT id FROM vector_indexes WHERE space_id = $1";
 
 const INDEXES: &str = "-- store::spaces::drop_others
-SELECT indexname::text FROM pg_indexes WHERE schemaname = 'public' AND indexname LIKE $1 AND indexname <> $2";
+SELECT indexname::text FROM pg_indexes WHERE schemaname = 'public' AND indexname LIKE $1 AND indexname <> ALL ($2)";
 
-/// The statements of this file that services prepare, for a space.
+/// The statements of this file that are prepared, for a space.
 pub(super) fn statements(space: SpaceId) -> Vec<String> {
-    vec![INDEXED.to_owned(), highest_seq(space)]
+    vec![due(space), KEEP.to_owned(), forget_small(space), KEPT.to_owned()]
 }

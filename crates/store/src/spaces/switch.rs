@@ -68,7 +68,8 @@ impl Store {
 
     /// Forgets what was still noted for a space after it was given up.
     pub async fn forget_gaps(&self, id: SpaceId) -> Result<(), Error> {
-        self.single(Scope::all("forget_gaps"), FORGET_GAPS, &[&read::signed(id)]).await.map(drop)
+        self.single(Scope::all("forget_gaps"), FORGET_GAPS, &[&read::signed(id)]).await?;
+        self.single(Scope::all("forget_gaps"), FORGET_INDEXES, &[&read::signed(id)]).await.map(drop)
     }
 }
 
@@ -141,6 +142,9 @@ const FORGET_GAPS: &str = "-- store::spaces::forget_gaps
 DELETE FROM space_gaps AS g WHERE g.space_id = $1
   AND NOT EXISTS (SELECT FROM embedding_spaces AS s WHERE s.id = $1 AND s.state = 'live')";
 
+const FORGET_INDEXES: &str = "-- store::spaces::forget_gaps
+DELETE FROM vector_indexes AS i USING embedding_spaces AS s WHERE i.space_id = $1 AND s.id = $1 AND s.dropped_at IS NOT NULL";
+
 const TO_DROP: &str = "-- store::spaces::spaces_to_drop
 SELECT id FROM embedding_spaces AS s
 WHERE state = 'retired' AND dropped_at IS NULL AND state_changed_at < now() - make_interval(secs => $1)
@@ -152,4 +156,4 @@ const DROP: &str = "-- store::spaces::drop_space
 UPDATE embedding_spaces SET dropped_at = now() WHERE id = $1 AND state = 'retired' AND dropped_at IS NULL";
 
 /// The statements of this file that services prepare.
-pub(super) const STATEMENTS: &[&str] = &[LOCK, GAPS, SWITCH, RETIRE, FORGET_GAPS, TO_DROP];
+pub(super) const STATEMENTS: &[&str] = &[LOCK, GAPS, SWITCH, RETIRE, FORGET_GAPS, FORGET_INDEXES, TO_DROP];

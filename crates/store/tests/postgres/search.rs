@@ -118,6 +118,45 @@ async fn words_of_any_frequency_bring_their_chunks() {
 }
 
 #[tokio::test]
+async fn counted_words_change_no_answer_but_its_price() {
+    let db = database().await;
+    let mut chunks: Vec<String> = (0..9_900).map(|n| format!("barge {n} of the harbour's fleet")).collect();
+    chunks.extend((0..150).map(|n| format!("o'neil's towpath {n}")));
+    chunks.push("the barge and the towpath, canção".into());
+    let chunks: Vec<&str> = chunks.iter().map(String::as_str).collect();
+    for part in chunks.chunks(1_000) {
+        db.ready(&db.acme, "en", part).await;
+    }
+    let queries =
+        ["barge", "towpath", "barge towpath", "harbour fleet barge", "zirconium barge", "canção barge fleet"];
+    let scores = async || {
+        let mut all = Vec::new();
+        for query in queries {
+            let hits = db.store.search(&keyword(&db, query)).await.unwrap();
+            all.push(hits.iter().map(|hit| (hit.score * 1e9).round() as i64).collect::<Vec<_>>());
+        }
+        all
+    };
+    let before = scores().await;
+    assert_eq!(db.janitor.count_words().await.unwrap(), 1);
+    // A barge, the harbour, its fleet, and the two headings above all chunks; stop words are no lexemes.
+    assert_eq!(db.value("SELECT count(*) FROM frequent_words"), "5");
+    assert_eq!(scores().await, before);
+    assert_eq!(db.janitor.count_words().await.unwrap(), 0, "nothing has changed");
+
+    // What was counted as frequent and is not any more is found all the same.
+    let _ = db.raw.run("UPDATE documents SET deleted_at = now() WHERE id IN (SELECT document_id FROM chunks WHERE text LIKE 'barge 0 %')");
+    let _ = db.raw.run("DELETE FROM chunks WHERE text LIKE 'barge%' AND ordinal > 2");
+    assert_eq!(texts(&db, &keyword(&db, "towpath barge")).await[0], "the barge and the towpath, canção");
+    assert_eq!(db.janitor.count_words().await.unwrap(), 0);
+    assert_eq!(
+        db.value("SELECT count(*) FROM frequent_words"),
+        "0",
+        "words of a tenant with few chunks are forgotten"
+    );
+}
+
+#[tokio::test]
 async fn headings_above_a_chunk_find_it() {
     let db = database().await;
     db.ready(&db.acme, "en", &["plain text"]).await;

@@ -133,6 +133,9 @@ async fn fill(db: &Database) {
         "INSERT INTO embedding_spend VALUES ('acme', '2026-11-01', 'model', 'documents', 1, 1, 1, 1);
          INSERT INTO space_gaps (space_id, tenant_id, document_id, chunks) SELECT 99, tenant_id, id, 1 FROM documents
           WHERE tenant_id = 'acme' LIMIT 1;
+         INSERT INTO word_counts VALUES ('acme', 1);
+         INSERT INTO frequent_words VALUES ('acme', 1, 1);
+         INSERT INTO vector_indexes VALUES (1, 'acme', 1, 1, 1, 1);
          INSERT INTO receipts VALUES (gen_random_uuid(), 'acme', gen_random_uuid(), 1, 1, 1, 1);
          INSERT INTO dead_letters (id, tenant_id, stage, stream, entry_id, reason_code, message, attempts, original, occurred_at)
          VALUES (gen_random_uuid(), 'acme', 'embed', 's', '1-0', 'poison', 'm', 4, '', now())",

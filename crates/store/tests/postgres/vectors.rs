@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use riacho_store::{Config, Hit, Mode, Role, SearchRequest, Store, build_index};
+use riacho_store::{Config, Filter, Hit, IndexBuilt, Mode, Role, SearchRequest, Store};
 
 use crate::database::{DIMENSIONS, Database, database};
 
@@ -35,52 +35,128 @@ fn fill(db: &Database, tenant: &str, from: u32, documents: u32) {
 }
 
 async fn search(store: &Store, tenant: &str) -> Vec<Hit> {
+    search_for(store, tenant, 10, None).await
+}
+
+/// The nearest of all vectors, whatever index there is.
+async fn exactly(db: &Database, tenant: &str) -> Vec<Hit> {
+    let _ = db.raw.run("ALTER TABLE vector_indexes RENAME TO away; CREATE TABLE vector_indexes (LIKE away); GRANT SELECT ON vector_indexes TO riacho_service");
+    let hits = search(&db.store, tenant).await;
+    let _ = db.raw.run("DROP TABLE vector_indexes; ALTER TABLE away RENAME TO vector_indexes");
+    hits
+}
+
+async fn search_for(store: &Store, tenant: &str, top_k: u32, filter: Option<Filter>) -> Vec<Hit> {
     let vector: Vec<f32> = (0..DIMENSIONS).map(|k| f32::from(u8::try_from(k).unwrap()).cos()).collect();
     let tenant = tenant.parse().unwrap();
     let request = SearchRequest {
         mode: Mode::Vector,
         vector: Some(vector),
-        top_k: 10,
+        top_k,
+        filter,
         ..SearchRequest::new(tenant, "")
     };
     store.search(&request).await.unwrap()
 }
 
-/// How many of the exact answer's hits the answer has. The index is approximate: most will do.
+/// How many hits of the answer are as near as those of the exact one, to a thousandth, which is what half precision keeps. The
+/// index is approximate: most will do.
 fn found(answer: &[Hit], exact: &[Hit]) -> usize {
     assert_eq!(answer.len(), exact.len());
-    exact.iter().filter(|hit| answer.iter().any(|other| other.chunk_id == hit.chunk_id)).count()
+    let last = exact.last().map_or(0.0, |hit| hit.score);
+    answer.iter().filter(|hit| hit.score >= last - 1e-3).count()
 }
 
+/// Builds what is due where a tenant with more than [`FEW`] vectors has many.
+async fn build(db: &Database) -> Vec<IndexBuilt> {
+    let janitor = Store::connect(&few(&db.config), Role::Janitor).await.unwrap();
+    janitor.build_indexes(&db.config, db.space).await.unwrap()
+}
+
+fn few(config: &Config) -> Config {
+    Config { exact_search_rows: FEW, ..config.clone() }
+}
+
+const INDEXES: &str = "SELECT count(*) FROM pg_indexes WHERE indexname LIKE 'vectors%hnsw%'";
+
 #[tokio::test]
-async fn the_index_is_built_when_it_is_worth_it_and_finds_what_a_full_comparison_finds() {
+async fn a_tenants_index_is_built_when_it_is_worth_it_and_finds_what_a_full_comparison_finds() {
     let db = database().await;
-    let config = Config { exact_search_rows: FEW, ..db.config.clone() };
     fill(&db, "acme", 0, 60);
     fill(&db, "other", 0, 2);
     let exact = [search(&db.store, "acme").await, search(&db.store, "other").await];
-    assert!(build_index(&db.config, db.space).await.unwrap().is_none(), "too few for the usual bound");
-    let built = build_index(&config, db.space).await.unwrap().unwrap();
-    assert_eq!(built.up_to, 620);
-    assert!(build_index(&config, db.space).await.unwrap().is_none(), "nothing is newer");
+    assert!(
+        db.janitor.build_indexes(&db.config, db.space).await.unwrap().is_empty(),
+        "too few for the usual bound"
+    );
+    let built = build(&db).await;
+    assert_eq!(
+        built.iter().map(|built| (built.tenant.as_str(), built.vectors)).collect::<Vec<_>>(),
+        [("acme", 600)]
+    );
+    assert!(build(&db).await.is_empty(), "nothing is newer");
 
-    let store = Store::connect(&config, Role::Service).await.unwrap();
     for (tenant, exact) in ["acme", "other"].into_iter().zip(&exact) {
-        assert!(found(&search(&store, tenant).await, exact) >= 8, "{tenant}");
+        assert!(found(&search(&db.store, tenant).await, exact) >= 8, "{tenant}");
     }
     // What came after the index is found, too, and what was deleted is not.
     fill(&db, "acme", 60, 30);
-    let newer = search(&db.store, "acme").await;
-    assert!(found(&newer, &exact[0]) < 10, "some of the nearest came later");
-    assert!(found(&search(&store, "acme").await, &newer) >= 8);
-    let first = search(&store, "acme").await[0].document;
-    assert!(store.delete_document(&db.acme, first).await.unwrap());
-    let left = search(&store, "acme").await;
+    let newer = exactly(&db, "acme").await;
+    assert!(newer[9].score > exact[0][9].score, "some of the nearest came later");
+    assert!(found(&search(&db.store, "acme").await, &newer) >= 8);
+    let first = search(&db.store, "acme").await[0].document;
+    assert!(db.store.delete_document(&db.acme, first).await.unwrap());
+    let left = search(&db.store, "acme").await;
     assert!(left.len() == 10 && left.iter().all(|hit| hit.document != first));
-    let rebuilt = build_index(&config, db.space).await.unwrap().unwrap();
-    assert!(rebuilt.up_to > built.up_to);
-    assert_eq!(db.value("SELECT count(*) FROM pg_indexes WHERE indexname LIKE 'vectors%hnsw%'"), "1");
-    assert!(found(&search(&store, "acme").await, &left) >= 8);
+    let rebuilt = build(&db).await;
+    assert_eq!(rebuilt.len(), 1);
+    assert_eq!(db.value(INDEXES), "1", "the former one is removed");
+    assert!(found(&search(&db.store, "acme").await, &left) >= 8);
+
+    // A tenant that has few again is searched exactly.
+    let _ = db.raw.run(&format!(
+        "DELETE FROM vectors_{} WHERE tenant_id = 'acme' AND (ordinal > 0 OR seq % 3 > 0)",
+        db.space
+    ));
+    assert!(build(&db).await.is_empty());
+    assert_eq!(
+        (db.value(INDEXES).as_str(), db.value("SELECT count(*) FROM vector_indexes").as_str()),
+        ("0", "0")
+    );
+    assert_eq!(search(&db.store, "acme").await.len(), 10);
+}
+
+#[tokio::test]
+async fn the_nearest_are_found_behind_more_that_are_not_live_than_are_looked_at() {
+    let db = database().await;
+    fill(&db, "acme", 0, 60);
+    let all = search(&db.store, "acme").await;
+    let nearest: Vec<String> =
+        search_for(&db.store, "acme", 100, None).await.iter().map(|hit| hit.document.to_string()).collect();
+    let list = nearest.iter().map(|id| format!("'{id}'")).collect::<Vec<_>>().join(",");
+    let _ = db.raw.run(&format!("UPDATE documents SET live_run = md5('other')::uuid WHERE id IN ({list})"));
+    let behind = search(&db.store, "acme").await;
+    assert_eq!((behind.len(), found(&behind, &all)), (10, 0));
+}
+
+#[tokio::test]
+async fn a_search_that_is_narrowed_finds_the_same_with_and_without_an_index() {
+    let db = database().await;
+    fill(&db, "acme", 0, 700);
+    let _ = db.raw.run("UPDATE documents SET metadata = jsonb_build_object('kind', substr(id::text, 1, 1))");
+    // All but a sixteenth, which are so many that the index is walked, and a sixteenth, which are compared.
+    for filter in [r#"{"not": {"kind": "a"}}"#, r#"{"kind": "a"}"#] {
+        let filter = Filter::parse(&serde_json::from_str(filter).unwrap()).unwrap();
+        let exact = search_for(&db.store, "acme", 10, Some(filter.clone())).await;
+        assert_eq!(exact.len(), 10);
+        build(&db).await;
+        let store = Store::connect(&few(&db.config), Role::Service).await.unwrap();
+        let hits = search_for(&store, "acme", 10, Some(filter)).await;
+        assert!(found(&hits, &exact) >= 8, "{}", found(&hits, &exact));
+        let is_of_kind = |hit: &Hit| (hit.metadata["kind"] == "a") == (exact[0].metadata["kind"] == "a");
+        assert!(hits.iter().all(is_of_kind));
+    }
+    assert_eq!(db.value(INDEXES), "1");
 }
 
 async fn until(condition: impl Fn() -> bool) {
@@ -94,7 +170,6 @@ async fn until(condition: impl Fn() -> bool) {
 #[tokio::test]
 async fn a_build_of_the_index_that_nobody_waits_for_ends_at_the_server() {
     let db = Arc::new(database().await);
-    let config = Config { exact_search_rows: FEW, ..db.config.clone() };
     fill(&db, "acme", 0, 60);
     // A build waits for every transaction that may write to the table.
     let (space, other) = (db.space, Arc::clone(&db));
@@ -110,33 +185,33 @@ async fn a_build_of_the_index_that_nobody_waits_for_ends_at_the_server() {
         db.value(&sql) != "0"
     };
     until(|| running("pg_sleep(600)")).await;
-    let build = tokio::spawn(async move { build_index(&config, space).await });
+    let other = Arc::clone(&db);
+    let building = tokio::spawn(async move { build(&other).await });
     until(|| running("CREATE INDEX CONCURRENTLY")).await;
-    build.abort();
+    building.abort();
     until(|| !running("CREATE INDEX CONCURRENTLY")).await;
     db.value("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(600)%' AND pid <> pg_backend_pid()");
     assert!(writer.join().unwrap().is_err());
-    let config = Config { exact_search_rows: FEW, ..db.config.clone() };
-    assert!(build_index(&config, space).await.unwrap().is_some());
-    assert_eq!(db.value("SELECT count(*) FROM pg_indexes WHERE indexname LIKE 'vectors%hnsw%'"), "1");
+    assert_eq!(build(&db).await.len(), 1);
+    assert_eq!(db.value(INDEXES), "1", "what the other build left is removed");
 }
 
 #[tokio::test]
 async fn only_tenants_with_many_vectors_walk_the_index() {
     let db = database().await;
-    let config = Config { exact_search_rows: FEW, ..db.config.clone() };
     fill(&db, "acme", 0, 60);
     fill(&db, "other", 0, 2);
-    build_index(&config, db.space).await.unwrap().unwrap();
-    assert_eq!(search_and_count(&db, &config, "other").await, "0");
-    assert_ne!(search_and_count(&db, &config, "acme").await, "0");
+    assert_eq!(build(&db).await.len(), 1);
+    assert_eq!(search_and_count(&db, "other").await, "0");
+    assert_ne!(search_and_count(&db, "acme").await, "0");
 }
 
 /// Searches, and answers how often the index was walked until then. Sessions report when they end.
-async fn search_and_count(db: &Database, config: &Config, tenant: &str) -> String {
+async fn search_and_count(db: &Database, tenant: &str) -> String {
     let url = format!("{}?application_name=walker", db.raw.owner_url());
-    let store =
-        Store::connect(&Config { url: url.as_str().into(), ..config.clone() }, Role::Service).await.unwrap();
+    let store = Store::connect(&Config { url: url.as_str().into(), ..db.config.clone() }, Role::Service)
+        .await
+        .unwrap();
     assert!(!search(&store, tenant).await.is_empty());
     drop(store);
     let sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'walker'";

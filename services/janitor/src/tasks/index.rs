@@ -1,9 +1,9 @@
-//! Builds larger vector indexes where many vectors stand outside, and removes the vectors of spaces that
+//! Builds the vector indexes of tenants of which many vectors stand outside, counts the frequent words of large tenants, and removes the vectors of spaces that
 //! were given up.
 
 use std::time::Duration;
 
-use riacho_store::{SpaceState, build_index, drop_space};
+use riacho_store::{SpaceState, drop_space};
 
 use crate::{Error, job::Job};
 
@@ -19,19 +19,23 @@ pub(crate) async fn run(job: &Job<'_>) -> Result<(), Error> {
     spaces.sort_by_key(|space| space.state != SpaceState::Live);
     for space in spaces.into_iter().filter(|_| !job.dry_run) {
         let built = tokio::select! {
-            built = build_index(&job.janitor.database, space.id) => built?,
+            built = store.build_indexes(&job.janitor.database, space.id) => built?,
             // A build may take longer than anybody waits for a process to stop.
             () = job.stopped() => return Ok(()),
         };
-        if let Some(built) = built {
+        for index in built {
             tracing::info!(
                 space = space.id,
-                up_to = built.up_to,
-                seconds = built.took.as_secs_f64(),
+                tenant = %index.tenant,
+                vectors = index.vectors,
+                seconds = index.took.as_secs_f64(),
                 "vector index built"
             );
             job.add("indexes", 1);
         }
+    }
+    if !job.dry_run {
+        job.add("word_counts", job.janitor.store.count_words().await?);
     }
     remove_retired(job).await
 }

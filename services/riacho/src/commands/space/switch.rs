@@ -52,10 +52,13 @@ async fn prepare(context: &Context, store: &Store, id: SpaceId) -> anyhow::Resul
             format!("{overlooked} documents lacked vectors and were overlooked; they are filled in now");
         context.output.note(&note);
     }
-    if store.index_is_due(id).await.map_err(store_failure)? {
+    let due = store.due_indexes(id).await.map_err(store_failure)?;
+    if let Some(largest) = due.first() {
         let text = format!(
-            "the vector index of space {id} is not built yet: the janitor does it every few minutes once the space is \
-             complete, `riacho janitor run index` now; without it searches of large tenants are slow (--force)"
+            "the vector indexes of space {id} are not built yet, among them that of {} with {} vectors: the janitor does it every \
+             few minutes once the space is complete, `riacho janitor run index` now; without them searches of large tenants \
+             are slow (--force)",
+            largest.tenant, largest.vectors
         );
         return Err(Failure::error(Kind::Failed, text));
     }
