@@ -133,8 +133,9 @@ async fn run(options: &Options) -> anyhow::Result<Figures> {
     let mut figures = Figures::default();
     if !bench.is_filled {
         bench.fill(&mut figures).await?;
-        bench.index(&mut figures).await?;
+        bench.copy(&mut figures).await?;
     }
+    bench.index(&mut figures).await?;
     for (class, places) in bench.classes() {
         eprintln!("searching {} tenants of the class {class}", places.len());
         bench.search(class, &places, options.queries, &mut figures).await?;
@@ -214,18 +215,26 @@ impl Bench {
         Ok(())
     }
 
-    /// Measures COPY, and builds the index of the space.
-    async fn index(&self, figures: &mut Figures) -> anyhow::Result<()> {
+    /// Measures the limit of writing.
+    async fn copy(&self, figures: &mut Figures) -> anyhow::Result<()> {
         let ways = ["copy_rows_per_s", "copy_into_all_indexes_rows_per_s", "copy_into_live_hnsw_rows_per_s"];
         for (name, rate) in ways.iter().zip(self.raw.copy(COPIED).await?) {
             figures.add_number(name, rate);
         }
-        eprintln!("building the index");
+        Ok(())
+    }
+
+    /// What the janitor does for large tenants.
+    async fn index(&self, figures: &mut Figures) -> anyhow::Result<()> {
+        eprintln!("building the indexes");
         let built = self.janitor.build_indexes(&self.config, self.space.id).await?;
         figures.add("indexes", built.len());
         figures.add("indexed_vectors", built.iter().map(|built| built.vectors).sum::<u64>());
         figures.add_number("index_build_s", built.iter().map(|built| built.took.as_secs_f64()).sum());
-        self.raw.run("VACUUM ANALYZE").await
+        let start = Instant::now();
+        figures.add("tenants_with_counted_words", self.janitor.count_words().await?);
+        figures.add_number("count_words_s", start.elapsed().as_secs_f64());
+        if built.is_empty() { Ok(()) } else { self.raw.run("VACUUM ANALYZE").await }
     }
 
     /// The tenants by size.

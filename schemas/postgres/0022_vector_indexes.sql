@@ -28,13 +28,14 @@ DO $$
 DECLARE
     name text;
 BEGIN
+    -- First, since the tables are written anew with all indexes that they have.
+    FOR name IN SELECT indexname FROM pg_indexes WHERE schemaname = 'public' AND indexname ~ '^vectors_[0-9]+_hnsw_[0-9]+$' LOOP
+        EXECUTE format('DROP INDEX %I', name);
+    END LOOP;
     FOR name IN SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename ~ '^vectors_[0-9]+$' LOOP
         EXECUTE format('ALTER TABLE %I ADD COLUMN tenant_in_order text COLLATE "C" NOT NULL GENERATED ALWAYS AS (tenant_id) STORED', name);
         EXECUTE format('CREATE INDEX %I ON %I (tenant_in_order, seq)', name || '_in_order', name);
         EXECUTE format('DROP INDEX %I', name || '_seq');
-    END LOOP;
-    FOR name IN SELECT indexname FROM pg_indexes WHERE schemaname = 'public' AND indexname ~ '^vectors_[0-9]+_hnsw_[0-9]+$' LOOP
-        EXECUTE format('DROP INDEX %I', name);
     END LOOP;
 END
 $$;

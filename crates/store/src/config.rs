@@ -32,9 +32,9 @@ pub struct Config {
     pub acquire_timeout_ms: u64,
     /// PEM file with the authorities that may sign the server's certificate, instead of the public ones.
     pub tls_ca_file: Option<PathBuf>,
-    /// Up to this many vectors a tenant's search compares all of them; with more, an index is built and used.
+    /// Up to this many vectors in a space a tenant's search compares all of them; a tenant with more has an index of its own.
     pub exact_search_rows: u32,
-    /// The most memory in MiB that PostgreSQL takes to build the index of a space, which takes as much as it needs: about 1.1 MiB for a
+    /// The most memory in MiB that PostgreSQL takes to build a tenant's index, which takes as much as it needs: about 1.1 MiB for a
     /// thousand vectors of 256 values. With less than it needs a build takes many times as long. In a container its shared memory
     /// has to be as large.
     pub index_memory_mb: u32,
