@@ -88,6 +88,7 @@ fn chunk(ordinal: u32, text: String) -> Chunk {
         page_first: 0,
         page_last: 0,
         heading_path: Vec::new(),
+        table_header: String::new(),
         token_count: u32::try_from(text.len() / 4).unwrap_or(u32::MAX),
         content_hash: Bytes::copy_from_slice(&[0; 32]),
         text,

@@ -70,6 +70,7 @@ fn chunk() -> Chunk {
         heading_path: vec!["Manual".into(), "Medição".into()],
         token_count: 9,
         content_hash: vec![0xab; 32].into(),
+        table_header: "| dia | nível |".into(),
     }
 }
 

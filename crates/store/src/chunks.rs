@@ -31,6 +31,8 @@ pub struct StoredChunk {
     pub page_last: u32,
     /// Headings above the chunk, outermost first.
     pub heading_path: Vec<String>,
+    /// The header row of the table that the chunk goes on with, or its first cells.
+    pub table_header: Option<String>,
     /// Its length in tokens.
     pub token_count: u32,
 }
@@ -61,6 +63,7 @@ impl StoredChunk {
             page_first: read::count(row, "page_first")?,
             page_last: read::count(row, "page_last")?,
             heading_path: row.try_get("heading_path")?,
+            table_header: row.try_get("table_header")?,
             token_count: read::count(row, "token_count")?,
         })
     }
@@ -152,7 +155,8 @@ SELECT live_version, live_run FROM documents
 WHERE tenant_id = $1 AND id = $2 AND deleted_at IS NULL AND live_version IS NOT NULL";
 
 const PAGE: &str = "-- store::chunks::chunks
-SELECT ordinal, text, byte_start, byte_end, char_start, char_end, page_first, page_last, heading_path, token_count
+SELECT ordinal, text, byte_start, byte_end, char_start, char_end, page_first, page_last, heading_path,
+       table_header, token_count
 FROM chunks
 WHERE tenant_id = $1 AND document_id = $2 AND version = $3 AND run_id = $4 AND ordinal >= $5
 ORDER BY ordinal LIMIT $6";

@@ -191,7 +191,8 @@ impl DeadLetter {
 
 impl Store {
     /// Writes a dead letter down, once for each entry, and fails its version if its release is current.
-    /// True: it was new. Of the intake's, a tenant keeps about a thousand.
+    /// True: it was new. Of the intake's, a tenant keeps about a thousand. Of a document that was purged none is kept: it
+    /// has what the document had.
     pub async fn add_dead_letter(&self, letter: &NewDeadLetter) -> Result<bool, Error> {
         let clean =
             |text: &str, most: usize| text.chars().filter(|c| *c != '\0').take(most).collect::<String>();
@@ -229,6 +230,9 @@ impl Store {
         self.transaction(scope, |tx| async move {
             // Whoever sends rubbish in a loop must not fill the database with it.
             if is_intake && tx.query_opt(sql::MANY_OF_INTAKE, &[&tenant]).await?.is_some() {
+                return Ok(false);
+            }
+            if document.is_some() && tx.query_opt(sql::LOCK_DOCUMENT, &[&document]).await?.is_none() {
                 return Ok(false);
             }
             let added = tx.execute(sql::ADD, insert).await? == 1;

@@ -70,6 +70,10 @@ pub struct Purged {
     pub vectors: u64,
     /// Objects.
     pub objects: u64,
+    /// Entries on the streams.
+    pub entries: u64,
+    /// Dead letters in the database.
+    pub dead_letters: u64,
 }
 
 /// The proof that nothing of a document is left.
@@ -176,8 +180,8 @@ impl Store {
         .await
     }
 
-    /// Nothing is left, no row and no object: the version is marked, or the document's row is removed,
-    /// with a receipt.
+    /// Nothing is left, no row, no entry and no object: the version is marked, or the document's row and its dead letters
+    /// are removed, with a receipt.
     pub async fn purge_done(&self, purge: &Purge, purged: Purged) -> Result<Option<Receipt>, Error> {
         self.transaction(Scope::all("purge_done"), |tx| async move {
             match purge.kind {
@@ -222,13 +226,16 @@ async fn still_purgeable(tx: &Tx, purge: &Purge) -> Result<bool, Error> {
 
 async fn remove_document(tx: &Tx, purge: &Purge, purged: Purged) -> Result<Option<Receipt>, Error> {
     let Some(row) = tx.query_opt(REMOVE_DOCUMENT, &[&purge.document.0]).await? else { return Ok(None) };
+    // After the document's row, whose lock a letter needs that comes at the same time: later ones find no document.
+    let dead_letters = tx.execute(REMOVE_LETTERS, &[&purge.document.0]).await?;
     let receipt = Receipt {
         id: Uuid::now_v7(),
         document: purge.document,
         versions: read::count(&row, "latest_version")?,
-        purged,
+        purged: Purged { dead_letters, ..purged },
     };
-    let params: [Param<'_>; 7] = [
+    let purged = &receipt.purged;
+    let params: [Param<'_>; 9] = [
         &receipt.id,
         &purge.tenant.as_str(),
         &receipt.document.0,
@@ -236,6 +243,8 @@ async fn remove_document(tx: &Tx, purge: &Purge, purged: Purged) -> Result<Optio
         &read::signed_size(purged.chunks),
         &read::signed_size(purged.vectors),
         &read::signed_size(purged.objects),
+        &read::signed_size(purged.entries),
+        &read::signed_size(purged.dead_letters),
     ];
     tx.execute(ADD_RECEIPT, &params).await?;
     Ok(Some(receipt))
@@ -307,9 +316,12 @@ UPDATE document_versions SET strays_purged_at = now() WHERE document_id = $1 AND
 const REMOVE_DOCUMENT: &str = "-- store::purge::remove_document
 DELETE FROM documents WHERE id = $1 AND deleted_at IS NOT NULL RETURNING latest_version";
 
+const REMOVE_LETTERS: &str = "-- store::purge::remove_document
+DELETE FROM dead_letters WHERE document_id = $1";
+
 const ADD_RECEIPT: &str = "-- store::purge::remove_document
-INSERT INTO receipts (id, tenant_id, document_id, versions, chunks, vectors, objects)
-VALUES ($1, $2, $3, $4, $5, $6, $7)";
+INSERT INTO receipts (id, tenant_id, document_id, versions, chunks, vectors, objects, entries, dead_letters)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
 
 /// The statements of this file, for a space.
 pub(crate) fn statements(space: SpaceId) -> Vec<String> {
@@ -323,6 +335,7 @@ pub(crate) fn statements(space: SpaceId) -> Vec<String> {
         MARK_VERSION,
         MARK_STRAYS,
         REMOVE_DOCUMENT,
+        REMOVE_LETTERS,
         ADD_RECEIPT,
     ];
     let mut all: Vec<String> = fixed.iter().map(|sql| (*sql).to_owned()).collect();

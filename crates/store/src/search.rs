@@ -181,6 +181,8 @@ pub struct Hit {
     pub char_end: u64,
     /// Headings above the chunk, outermost first.
     pub heading_path: Vec<String>,
+    /// The header row of the table that the chunk goes on with, or its first cells.
+    pub table_header: Option<String>,
     /// When the document's time ends, and the hit with it.
     pub expires_at: Option<DateTime<Utc>>,
     /// The score: higher is better.
@@ -364,6 +366,7 @@ fn hit(row: &Row, found: &Found, words: &Words) -> Result<Hit, Error> {
         char_start: size("char_start")?,
         char_end: size("char_end")?,
         heading_path: row.try_get("heading_path")?,
+        table_header: row.try_get("table_header")?,
         expires_at: row.try_get("expires_at")?,
         score: found.score,
         parts: found.parts,
@@ -399,7 +402,7 @@ WHERE d.tenant_id = $1 AND d.live_version IS NOT NULL AND d.deleted_at IS NULL A
 
 const HITS: &str = "-- store::search::read_hits
 SELECT w.place, c.text, c.page_first, c.page_last, c.byte_start, c.byte_end, c.char_start, c.char_end, c.heading_path,
-       c.config, v.filename, d.external_id, d.metadata, d.expires_at, o.name AS collection_name,
+       c.table_header, c.config, v.filename, d.external_id, d.metadata, d.expires_at, o.name AS collection_name,
        v.language, d.parent_id, p.filename AS parent_filename
 FROM unnest($2::uuid[], $3::int[], $4::uuid[], $5::int[]) WITH ORDINALITY AS w (document, version, run, ordinal, place)
 JOIN chunks AS c ON c.tenant_id = $1 AND c.document_id = w.document AND c.version = w.version AND c.run_id = w.run

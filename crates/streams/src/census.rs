@@ -1,9 +1,9 @@
-//! What a census needs of the streams: whether a partition may have lost something, and which
-//! releases stand on it.
+//! What a census and a purge need of the streams: whether a partition may have lost something, and whose entries
+//! stand on it.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-use riacho_domain::{ReleaseId, StageName};
+use riacho_domain::{DocumentId, ReleaseId, StageName};
 use riacho_proto::{Message, v1::Envelope};
 
 use crate::{
@@ -14,8 +14,15 @@ use crate::{
 
 /// So many entries are looked at in one call. The script copies each whole, a quarter of a megabyte at most.
 const PAGE: i64 = 64;
-/// The release stands among an envelope's first fields, far within so many bytes.
+/// Document and release stand among an envelope's first fields, far within so many bytes.
 const HEAD_BYTES: i64 = 1024;
+
+/// Some entries of a stream, each with its id and the address on its envelope.
+struct Heads {
+    entries: Vec<(String, Envelope)>,
+    /// Where the next page begins; none at the end.
+    next: Option<String>,
+}
 
 /// What a partition's streams looked like at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -56,7 +63,7 @@ impl Streams {
     /// id, a failover the replication id, a deleted stream begins to count anew, and its group is made again.
     pub async fn road(&self, partition: u16) -> Result<Road, Error> {
         let mut keys = vec![self.keys().epoch(partition), self.keys().groups_made(partition)];
-        keys.extend(self.flow(partition));
+        keys.extend(self.flow(partition).into_iter().map(|(key, _)| key));
         let epoch = format!("{:016x}", rand::random::<u64>());
         let reply = list(self.scripts().road.run(&self.conn(), &keys, vec![epoch.into()]).await?);
         let mut reply = reply.into_iter();
@@ -73,61 +80,95 @@ impl Streams {
     pub async fn releases_on(&self, partition: u16) -> Result<HashSet<ReleaseId>, Error> {
         let conn = self.conn();
         let mut found = HashSet::new();
-        for key in self.flow(partition) {
-            let mut from = "-".to_owned();
-            loop {
-                let args = vec![from.into(), PAGE.into(), HEAD_BYTES.into()];
-                let page = list(self.scripts().heads.run(&conn, std::slice::from_ref(&key), args).await?);
-                let is_last = page.len() < usize::try_from(PAGE).unwrap_or(usize::MAX);
-                let mut last = None;
-                for head in page {
-                    let mut parts = list(head).into_iter();
-                    let id = parts.next().and_then(Value::into_string).ok_or(Error::Reply("entry id"))?;
-                    let head = parts.next().and_then(Value::into_bytes).ok_or(Error::Reply("envelope"))?;
-                    found.extend(self.release_of(&conn, &key, &id, &head).await?);
-                    last = Some(id);
-                }
-                match last {
-                    Some(id) if !is_last => from = format!("({id}"),
-                    _ => break,
-                }
+        for (key, _) in self.flow(partition) {
+            let mut from = Some("-".to_owned());
+            while let Some(begin) = from {
+                let page = heads(self, &conn, &key, begin).await?;
+                found.extend(page.entries.iter().filter_map(|(_, head)| release_of(head)));
+                from = page.next;
             }
         }
         Ok(found)
     }
 
-    /// A partition's streams in the order in which work passes them.
-    fn flow(&self, partition: u16) -> Vec<String> {
-        let work = StageName::ALL.iter().flat_map(|stage| self.keys().lanes(partition, *stage));
-        work.chain([self.keys().dead(partition)]).collect()
+    /// Removes every entry of these documents from a partition, whoever holds it, dead letters included, and says how
+    /// many of each there were. What runs for such an entry meanwhile finds it gone and hands nothing on. In the order of
+    /// the flow, as [`Streams::releases_on`].
+    pub async fn remove_documents(
+        &self,
+        partition: u16,
+        documents: &HashSet<DocumentId>,
+    ) -> Result<HashMap<DocumentId, u64>, Error> {
+        let conn = self.conn();
+        let mut removed = HashMap::new();
+        for (key, group) in self.flow(partition) {
+            let mut from = Some("-".to_owned());
+            while let Some(begin) = from {
+                let page = heads(self, &conn, &key, begin).await?;
+                let mut ids: BTreeMap<DocumentId, Vec<String>> = BTreeMap::new();
+                for (id, head) in page.entries {
+                    let document = head.document.parse().ok();
+                    if let Some(document) = document.filter(|document| documents.contains(document)) {
+                        ids.entry(document).or_default().push(id);
+                    }
+                }
+                for (document, ids) in ids {
+                    *removed.entry(document).or_default() +=
+                        self.remove(partition, &key, group, &ids).await?;
+                }
+                from = page.next;
+            }
+        }
+        Ok(removed)
     }
 
-    /// The release of an envelope that begins with `head`; none where the entry is not of one.
-    async fn release_of(
-        &self,
-        conn: &Conn,
-        key: &str,
-        id: &str,
-        head: &[u8],
-    ) -> Result<Option<ReleaseId>, Error> {
-        let is_cut = i64::try_from(head.len()).unwrap_or(i64::MAX) >= HEAD_BYTES;
-        if let Some(release) = read_release(head) {
-            return Ok(Some(release));
-        }
-        if !is_cut {
-            return Ok(None);
-        }
-        let args = vec![key.into(), id.into(), id.into()];
-        let whole = entry::pairs(conn.call("XRANGE", Some(key), args).await?)?;
-        Ok(whole.first().and_then(|(_, envelope, _)| read_release(envelope)))
+    /// A partition's streams in the order in which work passes them, each with its group.
+    fn flow(&self, partition: u16) -> Vec<(String, Option<StageName>)> {
+        let lanes = |stage| self.keys().lanes(partition, stage).map(|key| (key, Some(stage)));
+        let work = StageName::ALL.into_iter().flat_map(lanes);
+        work.chain([(self.keys().dead(partition), None)]).collect()
     }
 }
 
-/// Reads the release out of an envelope, or out of the beginning of one.
-fn read_release(bytes: &[u8]) -> Option<ReleaseId> {
+/// A page of a stream, from an entry on.
+async fn heads(streams: &Streams, conn: &Conn, key: &str, from: String) -> Result<Heads, Error> {
+    let args = vec![from.into(), PAGE.into(), HEAD_BYTES.into()];
+    let page = list(streams.scripts().heads.run(conn, &[key.to_owned()], args).await?);
+    let is_last = page.len() < usize::try_from(PAGE).unwrap_or(usize::MAX);
+    let mut entries = Vec::with_capacity(page.len());
+    for head in page {
+        let mut parts = list(head).into_iter();
+        let id = parts.next().and_then(Value::into_string).ok_or(Error::Reply("entry id"))?;
+        let head = parts.next().and_then(Value::into_bytes).ok_or(Error::Reply("envelope"))?;
+        let envelope = address(conn, key, &id, &head).await?;
+        entries.push((id, envelope));
+    }
+    let next = entries.last().filter(|_| !is_last).map(|(id, _)| format!("({id}"));
+    Ok(Heads { entries, next })
+}
+
+/// The envelope of an entry that begins with `head`, as far as its release; where that is cut off, all of it.
+async fn address(conn: &Conn, key: &str, id: &str, head: &[u8]) -> Result<Envelope, Error> {
+    let envelope = read(head);
+    let is_cut = i64::try_from(head.len()).unwrap_or(i64::MAX) >= HEAD_BYTES;
+    if !is_cut || release_of(&envelope).is_some() {
+        return Ok(envelope);
+    }
+    let args = vec![key.into(), id.into(), id.into()];
+    let whole = entry::pairs(conn.call("XRANGE", Some(key), args).await?)?;
+    Ok(whole.first().map_or(envelope, |(_, bytes, _)| read(bytes)))
+}
+
+/// Reads an envelope, or what of it stands in the beginning of one.
+fn read(bytes: &[u8]) -> Envelope {
     let mut envelope = Envelope::default();
     // Where the bytes end too early this fails, and has read the fields before.
     let _ = envelope.merge(bytes);
+    envelope
+}
+
+/// The release that an entry is of, if it is of one.
+fn release_of(envelope: &Envelope) -> Option<ReleaseId> {
     envelope.release.parse().ok()
 }
 
@@ -165,9 +206,9 @@ mod tests {
             ..Envelope::default()
         };
         let bytes = envelope.encode_to_vec();
-        assert_eq!(read_release(&bytes), Some(release));
-        assert_eq!(read_release(&bytes[..1024]), Some(release));
-        assert_eq!(read_release(&bytes[..20]), None);
-        assert_eq!(read_release(b"no envelope at all"), None);
+        assert_eq!(release_of(&read(&bytes)), Some(release));
+        assert_eq!(release_of(&read(&bytes[..1024])), Some(release));
+        assert_eq!(release_of(&read(&bytes[..20])), None);
+        assert_eq!(release_of(&read(b"no envelope at all")), None);
     }
 }

@@ -1,6 +1,7 @@
 //! Dead letters on their way to PostgreSQL.
 
 use bytes::Bytes;
+use riacho_domain::StageName;
 
 use crate::{Error, Streams, client::Value, entry};
 
@@ -26,12 +27,25 @@ impl Streams {
 
     /// Removes dead letters that were moved; says how many were there.
     pub async fn remove_dead(&self, partition: u16, stream_ids: &[String]) -> Result<u64, Error> {
-        if stream_ids.is_empty() {
+        let key = self.keys().dead(partition);
+        self.remove(partition, &key, None, stream_ids).await
+    }
+
+    /// Removes entries of a stream, whoever holds them, with their bytes; says how many were there.
+    pub(crate) async fn remove(
+        &self,
+        partition: u16,
+        key: &str,
+        group: Option<StageName>,
+        ids: &[String],
+    ) -> Result<u64, Error> {
+        if ids.is_empty() {
             return Ok(0);
         }
-        let keys = [self.keys().dead(partition), self.keys().sizes(partition)];
-        let args = stream_ids.iter().map(|id| Value::from(id.as_str())).collect();
-        let removed = self.scripts().remove_dead.run(&self.conn(), &keys, args).await?;
+        let keys = [key.to_owned(), self.keys().sizes(partition)];
+        let group = group.map_or("", StageName::as_str);
+        let args = std::iter::once(group).chain(ids.iter().map(String::as_str)).map(Value::from).collect();
+        let removed = self.scripts().remove.run(&self.conn(), &keys, args).await?;
         removed.as_u64().ok_or(Error::Reply("count"))
     }
 }

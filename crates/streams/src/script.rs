@@ -27,8 +27,8 @@ scripts! {
     recover = "scripts/recover.lua",
     /// Puts a release onto its stream once.
     release = "scripts/release.lua",
-    /// Removes dead letters and their bytes.
-    remove_dead = "scripts/remove_dead.lua",
+    /// Removes entries and their bytes, whoever holds them.
+    remove = "scripts/remove.lua",
     /// Deletes consumers that hold nothing.
     delete_consumers = "scripts/delete_consumers.lua",
     /// Acknowledges and deletes producers' events.

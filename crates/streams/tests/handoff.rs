@@ -3,10 +3,14 @@
 
 mod support;
 
-use std::time::Duration;
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use bytes::Bytes;
-use riacho_domain::{DelayClass, Lane, ReleaseId, StageName};
+use riacho_domain::{DelayClass, DocumentId, Lane, ReleaseId, StageName};
+use riacho_proto::{Message, v1::Envelope};
 use riacho_streams::{Action, Answer, Entry, Reader, ReleaseOutcome, Settlement, Target};
 use support::Server;
 
@@ -283,4 +287,46 @@ async fn dead_letters_are_listed_and_removed_with_their_bytes() {
     assert_eq!(server.streams.remove_dead(0, &[letters[0].stream_id.clone()]).await.unwrap(), 1);
     assert_eq!(server.streams.dead_letter_count(0).await.unwrap(), 0);
     assert_eq!(server.raw(&["EXISTS", &server.streams.keys().sizes(0)]).int(), 0);
+}
+
+#[tokio::test]
+async fn entries_of_a_document_are_removed_whoever_holds_them_and_no_others() {
+    let server = Server::start().await;
+    let streams = &server.streams;
+    let (gone, dead, kept) = (DocumentId::new(), DocumentId::new(), DocumentId::new());
+    let envelope = |document: DocumentId, id: String, bytes: usize| {
+        let envelope = Envelope {
+            id,
+            subject: "s".repeat(bytes),
+            document: document.to_string(),
+            release: ReleaseId::new().to_string(),
+            ..Envelope::default()
+        };
+        Bytes::from(envelope.encode_to_vec())
+    };
+    // More than are looked at in one call, and some whose address does not stand at the beginning.
+    let mut kept_bytes = b"no envelope".len();
+    for number in 0..150 {
+        let document = if number % 3 == 0 { gone } else { kept };
+        let body = envelope(document, format!("e{number}"), if number % 2 == 0 { 2_000 } else { 0 });
+        kept_bytes += if document == kept { body.len() } else { 0 };
+        streams.release(0, Lane::Interactive, &body, ReleaseId::new()).await.unwrap();
+    }
+    streams.release(0, Lane::Interactive, b"no envelope", ReleaseId::new()).await.unwrap();
+    // One runs, one waits for its next attempt, one has become a dead letter, the others are unread.
+    let entries = reader(&server, "a").await.read_any(7, WAIT).await.unwrap();
+    let waits = Settlement::of(&entries[3], "e3", Action::Retry(DelayClass::OneHour, 1));
+    let letter = vec![(Target::Dead, envelope(dead, "letter".to_owned(), 0))];
+    let letter = Settlement::of(&entries[6], "e6", Action::Done(letter));
+    assert_eq!(handoff(&server, "a", &[waits, letter]).await, [Answer::Done, Answer::Done]);
+
+    let documents = HashSet::from([gone, dead, DocumentId::new()]);
+    let removed = streams.remove_documents(0, &documents).await.unwrap();
+    assert_eq!(removed, HashMap::from([(gone, 49), (dead, 1)]));
+    assert_eq!(handoff(&server, "a", &[done(&entries[0], "e0", 1)]).await, [Answer::Gone]);
+    assert_eq!(streams.dead_letter_count(0).await.unwrap(), 0);
+    let figures = streams.figures(STAGE, &[0]).await.unwrap();
+    assert_eq!((figures.backlog, figures.pending, figures.retrying), (101, 4, 0), "those of others");
+    assert_eq!(figures.bytes, kept_bytes as u64);
+    assert_eq!(streams.remove_documents(0, &documents).await.unwrap(), HashMap::new());
 }

@@ -126,8 +126,9 @@ pub fn cut(title: &str, text: &str) -> Vec<Chunk> {
                 page_first: 0,
                 page_last: 0,
                 heading_path: vec![],
+                table_header: String::new(),
                 token_count: u32::try_from(body.split_whitespace().count()).unwrap_or(u32::MAX),
-                content_hash: content_hash(title, &[], body).to_vec().into(),
+                content_hash: content_hash(title, &[], "", body).to_vec().into(),
             });
         }
         bytes += line.len() as u64;

@@ -1,16 +1,15 @@
 //! Embedding spaces are filled while a model is slow, fails, or is at its limit.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use riacho_domain::State;
 use riacho_janitor::{Config as JanitorConfig, Janitor, TaskName};
 use riacho_models::{Config as ModelsConfig, Kind, Provider, embed_some, load};
 use riacho_service::CoreConfig;
-use riacho_stage::Runner;
 use riacho_store::{Missing, Role, Space, ensure_space};
 use riacho_testkit::{
-    Deployment, LineExtractor,
+    Deployment, Pipeline, Shape,
     openai::{Answer, OpenAi, RateLimit},
     within,
 };
@@ -50,21 +49,8 @@ impl Next {
 
 /// Documents of some lines each, which are ready in the live space when this returns.
 async fn documents(deployment: &Deployment, core: &CoreConfig, count: usize, lines: usize) {
-    let stop = CancellationToken::new();
-    let mut tasks = JoinSet::new();
-    let resources = deployment.resources(Role::Stage).unwrap();
-    let runner = Runner::new(deployment.streams.clone(), deployment.objects.clone(), core.stage.clone());
-    let extractor = Arc::new(LineExtractor {
-        store: deployment.stages.clone(),
-        objects: deployment.objects.clone(),
-        lines_per_batch: 8,
-    });
-    let stopped = stop.clone();
-    tasks.spawn(async move { Ok(runner.run_stage(extractor, stopped).await?) });
-    let (used, of, stopped) = (core.clone(), resources.clone(), stop.clone());
-    tasks.spawn(async move { riacho_embedder::run(Default::default(), &used, of, stopped).await });
-    let (used, stopped) = (core.clone(), stop.clone());
-    tasks.spawn(async move { riacho_indexer::run(Default::default(), &used, resources, stopped).await });
+    let shape = Shape { has_janitor: false, ..Shape::default() };
+    let pipeline = Pipeline::start_with(deployment, core, &shape).unwrap();
     let mut accepted = Vec::new();
     for document in 0..count {
         let text: String = (0..lines)
@@ -75,10 +61,7 @@ async fn documents(deployment: &Deployment, core: &CoreConfig, count: usize, lin
     for document in accepted {
         deployment.reaches(document, State::Ready).await;
     }
-    stop.cancel();
-    while let Some(ended) = tasks.join_next().await {
-        ended.unwrap().unwrap();
-    }
+    pipeline.stop().await.unwrap();
 }
 
 async fn is_complete(deployment: &Deployment, space: &Space) {

@@ -2,7 +2,7 @@
 //! indexer, and the real janitor.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use riacho_domain::{DocumentId, StageName, State};
 use riacho_embedder::Config as EmbedderConfig;
@@ -11,58 +11,12 @@ use riacho_local::Runtime;
 use riacho_models::{Kind, Provider};
 use riacho_objects::Key;
 use riacho_service::CoreConfig;
-use riacho_stage::Runner;
 use riacho_store::{Mode, Role, SearchRequest, Target, ensure_space};
 use riacho_testkit::{
-    Deployment, LineExtractor, eventually,
+    Deployment, Pipeline, Shape, eventually,
     openai::{Answer, OpenAi},
 };
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-
-/// All stages and the janitor, until it is stopped.
-struct Pipeline {
-    stop: CancellationToken,
-    tasks: JoinSet<anyhow::Result<()>>,
-}
-
-impl Pipeline {
-    fn start(deployment: &Deployment, core: &CoreConfig) -> Pipeline {
-        Pipeline::start_with(deployment, core, EmbedderConfig::default().time_limit_seconds)
-    }
-
-    /// With so many seconds for a batch of the embedder.
-    fn start_with(deployment: &Deployment, core: &CoreConfig, time_limit_seconds: u64) -> Pipeline {
-        let stop = CancellationToken::new();
-        let mut tasks = JoinSet::new();
-        let resources = deployment.resources(Role::Stage).unwrap();
-        let runner = Runner::new(deployment.streams.clone(), deployment.objects.clone(), core.stage.clone());
-        let extractor = Arc::new(LineExtractor {
-            store: deployment.stages.clone(),
-            objects: deployment.objects.clone(),
-            lines_per_batch: 8,
-        });
-        let stopped = stop.clone();
-        tasks.spawn(async move { Ok(runner.run_stage(extractor, stopped).await?) });
-        let embedder = EmbedderConfig { pause_ms: 20, time_limit_seconds, ..EmbedderConfig::default() };
-        let (used, of, stopped) = (core.clone(), resources.clone(), stop.clone());
-        tasks.spawn(async move { riacho_embedder::run(embedder, &used, of, stopped).await });
-        let (used, stopped) = (core.clone(), stop.clone());
-        tasks.spawn(async move { riacho_indexer::run(Default::default(), &used, resources, stopped).await });
-        let (used, stopped) = (core.clone(), stop.clone());
-        let resources = deployment.resources(Role::Janitor).unwrap();
-        tasks.spawn(async move { riacho_janitor::run(Default::default(), &used, resources, stopped).await });
-        Pipeline { stop, tasks }
-    }
-
-    /// Stops everything, and fails when a service ended badly.
-    async fn stop(mut self) {
-        self.stop.cancel();
-        while let Some(ended) = self.tasks.join_next().await {
-            ended.unwrap().unwrap();
-        }
-    }
-}
 
 fn lines(count: usize, mark: &str) -> String {
     (0..count).map(|n| format!("Line {n} of {mark} tells how high the river stood.\n")).collect()
@@ -111,7 +65,7 @@ async fn with_provider(provider: &OpenAi) -> (Deployment, CoreConfig) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn documents_become_ready_with_every_chunk_once() {
     let deployment = Deployment::start().await.unwrap();
-    let pipeline = Pipeline::start(&deployment, &deployment.core().unwrap());
+    let pipeline = Pipeline::start(&deployment, &deployment.core().unwrap()).unwrap();
     let mut documents = Vec::new();
     for n in 1..=12 {
         let accepted =
@@ -135,14 +89,14 @@ async fn documents_become_ready_with_every_chunk_once() {
     let hits = deployment.store.search(&request).await.unwrap();
     assert!(!hits.is_empty() && hits.iter().all(|hit| hit.filename == "7.txt"), "{hits:?}");
     all_streams_are_empty(&deployment).await;
-    pipeline.stop().await;
+    pipeline.stop().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replaced_version_is_purged_and_the_live_one_stays() {
     let deployment = Deployment::start().await.unwrap();
     let core = deployment.core().unwrap();
-    let pipeline = Pipeline::start(&deployment, &core);
+    let pipeline = Pipeline::start(&deployment, &core).unwrap();
     let first = deployment.submit("notes.txt", lines(20, "the old gauge")).await.unwrap();
     let document = first.document;
     deployment.reaches(document, State::Ready).await;
@@ -156,7 +110,7 @@ async fn a_replaced_version_is_purged_and_the_live_one_stays() {
         status.live_version == Some(2)
     })
     .await;
-    pipeline.stop().await;
+    pipeline.stop().await.unwrap();
     let config = riacho_janitor::Config { purge_grace_seconds: 0, batch: 7, ..Default::default() };
     let janitor = Janitor::new(config, &core, &deployment.resources(Role::Janitor).unwrap());
     let purged = janitor.run_task(TaskName::Purge, false).await.unwrap().counts;
@@ -173,22 +127,22 @@ async fn work_of_a_cancelled_document_is_dropped() {
     let accepted = deployment.submit("cancelled.txt", lines(30, "nothing")).await.unwrap();
     deployment.store.cancel(&deployment.tenant, accepted.document).await.unwrap();
     let other = deployment.submit("other.txt", lines(30, "something")).await.unwrap();
-    let pipeline = Pipeline::start(&deployment, &deployment.core().unwrap());
+    let pipeline = Pipeline::start(&deployment, &deployment.core().unwrap()).unwrap();
     deployment.reaches(other.document, State::Ready).await;
     all_streams_are_empty(&deployment).await;
     deployment.reaches(accepted.document, State::Cancelled).await;
-    pipeline.stop().await;
+    pipeline.stop().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_empty_document_ends_as_failed() {
     let deployment = Deployment::start().await.unwrap();
-    let pipeline = Pipeline::start(&deployment, &deployment.core().unwrap());
+    let pipeline = Pipeline::start(&deployment, &deployment.core().unwrap()).unwrap();
     let accepted = deployment.submit("blank.txt", "\n \n").await.unwrap();
     let status = deployment.reaches(accepted.document, State::Failed).await;
     assert_eq!(status.error.unwrap().code, "empty");
     all_streams_are_empty(&deployment).await;
-    pipeline.stop().await;
+    pipeline.stop().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -198,19 +152,19 @@ async fn a_text_that_the_provider_refuses_fails_its_own_document_only() {
     let (deployment, core) = with_provider(&provider).await;
     let bad = deployment.submit("bad.txt", format!("{}forbidden words\n", lines(5, "bad"))).await.unwrap();
     let good = deployment.submit("good.txt", lines(5, "good")).await.unwrap();
-    let pipeline = Pipeline::start(&deployment, &core);
+    let pipeline = Pipeline::start(&deployment, &core).unwrap();
     deployment.reaches(good.document, State::Ready).await;
     let status = deployment.reaches(bad.document, State::Failed).await;
     assert_eq!(status.error.unwrap().code, "provider_refused");
     all_streams_are_empty(&deployment).await;
-    pipeline.stop().await;
+    pipeline.stop().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_limited_or_failing_provider_costs_time_and_no_document() {
     let provider = OpenAi::start(16).await.unwrap();
     let (deployment, core) = with_provider(&provider).await;
-    let pipeline = Pipeline::start(&deployment, &core);
+    let pipeline = Pipeline::start(&deployment, &core).unwrap();
     is_working(&deployment).await;
     let limited = Answer::RateLimited { retry_after_seconds: 1 };
     provider.script([limited.clone(), Answer::Status(500), Answer::Status(500), limited]);
@@ -218,14 +172,14 @@ async fn a_limited_or_failing_provider_costs_time_and_no_document() {
     deployment.reaches(accepted.document, State::Ready).await;
     has_all_chunks(&deployment, accepted.document, 40).await;
     all_streams_are_empty(&deployment).await;
-    pipeline.stop().await;
+    pipeline.stop().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_that_stops_working_condemns_nothing() {
     let provider = OpenAi::start(16).await.unwrap();
     let (deployment, core) = with_provider(&provider).await;
-    let pipeline = Pipeline::start(&deployment, &core);
+    let pipeline = Pipeline::start(&deployment, &core).unwrap();
     is_working(&deployment).await;
     provider.always(Answer::Status(401));
     let before = provider.requests();
@@ -235,7 +189,7 @@ async fn a_key_that_stops_working_condemns_nothing() {
     provider.normal();
     deployment.reaches(accepted.document, State::Ready).await;
     all_streams_are_empty(&deployment).await;
-    pipeline.stop().await;
+    pipeline.stop().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -246,7 +200,7 @@ async fn documents_are_embedded_by_a_sentence_transformer_into_a_space_of_its_ow
     let model = riacho_models::load(&models).unwrap();
     let deployment = Deployment::with_space(model.id(), 384).await.unwrap();
     let core = CoreConfig { models, ..deployment.core().unwrap() };
-    let pipeline = Pipeline::start(&deployment, &core);
+    let pipeline = Pipeline::start(&deployment, &core).unwrap();
     let accepted = deployment.submit("gauge.txt", lines(40, "the gauge")).await.unwrap();
     let boat = "The boat leaves the landing stage at six in the morning.";
     let other = deployment.submit("boat.txt", boat).await.unwrap();
@@ -263,7 +217,7 @@ async fn documents_are_embedded_by_a_sentence_transformer_into_a_space_of_its_ow
     let hits = deployment.store.search(&request).await.unwrap();
     assert_eq!(hits[0].document, other.document, "{hits:?}");
     all_streams_are_empty(&deployment).await;
-    pipeline.stop().await;
+    pipeline.stop().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -287,7 +241,7 @@ async fn documents_of_two_spaces_are_embedded_each_with_its_model_and_wait_for_n
         ..riacho_models::Config::default()
     };
     core.models.spaces.insert("next".to_owned(), further);
-    let pipeline = Pipeline::start(&deployment, &core);
+    let pipeline = Pipeline::start(&deployment, &core).unwrap();
     is_working(&deployment).await;
     assert_eq!(provider.requests(), 0, "nothing needs the further model yet");
 
@@ -310,7 +264,7 @@ async fn documents_of_two_spaces_are_embedded_each_with_its_model_and_wait_for_n
         assert_eq!(rows[0][0].as_deref(), Some("9"), "vectors of space {space}");
     }
     all_streams_are_empty(&deployment).await;
-    pipeline.stop().await;
+    pipeline.stop().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -332,7 +286,9 @@ async fn documents_of_one_model_do_not_wait_for_the_limit_of_another() {
         ..riacho_models::Config::default()
     };
     core.models.spaces.insert("next".to_owned(), further);
-    let pipeline = Pipeline::start_with(&deployment, &core, 36_000);
+    let mut shape = Shape::default();
+    shape.embedder.time_limit_seconds = 36_000;
+    let pipeline = Pipeline::start_with(&deployment, &core, &shape).unwrap();
     is_working(&deployment).await;
     deployment.janitor.switch_space(next.id, true).await.unwrap();
     // More batches than are embedded at once, of events that come before those of the other model and between them.
@@ -354,7 +310,7 @@ async fn documents_of_one_model_do_not_wait_for_the_limit_of_another() {
     }
     // Known texts, and as an urgent request once more: which model it is. The others wait for their turn.
     assert!(provider.requests() <= 2, "{} requests", provider.requests());
-    pipeline.stop().await;
+    pipeline.stop().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -373,10 +329,10 @@ async fn an_embedder_with_another_model_of_the_same_name_does_not_start() {
         },
         ..deployment.core().unwrap()
     };
-    let pipeline = Pipeline::start(&deployment, &at(&first));
+    let pipeline = Pipeline::start(&deployment, &at(&first)).unwrap();
     let accepted = deployment.submit("gauge.txt", lines(3, "the gauge")).await.unwrap();
     deployment.reaches(accepted.document, State::Ready).await;
-    pipeline.stop().await;
+    pipeline.stop().await.unwrap();
     let (stop, core) = (CancellationToken::new(), at(&second));
     let resources = deployment.resources(Role::Stage).unwrap();
     let started = riacho_embedder::run(EmbedderConfig::default(), &core, resources, stop);
@@ -384,10 +340,10 @@ async fn an_embedder_with_another_model_of_the_same_name_does_not_start() {
     let error = format!("{error:#}");
     assert!(error.contains("another model of the same name") && error.contains("models.id"), "{error}");
     // The one that it was made with goes on.
-    let pipeline = Pipeline::start(&deployment, &at(&first));
+    let pipeline = Pipeline::start(&deployment, &at(&first)).unwrap();
     let accepted = deployment.submit("other.txt", lines(3, "the other")).await.unwrap();
     deployment.reaches(accepted.document, State::Ready).await;
-    pipeline.stop().await;
+    pipeline.stop().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

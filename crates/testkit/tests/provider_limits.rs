@@ -1,19 +1,15 @@
 //! Eight embedders on one provider's limit: documents through the real runner on real servers.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use riacho_domain::State;
 use riacho_embedder::Config as EmbedderConfig;
 use riacho_models::{Config as ModelsConfig, Kind, Provider, load};
 use riacho_service::{CoreConfig, Metrics};
-use riacho_stage::Runner;
 use riacho_store::Role;
 use riacho_testkit::{
-    Deployment, LineExtractor, eventually,
+    Deployment, Pipeline, Shape, eventually,
     openai::{Asked, OpenAi, RateLimit},
     within,
 };
@@ -49,35 +45,15 @@ fn models(provider: &OpenAi) -> ModelsConfig {
     }
 }
 
-/// All stages and the janitor, with eight embedders, until they are stopped.
+/// With eight embedders.
 fn start(
     deployment: &Deployment,
     core: &CoreConfig,
     lines_per_batch: usize,
-    embedder: &EmbedderConfig,
-    stop: &CancellationToken,
-) -> JoinSet<anyhow::Result<()>> {
-    let mut tasks = JoinSet::new();
-    let resources = deployment.resources(Role::Stage).unwrap();
-    let runner = Runner::new(deployment.streams.clone(), deployment.objects.clone(), core.stage.clone());
-    let extractor = Arc::new(LineExtractor {
-        store: deployment.stages.clone(),
-        objects: deployment.objects.clone(),
-        lines_per_batch,
-    });
-    let stopped = stop.clone();
-    tasks.spawn(async move { Ok(runner.run_stage(extractor, stopped).await?) });
-    for _ in 0..REPLICAS {
-        let (core, resources, stop) = (core.clone(), resources.clone(), stop.clone());
-        let embedder = embedder.clone();
-        tasks.spawn(async move { riacho_embedder::run(embedder, &core, resources, stop).await });
-    }
-    let (used, stopped) = (core.clone(), stop.clone());
-    tasks.spawn(async move { riacho_indexer::run(Default::default(), &used, resources, stopped).await });
-    let (used, stopped) = (core.clone(), stop.clone());
-    let resources = deployment.resources(Role::Janitor).unwrap();
-    tasks.spawn(async move { riacho_janitor::run(Default::default(), &used, resources, stopped).await });
-    tasks
+    embedder: EmbedderConfig,
+) -> Pipeline {
+    let shape = Shape { lines_per_batch, embedders: REPLICAS, embedder, has_janitor: true };
+    Pipeline::start_with(deployment, core, &shape).unwrap()
 }
 
 fn lines(document: usize, count: usize) -> String {
@@ -137,8 +113,7 @@ async fn eight_replicas_use_the_limit_that_they_share_and_no_document_fails_for_
         let accepted = deployment.submit(&format!("{number}.txt"), lines(number, LINES)).await.unwrap();
         documents.push(accepted.document);
     }
-    let stop = CancellationToken::new();
-    let mut tasks = start(&deployment, &core, 8, &EmbedderConfig::default(), &stop);
+    let pipeline = start(&deployment, &core, 8, EmbedderConfig::default());
     let wanted = (WINDOWS + 1) * LIMIT.tokens as usize;
     within(PATIENCE, || async {
         let taken = tokens(&provider.asked());
@@ -149,10 +124,7 @@ async fn eight_replicas_use_the_limit_that_they_share_and_no_document_fails_for_
     for document in &documents {
         deployment.reaches(*document, State::Ready).await;
     }
-    stop.cancel();
-    while let Some(ended) = tasks.join_next().await {
-        ended.unwrap().unwrap();
-    }
+    pipeline.stop().await.unwrap();
 
     // The first window begins with what the buckets hold.
     let mut shares = used(&asked).split_off(1);
@@ -209,8 +181,7 @@ async fn large_events_of_eight_replicas_are_embedded_one_after_the_other_each_in
         let text = lines(number, LINES_IN_A_BATCH * 2);
         documents.push(deployment.submit(&format!("{number}.txt"), text).await.unwrap().document);
     }
-    let stop = CancellationToken::new();
-    let mut tasks = start(&deployment, &core, LINES_IN_A_BATCH, &embedder, &stop);
+    let pipeline = start(&deployment, &core, LINES_IN_A_BATCH, embedder);
     within(PATIENCE, || async {
         let mut ready = 0;
         for document in &documents {
@@ -221,10 +192,7 @@ async fn large_events_of_eight_replicas_are_embedded_one_after_the_other_each_in
         if ready == DOCUMENTS { Ok(()) } else { Err(format!("{ready} are ready")) }
     })
     .await;
-    stop.cancel();
-    while let Some(ended) = tasks.join_next().await {
-        ended.unwrap().unwrap();
-    }
+    pipeline.stop().await.unwrap();
     let texts = provider.texts();
     let distinct = texts.iter().collect::<std::collections::BTreeSet<_>>().len();
     println!("{} texts, {distinct} of them different", texts.len());

@@ -50,7 +50,7 @@ impl Texts {
         let stored = known.vectors.get(&(tenant.clone(), cut.space));
         let mut counts = metrics::Chunks::default();
         let sources = cut.chunks.iter().map(|chunk| {
-            let text = embedding_input(&cut.title, &chunk.heading_path, &chunk.text);
+            let text = embedding_input(&cut.title, &chunk.heading_path, &chunk.table_header, &chunk.text);
             // Another build may have hashed something else than this one embeds.
             let hash = hash_of(chunk).filter(|hash| input_hash(&text) == *hash);
             let Some(hash) = hash else {
@@ -105,7 +105,7 @@ mod tests {
     fn cut(texts: &[&str]) -> ChunksCut {
         let chunk = |text: &&str| Chunk {
             text: (*text).to_owned(),
-            content_hash: content_hash("title", &[], text).to_vec().into(),
+            content_hash: content_hash("title", &[], "", text).to_vec().into(),
             ..Chunk::default()
         };
         ChunksCut {
@@ -124,7 +124,7 @@ mod tests {
     fn a_content_that_stands_or_repeats_in_the_batch_is_not_embedded_again() {
         let mut known = Known::default();
         let vector = Bytes::from_static(&[1, 2]);
-        let stored = HashMap::from([(content_hash("title", &[], "old"), vector.clone())]);
+        let stored = HashMap::from([(content_hash("title", &[], "", "old"), vector.clone())]);
         known.vectors.insert((tenant("acme"), 1), stored);
         let mut texts = Texts::default();
         let first = texts.add(&tenant("acme"), &cut(&["old", "new", "new"]), &known);
@@ -148,7 +148,7 @@ mod tests {
     fn a_hash_of_something_else_is_not_trusted() {
         let mut wrong = cut(&["old", "old"]);
         wrong.title = "another".to_owned();
-        let stored = HashMap::from([(content_hash("title", &[], "old"), Bytes::new())]);
+        let stored = HashMap::from([(content_hash("title", &[], "", "old"), Bytes::new())]);
         let known = Known { vectors: HashMap::from([((tenant("acme"), 1), stored)]), ..Known::default() };
         let mut texts = Texts::default();
         assert_eq!(texts.add(&tenant("acme"), &wrong, &known).list, [Source::Text(0), Source::Text(1)]);

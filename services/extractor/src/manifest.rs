@@ -3,12 +3,18 @@
 //! Together with the stored text it gives the run's chunks again, byte for byte, whatever later
 //! builds would cut.
 
+use std::ops::Range;
+
 use prost::Message;
+use riacho_domain::content_hash;
 
 use crate::chunk::Chunk;
 
-/// The format that this build writes. A change of the fields below makes a new one.
+/// The format of a run whose chunks have no table headers. A change of the fields below makes a new one, which this build
+/// writes where it needs it and an older one refuses.
 const FORMAT: u32 = 1;
+/// The format of a run with table headers.
+const WITH_TABLE_HEADERS: u32 = 2;
 
 /// What cannot be replayed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -76,6 +82,11 @@ struct Entry {
     token_count: u32,
     #[prost(bytes = "vec", tag = "9")]
     content_hash: Vec<u8>,
+    /// The bytes of the text that are its table header; both are 0 where it has none.
+    #[prost(uint64, tag = "10")]
+    header_start: u64,
+    #[prost(uint64, tag = "11")]
+    header_end: u64,
 }
 
 impl Manifest {
@@ -89,6 +100,7 @@ impl Manifest {
             if paths.last().is_none_or(|path| path.headings != chunk.heading_path) {
                 paths.push(Path { headings: chunk.heading_path.clone() });
             }
+            let header = chunk.table_header.clone().unwrap_or_default();
             chunks.push(Entry {
                 byte_start: chunk.bytes.start as u64,
                 byte_end: chunk.bytes.end as u64,
@@ -99,9 +111,13 @@ impl Manifest {
                 path: u32::try_from(paths.len() - 1).unwrap_or(u32::MAX),
                 token_count: chunk.token_count,
                 content_hash: chunk.content_hash.to_vec(),
+                header_start: header.start as u64,
+                header_end: header.end as u64,
             });
         }
-        Sealed { format: FORMAT, title: self.title.clone(), language: self.language.clone(), paths, chunks }
+        let has_headers = self.chunks.iter().any(|chunk| chunk.table_header.is_some());
+        let format = if has_headers { WITH_TABLE_HEADERS } else { FORMAT };
+        Sealed { format, title: self.title.clone(), language: self.language.clone(), paths, chunks }
             .encode_to_vec()
     }
 
@@ -113,14 +129,17 @@ impl Manifest {
     /// When the bytes are no manifest of a known format, or the text is another one.
     pub fn decode(bytes: &[u8], text: &str) -> Result<Self, ManifestError> {
         let sealed = Sealed::decode(bytes).map_err(|_| ManifestError::Undecodable)?;
-        if sealed.format != FORMAT {
+        if ![FORMAT, WITH_TABLE_HEADERS].contains(&sealed.format) {
             return Err(ManifestError::Format(sealed.format));
         }
         let mut chunks = Vec::with_capacity(sealed.chunks.len());
         for (ordinal, entry) in (0..).zip(&sealed.chunks) {
             let chunk = entry.chunk(ordinal, &sealed.paths).ok_or(ManifestError::Undecodable)?;
-            let slice = text.get(chunk.bytes.clone()).ok_or(ManifestError::Mismatch(ordinal))?;
-            if riacho_domain::content_hash(&sealed.title, &chunk.heading_path, slice) != chunk.content_hash {
+            let slice =
+                |bytes: &Range<usize>| text.get(bytes.clone()).ok_or(ManifestError::Mismatch(ordinal));
+            let header = chunk.table_header.as_ref().map_or(Ok(""), slice)?;
+            let hash = content_hash(&sealed.title, &chunk.heading_path, header, slice(&chunk.bytes)?);
+            if hash != chunk.content_hash {
                 return Err(ManifestError::Mismatch(ordinal));
             }
             chunks.push(chunk);
@@ -132,6 +151,7 @@ impl Manifest {
 impl Entry {
     fn chunk(&self, ordinal: u32, paths: &[Path]) -> Option<Chunk> {
         let at = |offset: u64| usize::try_from(offset).ok();
+        let header = at(self.header_start)?..at(self.header_end)?;
         Some(Chunk {
             ordinal,
             bytes: at(self.byte_start)?..at(self.byte_end)?,
@@ -140,6 +160,7 @@ impl Entry {
             heading_path: paths.get(self.path as usize)?.headings.clone(),
             token_count: self.token_count,
             content_hash: self.content_hash.as_slice().try_into().ok()?,
+            table_header: Some(header).filter(|header| !header.is_empty()),
         })
     }
 }
@@ -155,9 +176,14 @@ mod tests {
     };
 
     fn sealed() -> (String, Manifest) {
+        sealed_with("")
+    }
+
+    fn sealed_with(table: &str) -> (String, Manifest) {
         let text = "# One\n\nThe água rises. ".to_owned()
             + &"It rains and rains on the hills. ".repeat(30)
-            + "\n\n# Two\n\nEnd.";
+            + "\n\n# Two\n\nEnd.\n\n"
+            + table;
         let outline = Outline { headings: markdown::headings(&text), ..Outline::default() };
         let settings = Settings { max_tokens: 32, ..Settings::default() };
         let chunks =
@@ -170,6 +196,25 @@ mod tests {
         let (text, manifest) = sealed();
         assert!(manifest.chunks.len() > 3);
         assert_eq!(Manifest::decode(&manifest.encode(), &text).unwrap(), manifest);
+    }
+
+    #[test]
+    fn a_manifest_gives_the_headers_of_tables_again() {
+        let table = "| dia | nível |\n|---|---|\n".to_owned() + &"| 1 | 2,5 |\n".repeat(40);
+        let (text, manifest) = sealed_with(&table);
+        let headers = manifest.chunks.iter().filter_map(|chunk| chunk.table_header.clone());
+        let headers: Vec<_> = headers.map(|header| &text[header]).collect();
+        assert!(
+            headers.len() > 3 && headers.iter().all(|header| *header == "| dia | nível |"),
+            "{headers:?}"
+        );
+        let bytes = manifest.encode();
+        assert_eq!(Manifest::decode(&bytes, &text).unwrap(), manifest);
+        assert_eq!(riacho_domain::sealed_title(&bytes), Some("T"));
+        let other = text.replace("| dia |", "| mês |");
+        assert!(matches!(Manifest::decode(&bytes, &other), Err(ManifestError::Mismatch(_))));
+        // Builds that know no headers read what has none.
+        assert_eq!((bytes[1], sealed().1.encode()[1]), (2, 1));
     }
 
     #[test]

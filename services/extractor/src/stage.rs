@@ -456,6 +456,7 @@ mod tests {
             chars: 0..length,
             pages: (0, 0),
             heading_path: Vec::new(),
+            table_header: None,
             token_count: 1,
             content_hash: [0; 32],
         };

@@ -119,7 +119,7 @@ async fn a_document_becomes_chunks_that_are_slices_of_the_stored_text() {
         assert_eq!(chunk.text.as_bytes(), &text[chunk.byte_start as usize..chunk.byte_end as usize]);
         assert_eq!(
             chunk.content_hash,
-            content_hash(&batches[0].title, &chunk.heading_path, &chunk.text).to_vec()
+            content_hash(&batches[0].title, &chunk.heading_path, &chunk.table_header, &chunk.text).to_vec()
         );
         assert!(chunk.page_first >= 1 && !chunk.heading_path.is_empty());
     }

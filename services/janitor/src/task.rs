@@ -43,7 +43,7 @@ tasks! {
     /// Removes objects without a row.
     Orphans = "orphans", "removes objects that no row knows";
     /// Removes what dead versions and deleted documents left.
-    Purge = "purge", "removes rows and objects of dead versions and deleted documents, with a receipt";
+    Purge = "purge", "removes what dead versions and deleted documents left, with a receipt";
     /// Measures what tenants use.
     Quotas = "quotas", "measures tenants that have quotas or budgets, and tells the gateways which are used up";
     /// Removes consumers that are gone.

@@ -195,3 +195,44 @@ async fn with_the_local_model_only_what_changed_is_embedded_and_for_the_same_byt
     assert_eq!(metric(&deployment, "riacho_events_processed_total{").await, events, "nothing ran");
     assert!(fastest < 2.0, "{fastest} s");
 }
+
+/// A name that is in no other row.
+fn station(number: usize) -> String {
+    let letter = |at: u32| char::from(b'a' + u8::try_from(number / 26_usize.pow(at) % 26).unwrap());
+    format!("q{}{}x", letter(0), letter(1))
+}
+
+#[tokio::test]
+async fn a_row_deep_in_a_long_table_is_found_by_the_name_of_its_column_and_shows_it() {
+    const HEADER: &str = "| station | turbidity | remark |";
+    let (provider, deployment) = counted().await;
+    let row = |n: usize| [station(n), format!("{n}.5"), "read by the warden at noon".to_owned()];
+    let csv = (0..300).map(|n| row(n).join(";") + "\n");
+    let html = (0..300).map(|n| format!("<tr><td>{}</td></tr>\n", row(n).join("</td><td>")));
+    let csv = "station;turbidity;remark\n".to_owned() + &csv.collect::<String>();
+    let html = format!(
+        "<!DOCTYPE html><html><body><table><tr><th>station</th><th>turbidity</th><th>remark</th></tr>\n{}</table></body></html>",
+        html.collect::<String>()
+    );
+    for (name, text) in [("levels.csv", csv), ("levels.html", html)] {
+        let accepted = deployment.upload(name, text).await;
+        deployment.ready(&accepted).await;
+        let id = accepted["id"].as_str().unwrap();
+        let question = format!("turbidity {}", station(250));
+        let body = json!({ "query": question, "mode": "keyword", "documents": [id] });
+        let hits = deployment.search(body).await;
+        let hit = &hits[0];
+        let text = hit["text"].as_str().unwrap();
+        assert!(text.contains(&station(250)) && !text.contains("turbidity"), "{name}: {hit}");
+        assert_eq!(hit["table_header"], HEADER, "{name}");
+        let chunks = deployment.get(&format!("/api/v1/documents/{id}/chunks?limit=200")).await;
+        let chunks = chunks["chunks"].as_array().unwrap();
+        assert!(chunks.len() > 5 && chunks[0]["table_header"].is_null(), "{name}: {}", chunks[0]);
+        let sent = provider.texts();
+        for chunk in &chunks[1..] {
+            assert_eq!(chunk["table_header"], HEADER, "{name}: {chunk}");
+            let input = format!("{HEADER}\n{}", chunk["text"].as_str().unwrap());
+            assert!(sent.iter().any(|text| text.ends_with(&input)), "{name}: {input}");
+        }
+    }
+}

@@ -147,6 +147,10 @@ const REST: [&str; 3] = [rest!(of_document), rest!(of_tenant), rest!(of_all)];
 pub(super) const MANY_OF_INTAKE: &str = "-- store::dead_letters::add_dead_letter
 SELECT 1 FROM dead_letters WHERE tenant_id = $1 AND stage = 'intake' AND resolved_at IS NULL OFFSET 1000 LIMIT 1";
 
+// It waits for a purge that is about to remove the row, and a purge waits for it.
+pub(super) const LOCK_DOCUMENT: &str = "-- store::dead_letters::add_dead_letter
+SELECT id FROM documents WHERE id = $1 FOR KEY SHARE";
+
 // A tenant that is gone, or never was, leaves the letter without one.
 pub(super) const ADD: &str = "-- store::dead_letters::add_dead_letter
 INSERT INTO dead_letters (id, tenant_id, document_id, version, release_id, stage, stream, entry_id, reason_code, message,
@@ -199,6 +203,7 @@ pub(crate) const STATEMENTS: &[&str] = &[
     REST[1],
     REST[2],
     MANY_OF_INTAKE,
+    LOCK_DOCUMENT,
     ADD,
     FAIL,
     GET,

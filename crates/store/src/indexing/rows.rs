@@ -36,6 +36,7 @@ pub(super) struct Columns<'a> {
     pub(super) first_pages: Vec<i32>,
     pub(super) last_pages: Vec<i32>,
     pub(super) headings: Vec<String>,
+    pub(super) table_headers: Vec<Option<&'a str>>,
     pub(super) tokens: Vec<i32>,
     pub(super) hashes: Vec<&'a [u8]>,
     pub(super) configs: Vec<&'static str>,
@@ -70,20 +71,26 @@ impl<'a> Columns<'a> {
         self.first_pages.push(signed(chunk.page_first));
         self.last_pages.push(signed(chunk.page_last));
         self.headings.push(joined(&chunk.heading_path));
+        let table_header = Some(chunk.table_header.as_str());
+        self.table_headers.push(table_header.filter(|header| !header.is_empty()));
         self.tokens.push(signed(chunk.token_count));
         self.hashes.push(&chunk.content_hash);
         self.configs.push(config);
-        self.lexemes.push(Language::of(config).vector(&with_headings(chunk)));
+        self.lexemes.push(Language::of(config).vector(&with_context(chunk)));
         self.vectors.push(HalfVector(vector));
     }
 }
 
-/// What a chunk is found by: its text, and the headings above it.
-fn with_headings(chunk: &Chunk) -> Cow<'_, str> {
-    match chunk.heading_path.as_slice() {
-        [] => Cow::Borrowed(&chunk.text),
-        headings => Cow::Owned(format!("{}\n{}", headings.join("\n"), chunk.text)),
+/// What a chunk is found by: its text, the headings above it, and the header row of a table that it goes on with.
+fn with_context(chunk: &Chunk) -> Cow<'_, str> {
+    let header = Some(&chunk.table_header).filter(|header| !header.is_empty());
+    let context = chunk.heading_path.iter().chain(header);
+    let mut all: String = context.flat_map(|line| [line.as_str(), "\n"]).collect();
+    if all.is_empty() {
+        return Cow::Borrowed(&chunk.text);
     }
+    all.push_str(&chunk.text);
+    Cow::Owned(all)
 }
 
 fn joined(headings: &[String]) -> String {
@@ -107,11 +114,11 @@ pub(super) fn check(item: &IndexItem, dimensions: Option<u32>) -> Result<(), Str
 }
 
 fn check_chunk(chunk: &Chunk) -> Result<(), &'static str> {
-    let headings = chunk.heading_path.iter().map(String::len).sum::<usize>();
-    if chunk.text.len() + headings > TEXT_BYTES {
+    let context = || chunk.heading_path.iter().chain([&chunk.table_header]);
+    if chunk.text.len() + context().map(String::len).sum::<usize>() > TEXT_BYTES {
         return Err("is over 512 KiB");
     }
-    if chunk.text.contains('\0') || chunk.heading_path.iter().any(|heading| heading.contains('\0')) {
+    if chunk.text.contains('\0') || context().any(|line| line.contains('\0')) {
         return Err("contains the character U+0000");
     }
     if i32::try_from(chunk.ordinal).is_err() {

@@ -193,7 +193,7 @@ async fn insert_group(
     let tenant = tenant.as_str();
     let columns = Columns::of(items);
     let set: [Param<'_>; 1] = [&tenant];
-    let chunk_params: [Param<'_>; 17] = [
+    let chunk_params: [Param<'_>; 18] = [
         &tenant,
         &columns.documents,
         &columns.versions,
@@ -211,6 +211,7 @@ async fn insert_group(
         &columns.hashes,
         &columns.configs,
         &columns.lexemes,
+        &columns.table_headers,
     ];
     let vector_params: [Param<'_>; 6] =
         [&tenant, &columns.documents, &columns.versions, &columns.runs, &columns.ordinals, &columns.vectors];
@@ -387,13 +388,15 @@ ORDER BY v.document_id, v.version FOR NO KEY UPDATE OF v";
 
 const INSERT_CHUNKS: &str = "-- store::indexing::insert_group
 INSERT INTO chunks (tenant_id, document_id, version, run_id, ordinal, text, byte_start, byte_end, char_start, char_end,
-    page_first, page_last, heading_path, token_count, content_hash, config, tsv)
+    page_first, page_last, heading_path, token_count, content_hash, config, tsv, table_header)
 SELECT $1, document, version, run, ordinal, body, byte_start, byte_end, char_start, char_end, page_first, page_last,
-       string_to_array(headings, E'\\x1f'), tokens, hash, config, lexemes
+       string_to_array(headings, E'\\x1f'), tokens, hash, config, lexemes,
+       table_header
 FROM unnest($2::uuid[], $3::int[], $4::uuid[], $5::int[], $6::text[], $7::bigint[], $8::bigint[], $9::bigint[],
-            $10::bigint[], $11::int[], $12::int[], $13::text[], $14::int[], $15::bytea[], $16::text[], $17::tsvector[])
+            $10::bigint[], $11::int[], $12::int[], $13::text[], $14::int[], $15::bytea[], $16::text[], $17::tsvector[],
+            $18::text[])
      AS new (document, version, run, ordinal, body, byte_start, byte_end, char_start, char_end, page_first, page_last,
-             headings, tokens, hash, config, lexemes)
+             headings, tokens, hash, config, lexemes, table_header)
 ON CONFLICT DO NOTHING";
 
 const ADD_LANGUAGES: &str = "-- store::indexing::insert_group

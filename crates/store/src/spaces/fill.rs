@@ -58,6 +58,8 @@ pub struct GapChunk {
     pub ordinal: u32,
     /// The headings above it, outermost first.
     pub heading_path: Vec<String>,
+    /// The header row of the table that it goes on with, or empty.
+    pub table_header: String,
     /// Its text.
     pub text: String,
     /// The hash of what was embedded of it.
@@ -285,6 +287,7 @@ async fn add_chunks(
         gap.chunks.push(GapChunk {
             ordinal: read::count(row, "ordinal")?,
             heading_path: row.try_get("heading_path")?,
+            table_header: row.try_get::<_, Option<String>>("table_header")?.unwrap_or_default(),
             text: row.try_get("text")?,
             content_hash: row.try_get("content_hash")?,
             known: row.try_get::<_, Option<StoredVector>>("embedding")?.map(|known| known.0),
@@ -397,7 +400,7 @@ ORDER BY g.mark LIMIT $2";
 fn chunks_of(space: SpaceId) -> String {
     format!(
         "-- store::spaces::add_chunks
-SELECT w.place, c.ordinal, c.heading_path, c.text, c.content_hash, known.embedding
+SELECT w.place, c.ordinal, c.heading_path, c.table_header, c.text, c.content_hash, known.embedding
 FROM unnest($1::text[], $2::uuid[], $3::int[], $4::uuid[], $5::int[]) WITH ORDINALITY
      AS w (tenant, document, version, run, first, place)
 JOIN chunks AS c ON c.tenant_id = w.tenant AND c.document_id = w.document AND c.version = w.version AND c.run_id = w.run

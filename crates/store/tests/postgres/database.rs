@@ -86,6 +86,7 @@ pub(crate) fn batch(
             heading_path: vec!["Part".to_owned(), format!("Section {ordinal}")],
             token_count: 3,
             content_hash: Bytes::from_static(&[7; 32]),
+            table_header: if *ordinal == 1 { "| gauge | level |".to_owned() } else { String::new() },
         }),
         vector_f16: vector_bytes(vector),
     };

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use chrono::Utc;
 use riacho_domain::{DocumentId, ReasonCode, State, TenantId};
 use riacho_store::{
-    Accept, LetterFilter, LetterState, ListLetters, NewDeadLetter, Pace, PurgeOriginal, Release, ReleaseCaps,
-    Resolve, Selection, SkipReason, Store, Target,
+    Accept, LetterFilter, LetterState, ListLetters, NewDeadLetter, Pace, PurgeOriginal, Purged, Release,
+    ReleaseCaps, Resolve, Selection, SkipReason, Store, Target,
 };
 use uuid::Uuid;
 
@@ -95,6 +95,25 @@ async fn a_dead_letter_fails_its_version_while_its_release_is_current() {
     db.store.retry(&db.acme, accepted.document, None, false).await.unwrap();
     assert!(db.janitor.add_dead_letter(&letter(&release, "2-0")).await.unwrap());
     assert_eq!(db.state(accepted.document).await, State::Releasing, "an old release's letter fails nothing");
+}
+
+#[tokio::test]
+async fn letters_go_with_their_document_and_none_comes_after_it() {
+    let db = database().await;
+    let (document, release) = db.dead("a", 2).await;
+    db.dead("b", 1).await;
+    db.janitor.add_dead_letter(&without_document(Some(&db.acme), "i-0")).await.unwrap();
+    db.store.delete_document(&db.acme, document).await.unwrap();
+    assert!(db.janitor.add_dead_letter(&letter(&release, "late")).await.unwrap(), "it goes with the others");
+    let purge = db.janitor.purge_candidates(Duration::ZERO, 10).await.unwrap().remove(0);
+    assert!(db.janitor.purge_rows(&purge, 10).await.unwrap().done);
+    let purged = Purged { entries: 5, ..Purged::default() };
+    let receipt = db.janitor.purge_done(&purge, purged).await.unwrap().unwrap();
+    assert_eq!((receipt.purged.entries, receipt.purged.dead_letters), (5, 3));
+    let row = db.raw.run("SELECT entries, dead_letters FROM receipts");
+    assert_eq!(row, [[Some("5".to_owned()), Some("3".to_owned())]]);
+    assert!(!db.janitor.add_dead_letter(&letter(&release, "too late")).await.unwrap());
+    assert_eq!(db.value("SELECT count(*) FROM dead_letters"), "2", "of another document, and of none");
 }
 
 #[tokio::test]

@@ -227,6 +227,8 @@ async fn chunks_keep_their_offsets_pages_and_headings_and_come_in_pages() {
     let chunk = &first.chunks[1];
     assert_eq!((chunk.byte_start, chunk.char_end, chunk.page_first, chunk.page_last), (100, 103, 1, 2));
     assert_eq!(chunk.heading_path, ["Part", "Section 1"]);
+    let header = Some("| gauge | level |");
+    assert_eq!((chunk.table_header.as_deref(), first.chunks[0].table_header.as_deref()), (header, None));
     let cursor = first.next_cursor.unwrap();
     let second = db.store.chunks(&db.acme, document, Some(&cursor), 2).await.unwrap().unwrap();
     assert_eq!((second.chunks[0].text.as_str(), second.next_cursor), ("two", None));

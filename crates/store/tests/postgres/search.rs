@@ -210,6 +210,16 @@ async fn hits_carry_what_a_citation_needs() {
 }
 
 #[tokio::test]
+async fn a_part_of_a_table_is_found_by_its_header_row_and_shows_it() {
+    let db = database().await;
+    db.ready(&db.acme, "en", &["| North | 3 |", "| South | 4 |"]).await;
+    let hits = db.store.search(&keyword(&db, "level south")).await.unwrap();
+    let found = hits.iter().map(|hit| (hit.text.as_str(), hit.table_header.as_deref()));
+    assert_eq!(found.collect::<Vec<_>>(), [("| South | 4 |", Some("| gauge | level |"))]);
+    assert_eq!(marked(&hits[0]), ["South"], "the header row is no part of the text");
+}
+
+#[tokio::test]
 async fn highlights_are_ranges_and_markup_of_the_text_stays_text() {
     let db = database().await;
     let text = "<b>Pumps</b> & <mark>valves</mark>: pumping 'well' — <em>pump()</em>";

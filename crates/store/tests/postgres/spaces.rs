@@ -86,6 +86,11 @@ async fn a_new_space_gets_the_vectors_of_all_tenants_documents_once_in_small_ste
     assert_eq!(own[&id], Missing { documents: 1, chunks: 1, refused: 0 }, "a tenant sees its own");
     let first = db.janitor.gaps(id, 3).await.unwrap();
     assert_eq!(first[0].chunks[0].heading_path, ["Part", "Section 0"]);
+    let second = first.iter().flat_map(|gap| &gap.chunks).find(|chunk| chunk.ordinal == 1).unwrap();
+    assert_eq!(
+        (second.table_header.as_str(), first[0].chunks[0].table_header.as_str()),
+        ("| gauge | level |", "")
+    );
     // A filler that is killed between two steps has done what was committed.
     assert_eq!(db.janitor.fill(id, &fillings(&first)).await.unwrap().vectors, 3);
     assert_eq!(db.janitor.fill(id, &fillings(&first)).await.unwrap().vectors, 0, "twice is once");

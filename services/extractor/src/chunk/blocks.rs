@@ -2,7 +2,10 @@
 
 use std::ops::Range;
 
-use crate::extracted::{Heading, Outline};
+use crate::{
+    extracted::{Heading, Outline},
+    parse::markdown::is_rule,
+};
 
 /// What a block is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +23,17 @@ pub(super) enum Kind {
 pub(super) struct Block {
     pub(super) kind: Kind,
     pub(super) range: Range<usize>,
+    /// Of a table with a rule below its first row.
+    pub(super) header: Option<Header>,
+}
+
+/// The header row of a table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Header {
+    /// Its bytes of the text.
+    pub(super) row: Range<usize>,
+    /// Where the rows below the rule begin.
+    pub(super) body: usize,
 }
 
 /// The blocks of a text, in order.
@@ -45,6 +59,19 @@ impl<'a> Blocks<'a> {
         rest.find('\n').map_or(rest, |end| &rest[..=end])
     }
 
+    /// The header row of the table that stands there: its first line, where a rule follows and it says anything.
+    fn header_of(&self, table: Range<usize>) -> Option<Header> {
+        let first = self.line_at(table.start);
+        let rule = table.start + first.len();
+        let second = if rule < table.end { self.line_at(rule) } else { "" };
+        let row = first.trim();
+        if !is_rule(second.trim()) || !row.contains(char::is_alphanumeric) {
+            return None;
+        }
+        let start = table.start + first.len() - first.trim_start().len();
+        Some(Header { row: start..start + row.len(), body: rule + second.len() })
+    }
+
     /// The end of the lines from `at` on that `belongs` accepts, no further than the next heading.
     fn lines_end(&self, mut at: usize, mut belongs: impl FnMut(&str) -> bool) -> usize {
         while at < self.text.len() && at < self.heading_start() {
@@ -67,6 +94,7 @@ impl Iterator for Blocks<'_> {
         if content >= self.text.len() {
             return None;
         }
+        let mut header = None;
         let (kind, end) = if content >= self.heading_start() {
             let index = self.next_heading;
             self.next_heading += 1;
@@ -86,7 +114,9 @@ impl Iterator for Blocks<'_> {
                 });
                 (Kind::Lines, end)
             } else if is_row(line) {
-                (Kind::Lines, self.lines_end(content, is_row))
+                let end = self.lines_end(content, is_row);
+                header = self.header_of(content..end);
+                (Kind::Lines, end)
             } else {
                 let end = self.lines_end(content, |line| {
                     !line.trim().is_empty() && !is_row(line) && fence_of(line).is_none()
@@ -98,7 +128,7 @@ impl Iterator for Blocks<'_> {
         let first = self.text[content..].chars().next().map_or(1, char::len_utf8);
         let end = end.max(content + first);
         self.at = self.lines_end(end, |line| line.trim().is_empty());
-        Some(Block { kind, range: start..self.at })
+        Some(Block { kind, range: start..self.at, header })
     }
 }
 
@@ -130,6 +160,20 @@ mod tests {
         let joined: String = blocks.iter().map(|block| &text[block.range.clone()]).collect();
         assert_eq!(joined, text);
         assert_eq!(&text[blocks[4].range.clone()], "```\nx = 1\n\ny = 2\n```\n");
+        let headers: Vec<_> = blocks.iter().filter_map(|block| block.header.clone()).collect();
+        assert_eq!(headers.len(), 1);
+        assert_eq!(
+            (&text[headers[0].row.clone()], &text[headers[0].body..][..9]),
+            ("| a | b |", "| 1 | 2 |")
+        );
+    }
+
+    #[test]
+    fn a_table_without_a_rule_or_with_an_empty_first_row_has_no_header() {
+        for text in ["| a |\n| b |\n", "|  |\n|---|\n| b |\n", "| a |", "```\n| a |\n|---|\n```\n"] {
+            let outline = Outline::default();
+            assert!(Blocks::new(text, &outline).all(|block| block.header.is_none()), "{text:?}");
+        }
     }
 
     #[test]

@@ -6,9 +6,10 @@ use riacho_domain::content_hash;
 
 use super::{
     Chunk, Settings, Tokens,
-    blocks::{Block, Blocks, Kind},
+    blocks::{Block, Blocks, Header, Kind},
     seams::{self, Seam},
     sentences::sentences,
+    tables::Table,
     tokens::{joins, words},
 };
 use crate::extracted::{Extracted, Heading};
@@ -35,12 +36,23 @@ struct Unit {
     path: usize,
     /// The level of the heading whose line it is.
     heading: Option<u8>,
+    /// Index of the table below whose header row it stands.
+    table: Option<usize>,
+    /// It is of the lines that a table begins with, which its first row should not be without.
+    leads: bool,
     /// It does not follow the unit before it directly, so a chunk must end before it.
     after_gap: bool,
     /// Its tokens cannot simply be added up.
     inexact: bool,
     /// For the first unit of a block, the tokens of the block.
     block: Option<BlockStart>,
+}
+
+impl Unit {
+    /// Whether a chunk should not end behind it: what stands above something stays with it.
+    fn stays(&self) -> bool {
+        self.heading.is_some() || self.leads
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -58,6 +70,7 @@ pub struct Cutter<'a> {
     overlap: usize,
     blocks: Blocks<'a>,
     paths: Vec<Vec<String>>,
+    tables: Vec<Table>,
     open_headings: Vec<(u8, String)>,
     pending: VecDeque<Unit>,
     /// The end of the last unit that was added to `pending`.
@@ -88,6 +101,7 @@ impl<'a> Cutter<'a> {
             overlap: settings.overlap_tokens.min(settings.max_tokens / 2) as usize,
             blocks: Blocks::new(&extracted.text, &extracted.outline),
             paths: vec![Vec::new()],
+            tables: Vec::new(),
             open_headings: Vec::new(),
             pending: VecDeque::new(),
             loaded_to: 0,
@@ -124,7 +138,24 @@ impl<'a> Cutter<'a> {
         if let Some(unit) = self.pending.get_mut(first) {
             unit.block = Some(BlockStart { tokens, keep_whole: block.kind == Kind::Lines });
         }
+        if let Some(header) = &block.header {
+            self.enter_table(header, first);
+        }
         true
+    }
+
+    /// Marks the units of a table, which are the pending ones from `first` on.
+    fn enter_table(&mut self, header: &Header, first: usize) {
+        let Some(table) = Table::new(&self.extracted.text, header, self.max, self.tokens) else { return };
+        let units = self.pending.range_mut(first..);
+        let lead =
+            units.take_while(|unit| unit.range.start < header.body).map(|unit| unit.tokens).sum::<usize>();
+        let leads = table.is_whole() && lead <= self.max / 2;
+        for unit in self.pending.range_mut(first..) {
+            unit.table = (unit.range.start >= table.row_end).then_some(self.tables.len());
+            unit.leads = leads && unit.range.start < header.body;
+        }
+        self.tables.push(table);
     }
 
     fn enter(&mut self, heading: &Heading) {
@@ -234,7 +265,17 @@ impl<'a> Cutter<'a> {
         let after_gap = self.loaded_to != range.start;
         self.loaded_to = range.end;
         let path = self.paths.len() - 1;
-        self.pending.push_back(Unit { range, tokens, path, heading: None, after_gap, inexact, block: None });
+        self.pending.push_back(Unit {
+            range,
+            tokens,
+            path,
+            heading: None,
+            table: None,
+            leads: false,
+            after_gap,
+            inexact,
+            block: None,
+        });
     }
 
     /// Whether the chunk is as full as it gets, or nothing better is to come than what it has. Notes the place
@@ -248,8 +289,7 @@ impl<'a> Cutter<'a> {
         if self.current.len() <= self.repeated {
             return is_full;
         }
-        // A heading stays with what it stands above.
-        let is_allowed = self.current.last().is_some_and(|last| last.heading.is_none());
+        let is_allowed = self.current.last().is_some_and(|last| !last.stays());
         let overflows = unit.block.filter(|block| self.current_tokens + block.tokens > self.max);
         let is_kept_whole = overflows.is_some_and(|block| block.keep_whole && block.tokens <= self.max);
         if is_allowed && (self.current_tokens >= self.floor || is_kept_whole) {
@@ -275,12 +315,28 @@ impl<'a> Cutter<'a> {
     }
 
     fn take(&mut self, unit: Unit) {
-        self.current_tokens += if self.current.is_empty() {
-            self.tokens.without_leading_space(self.text(&unit.range), unit.tokens)
+        if self.current.is_empty() {
+            let context = self.header_for(&unit).map_or(0, |table| table.tokens);
+            let first = self.tokens.without_leading_space(self.text(&unit.range), unit.tokens);
+            self.current_tokens = context + first;
+            self.floor = context + (self.max - context) / FLOOR;
         } else {
-            unit.tokens
-        };
+            self.current_tokens += unit.tokens;
+        }
         self.current.push(unit);
+    }
+
+    /// The table whose header row is the context of a chunk that begins with this unit. A row that leaves no room for it has
+    /// none.
+    fn header_for(&self, first: &Unit) -> Option<&Table> {
+        let table = self.tables.get(first.table?)?;
+        (table.tokens + first.tokens <= self.max).then_some(table)
+    }
+
+    /// The tokens of the header row above the current chunk.
+    fn context_tokens(&self) -> usize {
+        let table = self.current.first().and_then(|first| self.header_for(first));
+        table.map_or(0, |table| table.tokens)
     }
 
     fn give_back(&mut self) {
@@ -296,7 +352,8 @@ impl<'a> Cutter<'a> {
         while self.current.len() > end {
             self.give_back();
         }
-        while self.current.len() > keep && self.current.last().is_some_and(|unit| unit.heading.is_some()) {
+        let are_lead = self.current.iter().skip(self.repeated).all(|unit| unit.leads);
+        while !are_lead && self.current.len() > keep && self.current.last().is_some_and(Unit::stays) {
             if self.pending.is_empty() {
                 break;
             }
@@ -304,7 +361,7 @@ impl<'a> Cutter<'a> {
         }
         self.seam = None;
         let mut token_count = self.count_current();
-        while token_count > self.max && self.current.len() > 1 {
+        while token_count + self.context_tokens() > self.max && self.current.len() > 1 {
             if self.current.len() > self.repeated + 1 {
                 self.give_back();
             } else {
@@ -343,13 +400,18 @@ impl<'a> Cutter<'a> {
         let text = self.text(&bytes);
         let char_start = self.chars_before(bytes.start);
         let heading_path = self.common_path();
+        let table = self.current.first().and_then(|first| self.header_for(first));
+        let table_header =
+            table.filter(|table| table.tokens + token_count <= self.max).map(|table| table.repeated.clone());
+        let header = table_header.as_ref().map_or("", |header| self.text(header));
         let chunk = Chunk {
             ordinal: self.ordinal,
             chars: char_start..char_start + text.chars().count(),
             pages: self.extracted.pages_of(bytes.start, bytes.end),
             token_count: u32::try_from(token_count).unwrap_or(u32::MAX),
-            content_hash: content_hash(self.title, &heading_path, text),
+            content_hash: content_hash(self.title, &heading_path, header, text),
             heading_path,
+            table_header,
             bytes,
         };
         self.ordinal += 1;
@@ -400,6 +462,7 @@ impl<'a> Cutter<'a> {
             let trimmed = self.tokens.without_leading_space(self.text(&first.range), first.tokens);
             self.current_tokens = self.current_tokens + trimmed - first.tokens;
         }
+        self.current_tokens += self.context_tokens();
         self.floor = self.current_tokens + self.max.saturating_sub(self.current_tokens) / FLOOR;
     }
 }

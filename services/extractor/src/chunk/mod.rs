@@ -1,7 +1,8 @@
 //! Cuts a text into chunks: by tokens, at headings, paragraphs and sentences.
 //!
 //! A chunk is a slice of the text, byte for byte; whitespace between chunks belongs to none, every
-//! other character to at least one. Each sentence is tokenized once and the counts are added up,
+//! other character to at least one. What stands above it, headings and the header row of a table that it goes on with, is
+//! its context and no part of it. Each sentence is tokenized once and the counts are added up,
 //! so cutting costs about as much as tokenizing. The work is linear in the text whatever it holds.
 
 mod blocks;
@@ -10,6 +11,7 @@ mod cutter;
 mod edits;
 mod seams;
 mod sentences;
+mod tables;
 #[cfg(test)]
 mod tests;
 mod tokens;
@@ -87,6 +89,9 @@ pub struct Chunk {
     pub pages: (u32, u32),
     /// The headings above it, outermost first; one that it begins with included.
     pub heading_path: Vec<String>,
+    /// Where it begins below the header row of a table: the bytes of that row in the text, or of its first cells where it
+    /// is long.
+    pub table_header: Option<Range<usize>>,
     /// Its length in tokens.
     pub token_count: u32,
     /// The hash of what is embedded of it.
@@ -97,9 +102,10 @@ impl Chunk {
     /// The chunk as it stands in an event; `text` is the text it was cut from.
     #[must_use]
     pub fn to_proto(&self, text: &str) -> v1::Chunk {
+        let slice = |bytes: &Range<usize>| text.get(bytes.clone()).unwrap_or_default().to_owned();
         v1::Chunk {
             ordinal: self.ordinal,
-            text: text.get(self.bytes.clone()).unwrap_or_default().to_owned(),
+            text: slice(&self.bytes),
             byte_start: self.bytes.start as u64,
             byte_end: self.bytes.end as u64,
             char_start: self.chars.start as u64,
@@ -107,6 +113,7 @@ impl Chunk {
             page_first: self.pages.0,
             page_last: self.pages.1,
             heading_path: self.heading_path.clone(),
+            table_header: self.table_header.as_ref().map(slice).unwrap_or_default(),
             token_count: self.token_count,
             content_hash: self.content_hash.to_vec().into(),
         }

@@ -32,12 +32,13 @@ fn check(text: &str, max_tokens: u32, overlap: u32) {
         assert!(!slice.is_empty() && slice.trim() == slice, "{slice:?}");
         let by_chars: String = text.chars().skip(chunk.chars.start).take(chunk.chars.len()).collect();
         assert_eq!(by_chars, slice);
-        assert!(
-            tokens.count(slice) <= max_tokens as usize,
-            "{} > {max_tokens}: {slice:?}",
-            tokens.count(slice)
-        );
-        assert_eq!(chunk.content_hash, riacho_domain::content_hash("title", &chunk.heading_path, slice));
+        let header = chunk.table_header.clone().map_or("", |header| &text[header]);
+        let whole = if header.is_empty() { slice.to_owned() } else { format!("{header}\n{slice}") };
+        let count = tokens.count(&whole);
+        assert!(count <= max_tokens as usize, "{count} > {max_tokens}: {whole:?}");
+        assert!(tokens.count(header) <= max_tokens as usize / 4, "{header:?}");
+        let hash = riacho_domain::content_hash("title", &chunk.heading_path, header, slice);
+        assert_eq!(chunk.content_hash, hash);
         assert!(chunk.bytes.end > covered, "a chunk brings something new");
         if chunk.bytes.start > covered {
             assert!(text[covered..chunk.bytes.start].trim().is_empty(), "nothing is lost");
@@ -61,7 +62,7 @@ proptest! {
 
     #[test]
     fn chunks_of_documents_are_slices_that_cover_them(
-        text in "((# |## |### )?([A-Za-zçãé水位]{1,12}[ ,.]{1,2}){0,40}\n{1,3}|(\\| a \\| b1 \\|\n){1,9}|```\nx = 1\n\n\n y\n```\n| {0,70}|9{1,90}){0,12}",
+        text in "((# |## |### )?([A-Za-zçãé水位]{1,12}[ ,.]{1,2}){0,40}\n{1,3}|(\\| a \\| b1 \\|\n){1,9}|\\| a \\| b2 \\|\n\\|---\\|---\\|\n(\\| [a-z9]{1,12} \\| 1 \\|\n){0,30}|```\nx = 1\n\n\n y\n```\n| {0,70}|9{1,90}){0,12}",
         max_tokens in 16u32..100, overlap in 0u32..30,
     ) {
         check(&text, max_tokens, overlap);
@@ -96,6 +97,106 @@ fn sentences_and_tables_stay_whole() {
     let pieces = pieces(&format!("{prose}\n\n{table}\n"), 26, 0);
     assert!(pieces.iter().all(|piece| piece.ends_with('.') || piece == table), "{pieces:?}");
     assert_eq!(pieces.join(" "), format!("{prose} {table}"));
+}
+
+/// A text's chunks, each with what it repeats of a header row.
+fn parts(text: &str, max_tokens: u32, overlap: u32) -> Vec<(String, String)> {
+    check(text, max_tokens, overlap);
+    let chunks = cut(&extracted(text), "", &settings(max_tokens, overlap)).unwrap();
+    let part = |chunk: Chunk| {
+        let header = chunk.table_header.map_or("", |header| &text[header]);
+        (header.to_owned(), text[chunk.bytes].to_owned())
+    };
+    chunks.into_iter().map(part).collect()
+}
+
+fn rows(count: usize) -> String {
+    (1..=count).map(|n| format!("| 2026-01-{n:02} | {n}.5 m | rising |\n")).collect()
+}
+
+const HEADER: &str = "| date | level | trend |";
+
+#[test]
+fn parts_of_a_table_that_does_not_fit_repeat_its_header_row() {
+    let text = format!("Levels of January.\n\n{HEADER}\n|---|---|---|\n{}\nThe end.\n", rows(31));
+    for overlap in [0, 20] {
+        let parts = parts(&text, 100, overlap);
+        assert!(parts.len() > 5);
+        for (header, part) in &parts {
+            let begins_inside = part.starts_with("| 2026");
+            assert_eq!(header, if begins_inside { HEADER } else { "" }, "{part:?}");
+            // Wherever the header row is, the rule and a row are too.
+            assert_eq!(part.contains(HEADER), part.contains("|---|---|---|\n| 2026-01-01"), "{part:?}");
+        }
+        let inside = parts.iter().filter(|(header, _)| !header.is_empty()).count();
+        assert!(inside + 2 >= parts.len(), "{parts:?}");
+    }
+}
+
+#[test]
+fn a_table_that_fits_repeats_nothing() {
+    let prose = "The gauge stands in the river and is read twice a day by the warden. ".repeat(4);
+    let text = format!("{prose}\n\n{HEADER}\n|---|---|---|\n{}\n{prose}\n", rows(3));
+    let parts = parts(&text, 100, 0);
+    assert!(parts.len() > 1 && parts.iter().all(|(header, _)| header.is_empty()), "{parts:?}");
+}
+
+#[test]
+fn each_table_repeats_its_own_header_row() {
+    let table = |name: &str| format!("| {name} | level | trend |\n|---|---|---|\n{}\n", rows(20));
+    let text = format!("{}{}", table("north"), table("south"));
+    let parts = parts(&text, 100, 0);
+    let south = text.find("| south").unwrap();
+    let mut at = 0;
+    for (header, part) in &parts {
+        at = text[at..].find(part.as_str()).unwrap() + at;
+        let own = if at > south { "| south | level | trend |" } else { "| north | level | trend |" };
+        assert!(header.is_empty() || header == own, "{header} {part}");
+        at += part.len();
+    }
+    assert!(parts.iter().filter(|(header, _)| header.contains("south")).count() > 2);
+}
+
+#[test]
+fn of_a_long_header_row_the_first_columns_are_repeated() {
+    let columns =
+        |of: &dyn Fn(usize) -> String| (0..12).map(|n| format!("| {} ", of(n))).collect::<String>() + "|\n";
+    let header = columns(&|n| format!("measurement {n}"));
+    let row = columns(&|n| format!("{n}"));
+    let text = format!("{header}{}{}", columns(&|_| "---".to_owned()), row.repeat(30));
+    let parts = parts(&text, 100, 0);
+    let inside: Vec<_> = parts.iter().filter(|(_, part)| part.starts_with("| 0 |")).collect();
+    assert!(inside.len() > 5);
+    for (repeated, _) in inside {
+        assert!(repeated.starts_with("| measurement 0 | measurement 1 |"), "{repeated:?}");
+        assert!(header.starts_with(repeated.as_str()) && repeated.len() < header.len() - 1, "{repeated:?}");
+    }
+}
+
+#[test]
+fn a_row_that_leaves_no_room_has_no_header_and_is_whole() {
+    let long = format!("| 2026-02-01 | 1 m | {} |\n", "very high ".repeat(42));
+    let text = format!("{HEADER}\n|---|---|---|\n{}{long}{}", rows(9), rows(9));
+    let parts = parts(&text, 100, 0);
+    let (header, _) = parts.iter().find(|(_, part)| part == long.trim()).expect("a chunk of its own");
+    assert_eq!(header, "");
+}
+
+#[test]
+fn a_row_more_changes_the_parts_around_it_and_a_header_all_of_them() {
+    let table = |header: &str, rows: &[String]| format!("{header}\n|---|---|---|\n{}", rows.concat());
+    let mut rows: Vec<String> =
+        (0..300).map(|n| format!("| {} | {n}.5 m | rising |\n", n * 7919 % 1000)).collect();
+    let hashes = |text: &str| -> std::collections::BTreeSet<[u8; 32]> {
+        cut(&extracted(text), "", &settings(100, 0)).unwrap().iter().map(|chunk| chunk.content_hash).collect()
+    };
+    let before = hashes(&table(HEADER, &rows));
+    let renamed = hashes(&table("| day | level | trend |", &rows));
+    assert!(renamed.is_disjoint(&before));
+    rows.insert(150, "| 4711 | 0 m | falling |\n".to_owned());
+    let after = hashes(&table(HEADER, &rows));
+    let new = after.difference(&before).count();
+    assert!((1..=3).contains(&new), "{new} of {}", after.len());
 }
 
 #[test]
@@ -149,7 +250,7 @@ fn counts_are_exact_on_natural_text() {
 
 #[test]
 fn work_is_linear_on_hostile_text() {
-    let hostile: [(&str, usize); 9] = [
+    let hostile: [(&str, usize); 11] = [
         ("^", 40_000),
         ("a", 40_000),
         (" ", 80_000),
@@ -158,6 +259,8 @@ fn work_is_linear_on_hostile_text() {
         ("a.", 20_000),
         ("水", 20_000),
         ("| a |\n", 8_000),
+        ("| a |\n|---|\n| b |\n\n", 4_000),
+        ("| a |\n|---|\n", 5_000),
         ("x\u{301}\u{200b}", 10_000),
     ];
     let tokens = Tokens::new("o200k_base").unwrap();

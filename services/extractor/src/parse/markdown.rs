@@ -110,12 +110,10 @@ pub(crate) fn tidy(text: &str) -> String {
 
 /// Writes the rows of a table without those rows and columns that are empty.
 fn push_table(out: &mut String, rows: &[&str]) {
-    let is_rule =
-        |row: &&&str| row.bytes().all(|b| matches!(b, b'|' | b'-' | b':' | b' ')) && row.contains('-');
     let cells: Vec<Vec<&str>> = rows.iter().filter(|row| !is_rule(row)).map(|row| split_row(row)).collect();
     let columns = cells.iter().map(Vec::len).max().unwrap_or(0);
     // Rows of different lengths hold unescaped bars; what is a column then, nobody knows.
-    if columns == 0 || cells.iter().any(|row| row.len() != columns) || !rows.iter().any(|row| is_rule(&row)) {
+    if columns == 0 || cells.iter().any(|row| row.len() != columns) || !rows.iter().any(|row| is_rule(row)) {
         for row in rows {
             push_unescaped(out, row);
             out.push('\n');
@@ -135,6 +133,11 @@ fn push_table(out: &mut String, rows: &[&str]) {
             push_rule(out, used.len());
         }
     }
+}
+
+/// Whether a row is the rule below the header row of a table.
+pub(crate) fn is_rule(row: &str) -> bool {
+    row.bytes().all(|b| matches!(b, b'|' | b'-' | b':' | b' ')) && row.contains('-')
 }
 
 /// The cells of a row, split at bars that are not escaped.

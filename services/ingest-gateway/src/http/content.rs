@@ -331,6 +331,9 @@ struct ChunkBody {
     pages: Vec<u32>,
     /// The headings above it, outermost first.
     heading_path: Vec<String>,
+    /// The header row of the table that it goes on with, or its first cells where it is long; it stands before the chunk and is no part of
+    /// it. None where the chunk does not begin inside of a table.
+    table_header: Option<String>,
     /// Its length in tokens.
     token_count: u32,
 }
@@ -347,6 +350,7 @@ fn chunks_body(document: DocumentId, page: ChunkPage) -> ChunksBody {
         byte_end: chunk.byte_end,
         pages: pages(chunk.page_first, chunk.page_last),
         heading_path: chunk.heading_path,
+        table_header: chunk.table_header,
         token_count: chunk.token_count,
     });
     ChunksBody { id: document.0, version, chunks: chunks.collect(), next_cursor: page.next_cursor }

@@ -145,6 +145,9 @@ struct HitBody {
     byte_end: u64,
     /// The headings above it, outermost first.
     heading_path: Vec<String>,
+    /// The header row of the table that the text goes on with, or its first cells where it is long; it stands before the text and is
+    /// no part of it. None where the text does not begin inside of a table.
+    table_header: Option<String>,
     /// Language of the document's text, ISO 639-1.
     language: Option<String>,
     /// The words of the query in the text.
@@ -225,6 +228,7 @@ fn hit_body(hit: Hit) -> HitBody {
         byte_start: hit.byte_start,
         byte_end: hit.byte_end,
         heading_path: hit.heading_path,
+        table_header: hit.table_header,
         language: Some(hit.language).filter(|language| !language.is_empty()),
         filename: hit.filename,
         external_id: hit.external_id,

@@ -200,7 +200,8 @@ async fn chunks(text: &str) -> Vec<v1::EmbeddedChunk> {
             page_last: page,
             heading_path: vec!["Handbook".into()],
             token_count: 10,
-            content_hash: Bytes::copy_from_slice(&riacho_domain::content_hash("", &[], part)),
+            content_hash: Bytes::copy_from_slice(&riacho_domain::content_hash("", &[], "", part)),
+            table_header: String::new(),
         };
         chunks.push(v1::EmbeddedChunk {
             chunk: Some(chunk),

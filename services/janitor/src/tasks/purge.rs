@@ -1,11 +1,16 @@
 //! Removes rows and objects of dead runs, dead versions and deleted documents, with a receipt.
 //!
-//! Rows first, so that nothing points at an object that is gone; then the objects; then the store
-//! marks what was purged. A purge that is cut off is found again and goes on.
+//! Of a deleted document first the entries on the streams, of which nothing may come any more, then the rows, so that
+//! nothing points at an object that is gone; then the objects; then the store marks what was purged. A purge that is cut
+//! off is found again and goes on.
 
-use std::time::Duration;
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use futures::TryStreamExt;
+use riacho_domain::DocumentId;
 use riacho_objects::{Key, KeyKind, Objects, Prefix};
 use riacho_store::{Purge, PurgeKind, Purged};
 
@@ -17,27 +22,63 @@ pub(crate) async fn run(job: &Job<'_>) -> Result<(), Error> {
     while job.goes_on() {
         let candidates = job.janitor.store.purge_candidates(grace, batch).await?;
         let found = candidates.len();
-        let mut finished = 0;
-        for purge in candidates {
-            if job.dry_run {
-                job.add(counted_as(&purge.kind), 1);
-            } else if job.goes_on() && purge_one(job, &purge).await? {
-                job.add(counted_as(&purge.kind), 1);
-                finished += 1;
-            }
+        if job.dry_run {
+            candidates.iter().for_each(|purge| job.add(counted_as(&purge.kind), 1));
+            break;
         }
+        let (documents, versions): (Vec<Purge>, Vec<Purge>) =
+            candidates.into_iter().partition(|purge| purge.kind == PurgeKind::Document);
+        // Those that do not need Redis do not wait for it.
+        let mut finished = purge_all(job, &versions, &HashMap::new()).await?;
+        let entries = remove_entries(job, &documents).await?;
+        finished += purge_all(job, &documents, &entries).await?;
         // What was not finished would be found again at once.
-        if job.dry_run || found < batch as usize || finished == 0 {
+        if found < batch as usize || finished == 0 {
             break;
         }
     }
     Ok(())
 }
 
+/// Purges candidates, of which so many entries were removed; says how many were finished.
+async fn purge_all(
+    job: &Job<'_>,
+    candidates: &[Purge],
+    entries: &HashMap<DocumentId, u64>,
+) -> Result<u64, Error> {
+    let mut finished = 0;
+    for purge in candidates {
+        let entries = entries.get(&purge.document).copied().unwrap_or(0);
+        if job.goes_on() && purge_one(job, purge, entries).await? {
+            job.add(counted_as(&purge.kind), 1);
+            finished += 1;
+        }
+    }
+    Ok(finished)
+}
+
+/// Removes what documents have on the streams, all of them in one walk. What is deleted is handed on by no stage, so
+/// entries are rare here: of stages that are away or stand still, and of events that wait for their next attempt.
+async fn remove_entries(job: &Job<'_>, documents: &[Purge]) -> Result<HashMap<DocumentId, u64>, Error> {
+    let documents: HashSet<DocumentId> = documents.iter().map(|purge| purge.document).collect();
+    let mut removed = HashMap::new();
+    if documents.is_empty() {
+        return Ok(removed);
+    }
+    for partition in job.janitor.store.partitions().await? {
+        let of_partition = job.janitor.streams.remove_documents(partition.partition, &documents).await?;
+        for (document, entries) in of_partition {
+            job.add("entries", entries);
+            *removed.entry(document).or_default() += entries;
+        }
+    }
+    Ok(removed)
+}
+
 /// Purges one candidate; false when it is needed again, or must wait for the next run.
-async fn purge_one(job: &Job<'_>, purge: &Purge) -> Result<bool, Error> {
+async fn purge_one(job: &Job<'_>, purge: &Purge, entries: u64) -> Result<bool, Error> {
     let store = &job.janitor.store;
-    let mut purged = Purged::default();
+    let mut purged = Purged { entries, ..Purged::default() };
     loop {
         let progress = store.purge_rows(purge, job.config().batch.max(1)).await?;
         purged.chunks += progress.chunks;
@@ -53,7 +94,8 @@ async fn purge_one(job: &Job<'_>, purge: &Purge) -> Result<bool, Error> {
     }
     purged.objects = remove_objects(&job.janitor.objects, purge).await?;
     job.add("objects", purged.objects);
-    store.purge_done(purge, purged).await?;
+    let receipt = store.purge_done(purge, purged).await?;
+    job.add("dead_letters", receipt.map_or(0, |receipt| receipt.purged.dead_letters));
     Ok(true)
 }
 

@@ -42,6 +42,8 @@ struct Hit {
     pages: Option<Value>,
     #[serde(default)]
     heading_path: Vec<String>,
+    #[serde(default)]
+    table_header: Option<String>,
     text: String,
 }
 
@@ -58,7 +60,9 @@ pub(crate) fn hits_text(output: Output, answer: &Value) -> String {
         place.push(format!("score {:.4}", hit.score));
         let path = hit.heading_path.join(" > ");
         place.extend((!path.is_empty()).then_some(path));
-        format!("{:>2}. {}\n    {}", index + 1, place.join("  "), shorten(&hit.text, SHOWN))
+        let header = hit.table_header.as_ref().map(|header| format!("    {}\n", shorten(header, SHOWN)));
+        let (header, text) = (header.unwrap_or_default(), shorten(&hit.text, SHOWN));
+        format!("{:>2}. {}\n{header}    {text}", index + 1, place.join("  "))
     };
     hits.iter().enumerate().map(one).collect::<Vec<_>>().join("\n")
 }
@@ -83,6 +87,9 @@ mod tests {
         let hit = json!({ "filename": "h.pdf", "score": 0.5, "pages": [2, 3], "heading_path": ["A", "B"], "text": "x\ny" });
         let text = hits_text(Output::new(false, false), &json!({ "hits": [hit] }));
         assert!(text.contains("h.pdf  pages 2-3  score 0.5000  A > B\n    x y"), "{text}");
+        let hit = json!({ "filename": "h.csv", "score": 0.5, "table_header": "| day |", "text": "| 1 |" });
+        let text = hits_text(Output::new(false, false), &json!({ "hits": [hit] }));
+        assert!(text.ends_with("score 0.5000\n    | day |\n    | 1 |"), "{text}");
         assert_eq!(hits_text(Output::new(false, false), &json!({ "hits": [] })), "no hits");
     }
 

@@ -74,7 +74,9 @@ fn one(stored: &str, manifest: &Manifest, rows: &[Vec<Option<String>>]) -> Resul
             return Err(format!("chunk {ordinal} is not the one that was sealed: {:?}", &row[..2]));
         }
         let slice = stored.get(chunk.bytes.clone()).unwrap_or_default();
-        let right = vector_of(&embedding_input(&manifest.title, &chunk.heading_path, slice), DIMENSIONS);
+        let header = chunk.table_header.clone().and_then(|header| stored.get(header)).unwrap_or_default();
+        let input = embedding_input(&manifest.title, &chunk.heading_path, header, slice);
+        let right = vector_of(&input, DIMENSIONS);
         let vector = row[2].as_deref().unwrap_or_default().trim_matches(['[', ']']);
         let vector: Vec<f32> = vector.split(',').filter_map(|value| value.parse().ok()).collect();
         let is_near =

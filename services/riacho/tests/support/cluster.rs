@@ -19,7 +19,7 @@ use tempfile::TempDir;
 use super::{RIACHO, errors_of, json_lines};
 
 /// How long documents may take to be ready once everything is there, on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(90);
+pub const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Servers with a proxy before each, and the environment that names the proxies.
 pub struct Cluster {

@@ -1,6 +1,7 @@
 //! A `riacho up` that the tests of a file share, and the commands that talk to it.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+pub mod canary;
 pub mod cluster;
 pub mod searches;
 

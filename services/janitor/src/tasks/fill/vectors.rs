@@ -90,7 +90,7 @@ pub(super) async fn make(
 fn sources<'g>(gap: &'g Gap, wanted: &mut Wanted<'g>) -> Option<Vec<Source<'g>>> {
     let title = sealed_title(&gap.manifest)?;
     let source = |chunk: &'g GapChunk| {
-        let text = embedding_input(title, &chunk.heading_path, &chunk.text);
+        let text = embedding_input(title, &chunk.heading_path, &chunk.table_header, &chunk.text);
         let hash = input_hash(&text);
         match &chunk.known {
             // Another build may have hashed something else.
