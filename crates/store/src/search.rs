@@ -1,6 +1,7 @@
 //! Search: hybrid, vector and keyword, over the live versions of one tenant, in one snapshot, so that
 //! no answer mixes versions.
 
+mod fallback;
 mod filter;
 mod fusion;
 mod highlight;
@@ -18,12 +19,14 @@ use tokio_postgres::{Row, error::SqlState};
 use uuid::Uuid;
 
 pub(crate) use self::vector::TenantFigures;
-pub use self::{filter::Filter, fusion::ScoreParts, highlight::Highlight};
 use self::{
-    fusion::{Found, Place, fuse},
+    fallback::Beside,
+    fusion::{Found, Leg, Place, fuse},
     highlight::highlights,
     keyword::Words,
+    vector::Near,
 };
+pub use self::{fallback::Fallback, filter::Filter, fusion::ScoreParts, highlight::Highlight};
 use crate::{
     Error, Space, Store,
     lexemes::Language,
@@ -89,6 +92,10 @@ pub struct SearchRequest {
     pub language: Option<String>,
     /// The vector's space. None: the live one.
     pub space: Option<SpaceId>,
+    /// Whether `space` has to be the live one: where it is not, the search is [`Error::NotFound`].
+    pub only_live: bool,
+    /// Whether documents that the live space lacks are looked for in the fallback space. Only for a search of the live one.
+    pub fallback: Fallback,
 }
 
 impl SearchRequest {
@@ -106,6 +113,8 @@ impl SearchRequest {
             documents: Vec::new(),
             language: None,
             space: None,
+            only_live: false,
+            fallback: Fallback::default(),
         }
     }
 
@@ -125,6 +134,9 @@ impl SearchRequest {
         }
         if self.mode == Mode::Vector && self.vector.is_none() {
             return invalid("a vector search needs the query's vector");
+        }
+        if self.fallback != Fallback::Ignored && self.space.is_some() && !self.only_live {
+            return invalid("the fallback space is beside the live one, not beside others");
         }
         if self.documents.len() > 1_000 {
             return invalid("at most 1000 documents can be named");
@@ -218,19 +230,20 @@ impl Store {
     async fn search_in(&self, tx: &Tx, request: &SearchRequest) -> Result<Vec<Hit>, Error> {
         let by_vector = request.mode != Mode::Keyword && request.vector.is_some();
         let by_words = request.mode != Mode::Vector;
-        tx.prepare(&[SPACE, ALLOWED, keyword::LANGUAGES]).await?;
-        let (space, allowed, words) = futures::join!(
+        tx.prepare(&[SPACE, fallback::FALLBACK, ALLOWED, keyword::LANGUAGES]).await?;
+        let (space, beside, allowed, words) = futures::join!(
             async { if by_vector { space(tx, request).await.map(Some) } else { Ok(None) } },
+            async { if by_vector { Beside::find(tx, request).await } else { Ok(None) } },
             allowed(tx, request),
             async { if by_words { keyword::words(tx, request).await } else { Ok(Words::default()) } },
         );
-        let (space, allowed, words) = (space?, allowed?, words?);
+        let (space, beside, allowed, words) = (space?, beside?, allowed?, words?);
         if allowed.as_ref().is_some_and(Vec::is_empty) {
             return Ok(Vec::new());
         }
         let top = if by_vector && by_words { request.top_k.max(LEG) } else { request.top_k };
         let near = match &space {
-            Some(space) => Some(self.nearest(tx, request, space, allowed.as_deref(), top).await?),
+            Some(space) => Some(self.near(tx, request, space, beside, (allowed.as_deref(), top)).await?),
             None => None,
         };
         let matching =
@@ -240,19 +253,45 @@ impl Store {
     }
 }
 
+impl Store {
+    /// The vector leg: the space that is searched, and the fallback beside it where the tenant has documents only there.
+    async fn near(
+        &self,
+        tx: &Tx,
+        request: &SearchRequest,
+        space: &Space,
+        beside: Option<Beside<'_>>,
+        (allowed, top): (Option<&[Uuid]>, u32),
+    ) -> Result<Leg, Error> {
+        let vector = request.vector.as_deref().unwrap_or_default();
+        let leg = Near { tenant: &request.tenant, vector, space, lacked_by: None, allowed, top };
+        let near = self.nearest(tx, &leg).await?;
+        match beside {
+            Some(beside) => self.with_fallback(tx, request, beside, allowed, (near, top)).await,
+            None => Ok(near),
+        }
+    }
+}
+
 /// The space of the vector, whose length must fit.
 async fn space(tx: &Tx, request: &SearchRequest) -> Result<Space, Error> {
     let wanted = request.space.map(read::signed);
-    let row = tx.query_opt(SPACE, &[&wanted]).await?.ok_or(Error::NotFound("embedding space"))?;
+    let row = tx
+        .query_opt(SPACE, &[&wanted, &request.only_live])
+        .await?
+        .ok_or(Error::NotFound("embedding space"))?;
     let space = Space::read(&row)?;
-    let given = request.vector.as_ref().map_or(0, Vec::len);
-    if given != space.dimensions as usize {
-        return Err(Error::Invalid(format!(
-            "the query's vector has {given} values, its space has {}",
-            space.dimensions
-        )));
-    }
+    fits(request.vector.as_deref().unwrap_or_default(), &space)?;
     Ok(space)
+}
+
+/// Checks that a vector has as many values as those of its space.
+fn fits(vector: &[f32], space: &Space) -> Result<(), Error> {
+    let (given, wanted) = (vector.len(), space.dimensions);
+    if given == wanted as usize {
+        return Ok(());
+    }
+    Err(Error::Invalid(format!("the query's vector has {given} values, its space has {wanted}")))
 }
 
 /// The documents that the request is narrowed to; none when it is not.
@@ -341,7 +380,7 @@ const SPACE: &str = concat!(
     "-- store::search::space\nSELECT ",
     crate::spaces::columns!(),
     " FROM embedding_spaces
-WHERE dropped_at IS NULL AND CASE WHEN $1::int IS NULL THEN state = 'live' ELSE id = $1 END"
+WHERE dropped_at IS NULL AND CASE WHEN $1::int IS NULL THEN state = 'live' ELSE id = $1 AND (state = 'live' OR NOT $2) END"
 );
 
 // A tenant that is made anew under an old name begins to count anew.
@@ -377,6 +416,7 @@ pub(crate) fn statements(space: SpaceId) -> Vec<String> {
         .iter()
         .map(|sql| (*sql).to_owned())
         .collect();
+    all.extend(fallback::statements(space));
     all.extend(vector::statements(space));
     all
 }

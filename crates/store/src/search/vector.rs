@@ -13,7 +13,7 @@ use riacho_domain::{SpaceId, TenantId};
 use tokio_postgres::Row;
 use uuid::Uuid;
 
-use super::{SearchRequest, fusion::Leg, keyword::place};
+use super::{fusion::Leg, keyword::place};
 use crate::{
     Error, Space, Store,
     indexing::HalfVector,
@@ -47,31 +47,39 @@ impl TenantFigures {
     }
 }
 
+/// What to look for in a space.
+pub(super) struct Near<'a> {
+    pub(super) tenant: &'a TenantId,
+    /// The query's vector in the space.
+    pub(super) vector: &'a [f32],
+    pub(super) space: &'a Space,
+    /// Only chunks that this space lacks.
+    pub(super) lacked_by: Option<SpaceId>,
+    /// Only chunks of these documents.
+    pub(super) allowed: Option<&'a [Uuid]>,
+    /// How many.
+    pub(super) top: u32,
+}
+
 impl Store {
     /// The nearest chunks with their cosine similarity, the nearest first.
-    pub(super) async fn nearest(
-        &self,
-        tx: &Tx,
-        request: &SearchRequest,
-        space: &Space,
-        allowed: Option<&[Uuid]>,
-        top: u32,
-    ) -> Result<Leg, Error> {
-        let bytes = half_bytes(request.vector.as_deref().unwrap_or_default())?;
+    pub(super) async fn nearest(&self, tx: &Tx, near: &Near<'_>) -> Result<Leg, Error> {
+        let Near { space, lacked_by, allowed, top, .. } = *near;
+        let bytes = half_bytes(near.vector)?;
         let vector = HalfVector(&bytes);
         let limit = i64::from(top);
-        let tenant = request.tenant.as_str();
+        let tenant = near.tenant.as_str();
         let few = allowed.is_some_and(|documents| documents.len() <= NARROW);
-        if space.indexed_seq == 0 || few || !self.has_many(tx, &request.tenant, space.id).await? {
+        if space.indexed_seq == 0 || few || !self.has_many(tx, near.tenant, space.id).await? {
             let params: [Param<'_>; 4] = [&tenant, &vector, &allowed, &limit];
-            return leg(&tx.query(&exact(space.id, 0), &params).await?);
+            return leg(&tx.query(&exact(space.id, 0, lacked_by), &params).await?);
         }
         // The planner cannot know that the index is the right way: it is told for this statement only.
         tx.batch(USE_INDEX).await?;
         let params: [Param<'_>; 4] = [&tenant, &vector, &allowed, &limit];
-        let mut near = leg(&tx.query(&indexed(space.id, space.indexed_seq), &params).await?)?;
+        let mut near = leg(&tx.query(&indexed(space.id, space.indexed_seq, lacked_by), &params).await?)?;
         tx.batch(USE_ANY).await?;
-        near.extend(leg(&tx.query(&exact(space.id, space.indexed_seq), &params).await?)?);
+        near.extend(leg(&tx.query(&exact(space.id, space.indexed_seq, lacked_by), &params).await?)?);
         near.sort_by(|a, b| b.1.total_cmp(&a.1));
         near.truncate(top as usize);
         Ok(near)
@@ -123,28 +131,41 @@ SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on";
 
 /// All rows of the tenant that are newer than `after`. The added zero keeps the ordering from being
 /// the HNSW index's.
-fn exact(space: SpaceId, after: i64) -> String {
+fn exact(space: SpaceId, after: i64, lacked_by: Option<SpaceId>) -> String {
+    let lacked = lacked(lacked_by);
     format!(
         "-- store::search::vector::exact
 SELECT v.document_id, v.version, v.run_id, v.ordinal, (v.embedding <=> $2) + 0.0 AS distance
 FROM vectors_{space} AS v JOIN documents AS d
     ON d.id = v.document_id AND d.live_version = v.version AND d.live_run = v.run_id
 WHERE v.tenant_id = $1 AND d.tenant_id = $1 AND d.deleted_at IS NULL AND NOT d.withheld AND (d.expires_at IS NULL OR d.expires_at > now())
-  AND ($3::uuid[] IS NULL OR v.document_id = ANY ($3)) AND v.seq > {after}
+  AND ($3::uuid[] IS NULL OR v.document_id = ANY ($3)) AND v.seq > {after}{lacked}
 ORDER BY distance, v.document_id, v.ordinal LIMIT $4"
     )
 }
 
 /// The nearest rows of the index that are live.
-fn indexed(space: SpaceId, up_to: i64) -> String {
+fn indexed(space: SpaceId, up_to: i64, lacked_by: Option<SpaceId>) -> String {
+    let lacked = lacked(lacked_by);
     format!(
         "-- store::search::vector::indexed
 SELECT v.document_id, v.version, v.run_id, v.ordinal, v.embedding <=> $2 AS distance
 FROM vectors_{space} AS v JOIN documents AS d
     ON d.id = v.document_id AND d.live_version = v.version AND d.live_run = v.run_id
 WHERE v.tenant_id = $1 AND d.tenant_id = $1 AND d.deleted_at IS NULL AND NOT d.withheld AND (d.expires_at IS NULL OR d.expires_at > now())
-  AND ($3::uuid[] IS NULL OR v.document_id = ANY ($3)) AND v.seq <= {up_to}
+  AND ($3::uuid[] IS NULL OR v.document_id = ANY ($3)) AND v.seq <= {up_to}{lacked}
 ORDER BY v.embedding <=> $2 LIMIT $4"
+    )
+}
+
+/// The condition that another space lacks the chunk: the document is noted, and the chunk is not filled in yet.
+fn lacked(by: Option<SpaceId>) -> String {
+    let Some(by) = by else { return String::new() };
+    format!(
+        "
+  AND EXISTS (SELECT FROM space_gaps AS g WHERE g.space_id = {by} AND g.document_id = v.document_id)
+  AND NOT EXISTS (SELECT FROM vectors_{by} AS x WHERE x.tenant_id = v.tenant_id AND x.document_id = v.document_id
+      AND x.version = v.version AND x.run_id = v.run_id AND x.ordinal = v.ordinal)"
     )
 }
 
@@ -156,7 +177,14 @@ SELECT count(*) FROM (SELECT FROM vectors_{space} WHERE tenant_id = $1 LIMIT $2)
 }
 
 pub(super) fn statements(space: SpaceId) -> Vec<String> {
-    vec![exact(space, 0), indexed(space, 1), count(space)]
+    let beside = Some(space);
+    vec![
+        exact(space, 0, None),
+        indexed(space, 1, None),
+        exact(space, 0, beside),
+        indexed(space, 1, beside),
+        count(space),
+    ]
 }
 
 #[cfg(test)]

@@ -1,0 +1,215 @@
+//! The vector leg of documents that the live space lacks and the fallback space has (docs/adr/0020).
+//!
+//! Cosines of two models cannot be compared as they are. What can be compared is where they lie between two
+//! points that each model has: what the query has with a text that has nothing to do with it, and 1, which it has with
+//! itself. The first is taken from the known texts whose vectors each space keeps. Between the two a cosine of the fallback is carried
+//! over to the live space's scale, and both legs are one from then on. The live space's own cosines stay what they are.
+
+use half::f16;
+use riacho_domain::SpaceId;
+use uuid::Uuid;
+
+use super::{SearchRequest, fusion::Leg, vector::Near};
+use crate::{
+    Error, Space, Store, read,
+    spaces::columns,
+    transaction::{Param, Tx},
+};
+
+/// Up to this many documents are named to the search of the fallback; of more it finds out itself.
+const FEW: usize = 500;
+
+/// Whether a search looks for documents that the live space lacks in the fallback space.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub enum Fallback {
+    /// It does not: they are found by their words alone.
+    #[default]
+    Ignored,
+    /// It does. Where there are such documents, the answer is [`Error::NeedsFallback`].
+    Wanted,
+    /// It does, with the query's vector in this space. Where another one is the fallback by now, the answer is the same.
+    Vector(SpaceId, Vec<f32>),
+}
+
+/// The fallback space beside a live one, for a tenant that has documents only there.
+pub(super) struct Beside<'r> {
+    space: Space,
+    /// The query's vector in it.
+    vector: &'r [f32],
+    live: SpaceId,
+    /// The documents; none where they are too many to be named.
+    documents: Option<Vec<Uuid>>,
+    /// The known texts in both spaces, as binary16 in little endian.
+    probes: Option<(Vec<u8>, Vec<u8>)>,
+}
+
+impl<'r> Beside<'r> {
+    /// Finds out whether the tenant has documents that the live space lacks and the fallback has.
+    pub(super) async fn find(tx: &Tx, request: &'r SearchRequest) -> Result<Option<Self>, Error> {
+        if request.fallback == Fallback::Ignored {
+            return Ok(None);
+        }
+        let tenant = request.tenant.as_str();
+        let Some(row) = tx.query_opt(FALLBACK, &[&tenant]).await? else { return Ok(None) };
+        let (space, live) = (Space::read(&row)?, read::count(&row, "live_id")?);
+        let probes: (Option<Vec<u8>>, Option<Vec<u8>>) = (row.try_get("probe")?, row.try_get("live_probe")?);
+        let most = i64::try_from(FEW).unwrap_or(i64::MAX).saturating_add(1);
+        let params: [Param<'_>; 3] = [&tenant, &read::signed(live), &most];
+        let rows = tx.query(&lacking(space.id), &params).await?;
+        let documents = rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<Uuid>, _>>()?;
+        if documents.is_empty() {
+            return Ok(None);
+        }
+        let vector = match &request.fallback {
+            Fallback::Vector(of, vector) if *of == space.id => vector,
+            _ => return Err(Error::NeedsFallback(Box::new(space))),
+        };
+        super::fits(vector, &space)?;
+        let documents = Some(documents).filter(|documents| documents.len() <= FEW);
+        Ok(Some(Beside { space, vector, live, documents, probes: probes.0.zip(probes.1) }))
+    }
+
+    /// The documents of the leg, of those that the request is narrowed to.
+    fn allowed(&self, narrowed: Option<&[Uuid]>) -> Option<Vec<Uuid>> {
+        match (&self.documents, narrowed) {
+            (Some(own), None) => Some(own.clone()),
+            (Some(own), Some(narrowed)) => {
+                let narrowed: std::collections::HashSet<&Uuid> = narrowed.iter().collect();
+                Some(own.iter().filter(|id| narrowed.contains(id)).copied().collect())
+            }
+            (None, narrowed) => narrowed.map(<[Uuid]>::to_vec),
+        }
+    }
+}
+
+impl Store {
+    /// Adds what is nearest in the fallback space to what is nearest in the live one.
+    pub(super) async fn with_fallback(
+        &self,
+        tx: &Tx,
+        request: &SearchRequest,
+        beside: Beside<'_>,
+        allowed: Option<&[Uuid]>,
+        (mut near, top): (Leg, u32),
+    ) -> Result<Leg, Error> {
+        let vector = beside.vector;
+        let allowed = beside.allowed(allowed);
+        if allowed.as_ref().is_some_and(Vec::is_empty) {
+            return Ok(near);
+        }
+        let scale = Scale::of(request.vector.as_deref().unwrap_or_default(), vector, beside.probes.as_ref());
+        let leg = Near {
+            tenant: &request.tenant,
+            vector,
+            space: &beside.space,
+            lacked_by: Some(beside.live),
+            allowed: allowed.as_deref(),
+            top,
+        };
+        let more = self.nearest(tx, &leg).await?;
+        near.extend(more.into_iter().map(|(place, cosine)| (place, scale.carry(cosine))));
+        near.sort_by(|a, b| b.1.total_cmp(&a.1));
+        near.truncate(top as usize);
+        Ok(near)
+    }
+}
+
+/// What a query has with a text that has nothing to do with it, in the fallback space and in the live one.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Scale {
+    fallback: f64,
+    live: f64,
+}
+
+impl Scale {
+    /// Where nobody has kept the known texts of both spaces, cosines are taken as they are.
+    fn of(live: &[f32], fallback: &[f32], probes: Option<&(Vec<u8>, Vec<u8>)>) -> Scale {
+        let both =
+            probes.and_then(|(there, here)| Some((unrelated(fallback, there)?, unrelated(live, here)?)));
+        both.map_or(Scale { fallback: 0.0, live: 0.0 }, |(fallback, live)| Scale { fallback, live })
+    }
+
+    /// A cosine of the fallback space as it would be in the live one.
+    fn carry(self, cosine: f64) -> f64 {
+        self.live + (cosine - self.fallback) * (1.0 - self.live) / (1.0 - self.fallback)
+    }
+}
+
+/// The middle one of the cosines of a query with known texts: it may well have to do with one of them. None where the vectors are
+/// not of one size, or the query is near them all.
+fn unrelated(query: &[f32], probe: &[u8]) -> Option<f64> {
+    let known: Vec<f32> =
+        probe.chunks_exact(2).map(|bytes| f16::from_le_bytes([bytes[0], bytes[1]]).to_f32()).collect();
+    if query.is_empty() || known.is_empty() || known.len() % query.len() != 0 {
+        return None;
+    }
+    let mut cosines: Vec<f64> = known.chunks(query.len()).map(|text| cosine(query, text)).collect();
+    cosines.sort_by(f64::total_cmp);
+    cosines.get(cosines.len() / 2).copied().filter(|cosine| *cosine < 0.95)
+}
+
+fn cosine(a: &[f32], b: &[f32]) -> f64 {
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+    let lengths = (dot(a, a) * dot(b, b)).sqrt();
+    if lengths > 0.0 { dot(a, b) / lengths } else { 0.0 }
+}
+
+// Most tenants lack nothing in the live space: they are found out by one look into an index.
+pub(super) const FALLBACK: &str = concat!(
+    "-- store::search::fallback
+SELECT ",
+    columns!(),
+    ", probe, live_id, live_probe
+FROM (SELECT f.*, l.id AS live_id, l.probe AS live_probe
+      FROM embedding_spaces AS f JOIN embedding_spaces AS l ON l.state = 'live'
+      WHERE f.state = 'fallback' AND EXISTS (SELECT FROM space_gaps AS g WHERE g.space_id = l.id AND g.tenant_id = $1)) AS beside"
+);
+
+/// Documents that the live space lacks and this one has.
+fn lacking(space: SpaceId) -> String {
+    format!(
+        "-- store::search::fallback
+SELECT d.id FROM space_gaps AS g JOIN documents AS d ON d.id = g.document_id
+WHERE g.space_id = $2 AND g.tenant_id = $1 AND d.deleted_at IS NULL
+  AND EXISTS (SELECT FROM vectors_{space} AS v
+      WHERE v.tenant_id = $1 AND v.document_id = d.id AND v.version = d.live_version AND v.run_id = d.live_run)
+LIMIT $3"
+    )
+}
+
+/// The statements of this file, for a space.
+pub(super) fn statements(space: SpaceId) -> Vec<String> {
+    vec![FALLBACK.to_owned(), lacking(space)]
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn bytes(values: &[f32]) -> Vec<u8> {
+        values.iter().flat_map(|value| f16::from_f32(*value).to_le_bytes()).collect()
+    }
+
+    #[test]
+    fn a_text_that_has_nothing_to_do_with_the_query_and_the_query_itself_keep_their_places() {
+        // Known texts: in the fallback all texts are near each other, in the live space they are not.
+        let there = bytes(&[0.8, 0.6, 0.6, 0.8, 0.8, 0.6]);
+        let here = bytes(&[0.1, 0.995, 0.2, 0.98, 0.9, 0.436]);
+        let scale = Scale::of(&[1.0, 0.0], &[1.0, 0.0], Some(&(there, here)));
+        assert!((scale.fallback - 0.8).abs() < 1e-3 && (scale.live - 0.2).abs() < 1e-2, "{scale:?}");
+        assert!((scale.carry(0.8) - scale.live).abs() < 1e-3);
+        assert!((scale.carry(1.0) - 1.0).abs() < 1e-9);
+        assert!((scale.carry(0.9) - 0.6).abs() < 1e-2, "half of the way stays half of it");
+    }
+
+    #[test]
+    fn without_known_texts_cosines_stay_as_they_are() {
+        let scale = Scale::of(&[1.0, 0.0], &[1.0], None);
+        assert!((scale.carry(0.37) - 0.37).abs() < 1e-9);
+        let odd = (bytes(&[1.0, 0.0, 0.0]), bytes(&[1.0, 0.0]));
+        assert_eq!(Scale::of(&[1.0, 0.0], &[1.0, 0.0], Some(&odd)), Scale { fallback: 0.0, live: 0.0 });
+        // A query that is near all known texts says nothing of a text that has nothing to do with it.
+        assert_eq!(unrelated(&[1.0, 0.0], &bytes(&[1.0, 0.0])), None);
+    }
+}
