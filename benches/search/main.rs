@@ -72,6 +72,9 @@ struct Options {
     /// A folder with `.txt`, `.md` or `.jsonl` files whose sentences make the chunks, for example `docs`.
     #[arg(long)]
     texts: PathBuf,
+    /// Keep the database in this folder: what is filled once is only searched the next time.
+    #[arg(long)]
+    data_dir: Option<PathBuf>,
     /// Print one JSON object instead of a table.
     #[arg(long)]
     json: bool,
@@ -90,13 +93,23 @@ struct Bench {
     tenants: Vec<TenantId>,
     sizes: Vec<u32>,
     raw: Raw,
-    directory: PathBuf,
+    is_filled: bool,
+    // Stopped before its folder is removed.
     _servers: Servers,
+    _directory: Directory,
 }
 
-impl Drop for Bench {
+/// The folder of the database.
+struct Directory {
+    path: PathBuf,
+    is_kept: bool,
+}
+
+impl Drop for Directory {
     fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.directory);
+        if !self.is_kept {
+            let _ = std::fs::remove_dir_all(&self.path);
+        }
     }
 }
 
@@ -107,20 +120,22 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
+impl Directory {
+    fn of(options: &Options) -> Directory {
+        let passing = std::env::temp_dir().join(format!("riacho-bench-search-{}", std::process::id()));
+        let is_kept = options.data_dir.is_some();
+        Directory { path: options.data_dir.clone().unwrap_or(passing), is_kept }
+    }
+}
+
 /// Fills a database, builds the index, and searches.
 async fn run(options: &Options) -> anyhow::Result<Figures> {
     let bench = Bench::start(options).await?;
     let mut figures = Figures::default();
-    bench.fill(&mut figures).await?;
-    for (name, rate) in
-        ["copy_rows_per_s", "copy_into_live_hnsw_rows_per_s"].iter().zip(bench.raw.copy(COPIED).await?)
-    {
-        figures.add_number(name, rate);
+    if !bench.is_filled {
+        bench.fill(&mut figures).await?;
+        bench.index(&mut figures).await?;
     }
-    eprintln!("building the index");
-    let built = build_index(&bench.config, bench.space.id).await?;
-    figures.add_number("index_build_s", built.map_or(0.0, |built| built.took.as_secs_f64()));
-    bench.raw.run("VACUUM ANALYZE").await?;
     for (class, places) in bench.classes() {
         eprintln!("searching {} tenants of the class {class}", places.len());
         bench.search(class, &places, options.queries, &mut figures).await?;
@@ -131,9 +146,10 @@ async fn run(options: &Options) -> anyhow::Result<Figures> {
 impl Bench {
     async fn start(options: &Options) -> anyhow::Result<Bench> {
         let texts = Texts::read(&options.texts)?;
-        let directory = std::env::temp_dir().join(format!("riacho-bench-search-{}", std::process::id()));
+        let directory = Directory::of(options);
         let servers =
-            Servers::start(&directory, &ServerOptions { redis: false, ..ServerOptions::default() }).await?;
+            Servers::start(&directory.path, &ServerOptions { redis: false, ..ServerOptions::default() })
+                .await?;
         let url = servers.database_url().context("PostgreSQL was not started")?;
         let config = Config { statement_timeout_ms: 600_000, ..Config::for_url(&url) };
         migrate::migrate(&config).await?;
@@ -144,11 +160,13 @@ impl Bench {
         let store = Store::connect(&config, Role::Service).await?;
         let janitor = Store::connect(&config, Role::Janitor).await?;
         let sizes = tenants::sizes(options.tenants, options.largest, options.chunks);
-        let mut named = Vec::with_capacity(sizes.len());
-        for place in 0..sizes.len() {
-            let tenant: TenantId = format!("tenant-{place}").parse()?;
-            janitor.create_tenant(&tenant, "").await?;
-            named.push(tenant);
+        let named: Vec<TenantId> =
+            (0..sizes.len()).map(|place| format!("tenant-{place}").parse()).collect::<Result<_, _>>()?;
+        let is_filled = space.indexed_seq > 0;
+        if !is_filled {
+            for tenant in &named {
+                janitor.create_tenant(tenant, "").await?;
+            }
         }
         let raw = Raw::connect(&url, space.id).await?;
         Ok(Bench {
@@ -160,8 +178,9 @@ impl Bench {
             tenants: named,
             sizes,
             raw,
-            directory,
+            is_filled,
             _servers: servers,
+            _directory: directory,
         })
     }
 
@@ -193,6 +212,19 @@ impl Bench {
             figures.add_number("index_rate_last_to_first", last / first);
         }
         Ok(())
+    }
+
+    /// Measures COPY, and builds the index of the space.
+    async fn index(&self, figures: &mut Figures) -> anyhow::Result<()> {
+        for (name, rate) in
+            ["copy_rows_per_s", "copy_into_live_hnsw_rows_per_s"].iter().zip(self.raw.copy(COPIED).await?)
+        {
+            figures.add_number(name, rate);
+        }
+        eprintln!("building the index");
+        let built = build_index(&self.config, self.space.id).await?;
+        figures.add_number("index_build_s", built.map_or(0.0, |built| built.took.as_secs_f64()));
+        self.raw.run("VACUUM ANALYZE").await
     }
 
     /// The tenants by size.

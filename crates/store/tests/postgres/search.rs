@@ -94,6 +94,30 @@ async fn a_rare_word_weighs_more_than_a_frequent_one() {
 }
 
 #[tokio::test]
+async fn words_of_any_frequency_bring_their_chunks() {
+    let db = database().await;
+    // "barge" is in more chunks than a word brings, "weir" in so many that it is no candidate beside rarer words.
+    let mut chunks: Vec<String> = (0..1_500).map(|n| format!("barge number {n}")).collect();
+    chunks.extend((0..400).map(|n| format!("weir {n}")));
+    chunks.extend((0..300).map(|n| format!("towpath {n}")));
+    chunks.extend(["barge and weir and zirconium".into(), "towpath beside the weir".into()]);
+    let chunks: Vec<&str> = chunks.iter().map(String::as_str).collect();
+    db.ready(&db.acme, "en", &chunks).await;
+    let (_, other) =
+        (db.ready(&db.acme, "en", &["lock"]).await, db.ready(&db.acme, "en", &["a barge"]).await);
+
+    let found = texts(&db, &keyword(&db, "zirconium barge")).await;
+    assert_eq!((found.len(), found[0].as_str()), (10, "barge and weir and zirconium"));
+    let found = texts(&db, &keyword(&db, "towpath weir")).await;
+    assert_eq!((found.len(), found[0].as_str()), (10, "towpath beside the weir"));
+    assert_eq!(texts(&db, &keyword(&db, "barge")).await.len(), 10);
+    assert_eq!(texts(&db, &keyword(&db, "weir towpath zirconium")).await.len(), 10);
+    // Where the search is narrowed, what is rare elsewhere says nothing.
+    let narrow = SearchRequest { documents: vec![other], ..keyword(&db, "weir zirconium barge") };
+    assert_eq!(texts(&db, &narrow).await, ["a barge"]);
+}
+
+#[tokio::test]
 async fn headings_above_a_chunk_find_it() {
     let db = database().await;
     db.ready(&db.acme, "en", &["plain text"]).await;
