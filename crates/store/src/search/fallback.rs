@@ -1,23 +1,34 @@
 //! The vector leg of documents that the live space lacks and the fallback space has (docs/adr/0020).
 //!
 //! Cosines of two models cannot be compared as they are. What can be compared is where they lie between two
-//! points that each model has: what the query has with a text that has nothing to do with it, and 1, which it has with
-//! itself. The first is taken from the known texts whose vectors each space keeps. Between the two a cosine of the fallback is carried
-//! over to the live space's scale, and both legs are one from then on. The live space's own cosines stay what they are.
+//! points that each model has: what the query has with any text, and 1, which it has with itself. The first is the mean
+//! over chunks of the tenant and over the known texts that each space keeps, which count as long as the chunks are few.
+//! Between the two a cosine of the fallback is carried over to the live space's scale, and both legs are one from then on. The
+//! live space's own cosines stay what they are.
 
 use half::f16;
 use riacho_domain::SpaceId;
 use uuid::Uuid;
 
-use super::{SearchRequest, fusion::Leg, vector::Near};
+use super::{
+    SearchRequest,
+    fusion::Leg,
+    vector::{Near, half_bytes},
+};
 use crate::{
-    Error, Space, Store, read,
+    Error, Space, Store,
+    indexing::HalfVector,
+    read,
     spaces::columns,
     transaction::{Param, Tx},
 };
 
 /// Up to this many documents are named to the search of the fallback; of more it finds out itself.
 const FEW: usize = 500;
+/// So many chunks of the tenant tell what the query has with any text.
+const SAMPLE: i64 = 200;
+/// The known texts count as so many chunks: they are three.
+const KNOWN: f64 = 3.0;
 
 /// Whether a search looks for documents that the live space lacks in the fallback space.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -69,6 +80,16 @@ impl<'r> Beside<'r> {
         Ok(Some(Beside { space, vector, live, documents, probes: probes.0.zip(probes.1) }))
     }
 
+    /// What the query has with any text, in both spaces.
+    async fn scale(&self, tx: &Tx, request: &SearchRequest) -> Result<Scale, Error> {
+        let live = request.vector.as_deref().unwrap_or_default();
+        let there = sampled(tx, request, self.space.id, self.vector).await?;
+        let here = sampled(tx, request, self.live, live).await?;
+        let probes = self.probes.as_ref();
+        let known = probes.and_then(|(there, here)| Some((known(self.vector, there)?, known(live, here)?)));
+        Ok(Scale::of(there, here, known))
+    }
+
     /// The documents of the leg, of those that the request is narrowed to.
     fn allowed(&self, narrowed: Option<&[Uuid]>) -> Option<Vec<Uuid>> {
         match (&self.documents, narrowed) {
@@ -97,7 +118,7 @@ impl Store {
         if allowed.as_ref().is_some_and(Vec::is_empty) {
             return Ok(near);
         }
-        let scale = Scale::of(request.vector.as_deref().unwrap_or_default(), vector, beside.probes.as_ref());
+        let scale = beside.scale(tx, request).await?;
         let leg = Near {
             tenant: &request.tenant,
             vector,
@@ -114,19 +135,28 @@ impl Store {
     }
 }
 
-/// What a query has with a text that has nothing to do with it, in the fallback space and in the live one.
+/// What a query has with any text, in the fallback space and in the live one.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Scale {
     fallback: f64,
     live: f64,
 }
 
+/// The mean of the cosines of a query with chunks, and how many these are.
+type Sampled = (f64, f64);
+
 impl Scale {
-    /// Where nobody has kept the known texts of both spaces, cosines are taken as they are.
-    fn of(live: &[f32], fallback: &[f32], probes: Option<&(Vec<u8>, Vec<u8>)>) -> Scale {
-        let both =
-            probes.and_then(|(there, here)| Some((unrelated(fallback, there)?, unrelated(live, here)?)));
-        both.map_or(Scale { fallback: 0.0, live: 0.0 }, |(fallback, live)| Scale { fallback, live })
+    /// From chunks of both spaces, and from the known texts in both. Chunks count alike in both, as many as where they are
+    /// fewer: texts of another kind or language than the known ones would else lift one space above the other.
+    fn of(fallback: Sampled, live: Sampled, known: Option<(f64, f64)>) -> Scale {
+        let chunks = fallback.1.min(live.1);
+        let (weight, known) = known.map_or((0.0, (0.0, 0.0)), |known| (KNOWN, known));
+        let level = |own: f64, known: f64| match chunks + weight {
+            0.0 => 0.0,
+            // A query that is near everything has nothing that stands out: the bound keeps the scale finite.
+            count => ((own * chunks + known * weight) / count).min(0.95),
+        };
+        Scale { fallback: level(fallback.0, known.0), live: level(live.0, known.1) }
     }
 
     /// A cosine of the fallback space as it would be in the live one.
@@ -135,17 +165,25 @@ impl Scale {
     }
 }
 
-/// The middle one of the cosines of a query with known texts: it may well have to do with one of them. None where the vectors are
-/// not of one size, or the query is near them all.
-fn unrelated(query: &[f32], probe: &[u8]) -> Option<f64> {
-    let known: Vec<f32> =
+/// What a query has with chunks of the tenant.
+async fn sampled(tx: &Tx, request: &SearchRequest, space: SpaceId, vector: &[f32]) -> Result<Sampled, Error> {
+    let bytes = half_bytes(vector)?;
+    let params: [Param<'_>; 3] = [&request.tenant.as_str(), &HalfVector(&bytes), &SAMPLE];
+    let row = tx.query_one(&sample(space), &params).await?;
+    Ok((row.try_get("mean")?, row.try_get("chunks")?))
+}
+
+/// The middle one of the cosines of a query with known texts: it may well have to do with one of them. None where the vectors
+/// are not of one size.
+fn known(query: &[f32], probe: &[u8]) -> Option<f64> {
+    let values: Vec<f32> =
         probe.chunks_exact(2).map(|bytes| f16::from_le_bytes([bytes[0], bytes[1]]).to_f32()).collect();
-    if query.is_empty() || known.is_empty() || known.len() % query.len() != 0 {
+    if query.is_empty() || values.is_empty() || !values.len().is_multiple_of(query.len()) {
         return None;
     }
-    let mut cosines: Vec<f64> = known.chunks(query.len()).map(|text| cosine(query, text)).collect();
+    let mut cosines: Vec<f64> = values.chunks(query.len()).map(|text| cosine(query, text)).collect();
     cosines.sort_by(f64::total_cmp);
-    cosines.get(cosines.len() / 2).copied().filter(|cosine| *cosine < 0.95)
+    cosines.get(cosines.len() / 2).copied()
 }
 
 fn cosine(a: &[f32], b: &[f32]) -> f64 {
@@ -177,9 +215,20 @@ LIMIT $3"
     )
 }
 
+/// The cosines of a tenant's first chunks. The angle to a vector of zeros is no number.
+fn sample(space: SpaceId) -> String {
+    format!(
+        "-- store::search::fallback
+SELECT coalesce(avg(cosine), 0)::float8 AS mean, count(*)::float8 AS chunks
+FROM (SELECT 1 - (embedding <=> $2) AS cosine FROM vectors_{space}
+      WHERE tenant_id = $1 ORDER BY document_id, version, run_id, ordinal LIMIT $3) AS sample
+WHERE cosine <> 'NaN'"
+    )
+}
+
 /// The statements of this file, for a space.
 pub(super) fn statements(space: SpaceId) -> Vec<String> {
-    vec![FALLBACK.to_owned(), lacking(space)]
+    vec![FALLBACK.to_owned(), lacking(space), sample(space)]
 }
 
 #[cfg(test)]
@@ -192,24 +241,29 @@ mod tests {
     }
 
     #[test]
-    fn a_text_that_has_nothing_to_do_with_the_query_and_the_query_itself_keep_their_places() {
-        // Known texts: in the fallback all texts are near each other, in the live space they are not.
-        let there = bytes(&[0.8, 0.6, 0.6, 0.8, 0.8, 0.6]);
-        let here = bytes(&[0.1, 0.995, 0.2, 0.98, 0.9, 0.436]);
-        let scale = Scale::of(&[1.0, 0.0], &[1.0, 0.0], Some(&(there, here)));
-        assert!((scale.fallback - 0.8).abs() < 1e-3 && (scale.live - 0.2).abs() < 1e-2, "{scale:?}");
-        assert!((scale.carry(0.8) - scale.live).abs() < 1e-3);
-        assert!((scale.carry(1.0) - 1.0).abs() < 1e-9);
-        assert!((scale.carry(0.9) - 0.6).abs() < 1e-2, "half of the way stays half of it");
+    fn what_the_query_has_with_any_text_and_with_itself_keep_their_places() {
+        let scale = Scale { fallback: 0.8, live: 0.2 };
+        assert!((scale.carry(0.8) - 0.2).abs() < 1e-9 && (scale.carry(1.0) - 1.0).abs() < 1e-9);
+        assert!((scale.carry(0.9) - 0.6).abs() < 1e-9, "half of the way stays half of it");
+        let none = Scale::of((0.0, 0.0), (0.0, 0.0), None);
+        assert!((none.carry(0.37) - 0.37).abs() < 1e-9, "where nothing is known cosines stay as they are");
     }
 
     #[test]
-    fn without_known_texts_cosines_stay_as_they_are() {
-        let scale = Scale::of(&[1.0, 0.0], &[1.0], None);
-        assert!((scale.carry(0.37) - 0.37).abs() < 1e-9);
-        let odd = (bytes(&[1.0, 0.0, 0.0]), bytes(&[1.0, 0.0]));
-        assert_eq!(Scale::of(&[1.0, 0.0], &[1.0, 0.0], Some(&odd)), Scale { fallback: 0.0, live: 0.0 });
-        // A query that is near all known texts says nothing of a text that has nothing to do with it.
-        assert_eq!(unrelated(&[1.0, 0.0], &bytes(&[1.0, 0.0])), None);
+    fn known_texts_count_as_long_as_chunks_are_few_in_one_of_the_spaces() {
+        let near = |scale: Scale, fallback: f64, live: f64| {
+            assert!(
+                (scale.fallback - fallback).abs() < 1e-9 && (scale.live - live).abs() < 1e-9,
+                "{scale:?}"
+            );
+        };
+        let known = Some((0.1, 0.2));
+        near(Scale::of((0.7, 1.0), (0.5, 200.0), known), (0.7 + 0.3) / 4.0, (0.5 + 0.6) / 4.0);
+        near(Scale::of((0.7, 190.0), (0.5, 200.0), known), (133.0 + 0.3) / 193.0, (95.0 + 0.6) / 193.0);
+        near(Scale::of((0.7, 0.0), (0.5, 200.0), known), 0.1, 0.2);
+        near(Scale::of((0.99, 9.0), (0.5, 9.0), None), 0.95, 0.5);
+        let probe = bytes(&[0.6, 0.8, 0.0, 1.0, 1.0, 0.0]);
+        assert!((super::known(&[1.0, 0.0], &probe).unwrap() - 0.6).abs() < 1e-3, "the middle one");
+        assert_eq!(super::known(&[1.0, 0.0, 0.0, 0.0], &probe), None);
     }
 }

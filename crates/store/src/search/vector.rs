@@ -100,7 +100,7 @@ impl Store {
 }
 
 /// A query's vector as halfvec takes it.
-fn half_bytes(vector: &[f32]) -> Result<Vec<u8>, Error> {
+pub(super) fn half_bytes(vector: &[f32]) -> Result<Vec<u8>, Error> {
     let halves: Vec<f16> = vector.iter().map(|value| f16::from_f32(*value)).collect();
     if halves.iter().any(|value| !value.is_finite()) {
         return Err(Error::Invalid("the query's vector has a value that is not finite".into()));
