@@ -271,7 +271,7 @@ SELECT pg_advisory_xact_lock(key) FROM unnest($1::bigint[]) AS key";
 const CONTEXT: &str = "-- store::accept::find
 SELECT t.state AS tenant_state, coalesce(t.held, false) AS held,
        coalesce(t.over_quota, '{}') AS over_quota,
-       (SELECT id FROM embedding_spaces WHERE state = 'live') AS space_id,
+       release_space($1) AS space_id,
        ARRAY(SELECT partition FROM topology WHERE state = 'active' ORDER BY partition) AS partitions,
        c.id AS collection_id,
        k.document_id AS replay_document, k.version AS replay_version, k.request_hash, k.duplicate

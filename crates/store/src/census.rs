@@ -77,10 +77,10 @@ impl Store {
             let releases: Vec<Uuid> = lost.iter().map(|release| release.release.0).collect();
             let locked = tx.query(LOCK, &[&documents, &versions, &releases]).await?;
             let failed = fail(&tx, &documents, &versions, &releases, how).await?;
-            let road = tx.query_one(ROAD, &[]).await?;
-            let Some(space) = road.try_get::<_, Option<i32>>("space_id")? else {
+            let road = tx.query_one(ROAD, &[&None::<&str>]).await?;
+            if road.try_get::<_, Option<i32>>("space_id")?.is_none() {
                 return Ok(LostAgain { plans: Vec::new(), failed });
-            };
+            }
             let partitions: Vec<i16> = road.try_get("partitions")?;
             let (mut ids, mut numbers, mut again, mut places) = (vec![], vec![], vec![], vec![]);
             for row in &locked {
@@ -92,7 +92,7 @@ impl Store {
                 places.push(partition_of(&tenant, document, &partitions));
             }
             let (losses, stalls) = how.counts();
-            let params: [Param<'_>; 7] = [&ids, &numbers, &again, &places, &space, &losses, &stalls];
+            let params: [Param<'_>; 6] = [&ids, &numbers, &again, &places, &losses, &stalls];
             let rows = tx.query(RELEASE_AGAIN, &params).await?;
             let plans = rows.iter().map(ReleasePlan::read).collect::<Result<_, _>>()?;
             Ok(LostAgain { plans, failed })
@@ -154,8 +154,8 @@ WHERE v.document_id = lost.document AND v.version = lost.number AND v.release_id
 const RELEASE_AGAIN: &str = concat!(
     "-- store::census::release_lost
 UPDATE document_versions AS v
-SET state = 'releasing', release_id = new.release, partition = new.partition, space_id = $5, released_at = NULL,
-    losses = v.losses + $6, stalls = v.stalls + $7, pages_done = 0, chunks_indexed = 0,
+SET state = 'releasing', release_id = new.release, partition = new.partition, space_id = release_space(v.tenant_id), released_at = NULL,
+    losses = v.losses + $5, stalls = v.stalls + $6, pages_done = 0, chunks_indexed = 0,
     indexed_run = CASE WHEN indexed_run IS NULL THEN NULL ELSE '00000000-0000-0000-0000-000000000000'::uuid END
 FROM unnest($1::uuid[], $2::int[], $3::uuid[], $4::smallint[]) AS new (document, number, release, partition)
 WHERE v.document_id = new.document AND v.version = new.number AND v.state IN ('extracting', 'embedding', 'indexing')

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use riacho_domain::State;
+use riacho_domain::{SpaceId, State};
 use tokio_postgres::error::SqlState;
 
-use crate::Quota;
+use crate::{Quota, Space};
 
 /// Why the store could not do what it was asked.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -19,6 +19,9 @@ pub enum Error {
     /// What was named is not there, or is another tenant's.
     #[error("there is no such {0}")]
     NotFound(&'static str),
+    /// The tenant has documents that this space has and the live one lacks: the search needs the query's vector in it too.
+    #[error("the search needs the query's vector in the fallback space {} as well", .0.id)]
+    NeedsFallback(Box<Space>),
     /// Input that can never be stored or asked as it is.
     #[error("{0}")]
     Invalid(String),
@@ -87,6 +90,21 @@ pub enum Conflict {
     /// The space was given up.
     #[error("the embedding space was given up; make one of the same model with `riacho space create`")]
     SpaceRetired,
+    /// The space is the fallback.
+    #[error(
+        "the embedding space is the fallback; first `riacho space fallback none`, or make another one the fallback"
+    )]
+    SpaceFallback,
+    /// Documents are in the fallback space only.
+    #[error(
+        "{documents} documents are in the fallback space {space} and not in the live one, and would be found by words only; they are filled into the live one when their tenants' budgets allow"
+    )]
+    FallbackInUse {
+        /// The space.
+        space: SpaceId,
+        /// Documents of it that the live space lacks, and those on their way.
+        documents: u64,
+    },
     /// The tenant has as much of something as it may have.
     #[error("the tenant's quota of {0} is used up")]
     OverQuota(Quota),

@@ -70,7 +70,8 @@ pub struct Schedule {
 }
 
 impl Store {
-    /// Releases versions that wait, in turns by tenant, as far as the caps and the tenants' budgets allow.
+    /// Releases versions that wait, in turns by tenant, as far as the caps and the tenants' budgets allow. Those of a
+    /// tenant that goes on over its budget are pinned to the fallback space.
     pub async fn release_waiting(&self, limit: u32, caps: ReleaseCaps) -> Result<Vec<ReleasePlan>, Error> {
         self.transaction(Scope::all("release_waiting"), |tx| async move {
             let per_tenant = caps.per_tenant.map(|cap| i64::from(read::signed(cap)));
@@ -93,8 +94,10 @@ impl Store {
         documents: &[Uuid],
         versions: &[i32],
     ) -> Result<Vec<ReleasePlan>, Error> {
-        let road = tx.query_one(ROAD, &[]).await?;
-        let Some(space) = road.try_get::<_, Option<i32>>("space_id")? else { return Ok(Vec::new()) };
+        let road = tx.query_one(ROAD, &[&None::<&str>]).await?;
+        if road.try_get::<_, Option<i32>>("space_id")?.is_none() {
+            return Ok(Vec::new());
+        }
         let partitions: Vec<i16> = road.try_get("partitions")?;
         let locked = tx.query(LOCK_CHOSEN, &[&documents, &versions]).await?;
         let (mut ids, mut numbers, mut releases, mut places) =
@@ -106,7 +109,7 @@ impl Store {
             releases.push(ReleaseId::new().0);
             places.push(partition_of(&tenant, document, &partitions));
         }
-        let params: [Param<'_>; 6] = [&ids, &numbers, &releases, &places, &space, &self.inner.deadline_hours];
+        let params: [Param<'_>; 5] = [&ids, &numbers, &releases, &places, &self.inner.deadline_hours];
         tx.query(RELEASE, &params).await?.iter().map(ReleasePlan::read).collect()
     }
 
@@ -268,7 +271,9 @@ CROSS JOIN LATERAL (
     FROM document_versions AS v WHERE v.tenant_id = t.id AND v.state = 'waiting'
     ORDER BY v.lane DESC, v.created_at LIMIT $1) AS w
 LEFT JOIN flying AS f ON f.tenant_id = t.id
-WHERE t.state = 'active' AND t.over_budget = '{}' AND ($2::bigint IS NULL OR coalesce(f.releases, 0) + w.place <= $2)
+WHERE t.state = 'active'
+  AND (t.over_budget = '{}' OR t.wants_fallback AND EXISTS (SELECT FROM embedding_spaces WHERE state = 'fallback'))
+  AND ($2::bigint IS NULL OR coalesce(f.releases, 0) + w.place <= $2)
 ORDER BY (w.place - 1) / t.weight, w.created_at
 LIMIT CASE WHEN $3::bigint IS NULL THEN $1
            ELSE least($1, greatest(0, $3 - (SELECT coalesce(sum(releases), 0)::bigint FROM flying))) END";
@@ -279,8 +284,8 @@ WITH flying AS (
     WHERE state IN ('releasing', 'extracting', 'embedding', 'indexing') GROUP BY tenant_id),
 new AS (
     SELECT t.id,
-           CASE WHEN t.over_budget && ARRAY['tokens', 'money'] THEN 'budget'
-                WHEN t.over_budget <> '{}' THEN 'total_budget'
+           CASE WHEN t.over_budget <> '{}' AND NOT (t.wants_fallback AND EXISTS (SELECT FROM embedding_spaces WHERE state = 'fallback'))
+                THEN CASE WHEN t.over_budget && ARRAY['tokens', 'money'] THEN 'budget' ELSE 'total_budget' END
                 WHEN coalesce(f.releases, 0) >= $1::bigint THEN 'tenant'
                 WHEN (SELECT sum(releases) FROM flying) >= $2::bigint THEN 'total'
                 WHEN EXISTS (SELECT FROM document_versions AS v WHERE v.tenant_id = t.id AND v.state = 'waiting')
@@ -299,8 +304,8 @@ ORDER BY v.document_id, v.version FOR NO KEY UPDATE SKIP LOCKED";
 const RELEASE: &str = concat!(
     "-- store::janitor::release_waiting
 UPDATE document_versions AS v
-SET state = 'releasing', release_id = new.release, partition = new.partition, space_id = $5,
-    deadline = now() + make_interval(hours => $6), released_at = NULL, pages_done = 0, chunks_indexed = 0,
+SET state = 'releasing', release_id = new.release, partition = new.partition, space_id = release_space(v.tenant_id),
+    deadline = now() + make_interval(hours => $5), released_at = NULL, pages_done = 0, chunks_indexed = 0,
     purged_at = NULL, strays_purged_at = NULL,
     indexed_run = CASE WHEN indexed_run IS NULL THEN NULL ELSE '00000000-0000-0000-0000-000000000000'::uuid END
 FROM unnest($1::uuid[], $2::int[], $3::uuid[], $4::smallint[]) AS new (document, number, release, partition)

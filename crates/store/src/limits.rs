@@ -34,10 +34,35 @@ pub struct Limits {
     /// Documents that were accepted and are neither searchable nor ended.
     pub max_unfinished: u64,
     /// Tokens that are embedded in a month (UTC), of documents and queries. When they are used up, the tenant's
-    /// documents wait for the next month; what is on its way is finished.
+    /// documents wait for the next month, or go on as `over_budget` says; what is on its way is finished.
     pub embedding_tokens_per_month: u64,
     /// The same in money: hundredths of the currency of `models.prices`.
     pub embedding_cents_per_month: u64,
+    /// What becomes of documents that come when a budget of the month is used up, the tenant's own or that of all tenants.
+    pub over_budget: OverBudget,
+}
+
+/// What becomes of documents that come when a budget of the month is used up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OverBudget {
+    /// They wait for the next month, or for a larger budget.
+    #[default]
+    Wait,
+    /// They are embedded for the fallback space, with its local model. Where the deployment has none (`riacho space fallback`),
+    /// they wait.
+    Local,
+}
+
+impl OverBudget {
+    /// The name, as it stands in the configuration and in answers.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            OverBudget::Wait => "wait",
+            OverBudget::Local => "local",
+        }
+    }
 }
 
 impl Limits {
@@ -79,6 +104,9 @@ pub struct OwnLimits {
     /// See [`Limits::embedding_cents_per_month`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub embedding_cents_per_month: Option<u64>,
+    /// See [`Limits::over_budget`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub over_budget: Option<OverBudget>,
 }
 
 impl OwnLimits {
@@ -99,6 +127,7 @@ impl OwnLimits {
             embedding_cents_per_month: self
                 .embedding_cents_per_month
                 .unwrap_or(defaults.embedding_cents_per_month),
+            over_budget: self.over_budget.unwrap_or(defaults.over_budget),
         }
     }
 

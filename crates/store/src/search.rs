@@ -1,10 +1,12 @@
 //! Search: hybrid, vector and keyword, over the live versions of one tenant, in one snapshot, so that
 //! no answer mixes versions.
 
+mod fallback;
 mod filter;
 mod fusion;
 mod highlight;
 mod keyword;
+mod range;
 mod vector;
 
 use std::time::Instant;
@@ -18,12 +20,15 @@ use tokio_postgres::{Row, error::SqlState};
 use uuid::Uuid;
 
 pub(crate) use self::keyword::BOUND;
-pub use self::{filter::Filter, fusion::ScoreParts, highlight::Highlight};
 use self::{
-    fusion::{Found, Place, fuse},
+    fallback::Beside,
+    fusion::{Found, Leg, Place, fuse},
     highlight::highlights,
     keyword::Words,
+    range::{Allowed, Searched},
+    vector::Near,
 };
+pub use self::{fallback::Fallback, filter::Filter, fusion::ScoreParts, highlight::Highlight};
 use crate::{
     Error, Store,
     lexemes::Language,
@@ -91,6 +96,8 @@ pub struct SearchRequest {
     pub space: Option<SpaceId>,
     /// Whether `space` has to be the live one: where it is not, the search is [`Error::NotFound`].
     pub only_live: bool,
+    /// Whether documents that the live space lacks are looked for in the fallback space. Only for a search of the live one.
+    pub fallback: Fallback,
 }
 
 impl SearchRequest {
@@ -109,6 +116,7 @@ impl SearchRequest {
             language: None,
             space: None,
             only_live: false,
+            fallback: Fallback::default(),
         }
     }
 
@@ -128,6 +136,9 @@ impl SearchRequest {
         }
         if self.mode == Mode::Vector && self.vector.is_none() {
             return invalid("a vector search needs the query's vector");
+        }
+        if self.fallback != Fallback::Ignored && self.space.is_some() && !self.only_live {
+            return invalid("the fallback space is beside the live one, not beside others");
         }
         if self.documents.len() > 1_000 {
             return invalid("at most 1000 documents can be named");
@@ -223,19 +234,20 @@ impl Store {
     async fn search_in(&self, tx: &Tx, request: &SearchRequest) -> Result<Vec<Hit>, Error> {
         let by_vector = request.mode != Mode::Keyword && request.vector.is_some();
         let by_words = request.mode != Mode::Vector;
-        tx.prepare(&[SPACE, ALLOWED, keyword::LANGUAGES]).await?;
-        let (space, allowed, words) = futures::join!(
-            async { if by_vector { space(tx, request).await.map(Some) } else { Ok(None) } },
-            allowed(tx, request),
+        tx.prepare(&[range::SPACE, fallback::FALLBACK, range::ALLOWED, keyword::LANGUAGES]).await?;
+        let (space, beside, allowed, words) = futures::join!(
+            async { if by_vector { range::space(tx, request).await.map(Some) } else { Ok(None) } },
+            async { if by_vector { Beside::find(tx, request).await } else { Ok(None) } },
+            range::allowed(tx, request),
             async { if by_words { keyword::words(tx, request).await } else { Ok(Words::default()) } },
         );
-        let (space, allowed, words) = (space?, allowed?, words?);
+        let (space, beside, allowed, words) = (space?, beside?, allowed?, words?);
         if allowed.as_ref().is_some_and(|allowed| allowed.documents.is_empty()) {
             return Ok(Vec::new());
         }
         let top = if by_vector && by_words { request.top_k.max(LEG) } else { request.top_k };
         let near = match &space {
-            Some(space) => Some(self.nearest(tx, request, space, allowed.as_ref(), top).await?),
+            Some(space) => Some(self.near(tx, request, *space, beside, (allowed.as_ref(), top)).await?),
             None => None,
         };
         let documents = allowed.as_ref().map(|allowed| allowed.documents.as_slice());
@@ -246,71 +258,24 @@ impl Store {
     }
 }
 
-/// The space of a search.
-struct Searched {
-    id: SpaceId,
-    /// The tenant's index in it, where it has many vectors.
-    index: Option<TenantIndex>,
-}
-
-/// An HNSW index of one tenant's vectors.
-#[derive(Clone, Copy)]
-struct TenantIndex {
-    /// The last number that it reaches.
-    up_to: i64,
-    vectors: i64,
-    documents: i64,
-}
-
-/// Documents that a search is narrowed to, with what is live of each.
-#[derive(Default)]
-struct Allowed {
-    documents: Vec<Uuid>,
-    versions: Vec<i32>,
-    runs: Vec<Uuid>,
-}
-
-/// The space of the vector, whose length must fit.
-async fn space(tx: &Tx, request: &SearchRequest) -> Result<Searched, Error> {
-    let wanted = request.space.map(read::signed);
-    let params: [Param<'_>; 3] = [&wanted, &request.only_live, &request.tenant.as_str()];
-    let row = tx.query_opt(SPACE, &params).await?.ok_or(Error::NotFound("embedding space"))?;
-    let dimensions = read::count(&row, "dimensions")?;
-    let given = request.vector.as_ref().map_or(0, Vec::len);
-    if given != dimensions as usize {
-        return Err(Error::Invalid(format!(
-            "the query's vector has {given} values, its space has {dimensions}"
-        )));
+impl Store {
+    /// The vector leg: the space that is searched, and the fallback beside it where the tenant has documents only there.
+    async fn near(
+        &self,
+        tx: &Tx,
+        request: &SearchRequest,
+        space: Searched,
+        beside: Option<Beside<'_>>,
+        (allowed, top): (Option<&Allowed>, u32),
+    ) -> Result<Leg, Error> {
+        let vector = request.vector.as_deref().unwrap_or_default();
+        let leg = Near { tenant: &request.tenant, vector, space, lacked_by: None, allowed, top };
+        let near = self.nearest(tx, &leg).await?;
+        match beside {
+            Some(beside) => self.with_fallback(tx, request, beside, allowed, (near, top)).await,
+            None => Ok(near),
+        }
     }
-    let up_to: Option<i64> = row.try_get("indexed_seq")?;
-    let index = match up_to {
-        Some(up_to) => Some(TenantIndex {
-            up_to,
-            vectors: row.try_get("vectors")?,
-            documents: row.try_get("documents")?,
-        }),
-        None => None,
-    };
-    Ok(Searched { id: read::count(&row, "id")?, index })
-}
-
-/// The documents that the request is narrowed to; none when it is not.
-async fn allowed(tx: &Tx, request: &SearchRequest) -> Result<Option<Allowed>, Error> {
-    if !request.is_narrowed() {
-        return Ok(None);
-    }
-    let ids: Vec<Uuid> = request.documents.iter().map(|document| document.0).collect();
-    let ids = if ids.is_empty() { None } else { Some(ids) };
-    let path = request.filter.as_ref().map(Filter::path);
-    let variables = request.filter.as_ref().map(Filter::variables);
-    let params: [Param<'_>; 5] = [&request.tenant.as_str(), &ids, &request.collection, &path, &variables];
-    let mut allowed = Allowed::default();
-    for row in &tx.query(ALLOWED, &params).await? {
-        allowed.documents.push(row.try_get("id")?);
-        allowed.versions.push(row.try_get("live_version")?);
-        allowed.runs.push(row.try_get("live_run")?);
-    }
-    Ok(Some(allowed))
 }
 
 /// Reads the texts of what was found, with their highlights.
@@ -381,24 +346,11 @@ fn parent(row: &Row) -> Result<Option<(DocumentId, String)>, Error> {
     Ok(Some((DocumentId(id), filename.unwrap_or_default())))
 }
 
-const SPACE: &str = "-- store::search::space
-SELECT s.id, s.dimensions, i.indexed_seq, i.vectors, i.documents
-FROM embedding_spaces AS s LEFT JOIN vector_indexes AS i ON i.space_id = s.id AND i.tenant_id = $3
-WHERE s.dropped_at IS NULL AND CASE WHEN $1::int IS NULL THEN s.state = 'live' ELSE s.id = $1 AND (s.state = 'live' OR NOT $2) END";
-
 // A tenant that is made anew under an old name begins to count anew.
 const STATE: &str = "-- store::search::search_state
 SELECT extract(epoch FROM t.created_at)::text || '-' || coalesce(sum(c.changes), 0)::text
 FROM tenants AS t LEFT JOIN search_changes AS c ON c.tenant_id = t.id
 WHERE t.id = $1 GROUP BY t.created_at";
-
-const ALLOWED: &str = "-- store::search::allowed
-SELECT d.id, d.live_version, d.live_run FROM documents AS d JOIN collections AS c ON c.id = d.collection_id
-WHERE d.tenant_id = $1 AND d.live_version IS NOT NULL AND d.deleted_at IS NULL AND NOT d.withheld
-  AND (d.expires_at IS NULL OR d.expires_at > now())
-  AND ($2::uuid[] IS NULL OR d.id = ANY ($2))
-  AND ($3::text IS NULL OR c.name = $3)
-  AND ($4::text IS NULL OR jsonb_path_match(d.metadata, $4::text::jsonpath, $5::jsonb, true))";
 
 const HITS: &str = "-- store::search::read_hits
 SELECT w.place, c.text, c.page_first, c.page_last, c.byte_start, c.byte_end, c.char_start, c.char_end, c.heading_path,
@@ -415,10 +367,11 @@ ORDER BY w.place";
 
 /// The statements of this folder, for a space.
 pub(crate) fn statements(space: SpaceId) -> Vec<String> {
-    let mut all: Vec<String> = [SPACE, STATE, ALLOWED, HITS, keyword::LANGUAGES, keyword::MATCHING]
+    let mut all: Vec<String> = [range::SPACE, STATE, range::ALLOWED, HITS, keyword::LANGUAGES, keyword::MATCHING]
         .iter()
         .map(|sql| (*sql).to_owned())
         .collect();
+    all.extend(fallback::statements(space));
     all.extend(vector::statements(space));
     all
 }

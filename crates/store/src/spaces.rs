@@ -1,9 +1,12 @@
 //! Embedding spaces: a model with its dimensions, and the table of its vectors.
 //!
-//! One space is live. A new one is made beside it, filled until nothing is missing (`fill`), and made live
-//! by one statement (`switch`); the one before is filled on, so that one can go back.
+//! One space is live. A new one is made beside it, filled until nothing is missing (`gaps`, `fill`), and made live
+//! by one statement (`switch`); the one before is filled on, so that one can go back. One may be the fallback of
+//! tenants over their budget (`fallback`).
 
+mod fallback;
 mod fill;
+mod gaps;
 mod index;
 mod switch;
 
@@ -13,7 +16,8 @@ use serde::Serialize;
 use tokio_postgres::{Client, Row};
 
 pub use self::{
-    fill::{FillMark, Filled, Filling, Gap, GapChunk, Missing},
+    fill::{FillMark, Filled, Filling},
+    gaps::{Gap, GapChunk, Missing},
     index::{DueIndex, IndexBuilt},
     switch::{Switched, drop_space},
 };
@@ -29,6 +33,8 @@ pub enum SpaceState {
     Live,
     /// Was live, and is kept complete: one can go back to it.
     Standby,
+    /// Takes the documents of tenants that go on over their budget, beside the live one. It is not filled.
+    Fallback,
     /// No longer used. Its vectors are removed some time later.
     Retired,
 }
@@ -41,6 +47,7 @@ impl SpaceState {
             SpaceState::Building => "building",
             SpaceState::Live => "live",
             SpaceState::Standby => "standby",
+            SpaceState::Fallback => "fallback",
             SpaceState::Retired => "retired",
         }
     }
@@ -84,6 +91,7 @@ impl Space {
             "building" => SpaceState::Building,
             "live" => SpaceState::Live,
             "standby" => SpaceState::Standby,
+            "fallback" => SpaceState::Fallback,
             "retired" => SpaceState::Retired,
             other => return Err(Error::Row(format!("embedding space in state {other}"))),
         };
@@ -239,8 +247,9 @@ RETURNING ",
 
 /// The statements of this folder that services prepare, for a space.
 pub(crate) fn statements(space: SpaceId) -> Vec<String> {
-    let mut all: Vec<String> =
-        [&[SPACES, KEEP_PROBE, PROBE], switch::STATEMENTS].concat().into_iter().map(str::to_owned).collect();
+    let fixed = [&[SPACES, KEEP_PROBE, PROBE], switch::STATEMENTS, fallback::STATEMENTS].concat();
+    let mut all: Vec<String> = fixed.into_iter().map(str::to_owned).collect();
+    all.extend(gaps::statements(space));
     all.extend(fill::statements(space));
     all.extend(index::statements(space));
     all

@@ -1,8 +1,8 @@
 //! What embeddings cost, by tenant, month and model; and the budgets of a month.
 //!
 //! Months are those of UTC, by the database's clock. A budget that is used up lets the tenant's documents wait
-//! for the next month: the janitor measures it as it measures quotas, and what is in flight then is finished. So
-//! does one of all tenants together, with the documents of all.
+//! for the next month, or go on with the fallback space, as the tenant chose: the janitor measures it as it measures
+//! quotas, and what is in flight then is finished. So does one of all tenants together, with the documents of all.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -12,7 +12,7 @@ use serde::Serialize;
 use tokio_postgres::Row;
 
 use crate::{
-    Error, Limits, Store, read,
+    Error, Limits, OverBudget, Store, read,
     stages::SET_TENANT,
     transaction::{Param, Scope},
 };
@@ -130,6 +130,8 @@ pub enum Purpose {
     Queries,
     /// Stored chunks, for a space beside the live one: the operator's decision, which counts towards no budget.
     Spaces,
+    /// Documents and queries for the fallback space, while a budget is used up. They count towards none.
+    Fallback,
 }
 
 impl Purpose {
@@ -140,12 +142,18 @@ impl Purpose {
             Purpose::Documents => "documents",
             Purpose::Queries => "queries",
             Purpose::Spaces => "spaces",
+            Purpose::Fallback => "fallback",
         }
+    }
+
+    /// Whether what is spent for it counts towards budgets.
+    const fn counts(self) -> bool {
+        matches!(self, Purpose::Documents | Purpose::Queries)
     }
 
     fn read(row: &Row) -> Result<Self, Error> {
         let name: &str = row.try_get("purpose")?;
-        let all = [Purpose::Documents, Purpose::Queries, Purpose::Spaces];
+        let all = [Purpose::Documents, Purpose::Queries, Purpose::Spaces, Purpose::Fallback];
         let known = all.into_iter().find(|purpose| purpose.as_str() == name);
         known.ok_or_else(|| Error::Row(format!("a purpose of {name}")))
     }
@@ -171,7 +179,8 @@ pub struct MonthSpent {
 }
 
 impl Store {
-    /// Adds to what was spent in the present month. What a tenant spent that is gone is forgotten.
+    /// Adds to what was spent in the present month. What a tenant spent that is gone is forgotten. What the fallback
+    /// space's model embedded, documents and queries, is spent for [`Purpose::Fallback`]: who embeds need not know.
     pub async fn add_spending(&self, spending: &Spending) -> Result<(), Error> {
         let mut tenants: BTreeMap<&TenantId, Columns<'_>> = BTreeMap::new();
         for ((tenant, model, purpose), spent) in spending {
@@ -200,7 +209,7 @@ impl Store {
     /// What a tenant spent of its budgets in the present month, on all models.
     pub async fn budget_spent(&self, tenant: &TenantId) -> Result<Spent, Error> {
         let months = self.spending(tenant, 1).await?;
-        let counts = months.into_iter().filter(|month| month.purpose != Purpose::Spaces);
+        let counts = months.into_iter().filter(|month| month.purpose.counts());
         Ok(counts.fold(Spent::default(), |all, month| all.and(month.spent)))
     }
 
@@ -217,10 +226,16 @@ impl Store {
         rows.iter().map(month_spent).collect()
     }
 
-    /// Writes down which budgets of a tenant are used up; answers whether that is new. The janitor's word.
-    pub async fn set_over_budget(&self, id: &TenantId, over: &[Budget]) -> Result<bool, Error> {
+    /// Writes down which budgets of a tenant are used up, and what becomes of its documents while some are; answers
+    /// whether that is new. The janitor's word.
+    pub async fn set_over_budget(
+        &self,
+        id: &TenantId,
+        over: &[Budget],
+        then: OverBudget,
+    ) -> Result<bool, Error> {
         let names: Vec<&str> = over.iter().map(|budget| budget.as_str()).collect();
-        let params: [Param<'_>; 2] = [&id.as_str(), &names];
+        let params: [Param<'_>; 3] = [&id.as_str(), &names, &(then == OverBudget::Local)];
         Ok(!self.single(Scope::all("set_over_budget"), SET_OVER_BUDGET, &params).await?.is_empty())
     }
 
@@ -270,10 +285,13 @@ impl<'a> Columns<'a> {
 
 const ADD: &str = "-- store::spend::add_spending
 INSERT INTO embedding_spend AS s (tenant_id, month, model, purpose, texts, tokens, requests, money_nanos)
-SELECT $1, date_trunc('month', now() AT TIME ZONE 'UTC')::date, model, purpose, texts, tokens, requests, money
-FROM unnest($2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[])
-     AS new (model, purpose, texts, tokens, requests, money)
+SELECT $1, date_trunc('month', now() AT TIME ZONE 'UTC')::date, model, purpose, sum(texts), sum(tokens), sum(requests), sum(money)
+FROM (SELECT model, CASE WHEN purpose IN ('documents', 'queries') AND model IN (SELECT s.model FROM embedding_spaces AS s WHERE s.state = 'fallback')
+                         THEN 'fallback' ELSE purpose END AS purpose, texts, tokens, requests, money
+      FROM unnest($2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[])
+           AS new (model, purpose, texts, tokens, requests, money)) AS new
 WHERE EXISTS (SELECT FROM tenants WHERE id = $1)
+GROUP BY model, purpose ORDER BY model, purpose
 ON CONFLICT (tenant_id, month, model, purpose) DO UPDATE
 SET texts = s.texts + excluded.texts, tokens = s.tokens + excluded.tokens, requests = s.requests + excluded.requests,
     money_nanos = s.money_nanos + excluded.money_nanos";
@@ -287,13 +305,13 @@ const BUDGETS: &str = "-- store::spend::budgets_spent
 SELECT tenant_id, sum(texts)::bigint AS texts, sum(tokens)::bigint AS tokens, sum(requests)::bigint AS requests,
        sum(money_nanos)::bigint AS money_nanos
 FROM embedding_spend
-WHERE month = date_trunc('month', now() AT TIME ZONE 'UTC')::date AND purpose <> 'spaces' GROUP BY tenant_id";
+WHERE month = date_trunc('month', now() AT TIME ZONE 'UTC')::date AND purpose IN ('documents', 'queries') GROUP BY tenant_id";
 
 const MONTH: &str = "-- store::spend::this_month
 SELECT date_trunc('month', now() AT TIME ZONE 'UTC')::date AS month";
 
 const SET_OVER_BUDGET: &str = "-- store::spend::set_over_budget
-UPDATE tenants SET over_budget = $2 WHERE id = $1 AND over_budget <> $2 RETURNING id";
+UPDATE tenants SET over_budget = $2, wants_fallback = $3 WHERE id = $1 AND (over_budget, wants_fallback) <> ($2, $3) RETURNING id";
 
 /// The statements of this file.
 pub(crate) const STATEMENTS: &[&str] = &[ADD, MONTHS, BUDGETS, MONTH, SET_OVER_BUDGET];

@@ -39,13 +39,13 @@ async fn is_held(tx: &Tx, tenant: &TenantId) -> Result<bool, Error> {
     Ok(tx.query_one(HELD, &[&tenant.as_str()]).await?.try_get("held")?)
 }
 
-/// A new release id, the document's partition and the live space.
+/// A new release id, the document's partition, and the space that the tenant's documents are embedded for at present.
 pub(crate) async fn choose(
     tx: &Tx,
     tenant: &TenantId,
     document: DocumentId,
 ) -> Result<(ReleaseId, i16, i32), Error> {
-    let row = tx.query_one(ROAD, &[]).await?;
+    let row = tx.query_one(ROAD, &[&tenant.as_str()]).await?;
     let space: Option<i32> = row.try_get("space_id")?;
     let partitions: Vec<i16> = row.try_get("partitions")?;
     let space = space.ok_or(Conflict::NoLiveSpace)?;
@@ -55,8 +55,9 @@ pub(crate) async fn choose(
 const HELD: &str = "-- store::start::is_held
 SELECT coalesce(bool_or(held), false) AS held FROM tenants WHERE id = $1";
 
+// Without a tenant, the live space.
 pub(crate) const ROAD: &str = "-- store::start::choose
-SELECT (SELECT id FROM embedding_spaces WHERE state = 'live') AS space_id,
+SELECT release_space($1) AS space_id,
        ARRAY(SELECT partition FROM topology WHERE state = 'active' ORDER BY partition) AS partitions";
 
 // Rows of an earlier release may be there, so they are counted again (the nil UUID); with another

@@ -81,6 +81,9 @@ pub struct Status {
     pub losses: u32,
     /// How often it did not get on.
     pub stalls: u32,
+    /// The model that it is embedded with in place of the live space's, since a budget is used up; none where the live space
+    /// has it, or will have it on its way.
+    pub fallback: Option<String>,
 }
 
 /// Why a tenant's documents wait.
@@ -121,6 +124,8 @@ pub struct Place {
     pub ahead: u64,
     /// How many of the tenant's documents are in flight.
     pub in_flight: u64,
+    /// Whether the tenant would go on over its budget if the deployment had a fallback space.
+    pub lacks_fallback: bool,
 }
 
 impl Place {
@@ -166,6 +171,7 @@ impl Status {
             deadline: row.try_get("deadline")?,
             losses: read::count(row, "losses")?,
             stalls: read::count(row, "stalls")?,
+            fallback: row.try_get("fallback")?,
         })
     }
 }
@@ -197,7 +203,8 @@ impl Store {
         let of = |row: &Row, column: &str| row.try_get::<_, i64>(column).map(i64::unsigned_abs);
         let place = |row: &Row| {
             let (ahead, in_flight) = (of(row, "ahead")?, of(row, "in_flight")?);
-            Ok(Place { held_by: HeldBy::read(row)?, ahead, in_flight })
+            let lacks_fallback = row.try_get("lacks_fallback")?;
+            Ok(Place { held_by: HeldBy::read(row)?, ahead, in_flight, lacks_fallback })
         };
         rows.first().map(place).transpose()
     }
@@ -218,7 +225,13 @@ impl Store {
 pub(crate) const STATUS: &str = "-- store::status::statuses
 SELECT d.id AS document_id, v.version, v.state, v.lane, d.live_version, v.filename, v.pages_done, v.pages_total,
        v.chunks_indexed, v.chunk_total, v.error_code, v.error_message, v.missing_pages, v.ended_by, d.created_at,
-       v.created_at AS accepted_at, v.state_changed_at, v.finished_at, v.partition, v.deadline, v.losses, v.stalls
+       v.created_at AS accepted_at, v.state_changed_at, v.finished_at, v.partition, v.deadline, v.losses, v.stalls,
+       (SELECT f.model FROM embedding_spaces AS f
+        WHERE f.id = v.space_id AND f.state = 'fallback'
+          AND (v.state IN ('releasing', 'extracting', 'embedding', 'indexing')
+               OR v.state = 'ready' AND EXISTS (
+                   SELECT FROM embedding_spaces AS l JOIN space_gaps AS g ON g.space_id = l.id AND g.document_id = d.id
+                   WHERE l.state = 'live'))) AS fallback
 FROM documents AS d JOIN document_versions AS v ON v.document_id = d.id AND v.version = d.latest_version
 WHERE (d.tenant_id = $1) IS TRUE AND d.id = ANY ($2) AND d.deleted_at IS NULL";
 
@@ -231,6 +244,7 @@ GROUP BY v.state ORDER BY v.state";
 // In the order of the release: by urgency, then by age.
 const PLACE: &str = "-- store::status::place
 SELECT t.held_by,
+       t.wants_fallback AND NOT EXISTS (SELECT FROM embedding_spaces WHERE state = 'fallback') AS lacks_fallback,
        (SELECT count(*) FROM (
             SELECT FROM document_versions AS o
             WHERE o.tenant_id = $1 AND o.state = 'waiting'

@@ -57,6 +57,8 @@ pub struct Tenant {
     pub over_quota: Vec<Quota>,
     /// The budgets of the month that are used up.
     pub over_budget: Vec<Budget>,
+    /// Whether its documents then go on with the fallback space, where there is one.
+    pub wants_fallback: bool,
     /// When it was made.
     pub created_at: DateTime<Utc>,
 }
@@ -71,6 +73,7 @@ impl Tenant {
             limits: OwnLimits::read(row)?,
             over_quota: Quota::read(row)?,
             over_budget: Budget::read(row)?,
+            wants_fallback: row.try_get("wants_fallback")?,
             created_at: row.try_get("created_at")?,
         })
     }
@@ -168,19 +171,19 @@ impl Store {
 
 const CREATE: &str = "-- store::tenants::create_tenant
 INSERT INTO tenants (id, name) VALUES ($1, $2) ON CONFLICT (id) DO NOTHING
-RETURNING id, name, state, weight, limits, over_quota, over_budget, created_at";
+RETURNING id, name, state, weight, limits, over_quota, over_budget, wants_fallback, created_at";
 
 const LIST: &str = "-- store::tenants::tenants
-SELECT id, name, state, weight, limits, over_quota, over_budget, created_at FROM tenants ORDER BY id";
+SELECT id, name, state, weight, limits, over_quota, over_budget, wants_fallback, created_at FROM tenants ORDER BY id";
 
 const GET: &str = "-- store::tenants::tenant
-SELECT id, name, state, weight, limits, over_quota, over_budget, created_at FROM tenants WHERE id = $1";
+SELECT id, name, state, weight, limits, over_quota, over_budget, wants_fallback, created_at FROM tenants WHERE id = $1";
 
 const SET_WEIGHT: &str = "-- store::tenants::set_tenant_weight
-UPDATE tenants SET weight = $2 WHERE id = $1 RETURNING id, name, state, weight, limits, over_quota, over_budget, created_at";
+UPDATE tenants SET weight = $2 WHERE id = $1 RETURNING id, name, state, weight, limits, over_quota, over_budget, wants_fallback, created_at";
 
 const SET_STATE: &str = "-- store::tenants::set_state
-UPDATE tenants SET state = $2 WHERE id = $1 AND state = ANY ($3) RETURNING id, name, state, weight, limits, over_quota, over_budget, created_at";
+UPDATE tenants SET state = $2 WHERE id = $1 AND state = ANY ($3) RETURNING id, name, state, weight, limits, over_quota, over_budget, wants_fallback, created_at";
 
 const LOCK_DOCUMENTS: &str = "-- store::tenants::delete_tenant
 SELECT 1 FROM documents WHERE tenant_id = $1 ORDER BY id FOR NO KEY UPDATE";

@@ -3,7 +3,9 @@
 
 use riacho_domain::TenantId;
 use riacho_janitor::{Config, Janitor, TaskName};
-use riacho_store::{Budget, Conflict, Error, Limits, OwnLimits, Purpose, Quota, Role, Spending, Spent};
+use riacho_store::{
+    Budget, Conflict, Error, Limits, OverBudget, OwnLimits, Purpose, Quota, Role, Spending, Spent,
+};
 use riacho_testkit::Deployment;
 
 #[tokio::test]
@@ -81,6 +83,26 @@ async fn budgets_of_the_month_are_measured_and_begin_anew_with_the_next_month() 
     assert_eq!(measured().await, (vec![], vec![]));
     spend(1_000, 0).await;
     assert_eq!(measured().await, (vec![Budget::Tokens], vec![]));
+}
+
+#[tokio::test]
+async fn what_a_tenant_chose_for_when_its_budget_is_used_up_is_told_with_its_budgets() {
+    let deployment = Deployment::start().await.unwrap();
+    let mut core = deployment.core().unwrap();
+    core.limits = Limits { over_budget: OverBudget::Local, ..Limits::default() };
+    let janitor = Janitor::new(Config::default(), &core, &deployment.resources(Role::Janitor).unwrap());
+    let (waits, _) = deployment.add_tenant("waits").await.unwrap();
+    let wants = async || {
+        janitor.run_task(TaskName::Quotas, false).await.unwrap();
+        let wants = async |tenant| deployment.janitor.tenant(tenant).await.unwrap().unwrap().wants_fallback;
+        (wants(&deployment.tenant).await, wants(&waits).await)
+    };
+    assert_eq!(wants().await, (true, true), "as the configuration says");
+    let own = OwnLimits { over_budget: Some(OverBudget::Wait), ..OwnLimits::default() };
+    deployment.janitor.set_tenant_limits(&waits, &own).await.unwrap();
+    assert_eq!(wants().await, (true, false));
+    deployment.janitor.set_tenant_limits(&waits, &OwnLimits::default()).await.unwrap();
+    assert_eq!(wants().await, (true, true));
 }
 
 #[tokio::test]

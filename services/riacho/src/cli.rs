@@ -12,8 +12,8 @@ use riacho_domain::{DocumentId, Lane, TenantId};
 
 pub(crate) use self::{
     dead_letters::{DeadLettersCommand, OfLetters, SelectLetters},
-    space::{CompareSpaces, FillSpace, SpaceCommand},
-    tenant::{OwnLimit, TenantCommand, TenantLimits},
+    space::{CompareSpaces, FallbackId, FillSpace, SpaceCommand},
+    tenant::{OwnChoice, OwnLimit, TenantCommand, TenantLimits},
 };
 
 /// What stands under the list of commands in `riacho --help`.

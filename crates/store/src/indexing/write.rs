@@ -410,7 +410,7 @@ SET indexed_run = new.run, chunks_indexed = new.count, state = new.state,
 FROM unnest($2::uuid[], $3::int[], $4::uuid[], $5::int[], $6::text[]) AS new (document, version, run, count, state)
 WHERE v.tenant_id = $1 AND v.document_id = new.document AND v.version = new.version";
 
-// In every other space that is in use the new live version may lack vectors: that stands in `space_gaps` with the flip.
+// In every other space that is filled the new live version may lack vectors: that stands in `space_gaps` with the flip.
 // In its own it has all of them, whatever the version before lacked or had refused.
 // It takes rows that other transactions wait for as its last step, see migration 0012: the counts of the gaps say that
 // they are written.
@@ -425,7 +425,7 @@ WHERE (d.tenant_id = $1) IS TRUE AND d.id = new.document AND (d.live_version IS 
 RETURNING d.tenant_id, d.id, v.space_id, v.chunk_total),
 gaps AS (INSERT INTO space_gaps (space_id, tenant_id, document_id, chunks)
 SELECT s.id, f.tenant_id, f.id, f.chunk_total
-FROM flipped AS f JOIN embedding_spaces AS s ON s.state <> 'retired' AND s.id <> f.space_id
+FROM flipped AS f JOIN embedding_spaces AS s ON s.state NOT IN ('fallback', 'retired') AND s.id <> f.space_id
 ORDER BY s.id, f.id
 ON CONFLICT (space_id, document_id) DO UPDATE
 SET mark = nextval('space_gaps_mark'), chunks = excluded.chunks, next_ordinal = 0, refused = NULL

@@ -6,7 +6,11 @@ use half::f16;
 use riacho_domain::{SpaceId, TenantId};
 use tokio_postgres::Row;
 
-use super::{Allowed, SearchRequest, Searched, TenantIndex, fusion::Leg, keyword::place};
+use super::{
+    fusion::Leg,
+    keyword::place,
+    range::{Allowed, Searched, TenantIndex},
+};
 use crate::{
     Error, Store,
     indexing::HalfVector,
@@ -21,24 +25,29 @@ const NARROW: usize = 500;
 const CANDIDATES: i64 = 200;
 const MOST_CANDIDATES: i64 = 1_000;
 
+/// What to look for in a space.
+pub(super) struct Near<'a> {
+    pub(super) tenant: &'a TenantId,
+    /// The query's vector in the space.
+    pub(super) vector: &'a [f32],
+    pub(super) space: Searched,
+    /// Only chunks that this space lacks.
+    pub(super) lacked_by: Option<SpaceId>,
+    /// Only chunks of these documents.
+    pub(super) allowed: Option<&'a Allowed>,
+    /// How many.
+    pub(super) top: u32,
+}
+
 impl Store {
     /// The nearest chunks with their cosine similarity, the nearest first.
-    pub(super) async fn nearest(
-        &self,
-        tx: &Tx,
-        request: &SearchRequest,
-        space: &Searched,
-        allowed: Option<&Allowed>,
-        top: u32,
-    ) -> Result<Leg, Error> {
-        let bytes = half_bytes(request.vector.as_deref().unwrap_or_default())?;
-        let search =
-            Nearest { tx, tenant: &request.tenant, space: space.id, vector: HalfVector(&bytes), top };
+    pub(super) async fn nearest(&self, tx: &Tx, near: &Near<'_>) -> Result<Leg, Error> {
+        let Near { tenant, space, lacked_by, allowed, top, .. } = *near;
+        let bytes = half_bytes(near.vector)?;
+        let search = Nearest { tx, tenant, space: space.id, lacked_by, vector: HalfVector(&bytes), top };
         let few = i64::from(self.inner.config.exact_search_rows);
         match (space.index, allowed) {
-            (Some(index), Some(allowed))
-                if index.share(allowed) > few && allowed.documents.len() > NARROW =>
-            {
+            (Some(index), Some(allowed)) if index.share(allowed) > few && allowed.documents.len() > NARROW => {
                 let candidates = CANDIDATES * index.vectors / index.share(allowed).max(1);
                 search.through(index, Some(&allowed.documents), candidates).await
             }
@@ -62,6 +71,7 @@ struct Nearest<'a> {
     tx: &'a Tx,
     tenant: &'a TenantId,
     space: SpaceId,
+    lacked_by: Option<SpaceId>,
     vector: HalfVector<'a>,
     top: u32,
 }
@@ -79,7 +89,8 @@ impl Nearest<'_> {
         // The planner cannot know that the index is the right way: it is told for this statement only.
         self.tx.batch(&use_index(candidates)).await?;
         let params: [Param<'_>; 4] = [&self.tenant.as_str(), &self.vector, &documents, &limit];
-        let rows = self.tx.query(&indexed(self.space, self.tenant, index.up_to), &params).await?;
+        let statement = indexed(self.space, self.tenant, index.up_to, self.lacked_by);
+        let rows = self.tx.query(&statement, &params).await?;
         self.tx.batch(USE_ANY).await?;
         let mut near = leg(&rows)?;
         near.extend(match documents {
@@ -102,12 +113,15 @@ impl Nearest<'_> {
             &allowed.runs,
             &limit,
         ];
-        leg(&self.tx.query(&among(self.space), &params).await?)
+        leg(&self.tx.query(&among(self.space, self.lacked_by), &params).await?)
     }
 
     /// Compares all vectors with higher numbers. Which of them are live is only asked of the nearest: that costs as much for a
     /// row as comparing it does.
     async fn newer_than(&self, number: i64) -> Result<Leg, Error> {
+        if self.lacked_by.is_some() {
+            return self.live_newer_than(number, None).await;
+        }
         // Some more than are asked for, since some may be of versions that are not live.
         let limit = 2 * i64::from(self.top) + 20;
         let params: [Param<'_>; 4] = [&self.tenant.as_str(), &self.vector, &number, &limit];
@@ -130,12 +144,12 @@ impl Nearest<'_> {
     async fn live_newer_than(&self, number: i64, documents: Option<&[uuid::Uuid]>) -> Result<Leg, Error> {
         let limit = i64::from(self.top);
         let params: [Param<'_>; 5] = [&self.tenant.as_str(), &self.vector, &documents, &number, &limit];
-        leg(&self.tx.query(&live_newer(self.space), &params).await?)
+        leg(&self.tx.query(&live_newer(self.space, self.lacked_by), &params).await?)
     }
 }
 
 /// A query's vector as halfvec takes it.
-fn half_bytes(vector: &[f32]) -> Result<Vec<u8>, Error> {
+pub(super) fn half_bytes(vector: &[f32]) -> Result<Vec<u8>, Error> {
     let halves: Vec<f16> = vector.iter().map(|value| f16::from_f32(*value)).collect();
     if halves.iter().any(|value| !value.is_finite()) {
         return Err(Error::Invalid("the query's vector has a value that is not finite".into()));
@@ -184,32 +198,36 @@ ORDER BY near.distance, near.document_id, near.ordinal"
     )
 }
 
-fn live_newer(space: SpaceId) -> String {
+fn live_newer(space: SpaceId, lacked_by: Option<SpaceId>) -> String {
+    let lacked = lacked(lacked_by);
     format!(
         "-- store::search::vector::live_newer_than
 SELECT v.document_id, v.version, v.run_id, v.ordinal, (v.embedding <=> $2) + 0.0 AS distance
 FROM vectors_{space} AS v JOIN documents AS d
     ON d.id = v.document_id AND d.live_version = v.version AND d.live_run = v.run_id
 WHERE v.tenant_id = $1 AND v.tenant_in_order = $1 AND d.tenant_id = $1 AND d.deleted_at IS NULL AND NOT d.withheld
-  AND (d.expires_at IS NULL OR d.expires_at > now()) AND ($3::uuid[] IS NULL OR v.document_id = ANY ($3)) AND v.seq > $4
+  AND (d.expires_at IS NULL OR d.expires_at > now()) AND ($3::uuid[] IS NULL OR v.document_id = ANY ($3)) AND v.seq > $4{lacked}
 ORDER BY distance, v.document_id, v.ordinal LIMIT $5"
     )
 }
 
 /// What is live of each document was read in the same snapshot.
-fn among(space: SpaceId) -> String {
+fn among(space: SpaceId, lacked_by: Option<SpaceId>) -> String {
+    let lacked = lacked(lacked_by);
     format!(
         "-- store::search::vector::among
 SELECT v.document_id, v.version, v.run_id, v.ordinal, (v.embedding <=> $2) + 0.0 AS distance
 FROM unnest($3::uuid[], $4::int[], $5::uuid[]) AS live (document, version, run) JOIN vectors_{space} AS v
     ON v.tenant_id = $1 AND v.document_id = live.document AND v.version = live.version AND v.run_id = live.run
+WHERE true{lacked}
 ORDER BY distance, v.document_id, v.ordinal LIMIT $6"
     )
 }
 
 /// The nearest rows of the tenant's index that are live. The condition stands as the index has it: with parameters the planner
 /// cannot tell that the index is of what is looked for. A tenant's name has letters, digits and hyphens.
-fn indexed(space: SpaceId, tenant: &TenantId, up_to: i64) -> String {
+fn indexed(space: SpaceId, tenant: &TenantId, up_to: i64, lacked_by: Option<SpaceId>) -> String {
+    let lacked = lacked(lacked_by);
     format!(
         "-- store::search::vector::through
 SELECT v.document_id, v.version, v.run_id, v.ordinal, v.embedding <=> $2 AS distance
@@ -217,14 +235,28 @@ FROM vectors_{space} AS v JOIN documents AS d
     ON d.id = v.document_id AND d.live_version = v.version AND d.live_run = v.run_id
 WHERE v.tenant_id = '{tenant}' AND v.seq <= {up_to}
   AND d.tenant_id = $1 AND d.deleted_at IS NULL AND NOT d.withheld AND (d.expires_at IS NULL OR d.expires_at > now())
-  AND ($3::uuid[] IS NULL OR v.document_id = ANY ($3))
+  AND ($3::uuid[] IS NULL OR v.document_id = ANY ($3)){lacked}
 ORDER BY v.embedding <=> $2 LIMIT $4"
     )
 }
 
+/// The condition that another space lacks the chunk: the document is noted, and the chunk is not filled in yet.
+fn lacked(by: Option<SpaceId>) -> String {
+    let Some(by) = by else { return String::new() };
+    format!(
+        "
+  AND EXISTS (SELECT FROM space_gaps AS g WHERE g.space_id = {by} AND g.document_id = v.document_id)
+  AND NOT EXISTS (SELECT FROM vectors_{by} AS x WHERE x.tenant_id = v.tenant_id AND x.document_id = v.document_id
+      AND x.version = v.version AND x.run_id = v.run_id AND x.ordinal = v.ordinal)"
+    )
+}
+
 pub(super) fn statements(space: SpaceId) -> Vec<String> {
-    let mut all = vec![newer(space), live_newer(space), among(space)];
-    all.extend("acme".parse().ok().map(|tenant| indexed(space, &tenant, 1)));
+    let mut all = vec![newer(space)];
+    for lacked_by in [None, Some(space)] {
+        all.extend([live_newer(space, lacked_by), among(space, lacked_by)]);
+        all.extend("acme".parse().ok().map(|tenant| indexed(space, &tenant, 1, lacked_by)));
+    }
     all
 }
 

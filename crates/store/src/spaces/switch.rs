@@ -38,6 +38,7 @@ impl Store {
             match space.state {
                 SpaceState::Live => return Ok(Switched { from: None, to: id }),
                 SpaceState::Retired => return Err(Conflict::SpaceRetired.into()),
+                SpaceState::Fallback => return Err(Conflict::SpaceFallback.into()),
                 SpaceState::Building | SpaceState::Standby if force => {}
                 SpaceState::Building | SpaceState::Standby => check_complete(&tx, space).await?,
             }
@@ -47,12 +48,14 @@ impl Store {
         .await
     }
 
-    /// Gives a space up: nothing is filled in any more, and its vectors go with [`drop_space`] later.
+    /// Gives a space up that is neither live nor the fallback: nothing is filled in any more, and its vectors go with [`drop_space`] later.
     pub async fn retire_space(&self, id: SpaceId) -> Result<Space, Error> {
         self.transaction(Scope::all("retire_space"), |tx| async move {
             let spaces = lock(&tx).await?;
-            if find(&spaces, id)?.state == SpaceState::Live {
-                return Err(Conflict::SpaceLive.into());
+            match find(&spaces, id)?.state {
+                SpaceState::Live => return Err(Conflict::SpaceLive.into()),
+                SpaceState::Fallback => return Err(Conflict::SpaceFallback.into()),
+                SpaceState::Building | SpaceState::Standby | SpaceState::Retired => {}
             }
             tx.execute(FORGET_GAPS, &[&read::signed(id)]).await?;
             Space::read(&tx.query_one(RETIRE, &[&read::signed(id)]).await?)
@@ -93,11 +96,11 @@ pub async fn drop_space(config: &Config, id: SpaceId) -> Result<bool, Error> {
 }
 
 /// All spaces, locked against other switches.
-async fn lock(tx: &Tx) -> Result<Vec<Space>, Error> {
+pub(super) async fn lock(tx: &Tx) -> Result<Vec<Space>, Error> {
     tx.query(LOCK, &[]).await?.iter().map(Space::read).collect()
 }
 
-fn find(spaces: &[Space], id: SpaceId) -> Result<&Space, Error> {
+pub(super) fn find(spaces: &[Space], id: SpaceId) -> Result<&Space, Error> {
     spaces.iter().find(|space| space.id == id).ok_or(Error::NotFound("embedding space"))
 }
 

@@ -7,6 +7,7 @@ mod attachments;
 mod commands;
 mod database;
 mod dead_letters;
+mod fallback;
 mod indexing;
 mod janitor;
 mod machine;

@@ -81,9 +81,13 @@ async fn a_new_space_gets_the_vectors_of_all_tenants_documents_once_in_small_ste
     assert_eq!(missing(&db, id).await, Missing::default(), "nothing is known yet");
     assert!(!space(&db, id).await.is_seeded);
     seeded(&db, id).await;
-    assert_eq!(missing(&db, id).await, Missing { documents: 8, chunks: 29, refused: 0 });
+    assert_eq!(missing(&db, id).await, Missing { documents: 8, chunks: 29, refused: 0, over_budget: 0 });
     let own = db.store.missing(Some(&db.other)).await.unwrap();
-    assert_eq!(own[&id], Missing { documents: 1, chunks: 1, refused: 0 }, "a tenant sees its own");
+    assert_eq!(
+        own[&id],
+        Missing { documents: 1, chunks: 1, refused: 0, over_budget: 0 },
+        "a tenant sees its own"
+    );
     let first = db.janitor.gaps(id, 3).await.unwrap();
     assert_eq!(first[0].chunks[0].heading_path, ["Part", "Section 0"]);
     let second = first.iter().flat_map(|gap| &gap.chunks).find(|chunk| chunk.ordinal == 1).unwrap();
@@ -228,7 +232,7 @@ async fn refused_chunks_keep_a_space_incomplete_until_they_are_tried_again() {
     made[0].refused = Some("too rude".to_owned());
     assert_eq!(db.janitor.fill(id, &made).await.unwrap().vectors, 1);
     assert_eq!(fill(&db, id, 2).await, 1, "the rest is filled in");
-    assert_eq!(missing(&db, id).await, Missing { documents: 1, chunks: 0, refused: 1 });
+    assert_eq!(missing(&db, id).await, Missing { documents: 1, chunks: 0, refused: 1, over_budget: 0 });
     let error = db.janitor.switch_space(id, false).await.unwrap_err().to_string();
     assert!(error.contains("refuses chunks of 1"), "{error}");
     db.janitor.set_fill_rate(id, Some(7)).await.unwrap();
@@ -255,7 +259,7 @@ async fn a_refused_chunk_counts_no_longer_than_its_version_is_live() {
     let id = second(&db).await;
     seeded(&db, id).await;
     refuse_all(&db, id).await;
-    assert_eq!(missing(&db, id).await, Missing { documents: 2, chunks: 0, refused: 2 });
+    assert_eq!(missing(&db, id).await, Missing { documents: 2, chunks: 0, refused: 2, over_budget: 0 });
     db.janitor.switch_space(id, true).await.unwrap();
     // The new version has its vectors in the live space: nothing of the document is missing there any more.
     let mark = db.janitor.fill_mark(id).await.unwrap().unwrap();
@@ -265,7 +269,7 @@ async fn a_refused_chunk_counts_no_longer_than_its_version_is_live() {
     let run = riacho_domain::RunId::new();
     db.store.seal(&release, &seal(run, 1)).await.unwrap();
     db.store.index(&[batch(&release, run, id, "en", &[(0, "polite", axis(3))])]).await.unwrap();
-    assert_eq!(missing(&db, id).await, Missing { documents: 1, chunks: 0, refused: 1 });
+    assert_eq!(missing(&db, id).await, Missing { documents: 1, chunks: 0, refused: 1, over_budget: 0 });
     assert_eq!(missing(&db, db.space).await.chunks, 1, "in the other one it is");
     assert!(!db.janitor.reach_mark(id, &mark).await.unwrap());
     assert!(db.store.delete_document(&db.acme, gone).await.unwrap());
@@ -285,7 +289,7 @@ async fn a_gap_that_was_cut_goes_on_behind_what_was_done() {
     let mut gaps = db.janitor.gaps(id, 100).await.unwrap();
     gaps[0].cut(2);
     assert_eq!(db.janitor.fill(id, &fillings(&gaps)).await.unwrap().vectors, 2);
-    assert_eq!(missing(&db, id).await, Missing { documents: 1, chunks: 1, refused: 0 });
+    assert_eq!(missing(&db, id).await, Missing { documents: 1, chunks: 1, refused: 0, over_budget: 0 });
     let mut gaps = db.janitor.gaps(id, 100).await.unwrap();
     assert_eq!(gaps[0].chunks.iter().map(|chunk| chunk.ordinal).collect::<Vec<_>>(), [2]);
     gaps[0].cut(9);

@@ -1,7 +1,7 @@
 //! What embeddings cost, and what happens when a month's budget is used up.
 
 use riacho_domain::{State, TenantId};
-use riacho_store::{Budget, HeldBy, Purpose, ReleaseCaps, Spending, Spent};
+use riacho_store::{Budget, HeldBy, OverBudget, Purpose, ReleaseCaps, Spending, Spent};
 
 use crate::database::{Database, database, upload};
 
@@ -72,8 +72,11 @@ async fn while_a_budget_is_used_up_documents_wait_and_what_is_in_flight_is_finis
     let db = database().await;
     let caps = ReleaseCaps::default();
     let flying = db.store.accept(&upload(&db.acme, "in flight")).await.unwrap();
-    assert!(db.janitor.set_over_budget(&db.acme, &[Budget::Tokens]).await.unwrap());
-    assert!(!db.janitor.set_over_budget(&db.acme, &[Budget::Tokens]).await.unwrap(), "that is known");
+    assert!(db.janitor.set_over_budget(&db.acme, &[Budget::Tokens], OverBudget::Wait).await.unwrap());
+    assert!(
+        !db.janitor.set_over_budget(&db.acme, &[Budget::Tokens], OverBudget::Wait).await.unwrap(),
+        "that is known"
+    );
     assert_eq!(db.janitor.hold_tenants(caps).await.unwrap(), 1);
     let held = db.store.accept(&upload(&db.acme, "waits")).await.unwrap();
     assert_eq!((held.state, held.release.is_none()), (State::Waiting, true));
@@ -81,7 +84,7 @@ async fn while_a_budget_is_used_up_documents_wait_and_what_is_in_flight_is_finis
     assert_eq!(place.held_by, Some(HeldBy::Budget));
     assert!(db.janitor.release_waiting(10, caps).await.unwrap().is_empty());
     // Another budget of it, and one of all tenants, say so.
-    db.janitor.set_over_budget(&db.acme, &[Budget::TotalMoney]).await.unwrap();
+    db.janitor.set_over_budget(&db.acme, &[Budget::TotalMoney], OverBudget::Wait).await.unwrap();
     db.janitor.hold_tenants(caps).await.unwrap();
     let place = db.store.place(&db.acme, held.document, 1).await.unwrap().unwrap();
     assert_eq!(place.held_by, Some(HeldBy::TotalBudget));
@@ -90,7 +93,7 @@ async fn while_a_budget_is_used_up_documents_wait_and_what_is_in_flight_is_finis
     db.finish(&flying, "en", &["text"]).await;
     assert_eq!(db.state(flying.document).await, State::Ready);
 
-    assert!(db.janitor.set_over_budget(&db.acme, &[]).await.unwrap());
+    assert!(db.janitor.set_over_budget(&db.acme, &[], OverBudget::Wait).await.unwrap());
     let released = db.janitor.release_waiting(10, caps).await.unwrap();
     assert_eq!(released.iter().map(|plan| plan.document).collect::<Vec<_>>(), [held.document]);
     db.janitor.hold_tenants(caps).await.unwrap();
@@ -103,7 +106,7 @@ async fn a_retry_of_a_tenant_over_its_budget_waits_as_well() {
     let accepted = db.store.accept(&upload(&db.acme, "x")).await.unwrap();
     let release = Database::release_of(&accepted);
     db.store.fail(&release, riacho_domain::ReasonCode::Timeout, "no").await.unwrap();
-    db.janitor.set_over_budget(&db.acme, &[Budget::Money]).await.unwrap();
+    db.janitor.set_over_budget(&db.acme, &[Budget::Money], OverBudget::Wait).await.unwrap();
     db.janitor.hold_tenants(ReleaseCaps::default()).await.unwrap();
     db.store.retry(&db.acme, accepted.document, None, false).await.unwrap();
     assert_eq!(db.state(accepted.document).await, State::Waiting);

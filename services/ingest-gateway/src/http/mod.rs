@@ -14,6 +14,7 @@ mod documents;
 mod extract;
 mod keys;
 mod limits;
+mod meaning;
 mod missing;
 pub(crate) mod names;
 mod ops;

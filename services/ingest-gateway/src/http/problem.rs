@@ -269,6 +269,8 @@ impl From<riacho_store::Error> for Problem {
                     | Conflict::NoUploadAwaited(_)
                     | Conflict::SpaceIncomplete { .. }
                     | Conflict::SpaceLive
+                    | Conflict::SpaceFallback
+                    | Conflict::FallbackInUse { .. }
                     | Conflict::SpaceRetired => Problem::conflict("state", detail),
                 }
             }

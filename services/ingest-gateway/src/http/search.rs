@@ -9,9 +9,8 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use chrono::{DateTime, Utc};
-use riacho_domain::{DocumentId, SpaceId, TenantId};
-use riacho_models::{Error as ModelError, Kind, Series, estimate_tokens};
-use riacho_store::{Filter, Hit, Mode, Purpose, SearchRequest, Spent};
+use riacho_domain::{DocumentId, SpaceId};
+use riacho_store::{Error as StoreError, Fallback, Filter, Hit, Mode, SearchRequest};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
@@ -22,6 +21,7 @@ use super::{
     App,
     auth::{Caller, Find},
     extract::JsonBody,
+    meaning::Meaning,
     problem::{Problem, ProblemBody},
     shapes::pages,
 };
@@ -34,8 +34,8 @@ const DEFAULT_TOP_K: u32 = 10;
 const MAX_QUERY: usize = riacho_store::MAX_QUERY;
 /// The most documents that a search can be narrowed to by id.
 const MAX_DOCUMENTS: usize = 1_000;
-/// How many switches of the live space one search follows.
-const SWITCHES: u32 = 3;
+/// How many changes of the spaces one search follows: another one is live, or a tenant has documents in the fallback.
+const CHANGES: u32 = 4;
 
 pub(super) fn router() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(search))
@@ -179,7 +179,7 @@ struct HitParent {
 struct ScoreParts {
     /// Place among the hits by meaning, from 1.
     vector_rank: Option<u32>,
-    /// Cosine similarity to the query.
+    /// Cosine similarity to the query. Of a document that only the fallback space has: carried over to the live space's scale.
     similarity: Option<f64>,
     /// Place among the hits by words, from 1.
     keyword_rank: Option<u32>,
@@ -331,22 +331,30 @@ async fn find(
         language: body.language,
         // A gateway that has not seen a switch yet must not search the former space: what is new goes into the live one first.
         only_live: true,
+        fallback: Fallback::Wanted,
         ..SearchRequest::new(caller.tenant, body.query)
     };
-    let mut switches = 0;
-    let (hits, Meaning { mode, space, warnings, .. }) = loop {
-        let meaning = meaning(app, &request.tenant, &request.query, asked).await?;
+    let mut changes = 0;
+    let mut meaning = Meaning::of(app, &request.tenant, &request.query, asked).await?;
+    let hits = loop {
         request.mode = meaning.mode.to_store();
         (request.vector, request.space) = (meaning.vector.clone(), meaning.space);
+        changes += 1;
         match app.store().search(&request).await {
             // Another space became live since this gateway looked.
-            Err(riacho_store::Error::NotFound(_)) if meaning.space.is_some() && switches < SWITCHES => {
-                switches += 1;
+            Err(StoreError::NotFound(_)) if meaning.space.is_some() && changes <= CHANGES => {
                 app.forget_space();
+                meaning = Meaning::of(app, &request.tenant, &request.query, asked).await?;
+                request.fallback = Fallback::Wanted;
             }
-            hits => break (hits?, meaning),
+            Err(StoreError::NeedsFallback(space)) if changes <= CHANGES => {
+                let vector = meaning.in_fallback(app, &request.tenant, &request.query, &space);
+                request.fallback = vector.await?;
+            }
+            hits => break hits?,
         }
     };
+    let Meaning { mode, space, warnings, .. } = meaning;
     let end = hits.iter().filter_map(|hit| hit.expires_at).min();
     Ok((Found { hits: hits.into_iter().map(hit_body).collect(), mode, warnings }, space, end))
 }
@@ -374,65 +382,4 @@ fn check(body: &SearchBody) -> Result<u32, Problem> {
         true => Ok(top_k),
         false => Err(Problem::field("top_k", format!("must be 1 to {MAX_TOP_K}"))),
     }
-}
-
-/// What a search goes on with: the query's vector and its space, where it is searched by meaning.
-struct Meaning {
-    mode: SearchMode,
-    vector: Option<Vec<f32>>,
-    space: Option<SpaceId>,
-    warnings: Vec<String>,
-}
-
-/// Embeds the query where that is asked for. A hybrid search whose query cannot be embedded goes on by words.
-async fn meaning(app: &App, tenant: &TenantId, query: &str, asked: SearchMode) -> Result<Meaning, Problem> {
-    let words = |warnings| Meaning { mode: SearchMode::Keyword, vector: None, space: None, warnings };
-    if asked == SearchMode::Keyword {
-        return Ok(words(Vec::new()));
-    }
-    match embed(app, tenant, query).await {
-        Ok((vector, space)) => {
-            Ok(Meaning { mode: asked, vector: Some(vector), space: Some(space), warnings: Vec::new() })
-        }
-        Err(problem) if asked == SearchMode::Vector => Err(problem),
-        Err(problem) => Ok(words(vec![format!("searched by keywords only: {}", problem.detail())])),
-    }
-}
-
-/// The query's vector in the live space.
-async fn embed(app: &App, tenant: &TenantId, query: &str) -> Result<(Vec<f32>, SpaceId), Problem> {
-    let space = app.live_space().await?.ok_or_else(|| Problem::unavailable("no embedding space is live"))?;
-    let model = app.models().of(&space.model, space.dimensions).ok_or_else(|| {
-        Problem::unavailable("the model of the live embedding space is not configured at this gateway")
-    })?;
-    // A turn at a provider's limits that leaves no time for the request is not taken.
-    let time = app.config().query_embedding_timeout();
-    let mut series = Series::until(Some(Instant::now() + time));
-    let answer = async {
-        app.check_model(&**model, space.id).await?;
-        model.embed_next(vec![query.to_owned()], Kind::Query, &mut series).await
-    };
-    let embeddings = match tokio::time::timeout(time, answer).await {
-        Ok(Ok(embeddings)) => embeddings,
-        Ok(Err(error)) if error.is_about_the_text() => {
-            return Err(Problem::field("query", "the embedding model refuses it"));
-        }
-        Ok(Err(ModelError::TurnTooFar { .. })) => {
-            return Err(Problem::unavailable("the embedding provider is at its limit"));
-        }
-        Ok(Err(error)) => {
-            tracing::warn!(%error, "a query could not be embedded");
-            return Err(Problem::unavailable("the embedding model is not available"));
-        }
-        Err(_) => return Err(Problem::unavailable("the embedding model did not answer in time")),
-    };
-    let tokens = if embeddings.tokens > 0 { embeddings.tokens } else { estimate_tokens(query) as u64 };
-    let spent = Spent { texts: 1, tokens, requests: 1, money_nanos: 0 };
-    app.ledger().note(tenant, model.id(), Purpose::Queries, spent);
-    let vector = embeddings
-        .vectors
-        .into_iter()
-        .next()
-        .ok_or_else(|| Problem::internal(&"the model answered no vector"))?;
-    Ok((vector, space.id))
 }

@@ -26,10 +26,10 @@ struct SpaceBody {
     /// Values of a vector.
     dimensions: u32,
     /// `live`: it is searched; `building`: it is filled beside the live one; `standby`: it was live, and is kept complete;
-    /// `retired`: it is not used any more.
+    /// `fallback`: documents go there whose tenants go on over their budget; `retired`: it is not used any more.
     state: &'static str,
     /// Share of the tenant's documents that have all their vectors in it, 0 to 1; absent while nobody knows, and of a space
-    /// that is retired.
+    /// that is retired or the fallback.
     progress: Option<f64>,
     /// Documents of the tenant that lack vectors in it.
     missing_documents: u64,
@@ -69,7 +69,7 @@ async fn list(State(app): State<App>, caller: Caller<Read>) -> Result<Json<Space
 }
 
 fn progress(space: &Space, lacks: Missing, documents: u64) -> Option<f64> {
-    if !space.is_seeded || space.state == SpaceState::Retired {
+    if !space.is_seeded || matches!(space.state, SpaceState::Retired | SpaceState::Fallback) {
         return None;
     }
     // A document may come between the two counts.

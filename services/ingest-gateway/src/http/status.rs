@@ -48,6 +48,8 @@ pub(super) struct StatusBody {
     missing_pages: Vec<MissingBody>,
     /// The same in a sentence.
     notice: Option<String>,
+    /// Which model it is embedded with in place of the live space's, since a budget is used up, in a sentence.
+    fallback: Option<String>,
     /// What it waits for: `upload`, `release`, `queue`, `extractor`, `embedder` or `indexer`; nothing
     /// once it has ended.
     waiting_for: Option<&'static str>,
@@ -94,6 +96,14 @@ const fn waiting_for(state: DocumentStage) -> Option<&'static str> {
     }
 }
 
+/// What it means that a document is embedded for the fallback space.
+fn fallback(model: &str) -> String {
+    format!(
+        "it is embedded with {model}, the fallback, since the embedding budget of the month was used up; with the live model next \
+         month, or when the budget is raised"
+    )
+}
+
 impl From<Status> for StatusBody {
     fn from(status: Status) -> Self {
         Self {
@@ -112,6 +122,7 @@ impl From<Status> for StatusBody {
             error: status.error.map(ErrorBody::from),
             missing_pages: missing::bodies(&status.missing),
             notice: missing::sentence(&status.missing, status.progress.pages_total),
+            fallback: status.fallback.as_deref().map(fallback),
             waiting_for: waiting_for(status.state),
             waits: None,
             created_at: status.created_at,

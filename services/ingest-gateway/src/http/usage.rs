@@ -41,7 +41,8 @@ struct EmbeddingBody {
     #[schema(example = "2026-11")]
     month: String,
     /// The month's budgets that are used up, as releases see them: `tokens`, `money`, and `total_tokens`, `total_money` for
-    /// those of all tenants together. Documents wait until it is over or the budget is raised.
+    /// those of all tenants together. Documents wait until it is over or the budget is raised, or go on as
+    /// `limits.over_budget` says.
     over_budget: Vec<&'static str>,
     /// All together.
     total: SpentBody,
@@ -68,8 +69,8 @@ struct ModelSpentBody {
     /// The model.
     #[schema(example = "openai/text-embedding-3-small@1536")]
     model: String,
-    /// What was embedded: `documents`, `queries`, or `spaces`: stored chunks, for a new model. These count towards no
-    /// budget.
+    /// What was embedded: `documents`, `queries`, or `spaces`: stored chunks, for a new model, or `fallback`: documents and
+    /// queries for the fallback space. The last two count towards no budget.
     #[schema(example = "documents")]
     purpose: &'static str,
     #[serde(flatten)]
@@ -117,6 +118,10 @@ struct LimitsBody {
     embedding_tokens_per_month: Option<u64>,
     /// What embeddings may cost in a month, in hundredths of the currency of the deployment's prices.
     embedding_cents_per_month: Option<u64>,
+    /// What becomes of documents that come when a budget is used up: they `wait`, or are embedded with the `local` model of the
+    /// fallback space.
+    #[schema(example = "wait")]
+    over_budget: &'static str,
 }
 
 impl From<Limits> for LimitsBody {
@@ -130,13 +135,14 @@ impl From<Limits> for LimitsBody {
             max_unfinished: some(limits.max_unfinished),
             embedding_tokens_per_month: some(limits.embedding_tokens_per_month),
             embedding_cents_per_month: some(limits.embedding_cents_per_month),
+            over_budget: limits.over_budget.as_str(),
         }
     }
 }
 
 /// Ask what the tenant uses, and what it may use.
 ///
-/// A rate or a quota that is used up answers an upload with 429 and `Retry-After`; a budget lets documents wait. Quotas and
+/// A rate or a quota that is used up answers an upload with 429 and `Retry-After`; a budget lets documents wait, or go on with the fallback space. Quotas and
 /// budgets are measured every few seconds.
 #[utoipa::path(
     get, path = "/api/v1/usage", tag = "keys",

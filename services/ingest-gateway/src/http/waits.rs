@@ -14,6 +14,8 @@ const SOON: Duration = Duration::seconds(1);
 
 /// When a budget lets documents go on.
 const GOES_ON: &str = "documents go on next month, or when the budget is raised";
+/// What a tenant lacks that would go on with the fallback space.
+const NO_FALLBACK: &str = "; they would go on with the fallback embedding space, but the deployment has none (`riacho space fallback`)";
 
 /// Why a document is not further.
 #[derive(Debug, PartialEq, Eq, Serialize, ToSchema)]
@@ -131,6 +133,7 @@ impl Why {
     fn of_place(place: Place, has_redis: bool) -> Self {
         let before = count(place.ahead, "document of the tenant is", "documents of the tenant are");
         let before = format!("{before} released before this one");
+        let goes_on = if place.lacks_fallback { [GOES_ON, NO_FALLBACK].concat() } else { GOES_ON.to_owned() };
         let why = match place.held_by {
             Some(HeldBy::Tenant) => {
                 let flying = count(place.in_flight, "document", "documents");
@@ -143,12 +146,12 @@ impl Why {
             }
             Some(HeldBy::Budget) => {
                 let detail =
-                    format!("the tenant has used up its embedding budget of this month; {GOES_ON}; {before}");
+                    format!("the tenant has used up its embedding budget of this month; {goes_on}; {before}");
                 Self::new("budget", detail)
             }
             Some(HeldBy::TotalBudget) => {
                 let who = "all tenants together have used up the embedding budget of this month";
-                Self::new("total_budget", format!("{who}; {GOES_ON}; {before}"))
+                Self::new("total_budget", format!("{who}; {goes_on}; {before}"))
             }
             _ if !has_redis => Self::no_redis(),
             _ => Self::new("turn", format!("others may go first by turn, or a stream is full; {before}")),
@@ -162,6 +165,8 @@ impl Why {
         let lanes = if stage == StageName::Extract || lower == lane { vec![lane] } else { vec![lane, lower] };
         let why = match entries(app, partition, stage, &lanes).await {
             None => Self::no_redis(),
+            // The fallback's model has no limits.
+            Some(figures) if status.fallback.is_some() => Self::of_figures(figures, &lanes, None),
             Some(figures) => Self::of_figures(figures, &lanes, limited_for(app, stage).await),
         };
         Self { stage: Some(stage), ..why }
@@ -227,7 +232,7 @@ mod tests {
 
     #[test]
     fn what_is_before_a_waiting_document_is_said_in_a_sentence() {
-        let place = |held_by, ahead, in_flight| Place { held_by, ahead, in_flight };
+        let place = |held_by, ahead, in_flight| Place { held_by, ahead, in_flight, lacks_fallback: false };
         let why = Why::of_place(place(Some(HeldBy::Tenant), 1, 1_000), true);
         assert_eq!((why.reason, why.behind), ("tenant_limit", Some(1)));
         assert_eq!(
@@ -235,6 +240,9 @@ mod tests {
             "the tenant has 1000 documents in flight, as many as it may; 1 document of the tenant is released before this one"
         );
         let reason = |held_by, has_redis| Why::of_place(place(held_by, 10_000, 9), has_redis).reason;
+        let lacks = Place { lacks_fallback: true, ..place(Some(HeldBy::Budget), 0, 0) };
+        let why = Why::of_place(lacks, true);
+        assert!(why.reason == "budget" && why.detail.contains("`riacho space fallback`"), "{}", why.detail);
         assert_eq!(reason(Some(HeldBy::Total), true), "total_limit");
         assert_eq!(reason(Some(HeldBy::Budget), false), "budget");
         assert_eq!(reason(Some(HeldBy::TotalBudget), true), "total_budget");

@@ -3,7 +3,7 @@
 //! What is missing stands in PostgreSQL, and a vector is written in the transaction that says so: this
 //! may end at any moment. Each space is filled by itself, so that a model that is slow or at its limit keeps no
 //! other waiting. One that is searched already has no rate: what it lacks would have been embedded on its way, had
-//! it been live in time.
+//! it been live in time. What it lacks of a tenant that has used up a budget waits for the next one; the fallback space is not filled.
 
 mod vectors;
 
@@ -83,7 +83,7 @@ pub(crate) async fn run(job: &Job<'_>) -> Result<(), Error> {
 /// The spaces that are to be filled.
 async fn used(job: &Job<'_>) -> Result<Vec<Space>, Error> {
     let mut spaces = job.janitor.store.spaces().await?;
-    spaces.retain(|space| space.state != SpaceState::Retired);
+    spaces.retain(|space| !matches!(space.state, SpaceState::Fallback | SpaceState::Retired));
     Ok(spaces)
 }
 
@@ -142,7 +142,7 @@ async fn step(job: &Job<'_>, space: &Space) -> Result<Step, Error> {
             tracing::info!(
                 space = space.id,
                 model = space.model,
-                "nothing is missing in the embedding space"
+                "nothing more is to be filled into the embedding space"
             );
         }
         tell(job, space, None).await?;

@@ -12,7 +12,7 @@ pub(crate) async fn run(job: &Job<'_>) -> Result<(), Error> {
     let (mut spaces, missing) = (store.spaces().await?, store.missing(None).await?);
     // While a space is built, an index would soon be too small.
     spaces.retain(|space| match space.state {
-        SpaceState::Live | SpaceState::Standby => true,
+        SpaceState::Live | SpaceState::Standby | SpaceState::Fallback => true,
         SpaceState::Building => space.is_seeded && !missing.contains_key(&space.id),
         SpaceState::Retired => false,
     });

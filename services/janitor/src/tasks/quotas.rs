@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use riacho_domain::TenantId;
-use riacho_store::{Budget, Limits, Spent, Tenant, TenantState};
+use riacho_store::{Budget, Limits, OverBudget, Spent, Tenant, TenantState};
 
 use crate::{Error, job::Job, metrics::names};
 
@@ -16,10 +16,12 @@ pub(crate) async fn run(job: &Job<'_>) -> Result<(), Error> {
         if !job.goes_on() {
             break;
         }
-        let over = budgets.over(&tenant.id, &tenant.limits.over(&job.janitor.limits));
+        let limits = tenant.limits.over(&job.janitor.limits);
+        let over = budgets.over(&tenant.id, &limits);
         over_budget += u32::from(!over.is_empty());
         // One that cannot be measured keeps no other from it.
-        for result in [quotas(job, tenant).await, tell_budgets(job, tenant, &over).await] {
+        for result in [quotas(job, tenant).await, tell_budgets(job, tenant, &over, limits.over_budget).await]
+        {
             result.unwrap_or_else(|error| _ = failed.get_or_insert(error));
         }
     }
@@ -75,14 +77,20 @@ impl Budgets {
     }
 }
 
-async fn tell_budgets(job: &Job<'_>, tenant: &Tenant, over: &[Budget]) -> Result<(), Error> {
-    if over == tenant.over_budget
-        || !job.dry_run && !job.janitor.store.set_over_budget(&tenant.id, over).await?
+/// `then` says what becomes of the tenant's documents while a budget is used up.
+async fn tell_budgets(
+    job: &Job<'_>,
+    tenant: &Tenant,
+    over: &[Budget],
+    then: OverBudget,
+) -> Result<(), Error> {
+    if over == tenant.over_budget && tenant.wants_fallback == (then == OverBudget::Local)
+        || !job.dry_run && !job.janitor.store.set_over_budget(&tenant.id, over, then).await?
     {
         return Ok(());
     }
     let names = over.iter().map(|budget| budget.as_str()).collect::<Vec<_>>().join(",");
-    tracing::info!(tenant = %tenant.id, used_up = names, "budgets of the month");
+    tracing::info!(tenant = %tenant.id, used_up = names, then = then.as_str(), "budgets of the month");
     job.add("budgets_changed", 1);
     Ok(())
 }

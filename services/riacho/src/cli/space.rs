@@ -35,6 +35,14 @@ pub(crate) enum SpaceCommand {
         #[arg(long)]
         force: bool,
     },
+    /// Makes a space the fallback, for documents of tenants that go on over their budget; without an id, shows it
+    Fallback {
+        /// The space, of a local model; `none` for no fallback
+        id: Option<FallbackId>,
+        /// Even if documents are in the present fallback only: they are found by words until the live space has them
+        #[arg(long, requires = "id")]
+        force: bool,
+    },
     /// Gives a space up that is not live; the janitor removes its vectors an hour later
     Drop {
         /// The space
@@ -43,6 +51,22 @@ pub(crate) enum SpaceCommand {
         #[arg(long, required = true)]
         yes: bool,
     },
+}
+
+/// A space, or none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FallbackId(pub(crate) Option<SpaceId>);
+
+impl std::str::FromStr for FallbackId {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match (text, text.parse()) {
+            ("none", _) => Ok(Self(None)),
+            (_, Ok(id)) => Ok(Self(Some(id))),
+            _ => Err("expected the id of a space, or `none`".to_owned()),
+        }
+    }
 }
 
 #[derive(Debug, Args)]

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use riacho_domain::TenantId;
+use riacho_store::OverBudget;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum TenantCommand {
@@ -89,12 +90,33 @@ pub(crate) struct TenantLimits {
     /// Documents on their way
     #[arg(long, value_name = "N")]
     pub(crate) max_unfinished: Option<OwnLimit>,
-    /// Tokens that are embedded in a month (UTC); documents wait when they are used up
+    /// Tokens that are embedded in a month (UTC); see --over-budget for when they are used up
     #[arg(long, value_name = "N")]
     pub(crate) embedding_tokens_per_month: Option<OwnLimit>,
     /// The same in money: hundredths of the currency of models.prices
     #[arg(long, value_name = "N")]
     pub(crate) embedding_cents_per_month: Option<OwnLimit>,
+    /// What becomes of documents that come when a budget is used up: `wait`, `local` (they go on with the fallback space, see
+    /// `riacho space fallback`), or `default` for the configuration's
+    #[arg(long, value_name = "WHAT")]
+    pub(crate) over_budget: Option<OwnChoice>,
+}
+
+/// What is chosen for a tenant alone; nothing, so that the configuration's holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct OwnChoice(pub(crate) Option<OverBudget>);
+
+impl std::str::FromStr for OwnChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "wait" => Ok(Self(Some(OverBudget::Wait))),
+            "local" => Ok(Self(Some(OverBudget::Local))),
+            "default" => Ok(Self(None)),
+            _ => Err("expected `wait`, `local` or `default`".to_owned()),
+        }
+    }
 }
 
 /// What is set for a tenant alone: a limit, none (0), or nothing, so that the configuration's holds.
@@ -126,6 +148,9 @@ mod tests {
         assert_eq!("12".parse(), Ok(OwnLimit(Some(12))));
         assert_eq!("none".parse(), Ok(OwnLimit(Some(0))));
         assert_eq!("default".parse(), Ok(OwnLimit(None)));
+        assert_eq!("local".parse(), Ok(OwnChoice(Some(OverBudget::Local))));
+        assert_eq!("default".parse(), Ok(OwnChoice(None)));
+        assert!("none".parse::<OwnChoice>().is_err());
         assert!(["0", "-1", "many", ""].iter().all(|wrong| wrong.parse::<OwnLimit>().is_err()));
     }
 }

@@ -1,6 +1,7 @@
-//! `riacho space list|create|fill|compare|switch|drop`.
+//! `riacho space list|create|fill|compare|switch|fallback|drop`.
 
 mod compare;
+mod fallback;
 mod switch;
 
 use std::{fmt::Write as _, time::Duration};
@@ -29,6 +30,7 @@ pub(super) async fn run(context: &Context, command: SpaceCommand) -> anyhow::Res
         SpaceCommand::Switch { id, wait, force } => {
             switch::run(context, id, Duration::from_secs(wait), force).await
         }
+        SpaceCommand::Fallback { id, force } => fallback::run(context, id, force).await,
         SpaceCommand::Drop { id, yes: _ } => {
             let space = context.store(Role::Janitor).await?.retire_space(id).await.map_err(store_failure)?;
             context.output.result(&space, || {
@@ -84,7 +86,7 @@ async fn shown(store: &Store) -> anyhow::Result<Vec<Shown>> {
 
 #[allow(clippy::cast_precision_loss)] // a share for people
 fn progress(space: &Space, missing: Missing) -> Option<f64> {
-    if !space.is_seeded || space.state == SpaceState::Retired {
+    if !space.is_seeded || !is_filled(space) {
         return None;
     }
     let all = space.filled + missing.chunks;
@@ -109,7 +111,7 @@ async fn list(context: &Context) -> anyhow::Result<()> {
     context.output.list(&spaces, &header, |Shown { space, missing, progress, in_flight }| {
         let filled = progress.map_or("-".to_owned(), |share| format!("{:.1}%", share * 100.0));
         let rate = match (space.state, space.per_second) {
-            (SpaceState::Live | SpaceState::Retired, _) => "-".to_owned(),
+            (SpaceState::Live | SpaceState::Fallback | SpaceState::Retired, _) => "-".to_owned(),
             (_, rate) => rate.unwrap_or(usual).to_string(),
         };
         vec![
@@ -128,16 +130,24 @@ async fn list(context: &Context) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Whether what is missing in a space is filled in.
+fn is_filled(space: &Space) -> bool {
+    !matches!(space.state, SpaceState::Fallback | SpaceState::Retired)
+}
+
 /// What else a person wants to know of a space.
 fn remark(space: &Space, missing: Missing) -> String {
     let mut text = String::new();
-    if space.state != SpaceState::Retired && !space.is_seeded {
+    if is_filled(space) && !space.is_seeded {
         text.push_str("documents are being looked through; ");
     }
     if missing.refused > 0 {
         let _ = write!(text, "its model refuses chunks of {} documents; ", missing.refused);
     }
-    if space.per_second == Some(0) {
+    if missing.over_budget > 0 {
+        let _ = write!(text, "{} documents wait for their tenant's budget; ", missing.over_budget);
+    }
+    if space.per_second == Some(0) && is_filled(space) {
         text.push_str("paused; ");
     }
     if let Some(trouble) = &space.trouble {
@@ -197,7 +207,8 @@ async fn fill(context: &Context, arguments: &FillSpace) -> anyhow::Result<()> {
         let line = state_line(&space);
         if arguments.wait && !is_complete {
             let is_paused = space.space.per_second == Some(0) && space.space.state != SpaceState::Live;
-            if is_paused || space.missing.refused > 0 && space.missing.chunks == 0 {
+            let Missing { documents, refused, over_budget, .. } = space.missing;
+            if is_paused || !is_filled(&space.space) || documents > 0 && refused + over_budget >= documents {
                 return Err(Failure::error(Kind::Failed, line));
             }
             if line != told {

@@ -79,6 +79,7 @@ fn document_text(status: &Value) -> String {
         lines.push(format!("{code}: {message}"));
     }
     lines.extend(status["notice"].as_str().map(str::to_owned));
+    lines.extend(status["fallback"].as_str().map(str::to_owned));
     lines.join("\n")
 }
 

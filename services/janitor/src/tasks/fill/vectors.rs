@@ -187,11 +187,14 @@ async fn embed(
     Ok((vectors, reached.ended.as_ref().map(trouble)))
 }
 
-/// What the live space lacks was on its way at a switch: its documents would have been embedded for it.
+/// What the live space lacks was on its way at a switch, or came when a budget was used up: its documents would have been
+/// embedded for it.
 const fn purpose(state: SpaceState) -> Purpose {
     match state {
         SpaceState::Live => Purpose::Documents,
-        SpaceState::Building | SpaceState::Standby | SpaceState::Retired => Purpose::Spaces,
+        SpaceState::Building | SpaceState::Standby | SpaceState::Fallback | SpaceState::Retired => {
+            Purpose::Spaces
+        }
     }
 }
 

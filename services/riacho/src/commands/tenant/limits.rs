@@ -1,11 +1,11 @@
 //! `riacho tenant limits`.
 
-use riacho_store::{Limits, OwnLimits, Role, Spent, Usage};
+use riacho_store::{Limits, OverBudget, OwnLimits, Role, Spent, Store, Usage};
 use serde::Serialize;
 
 use super::super::{Context, store_failure};
 use crate::{
-    cli::{OwnLimit, TenantLimits},
+    cli::{OwnChoice, OwnLimit, TenantLimits},
     exit::{Failure, Kind},
 };
 
@@ -31,6 +31,9 @@ pub(super) async fn run(context: &Context, asked: TenantLimits) -> anyhow::Resul
     let missing = || store_failure(riacho_store::Error::NotFound("tenant"));
     let before = store.tenant(&asked.id).await.map_err(store_failure)?.ok_or_else(missing)?;
     let own = changed(before.limits, &asked)?;
+    if own.over_budget == Some(OverBudget::Local) && own != before.limits {
+        check_fallback(&store).await?;
+    }
     if own != before.limits {
         store.set_tenant_limits(&asked.id, &own).await.map_err(store_failure)?;
     }
@@ -42,6 +45,16 @@ pub(super) async fn run(context: &Context, asked: TenantLimits) -> anyhow::Resul
     let shown = Shown { tenant: asked.id.to_string(), own, limits, usage, over_quota, spent, over_budget };
     context.output.result(&shown, || shown.text());
     Ok(())
+}
+
+/// Nobody goes on with a fallback that is not there.
+async fn check_fallback(store: &Store) -> anyhow::Result<()> {
+    if store.fallback_space().await.map_err(store_failure)?.is_some() {
+        return Ok(());
+    }
+    let text = "the deployment has no fallback embedding space, so documents over a budget could only wait: make the space of a \
+                local model (`riacho space create`) the fallback first, with `riacho space fallback ID`";
+    Err(Failure::error(Kind::Failed, text.to_owned()))
 }
 
 /// What is set for the tenant once the command was obeyed.
@@ -73,7 +86,18 @@ fn changed(mut own: OwnLimits, asked: &TenantLimits) -> anyhow::Result<OwnLimits
             *field = limit;
         }
     }
+    if let Some(OwnChoice(choice)) = asked.over_budget {
+        own.over_budget = choice;
+    }
     Ok(own)
+}
+
+/// What becomes of documents that come when a budget is used up.
+fn then(over_budget: OverBudget) -> &'static str {
+    match over_budget {
+        OverBudget::Wait => "documents wait",
+        OverBudget::Local => "documents go on with the fallback space",
+    }
 }
 
 /// The budget of a month in money.
@@ -100,6 +124,7 @@ impl Shown {
             quota("unfinished", usage.unfinished, limits.max_unfinished),
             month(quota("tokens", self.spent.tokens, limits.embedding_tokens_per_month)),
             month(format!("{:<14}{:.4} of {}", "money", self.spent.money(), money(limits))),
+            format!("{:<14}{}", "over budget", then(limits.over_budget)),
         ]
         .join("\n")
     }
