@@ -16,7 +16,7 @@ pub(super) struct Raw {
 pub(super) enum Way {
     /// All rows of the tenant are compared.
     Exact,
-    /// The HNSW index, with the settings of the product.
+    /// The tenant's HNSW index, with the settings of the product.
     Index,
 }
 
@@ -46,7 +46,7 @@ impl Raw {
             Way::Exact => "SET enable_indexscan = on; SET enable_sort = on; SET enable_seqscan = off",
             Way::Index => {
                 "SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off;
-                 SET hnsw.iterative_scan = relaxed_order; SET hnsw.ef_search = 100; SET hnsw.max_scan_tuples = 40000"
+                 SET hnsw.iterative_scan = relaxed_order; SET hnsw.ef_search = 400; SET hnsw.max_scan_tuples = 40000"
             }
         };
         self.client.batch_execute(settings).await?;
@@ -58,11 +58,12 @@ impl Raw {
         let narrowed = condition.map_or_else(String::new, |condition| {
             format!("AND document_id IN (SELECT id FROM documents WHERE tenant_id = $1 AND {condition})")
         });
+        let reached = if way == Way::Index { self.reached(tenant).await? } else { String::new() };
         let statement = self
             .client
             .prepare(&format!(
                 "SELECT document_id, ordinal, embedding <=> $2::text::halfvec AS distance FROM vectors_{space}
-                 WHERE tenant_id = $1 {narrowed} ORDER BY {order} LIMIT 10"
+                 WHERE tenant_id = $1 {reached} {narrowed} ORDER BY {order} LIMIT 10"
             ))
             .await?;
         let vector = format!("{vector:?}");
@@ -74,6 +75,16 @@ impl Raw {
             .map(|row| Ok(1.0 - row.try_get::<_, f64>("distance")?))
             .collect::<anyhow::Result<_>>()?;
         Ok((near, took))
+    }
+
+    /// The condition by which the planner knows that the tenant's index fits.
+    async fn reached(&self, tenant: &str) -> anyhow::Result<String> {
+        let sql = format!(
+            "SELECT indexed_seq FROM vector_indexes WHERE space_id = {} AND tenant_id = $1",
+            self.space
+        );
+        let up_to: i64 = self.client.query_one(&sql, &[&tenant]).await?.try_get(0)?;
+        Ok(format!("AND tenant_id = '{tenant}' AND seq <= {up_to}"))
     }
 
     /// Rows a second of COPY, chunks and vectors: into a table without indexes, into tables with all indexes of the product but

@@ -367,10 +367,11 @@ ORDER BY w.place";
 
 /// The statements of this folder, for a space.
 pub(crate) fn statements(space: SpaceId) -> Vec<String> {
-    let mut all: Vec<String> = [range::SPACE, STATE, range::ALLOWED, HITS, keyword::LANGUAGES, keyword::MATCHING]
-        .iter()
-        .map(|sql| (*sql).to_owned())
-        .collect();
+    let mut all: Vec<String> =
+        [range::SPACE, STATE, range::ALLOWED, HITS, keyword::LANGUAGES, keyword::MATCHING]
+            .iter()
+            .map(|sql| (*sql).to_owned())
+            .collect();
     all.extend(fallback::statements(space));
     all.extend(vector::statements(space));
     all
