@@ -3,7 +3,8 @@
 --
 -- Candidates are the chunks that have one of the rarest words: words are taken up, the rarest first, as long as they are in no more
 -- than `bound` / 2 chunks together, or in fewer than four times as many as are asked for. A chunk that has none of them would need
--- nearly all of the others to come before those. Where these are too few, chunks with the rarest of the other words follow; where no
+-- nearly all of the others to come before those. They are counted with all versions of a document. Where live ones turn out to be fewer
+-- than are asked for, chunks with any word are candidates. Where rare words are in too few chunks, chunks with the rarest of the other words follow; where no
 -- word is below the bound, those that have all words come first.
 --
 -- How many chunks of a large tenant have a frequent word is counted by the janitor now and then: counting it in each search takes
@@ -57,6 +58,8 @@ DECLARE
     some_word   tsquery;
     rare        tsquery;
     next_word   tsquery;
+    chosen      tid[];
+    candidates  text;
     weights     double precision[];
     ranks       text := '';
     terms       text := '0';
@@ -90,42 +93,44 @@ BEGIN
     IF some_word IS NULL THEN
         RETURN;
     END IF;
-    -- What is rare in all documents of the tenant says little of those that the search is narrowed to.
-    IF documents IS NOT NULL THEN
-        next_word := some_word;
-    ELSIF rare IS NOT NULL AND counted >= 4 * top THEN
+    IF rare IS NOT NULL AND counted >= 4 * top THEN
         next_word := NULL;
+    END IF;
+    candidates :=
+        'SELECT array_agg(f.ctid) FROM (
+            (SELECT c.ctid
+             FROM chunks AS c JOIN documents AS d ON d.id = c.document_id AND d.live_version = c.version AND d.live_run = c.run_id
+             WHERE c.tenant_id = $1 AND d.tenant_id = $1 AND c.tsv @@ $3
+               AND d.deleted_at IS NULL AND (d.expires_at IS NULL OR d.expires_at > now())
+               AND ($2 IS NULL OR c.document_id = ANY ($2))
+             LIMIT $5 * 2)
+            UNION ALL
+            (SELECT c.ctid
+             FROM chunks AS c JOIN documents AS d ON d.id = c.document_id AND d.live_version = c.version AND d.live_run = c.run_id
+             WHERE $4 IS NOT NULL AND c.tenant_id = $1 AND d.tenant_id = $1 AND c.tsv @@ $4 AND NOT c.tsv @@ $3
+               AND d.deleted_at IS NULL AND (d.expires_at IS NULL OR d.expires_at > now())
+               AND ($2 IS NULL OR c.document_id = ANY ($2))
+             LIMIT $5)) AS f';
+    EXECUTE candidates INTO chosen USING tenant, documents, coalesce(rare, present), next_word, bound;
+    IF coalesce(cardinality(chosen), 0) < top AND coalesce(rare, present) IS DISTINCT FROM some_word THEN
+        EXECUTE candidates INTO chosen USING tenant, documents, coalesce(rare, present), some_word, bound;
     END IF;
     FOR number IN 1 .. cardinality(words) LOOP
         ranks := ranks || format(', least(greatest(%s), 1)::double precision AS r%s',
-            (SELECT string_agg(format('ts_rank(''{1,1,1,1}'', flat.tsv, ($8)[%s])', f.form), ', ')
+            (SELECT string_agg(format('ts_rank(''{1,1,1,1}'', flat.tsv, ($4)[%s])', f.form), ', ')
              FROM unnest(form_words) WITH ORDINALITY AS f (word, form) WHERE f.word = number), number);
         terms := terms || format(' + CASE WHEN r%1$s > 0 THEN ($7)[%1$s] / (1 + c.longer / (1 / (1.644934 * (1.0001 - r%1$s)) - 0.5)) ELSE 0 END', number);
     END LOOP;
     RETURN QUERY EXECUTE format(
-        'WITH matching AS (
-            (SELECT c.document_id, c.version, c.run_id, c.ordinal, c.tsv, c.token_count
-             FROM chunks AS c JOIN documents AS d ON d.id = c.document_id AND d.live_version = c.version AND d.live_run = c.run_id
-             WHERE c.tenant_id = $1 AND d.tenant_id = $1 AND c.tsv @@ $4
-               AND d.deleted_at IS NULL AND (d.expires_at IS NULL OR d.expires_at > now())
-               AND ($2 IS NULL OR c.document_id = ANY ($2))
-             LIMIT $10 * 2)
-            UNION ALL
-            (SELECT c.document_id, c.version, c.run_id, c.ordinal, c.tsv, c.token_count
-             FROM chunks AS c JOIN documents AS d ON d.id = c.document_id AND d.live_version = c.version AND d.live_run = c.run_id
-             WHERE $5 IS NOT NULL AND c.tenant_id = $1 AND d.tenant_id = $1 AND c.tsv @@ $5 AND NOT c.tsv @@ $4
-               AND d.deleted_at IS NULL AND (d.expires_at IS NULL OR d.expires_at > now())
-               AND ($2 IS NULL OR c.document_id = ANY ($2))
-             LIMIT $10)),
-        candidates AS (
-            SELECT m.*, 1.2 * (0.25 + 0.75 * m.token_count / greatest(avg(m.token_count) OVER (), 1))::double precision AS longer FROM matching AS m)
-        SELECT c.document_id, c.version, c.run_id, c.ordinal, (%s) / $9 + CASE WHEN flat.tsv @@ $3 THEN 0.45 ELSE 0 END AS score
+        'WITH candidates AS (
+            SELECT c.document_id, c.version, c.run_id, c.ordinal, c.tsv, 1.2 * (0.25 + 0.75 * c.token_count / greatest(avg(c.token_count) OVER (), 1))::double precision AS longer
+            FROM chunks AS c WHERE c.ctid = ANY ($1) AND c.tenant_id = $2)
+        SELECT c.document_id, c.version, c.run_id, c.ordinal, (%s) / $5 + CASE WHEN flat.tsv @@ $3 THEN 0.45 ELSE 0 END AS score
         FROM candidates AS c CROSS JOIN LATERAL (SELECT c.tsv || '''' AS tsv OFFSET 0) AS flat
             CROSS JOIN LATERAL (SELECT %s OFFSET 0) AS ranked
         ORDER BY score DESC, c.document_id, c.ordinal
         LIMIT $6', terms, substr(ranks, 3))
-        USING tenant, documents, every_word, coalesce(rare, present), next_word, top, weights, forms,
-            (SELECT sum(weight) FROM unnest(weights) AS weight), bound;
+        USING chosen, tenant, every_word, forms, (SELECT sum(weight) FROM unnest(weights) AS weight), top, weights;
 END
 $$;
 REVOKE EXECUTE ON FUNCTION matching_chunks FROM PUBLIC;

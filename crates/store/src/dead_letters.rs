@@ -232,7 +232,11 @@ impl Store {
             if is_intake && tx.query_opt(sql::MANY_OF_INTAKE, &[&tenant]).await?.is_some() {
                 return Ok(false);
             }
-            if document.is_some() && tx.query_opt(sql::LOCK_DOCUMENT, &[&document]).await?.is_none() {
+            // Of a document that nobody knows, for example after an older backup was restored, the letter is all there is.
+            if document.is_some()
+                && tx.query_opt(sql::LOCK_DOCUMENT, &[&document]).await?.is_none()
+                && tx.query_opt(sql::PURGED, &[&document]).await?.is_some()
+            {
                 return Ok(false);
             }
             let added = tx.execute(sql::ADD, insert).await? == 1;

@@ -12,7 +12,7 @@ use crate::{
 /// Words of tenants with more chunks than this are counted. Below, the index finds the chunks of the most frequent word in about a
 /// millisecond.
 const MANY: i64 = 10_000;
-/// So many chunks are looked at; with more, a part of the documents stands for all.
+/// So many chunks are looked at; with more, a part stands for all.
 const SAMPLE: i64 = 20_000;
 
 impl Store {
@@ -33,6 +33,7 @@ impl Store {
 }
 
 async fn count(tx: &Tx, tenant: &TenantId, chunks: i64) -> Result<(), Error> {
+    tx.batch("-- store::frequent_words::count\nSET LOCAL statement_timeout = 0").await?;
     tx.execute(DELETE, &[&tenant.as_str()]).await?;
     tx.execute(INSERT, &[&tenant.as_str(), &chunks]).await?;
     let stands_for = (chunks + SAMPLE - 1) / SAMPLE;
@@ -61,7 +62,7 @@ INSERT INTO word_counts (tenant_id, chunks) VALUES ($1, $2)";
 const COUNT: &str = "-- store::frequent_words::count
 INSERT INTO frequent_words (tenant_id, word_hash, chunks)
 SELECT $1, hashtextextended(array_to_tsvector(ARRAY[word])::text, 0) AS hash, max(ndoc * $2)
-FROM ts_stat(format('SELECT tsv FROM chunks WHERE tenant_id = %L AND abs(hashtext(document_id::text)::bigint) %% %s = 0', $1::text, $2::bigint))
+FROM ts_stat(format('SELECT tsv FROM chunks WHERE tenant_id = %L AND abs(hashtext(document_id::text || ordinal)::bigint) %% %s = 0', $1::text, $2::bigint))
 WHERE ndoc * $2 >= $3 GROUP BY hash";
 
 pub(crate) const STATEMENTS: &[&str] = &[DUE, FORGET, DELETE, INSERT, COUNT];

@@ -49,7 +49,17 @@ pub(crate) struct Owner {
 }
 
 impl Owner {
+    /// Changes of the schema are made by one process at a time.
     pub(crate) async fn connect(config: &Config) -> Result<Self, Error> {
+        let owner = Self::connect_beside(config).await?;
+        // The lock goes with the connection.
+        owner.client.execute(TAKE_LOCK, &[&LOCK]).await?;
+        Ok(owner)
+    }
+
+    /// Without the lock, for what takes long beside changes of the schema. A build of an index that waited for it, or that others
+    /// waited for with the lock, would never end: it waits itself for every older snapshot, and so for those who wait.
+    pub(crate) async fn connect_beside(config: &Config) -> Result<Self, Error> {
         let parsed = tls::parse_url(config.owner_url().expose(), config)?;
         let connector = tls::connector(config.tls_ca_file.as_deref())?;
         let (client, connection) = parsed.connect(connector).await?;
@@ -59,8 +69,6 @@ impl Owner {
                 tracing::warn!(error = chain(&error), "the connection of the schema's owner broke");
             }
         });
-        // One process at a time; the lock goes with the connection.
-        client.execute(TAKE_LOCK, &[&LOCK]).await?;
         Ok(Self { client, connection: tasks })
     }
 

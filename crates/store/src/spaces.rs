@@ -115,6 +115,14 @@ impl Store {
         Ok(self.spaces().await?.into_iter().find(|space| space.state == SpaceState::Live))
     }
 
+    /// The live space, as searches see it: where these read a copy of the database, a switch comes there a little later.
+    pub async fn searched_space(&self) -> Result<Option<Space>, Error> {
+        let scope = Scope::all("searched_space").snapshot();
+        let rows = self.transaction(scope, |tx| async move { tx.query(SPACES, &[]).await }).await?;
+        let spaces = rows.iter().map(Space::read).collect::<Result<Vec<_>, _>>()?;
+        Ok(spaces.into_iter().find(|space| space.state == SpaceState::Live))
+    }
+
     /// What a space's model makes of known texts, as binary16 in little endian; none where nobody has written it.
     pub async fn probe(&self, space: SpaceId) -> Result<Option<Vec<u8>>, Error> {
         let rows = self.single(Scope::all("probe"), PROBE, &[&read::signed(space)]).await?;

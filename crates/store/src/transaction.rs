@@ -113,6 +113,13 @@ impl Tx {
         Ok(client.query(&statement, params).await?)
     }
 
+    /// Rows of a statement that is not kept prepared: one of many that differ.
+    pub(crate) async fn query_once(&self, sql: &str, params: &[Param<'_>]) -> Result<Vec<Row>, Error> {
+        let client = self.client()?;
+        let statement = client.prepare(sql).await?;
+        Ok(client.query(&statement, params).await?)
+    }
+
     /// The first row of a statement, if there is one.
     pub(crate) async fn query_opt(&self, sql: &str, params: &[Param<'_>]) -> Result<Option<Row>, Error> {
         Ok(self.query(sql, params).await?.into_iter().next())

@@ -151,6 +151,9 @@ SELECT 1 FROM dead_letters WHERE tenant_id = $1 AND stage = 'intake' AND resolve
 pub(super) const LOCK_DOCUMENT: &str = "-- store::dead_letters::add_dead_letter
 SELECT id FROM documents WHERE id = $1 FOR KEY SHARE";
 
+pub(super) const PURGED: &str = "-- store::dead_letters::add_dead_letter
+SELECT id FROM receipts WHERE document_id = $1 LIMIT 1";
+
 // A tenant that is gone, or never was, leaves the letter without one.
 pub(super) const ADD: &str = "-- store::dead_letters::add_dead_letter
 INSERT INTO dead_letters (id, tenant_id, document_id, version, release_id, stage, stream, entry_id, reason_code, message,
@@ -204,6 +207,7 @@ pub(crate) const STATEMENTS: &[&str] = &[
     REST[2],
     MANY_OF_INTAKE,
     LOCK_DOCUMENT,
+    PURGED,
     ADD,
     FAIL,
     GET,

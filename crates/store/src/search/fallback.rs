@@ -212,7 +212,8 @@ fn lacking(space: SpaceId) -> String {
     format!(
         "-- store::search::fallback
 SELECT d.id, d.live_version, d.live_run FROM space_gaps AS g JOIN documents AS d ON d.id = g.document_id
-WHERE g.space_id = $2 AND g.tenant_id = $1 AND d.deleted_at IS NULL
+JOIN document_versions AS l ON l.document_id = d.id AND l.version = d.live_version AND l.space_id = {space}
+WHERE g.space_id = $2 AND g.tenant_id = $1 AND d.deleted_at IS NULL AND NOT d.withheld AND (d.expires_at IS NULL OR d.expires_at > now())
   AND EXISTS (SELECT FROM vectors_{space} AS v
       WHERE v.tenant_id = $1 AND v.document_id = d.id AND v.version = d.live_version AND v.run_id = d.live_run)
 LIMIT $3"

@@ -51,7 +51,7 @@ impl Store {
                 if index.share(allowed) > few && allowed.documents.len() > NARROW =>
             {
                 let candidates = CANDIDATES * index.vectors / index.share(allowed).max(1);
-                search.through(index, Some(&allowed.documents), candidates).await
+                search.through(index, Some(allowed), candidates).await
             }
             (_, Some(allowed)) => search.among(allowed).await,
             (Some(index), None) => search.through(index, None, CANDIDATES).await,
@@ -83,22 +83,31 @@ impl Nearest<'_> {
     async fn through(
         &self,
         index: TenantIndex,
-        documents: Option<&[uuid::Uuid]>,
+        allowed: Option<&Allowed>,
         candidates: i64,
     ) -> Result<Leg, Error> {
+        let documents = allowed.map(|allowed| allowed.documents.as_slice());
         let limit = i64::from(self.top);
         let candidates = candidates.clamp(CANDIDATES.max(limit), MOST_CANDIDATES);
         // The planner cannot know that the index is the right way: it is told for this statement only.
         self.tx.batch(&use_index(candidates)).await?;
         let params: [Param<'_>; 4] = [&self.tenant.as_str(), &self.vector, &documents, &limit];
         let statement = indexed(self.space, self.tenant, index.up_to, self.lacked_by);
-        let rows = self.tx.query(&statement, &params).await?;
+        // Each tenant and each of its indexes has a statement of its own: kept, they would only become more.
+        let rows = self.tx.query_once(&statement, &params).await?;
         self.tx.batch(USE_ANY).await?;
         let mut near = leg(&rows)?;
         near.extend(match documents {
             Some(_) => self.live_newer_than(index.up_to, documents).await?,
             None => self.newer_than(index.up_to).await?,
         });
+        // A walk gives up after so many rows: what is looked for may be far from the query, or behind rows that are not live.
+        if near.len() < self.top as usize {
+            return match allowed {
+                Some(allowed) => self.among(allowed).await,
+                None => self.newer_than(0).await,
+            };
+        }
         near.sort_by(|a, b| b.1.total_cmp(&a.1));
         near.truncate(self.top as usize);
         Ok(near)
@@ -175,6 +184,7 @@ fn use_index(candidates: i64) -> String {
     format!(
         "-- store::search::vector::through
 SET LOCAL hnsw.iterative_scan = relaxed_order; SET LOCAL hnsw.ef_search = {candidates}; SET LOCAL hnsw.max_scan_tuples = 40000;
+SET LOCAL hnsw.scan_mem_multiplier = 8;
 SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; SET LOCAL enable_sort = off;
 SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off"
     )

@@ -45,8 +45,28 @@ impl Store {
     /// index, the one with the most first.
     pub async fn due_indexes(&self, space: SpaceId) -> Result<Vec<DueIndex>, Error> {
         let few = i64::from(self.inner.config.exact_search_rows);
-        let rows = self.single(Scope::all("due_indexes"), &due(space), &[&read::signed(space), &few]).await?;
-        rows.iter().map(DueIndex::read).collect()
+        let id = read::signed(space);
+        let rows = self.single(Scope::all("due_indexes"), &with_news(space), &[&id, &few]).await?;
+        let mut due = Vec::new();
+        for row in &rows {
+            let tenant = read::tenant(row, "tenant_id")?;
+            let counted = self
+                .transaction(Scope::all("due_indexes"), |tx| {
+                    let tenant = tenant.clone();
+                    async move {
+                        // It reads an index of all the tenant's vectors.
+                        tx.batch("-- store::spaces::due_indexes\nSET LOCAL statement_timeout = 0").await?;
+                        tx.query_one(&count(space), &[&id, &tenant.as_str()]).await
+                    }
+                })
+                .await?;
+            let (fresh, vectors): (i64, i64) = (counted.try_get("fresh")?, counted.try_get("vectors")?);
+            if fresh > few && fresh * 4 > vectors {
+                due.push(DueIndex::read(tenant, &counted)?);
+            }
+        }
+        due.sort_by_key(|due| std::cmp::Reverse(due.vectors));
+        Ok(due)
     }
 
     /// Builds the indexes of a space that are due, one after the other, and removes those that nobody needs. Until one is
@@ -54,9 +74,10 @@ impl Store {
     /// `config` names the login that owns the tables.
     ///
     /// Takes a minute for some 200,000 vectors. Where the future is dropped, the server ends the build soon after, and the
-    /// next one begins anew. Answers nothing while another process builds indexes of the space.
+    /// next one begins anew. A build that fails keeps no other tenant waiting; the first error is answered at the end.
+    /// Answers nothing while another process builds indexes of the space.
     pub async fn build_indexes(&self, config: &Config, space: SpaceId) -> Result<Vec<IndexBuilt>, Error> {
-        let owner = Owner::connect(config).await?;
+        let owner = Owner::connect_beside(config).await?;
         let built = self.build_with(&owner.client, config, space).await;
         owner.close().await;
         built
@@ -68,38 +89,67 @@ impl Store {
         config: &Config,
         space: SpaceId,
     ) -> Result<Vec<IndexBuilt>, Error> {
-        let mut all = Vec::new();
         // Ends with the connection.
         if !client.query_one(LOCK, &[&read::signed(space)]).await?.try_get::<_, bool>(0)? {
-            return Ok(all);
+            return Ok(Vec::new());
         }
+        self.tidy(client, space).await?;
+        let (mut all, mut failed) = (Vec::new(), None);
         for due in self.due_indexes(space).await? {
-            let start = Instant::now();
-            build(client, config, space, &due).await?;
-            let params: [Param<'_>; 6] = [
-                &read::signed(space),
-                &due.tenant.as_str(),
-                &due.id,
-                &due.newest,
-                &read::signed_size(due.vectors),
-                &due.documents,
-            ];
-            self.single(Scope::all("build_indexes"), KEEP, &params).await?;
-            all.push(IndexBuilt { tenant: due.tenant, vectors: due.vectors, took: start.elapsed() });
+            let (start, tenant) = (Instant::now(), due.tenant.clone());
+            match self.build_one(client, config, space, &due).await {
+                Ok(()) => all.push(IndexBuilt { tenant, vectors: due.vectors, took: start.elapsed() }),
+                Err(error) => {
+                    tracing::warn!(%error, %tenant, space, "a vector index could not be built");
+                    failed = failed.or(Some(error));
+                }
+            }
         }
+        self.tidy(client, space).await?;
+        failed.map_or(Ok(all), Err)
+    }
+
+    async fn build_one(
+        &self,
+        client: &Client,
+        config: &Config,
+        space: SpaceId,
+        due: &DueIndex,
+    ) -> Result<(), Error> {
+        build(client, config, space, due).await?;
+        let params: [Param<'_>; 6] = [
+            &read::signed(space),
+            &due.tenant.as_str(),
+            &due.id,
+            &due.newest,
+            &read::signed_size(due.vectors),
+            &due.documents,
+        ];
+        self.single(Scope::all("build_indexes"), KEEP, &params).await.map(drop)
+    }
+
+    /// Forgets indexes that are not there or not needed, and removes those that nobody knows.
+    async fn tidy(&self, client: &Client, space: SpaceId) -> Result<(), Error> {
+        let id = read::signed(space);
+        let mut there = Vec::new();
+        for row in client.query(VALID, &[&prefix(space)]).await? {
+            let name: String = row.try_get(0)?;
+            there.extend(name.rsplit('_').next().and_then(|id| id.parse::<i64>().ok()));
+        }
+        let scope = || Scope::all("build_indexes");
+        self.single(scope(), FORGET_LOST, &[&id, &there]).await?;
         let few = i64::from(self.inner.config.exact_search_rows) / 2;
-        self.single(Scope::all("build_indexes"), &forget_small(space), &[&read::signed(space), &few]).await?;
-        let kept = self.single(Scope::all("build_indexes"), KEPT, &[&read::signed(space)]).await?;
+        self.single(scope(), &forget_small(space), &[&id, &few]).await?;
+        let kept = self.single(scope(), KEPT, &[&id]).await?;
         let kept: Vec<i64> = kept.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
-        drop_others(client, space, &kept).await?;
-        Ok(all)
+        drop_others(client, space, &kept).await
     }
 }
 
 impl DueIndex {
-    fn read(row: &Row) -> Result<DueIndex, Error> {
+    fn read(tenant: TenantId, row: &Row) -> Result<DueIndex, Error> {
         Ok(DueIndex {
-            tenant: read::tenant(row, "tenant_id")?,
+            tenant,
             vectors: read::size_opt(row, "vectors")?.unwrap_or(0),
             documents: row.try_get("documents")?,
             dimensions: row.try_get("dimensions")?,
@@ -154,8 +204,7 @@ fn covered(tenant: &TenantId, up_to: i64) -> String {
 /// Removes indexes that were replaced or are not needed, and what interrupted builds left.
 async fn drop_others(client: &Client, space: SpaceId, kept: &[i64]) -> Result<(), Error> {
     let kept: Vec<String> = kept.iter().map(|id| index_name(space, *id)).collect();
-    let prefix = format!("vectors\\_{space}\\_hnsw\\_%");
-    for row in client.query(INDEXES, &[&prefix, &kept]).await? {
+    for row in client.query(INDEXES, &[&prefix(space), &kept]).await? {
         let name: String = row.try_get(0)?;
         client
             .batch_execute(&format!(
@@ -166,21 +215,33 @@ async fn drop_others(client: &Client, space: SpaceId, kept: &[i64]) -> Result<()
     Ok(())
 }
 
+/// The names of all indexes of a space, as LIKE takes them.
+fn prefix(space: SpaceId) -> String {
+    format!("vectors\\_{space}\\_hnsw\\_%")
+}
+
 fn index_name(space: SpaceId, id: i64) -> String {
     format!("vectors_{space}_hnsw_{id}")
 }
 
-// Only tenants with enough new vectors are counted whole.
-fn due(space: SpaceId) -> String {
+/// Tenants with so many vectors that are not in their index.
+fn with_news(space: SpaceId) -> String {
     format!(
         "-- store::spaces::due_indexes
-SELECT t.id AS tenant_id, s.dimensions, counted.vectors, counted.documents, counted.newest, nextval('vector_indexes_id') AS id
-FROM embedding_spaces AS s CROSS JOIN tenants AS t LEFT JOIN vector_indexes AS i ON i.space_id = s.id AND i.tenant_id = t.id
-CROSS JOIN LATERAL (SELECT FROM vectors_{space} AS v WHERE v.tenant_in_order = t.id AND v.seq > coalesce(i.indexed_seq, 0) OFFSET $2 LIMIT 1) AS has_many_new
-CROSS JOIN LATERAL (SELECT count(*) AS vectors, count(DISTINCT v.document_id) AS documents, max(v.seq) AS newest,
-       count(*) FILTER (WHERE v.seq > coalesce(i.indexed_seq, 0)) AS fresh
-   FROM vectors_{space} AS v WHERE v.tenant_id = t.id) AS counted
-WHERE s.id = $1 AND counted.fresh > $2 AND counted.fresh * 4 > counted.vectors ORDER BY counted.vectors DESC"
+SELECT t.id AS tenant_id FROM tenants AS t LEFT JOIN vector_indexes AS i ON i.space_id = $1 AND i.tenant_id = t.id
+CROSS JOIN LATERAL (SELECT FROM vectors_{space} AS v WHERE v.tenant_in_order = t.id AND v.seq > coalesce(i.indexed_seq, 0) OFFSET $2 LIMIT 1) AS news"
+    )
+}
+
+fn count(space: SpaceId) -> String {
+    format!(
+        "-- store::spaces::due_indexes
+SELECT s.dimensions, nextval('vector_indexes_id') AS id, counted.*,
+    (SELECT greatest(count(*), 1) FROM documents AS d WHERE d.tenant_id = $2 AND d.live_version IS NOT NULL AND d.deleted_at IS NULL) AS documents
+FROM embedding_spaces AS s LEFT JOIN vector_indexes AS i ON i.space_id = s.id AND i.tenant_id = $2
+CROSS JOIN LATERAL (SELECT count(*) AS vectors, max(v.seq) AS newest, count(*) FILTER (WHERE v.seq > coalesce(i.indexed_seq, 0)) AS fresh
+    FROM vectors_{space} AS v WHERE v.tenant_in_order = $2) AS counted
+WHERE s.id = $1"
     )
 }
 
@@ -200,6 +261,14 @@ DELETE FROM vector_indexes AS i WHERE i.space_id = $1
     )
 }
 
+// Without its index a tenant's searches would compare all its vectors, told not to.
+const FORGET_LOST: &str = "-- store::spaces::build_indexes
+DELETE FROM vector_indexes WHERE space_id = $1 AND id <> ALL ($2)";
+
+const VALID: &str = "-- store::spaces::build_indexes
+SELECT c.relname::text FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid
+WHERE i.indisvalid AND c.relnamespace = 'public'::regnamespace AND c.relname LIKE $1";
+
 const KEPT: &str = "-- store::spaces::build_indexes
 SELECT id FROM vector_indexes WHERE space_id = $1";
 
@@ -208,5 +277,12 @@ SELECT indexname::text FROM pg_indexes WHERE schemaname = 'public' AND indexname
 
 /// The statements of this file that are prepared, for a space.
 pub(super) fn statements(space: SpaceId) -> Vec<String> {
-    vec![due(space), KEEP.to_owned(), forget_small(space), KEPT.to_owned()]
+    vec![
+        with_news(space),
+        count(space),
+        KEEP.to_owned(),
+        FORGET_LOST.to_owned(),
+        forget_small(space),
+        KEPT.to_owned(),
+    ]
 }

@@ -230,6 +230,25 @@ async fn cosines_of_the_fallback_are_carried_over_to_the_scale_of_the_live_space
 }
 
 #[tokio::test]
+async fn what_is_withheld_or_over_is_not_found_in_the_fallback_either() {
+    let (db, id) = with_fallback().await;
+    over(&db, &db.acme, &[Budget::Tokens], OverBudget::Local).await;
+    let [seen, withheld, over] = [
+        add(&db, &db.acme, &[(0, "seen", axis(0))]).await,
+        add(&db, &db.acme, &[(0, "withheld", axis(0))]).await,
+        add(&db, &db.acme, &[(0, "over", axis(0))]).await,
+    ];
+    let both = near(&db.acme, axis(0), Fallback::Vector(id, axis(0).to_vec()));
+    assert_eq!(db.store.search(&both).await.unwrap().len(), 3);
+    let _ = db.raw.run(&format!(
+        "UPDATE documents SET expires_at = now() - interval '1 s' WHERE id = '{over}';
+         UPDATE documents SET withheld = true, parent_id = '{seen}', parent_version = 1, attachment = 1, root_id = '{seen}',
+             root_version = 1, depth = 1 WHERE id = '{withheld}'"
+    ));
+    assert_eq!(texts(&db.store.search(&both).await.unwrap()), ["seen"]);
+}
+
+#[tokio::test]
 async fn versions_deletes_and_purges_hold_in_the_fallback_as_well() {
     let (db, id) = with_fallback().await;
     let kept = add(&db, &db.acme, &[(0, "first version", axis(0))]).await;

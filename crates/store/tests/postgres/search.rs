@@ -118,6 +118,18 @@ async fn words_of_any_frequency_bring_their_chunks() {
 }
 
 #[tokio::test]
+async fn a_rare_word_of_versions_that_are_gone_hides_no_other_words() {
+    let db = database().await;
+    let gone: Vec<String> = (0..45).map(|n| format!("kestrel {n}")).collect();
+    let gone = db.ready(&db.acme, "en", &gone.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let mut live: Vec<String> = (0..700).map(|n| format!("weir {n}")).collect();
+    live.extend((0..800).map(|n| format!("gauge {n}")));
+    db.ready(&db.acme, "en", &live.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    assert!(db.store.delete_document(&db.acme, gone).await.unwrap());
+    assert_eq!(texts(&db, &keyword(&db, "kestrel weir gauge")).await.len(), 10);
+}
+
+#[tokio::test]
 async fn counted_words_change_no_answer_but_its_price() {
     let db = database().await;
     let mut chunks: Vec<String> = (0..9_900).map(|n| format!("barge {n} of the harbour's fleet")).collect();

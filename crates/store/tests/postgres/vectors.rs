@@ -159,6 +159,56 @@ async fn a_search_that_is_narrowed_finds_the_same_with_and_without_an_index() {
     assert_eq!(db.value(INDEXES), "1");
 }
 
+#[tokio::test]
+async fn a_walk_that_finds_too_few_is_followed_by_a_full_comparison() {
+    let db = database().await;
+    fill(&db, "acme", 0, 700);
+    build(&db).await;
+    // All but ten chunks are of a version that is not live any more, and these are the farthest from the query.
+    let all = search_for(&db.store, "acme", 100, None).await;
+    let _ = db.raw.run(
+        "UPDATE documents SET live_run = md5('other')::uuid WHERE id NOT IN (SELECT document_id FROM vectors_1
+         ORDER BY embedding <=> ARRAY(SELECT cos(k - 1) FROM generate_series(1, 8) AS k)::real[]::halfvec DESC LIMIT 1)"
+            .replace("vectors_1", &format!("vectors_{}", db.space))
+            .replace("(1, 8)", &format!("(1, {DIMENSIONS})"))
+            .as_str(),
+    );
+    let left = search(&db.store, "acme").await;
+    assert_eq!((left.len(), found(&left, &all[..10])), (10, 0));
+}
+
+#[tokio::test]
+async fn an_index_that_is_gone_is_noticed_and_one_that_cannot_be_built_keeps_no_other_waiting() {
+    let db = database().await;
+    fill(&db, "acme", 0, 60);
+    fill(&db, "other", 0, 50);
+    assert_eq!(build(&db).await.len(), 2);
+    let name =
+        db.value("SELECT indexname FROM pg_indexes WHERE indexname LIKE 'vectors%hnsw%' ORDER BY 1 LIMIT 1");
+    let _ = db.raw.run(&format!("DROP INDEX {name}"));
+    let rebuilt = build(&db).await;
+    assert_eq!(rebuilt.iter().map(|built| built.tenant.as_str()).collect::<Vec<_>>(), ["acme"]);
+
+    // The index of the larger tenant is refused.
+    fill(&db, "acme", 60, 60);
+    fill(&db, "other", 50, 50);
+    let space = db.space;
+    let _ = db.raw.run(&format!(
+        "CREATE FUNCTION refused() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN
+             IF current_query() LIKE '%''acme''%' THEN RAISE EXCEPTION 'no room'; END IF; END $$;
+         CREATE EVENT TRIGGER refused ON ddl_command_start WHEN TAG IN ('CREATE INDEX') EXECUTE FUNCTION refused()"
+    ));
+    let janitor = Store::connect(&few(&db.config), Role::Janitor).await.unwrap();
+    let failed = janitor.build_indexes(&db.config, space).await.unwrap_err();
+    assert!(failed.to_string().contains("no room"), "{failed}");
+    let of =
+        |tenant: &str| db.value(&format!("SELECT vectors FROM vector_indexes WHERE tenant_id = '{tenant}'"));
+    assert_eq!((of("acme").as_str(), of("other").as_str()), ("600", "1000"));
+    let _ = db.raw.run("DROP EVENT TRIGGER refused");
+    assert_eq!(build(&db).await.len(), 1);
+    assert_eq!(db.value(INDEXES), "2", "what is not needed is removed");
+}
+
 async fn until(condition: impl Fn() -> bool) {
     let begun = Instant::now();
     while !condition() {

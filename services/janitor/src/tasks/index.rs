@@ -1,9 +1,10 @@
-//! Builds the vector indexes of tenants of which many vectors stand outside, counts the frequent words of large tenants, and removes the vectors of spaces that
-//! were given up.
+//! Builds the vector indexes of tenants of which many vectors stand outside, counts the frequent words of large tenants, and
+//! removes the vectors of spaces that were given up.
 
 use std::time::Duration;
 
-use riacho_store::{SpaceState, drop_space};
+use riacho_domain::SpaceId;
+use riacho_store::{IndexBuilt, SpaceState, drop_space};
 
 use crate::{Error, job::Job};
 
@@ -17,27 +18,37 @@ pub(crate) async fn run(job: &Job<'_>) -> Result<(), Error> {
         SpaceState::Retired => false,
     });
     spaces.sort_by_key(|space| space.state != SpaceState::Live);
+    // What fails keeps nothing else waiting.
+    let mut outcome = Ok(());
     for space in spaces.into_iter().filter(|_| !job.dry_run) {
         let built = tokio::select! {
-            built = store.build_indexes(&job.janitor.database, space.id) => built?,
+            built = store.build_indexes(&job.janitor.database, space.id) => built,
             // A build may take longer than anybody waits for a process to stop.
-            () = job.stopped() => return Ok(()),
+            () = job.stopped() => return outcome,
         };
-        for index in built {
-            tracing::info!(
-                space = space.id,
-                tenant = %index.tenant,
-                vectors = index.vectors,
-                seconds = index.took.as_secs_f64(),
-                "vector index built"
-            );
-            job.add("indexes", 1);
+        match built {
+            Ok(built) => built.iter().for_each(|index| told(job, space.id, index)),
+            Err(error) => outcome = outcome.and(Err(error.into())),
         }
     }
     if !job.dry_run {
-        job.add("word_counts", job.janitor.store.count_words().await?);
+        match store.count_words().await {
+            Ok(tenants) => job.add("word_counts", tenants),
+            Err(error) => outcome = outcome.and(Err(error.into())),
+        }
     }
-    remove_retired(job).await
+    remove_retired(job).await.and(outcome)
+}
+
+fn told(job: &Job<'_>, space: SpaceId, index: &IndexBuilt) {
+    tracing::info!(
+        space,
+        tenant = %index.tenant,
+        vectors = index.vectors,
+        seconds = index.took.as_secs_f64(),
+        "vector index built"
+    );
+    job.add("indexes", 1);
 }
 
 async fn remove_retired(job: &Job<'_>) -> Result<(), Error> {

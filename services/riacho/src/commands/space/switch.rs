@@ -11,8 +11,6 @@ use crate::exit::{Failure, Kind};
 
 /// Between two tries while the last chunks are filled in.
 const AGAIN: Duration = Duration::from_millis(200);
-/// Gateways look this often which space is live.
-const GATEWAYS: u64 = 5;
 
 pub(super) async fn run(context: &Context, id: SpaceId, wait: Duration, force: bool) -> anyhow::Result<()> {
     let store = context.store(Role::Janitor).await?;
@@ -32,7 +30,7 @@ pub(super) async fn run(context: &Context, id: SpaceId, wait: Duration, force: b
     let Switched { from, to } = switched;
     context.output.result(&json!({ "live": to, "was_live": from }), || match from {
         Some(from) => format!(
-            "space {to} is live; gateways follow within {GATEWAYS} s. Space {from} stands by and is kept complete: \
+            "space {to} is live, from the next search on. Space {from} stands by and is kept complete: \
              `riacho space switch {from}` goes back, `riacho space drop {from} --yes` gives it up"
         ),
         None => format!("space {to} is live already"),
