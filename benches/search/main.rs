@@ -230,7 +230,10 @@ impl Bench {
         let built = self.janitor.build_indexes(&self.config, self.space.id).await?;
         figures.add("indexes", built.len());
         figures.add("indexed_vectors", built.iter().map(|built| built.vectors).sum::<u64>());
-        figures.add_number("index_build_s", built.iter().map(|built| built.took.as_secs_f64()).sum());
+        figures.add_number(
+            "index_build_s",
+            built.iter().map(|built| built.took.as_secs_f64()).fold(0.0, |a, b| a + b),
+        );
         let start = Instant::now();
         figures.add("tenants_with_counted_words", self.janitor.count_words().await?);
         figures.add_number("count_words_s", start.elapsed().as_secs_f64());

@@ -94,13 +94,13 @@ impl Nearest<'_> {
         let params: [Param<'_>; 4] = [&self.tenant.as_str(), &self.vector, &documents, &limit];
         let statement = indexed(self.space, self.tenant, index.up_to, self.lacked_by);
         // Each tenant and each of its indexes has a statement of its own: kept, they would only become more.
-        let rows = self.tx.query_once(&statement, &params).await?;
-        self.tx.batch(USE_ANY).await?;
-        let mut near = leg(&rows)?;
+        let mut near = leg(&self.tx.query_once(&statement, &params).await?)?;
+        // Told the same: else the planner reads all of the tenant's keys besides, to leave out what the numbers leave out anyway.
         near.extend(match documents {
             Some(_) => self.live_newer_than(index.up_to, documents).await?,
             None => self.newer_than(index.up_to).await?,
         });
+        self.tx.batch(USE_ANY).await?;
         // A walk gives up after so many rows: what is looked for may be far from the query, or behind rows that are not live.
         if near.len() < self.top as usize {
             return match allowed {
@@ -136,7 +136,7 @@ impl Nearest<'_> {
         // Some more than are asked for, since some may be of versions that are not live.
         let limit = 2 * i64::from(self.top) + 20;
         let params: [Param<'_>; 4] = [&self.tenant.as_str(), &self.vector, &number, &limit];
-        let rows = self.tx.query(&newer(self.space), &params).await?;
+        let rows = self.tx.query(&newer(self.space, number == 0), &params).await?;
         let mut live = Vec::with_capacity(rows.len());
         let looked_at = rows.len();
         for row in rows {
@@ -155,7 +155,7 @@ impl Nearest<'_> {
     async fn live_newer_than(&self, number: i64, documents: Option<&[uuid::Uuid]>) -> Result<Leg, Error> {
         let limit = i64::from(self.top);
         let params: [Param<'_>; 5] = [&self.tenant.as_str(), &self.vector, &documents, &number, &limit];
-        leg(&self.tx.query(&live_newer(self.space, self.lacked_by), &params).await?)
+        leg(&self.tx.query(&live_newer(self.space, number == 0, self.lacked_by), &params).await?)
     }
 }
 
@@ -195,12 +195,13 @@ SET LOCAL enable_seqscan = on; SET LOCAL enable_bitmapscan = on; SET LOCAL enabl
 SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on";
 
 // The added zero keeps the ordering of exact searches from being the HNSW index's.
-fn newer(space: SpaceId) -> String {
+fn newer(space: SpaceId, is_all: bool) -> String {
+    let beyond = beyond(is_all, "$3");
     format!(
         "-- store::search::vector::newer_than
 WITH near AS MATERIALIZED (
     SELECT v.document_id, v.version, v.run_id, v.ordinal, (v.embedding <=> $2) + 0.0 AS distance
-    FROM vectors_{space} AS v WHERE v.tenant_id = $1 AND v.tenant_in_order = $1 AND v.seq > $3
+    FROM vectors_{space} AS v WHERE v.tenant_id = $1 AND {beyond}
     ORDER BY distance, v.document_id, v.ordinal LIMIT $4)
 SELECT near.*, d.id IS NOT NULL AS is_live
 FROM near LEFT JOIN documents AS d
@@ -210,17 +211,25 @@ ORDER BY near.distance, near.document_id, near.ordinal"
     )
 }
 
-fn live_newer(space: SpaceId, lacked_by: Option<SpaceId>) -> String {
-    let lacked = lacked(lacked_by);
+fn live_newer(space: SpaceId, is_all: bool, lacked_by: Option<SpaceId>) -> String {
+    let (beyond, lacked) = (beyond(is_all, "$4"), lacked(lacked_by));
     format!(
         "-- store::search::vector::live_newer_than
 SELECT v.document_id, v.version, v.run_id, v.ordinal, (v.embedding <=> $2) + 0.0 AS distance
 FROM vectors_{space} AS v JOIN documents AS d
     ON d.id = v.document_id AND d.live_version = v.version AND d.live_run = v.run_id
-WHERE v.tenant_id = $1 AND v.tenant_in_order = $1 AND d.tenant_id = $1 AND d.deleted_at IS NULL AND NOT d.withheld
-  AND (d.expires_at IS NULL OR d.expires_at > now()) AND ($3::uuid[] IS NULL OR v.document_id = ANY ($3)) AND v.seq > $4{lacked}
+WHERE v.tenant_id = $1 AND {beyond} AND d.tenant_id = $1 AND d.deleted_at IS NULL AND NOT d.withheld
+  AND (d.expires_at IS NULL OR d.expires_at > now()) AND ($3::uuid[] IS NULL OR v.document_id = ANY ($3)){lacked}
 ORDER BY distance, v.document_id, v.ordinal LIMIT $5"
     )
+}
+
+/// The condition on the numbers. All of a tenant's rows are found by the key.
+fn beyond(is_all: bool, number: &str) -> String {
+    match is_all {
+        true => format!("{number}::bigint IS NOT NULL"),
+        false => format!("v.tenant_in_order = $1 AND v.seq > {number}"),
+    }
 }
 
 /// What is live of each document was read in the same snapshot.
@@ -264,9 +273,10 @@ fn lacked(by: Option<SpaceId>) -> String {
 }
 
 pub(super) fn statements(space: SpaceId) -> Vec<String> {
-    let mut all = vec![newer(space)];
+    let mut all = vec![newer(space, true), newer(space, false)];
     for lacked_by in [None, Some(space)] {
-        all.extend([live_newer(space, lacked_by), among(space, lacked_by)]);
+        all.extend([true, false].map(|is_all| live_newer(space, is_all, lacked_by)));
+        all.push(among(space, lacked_by));
         all.extend("acme".parse().ok().map(|tenant| indexed(space, &tenant, 1, lacked_by)));
     }
     all
