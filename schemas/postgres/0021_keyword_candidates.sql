@@ -47,7 +47,7 @@ GRANT SELECT ON frequent_words TO riacho_search;
 DROP FUNCTION matching_chunks(tsquery[], tsquery[], integer[], uuid[], integer, integer);
 CREATE FUNCTION matching_chunks(words tsquery[], forms tsquery[], form_words integer[], documents uuid[], bound integer, top integer)
     RETURNS TABLE (document_id uuid, version integer, run_id uuid, ordinal integer, score double precision)
-    LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = public, pg_temp
+    LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = public, pg_temp SET max_parallel_workers_per_gather = 0
 AS $$
 DECLARE
     tenant      text := current_tenant();
@@ -96,24 +96,21 @@ BEGIN
     IF rare IS NOT NULL AND counted >= 4 * top THEN
         next_word := NULL;
     END IF;
+    -- Chunks first, and then which of them are live: the planner would else look through all live documents for a word that it takes
+    -- for frequent.
     candidates :=
-        'SELECT array_agg(f.ctid) FROM (
-            (SELECT c.ctid
-             FROM chunks AS c JOIN documents AS d ON d.id = c.document_id AND d.live_version = c.version AND d.live_run = c.run_id
-             WHERE c.tenant_id = $1 AND d.tenant_id = $1 AND c.tsv @@ $3
-               AND d.deleted_at IS NULL AND (d.expires_at IS NULL OR d.expires_at > now())
-               AND ($2 IS NULL OR c.document_id = ANY ($2))
-             LIMIT $5 * 2)
+        'SELECT array_agg(c.ctid) FROM (
+            (SELECT c.ctid, c.document_id, c.version, c.run_id FROM chunks AS c
+             WHERE c.tenant_id = $1 AND c.tsv @@ $3 AND ($2 IS NULL OR c.document_id = ANY ($2)) LIMIT $5 * 2)
             UNION ALL
-            (SELECT c.ctid
-             FROM chunks AS c JOIN documents AS d ON d.id = c.document_id AND d.live_version = c.version AND d.live_run = c.run_id
-             WHERE $4 IS NOT NULL AND c.tenant_id = $1 AND d.tenant_id = $1 AND c.tsv @@ $4 AND NOT c.tsv @@ $3
-               AND d.deleted_at IS NULL AND (d.expires_at IS NULL OR d.expires_at > now())
-               AND ($2 IS NULL OR c.document_id = ANY ($2))
-             LIMIT $5)) AS f';
-    EXECUTE candidates INTO chosen USING tenant, documents, coalesce(rare, present), next_word, bound;
+            (SELECT c.ctid, c.document_id, c.version, c.run_id FROM chunks AS c
+             WHERE $4 IS NOT NULL AND c.tenant_id = $1 AND c.tsv @@ $4 AND NOT c.tsv @@ $3
+               AND ($2 IS NULL OR c.document_id = ANY ($2)) LIMIT $6)) AS c
+         JOIN documents AS d ON d.id = c.document_id AND d.live_version = c.version AND d.live_run = c.run_id
+         WHERE d.tenant_id = $1 AND d.deleted_at IS NULL AND (d.expires_at IS NULL OR d.expires_at > now())';
+    EXECUTE candidates INTO chosen USING tenant, documents, coalesce(rare, present), next_word, bound, bound / 2;
     IF coalesce(cardinality(chosen), 0) < top AND coalesce(rare, present) IS DISTINCT FROM some_word THEN
-        EXECUTE candidates INTO chosen USING tenant, documents, coalesce(rare, present), some_word, bound;
+        EXECUTE candidates INTO chosen USING tenant, documents, coalesce(rare, present), some_word, bound * 3, bound * 3;
     END IF;
     FOR number IN 1 .. cardinality(words) LOOP
         ranks := ranks || format(', least(greatest(%s), 1)::double precision AS r%s',
