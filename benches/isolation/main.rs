@@ -62,16 +62,18 @@ fn main() -> anyhow::Result<ExitCode> {
 }
 
 fn run(options: &Options) -> anyhow::Result<()> {
+    // A child has another working directory.
+    let pdfium = options.pdfium.as_deref().map(fs::canonicalize).transpose()?;
     let config = Config {
         processes: 1,
         interactive_processes: 0,
         documents_per_process: u32::MAX,
-        pdfium_library: options.pdfium.clone(),
+        pdfium_library: pdfium.clone(),
         ocr: ocr::Config { enabled: false, ..ocr::Config::default() },
         ..Config::default()
     };
     let limits = config.limits.clone();
-    let pdfium = options.pdfium.as_deref().map(Pdfium::load).transpose().map_err(anyhow::Error::msg)?;
+    let pdfium = pdfium.as_deref().map(Pdfium::load).transpose().map_err(anyhow::Error::msg)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let pool = runtime.block_on(async {
         let pool = Pool::new(config)?;
