@@ -193,11 +193,11 @@ async fn an_index_that_is_gone_is_noticed_and_one_that_cannot_be_built_keeps_no_
     fill(&db, "acme", 60, 60);
     fill(&db, "other", 50, 50);
     let space = db.space;
-    let _ = db.raw.run(&format!(
+    let _ = db.raw.run(
         "CREATE FUNCTION refused() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN
              IF current_query() LIKE '%''acme''%' THEN RAISE EXCEPTION 'no room'; END IF; END $$;
-         CREATE EVENT TRIGGER refused ON ddl_command_start WHEN TAG IN ('CREATE INDEX') EXECUTE FUNCTION refused()"
-    ));
+         CREATE EVENT TRIGGER refused ON ddl_command_start WHEN TAG IN ('CREATE INDEX') EXECUTE FUNCTION refused()",
+    );
     let janitor = Store::connect(&few(&db.config), Role::Janitor).await.unwrap();
     let failed = janitor.build_indexes(&db.config, space).await.unwrap_err();
     assert!(failed.to_string().contains("no room"), "{failed}");
