@@ -96,8 +96,8 @@ BEGIN
     IF rare IS NOT NULL AND counted >= 4 * top THEN
         next_word := NULL;
     END IF;
-    -- Chunks first, and then which of them are live: the planner would else look through all live documents for a word that it takes
-    -- for frequent.
+    -- Whether a chunk is live is looked up for each by its document's id: the planner would else choose, while it knows little of the
+    -- tables, to go through all documents of the tenant for each chunk, or through all their chunks for a frequent word.
     candidates :=
         'SELECT array_agg(c.ctid) FROM (
             (SELECT c.ctid, c.document_id, c.version, c.run_id FROM chunks AS c
@@ -106,8 +106,9 @@ BEGIN
             (SELECT c.ctid, c.document_id, c.version, c.run_id FROM chunks AS c
              WHERE $4 IS NOT NULL AND c.tenant_id = $1 AND c.tsv @@ $4 AND NOT c.tsv @@ $3
                AND ($2 IS NULL OR c.document_id = ANY ($2)) LIMIT $6)) AS c
-         JOIN documents AS d ON d.id = c.document_id AND d.live_version = c.version AND d.live_run = c.run_id
-         WHERE d.tenant_id = $1 AND d.deleted_at IS NULL AND (d.expires_at IS NULL OR d.expires_at > now())';
+         CROSS JOIN LATERAL (SELECT d.* FROM documents AS d WHERE d.id = c.document_id OFFSET 0) AS d
+         WHERE d.live_version = c.version AND d.live_run = c.run_id
+           AND d.tenant_id = $1 AND d.deleted_at IS NULL AND (d.expires_at IS NULL OR d.expires_at > now())';
     EXECUTE candidates INTO chosen USING tenant, documents, coalesce(rare, present), next_word, bound, bound / 2;
     IF coalesce(cardinality(chosen), 0) < top AND coalesce(rare, present) IS DISTINCT FROM some_word THEN
         EXECUTE candidates INTO chosen USING tenant, documents, coalesce(rare, present), some_word, bound * 3, bound * 3;
