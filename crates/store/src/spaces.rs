@@ -110,14 +110,9 @@ impl Space {
 }
 
 impl Store {
-    /// The space that searches and new releases use.
-    pub async fn live_space(&self) -> Result<Option<Space>, Error> {
-        Ok(self.spaces().await?.into_iter().find(|space| space.state == SpaceState::Live))
-    }
-
     /// The live space, as searches see it: where these read a copy of the database, a switch comes there a little later.
-    pub async fn searched_space(&self) -> Result<Option<Space>, Error> {
-        let scope = Scope::all("searched_space").snapshot();
+    pub async fn live_space(&self) -> Result<Option<Space>, Error> {
+        let scope = Scope::all("live_space").snapshot();
         let rows = self.transaction(scope, |tx| async move { tx.query(SPACES, &[]).await }).await?;
         let spaces = rows.iter().map(Space::read).collect::<Result<Vec<_>, _>>()?;
         Ok(spaces.into_iter().find(|space| space.state == SpaceState::Live))

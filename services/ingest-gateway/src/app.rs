@@ -118,7 +118,7 @@ impl App {
         {
             return Ok(space);
         }
-        let space = self.store().searched_space().await?;
+        let space = self.store().live_space().await?;
         *self.0.space.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), space.clone()));
         Ok(space)
     }

@@ -12,8 +12,7 @@ use crate::{
     transaction::{Param, Scope},
 };
 
-/// The length of a node's list of neighbours is the usual one, 16; twice the usual candidates are compared while the graph is
-/// built, which takes half as long again and finds some 2% more of the nearest.
+/// Candidates that are compared while the graph is built: twice pgvector's default, for more of the nearest at a longer build.
 const CANDIDATES: u32 = 128;
 
 /// A tenant whose vectors in a space are to be indexed, or indexed anew.
@@ -73,7 +72,7 @@ impl Store {
     /// ready, its tenant's new vectors are compared one by one; nothing waits for it. For a store in the role of the janitor;
     /// `config` names the login that owns the tables.
     ///
-    /// Takes a minute for some 200,000 vectors. Where the future is dropped, the server ends the build soon after, and the
+    /// Takes minutes for a tenant with hundreds of thousands of vectors. Where the future is dropped, the server ends the build soon after, and the
     /// next one begins anew. A build that fails keeps no other tenant waiting; the first error is answered at the end.
     /// Answers nothing while another process builds indexes of the space.
     pub async fn build_indexes(&self, config: &Config, space: SpaceId) -> Result<Vec<IndexBuilt>, Error> {
