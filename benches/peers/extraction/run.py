@@ -49,19 +49,21 @@ def arguments():
     return parser.parse_args()
 
 
-def environment(cache):
+def environment(cache, name="venv", also=()):
     """The Python of a virtual environment that holds the requirements; made anew when they change."""
     if sys.version_info < (3, 11):
         raise SystemExit("extraction: Python 3.11 or newer is needed")
-    directory = cache.resolve() / "extraction/venv"
+    directory = cache.resolve() / "extraction" / name
+    files = [REQUIREMENTS, *also]
     stamp = directory / "requirements.sha256"
-    wanted = hashlib.sha256(REQUIREMENTS.read_bytes() + sys.version.encode()).hexdigest()
+    wanted = hashlib.sha256(b"".join(file.read_bytes() for file in files) + sys.version.encode()).hexdigest()
     python = directory / "bin/python"
     if not (stamp.exists() and stamp.read_text() == wanted):
         print("extraction: installing the peers", file=sys.stderr)
         subprocess.run([sys.executable, "-m", "venv", "--clear", directory], check=True)
         subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input",
-                        "--only-binary", ":all:", "--requirement", REQUIREMENTS], check=True, stdout=sys.stderr)
+                        "--only-binary", ":all:", *(part for file in files for part in ("--requirement", file))],
+                       check=True, stdout=sys.stderr)
         stamp.write_text(wanted)
     return python
 
