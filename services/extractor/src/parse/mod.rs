@@ -15,6 +15,7 @@ mod office;
 mod opendocument;
 mod outlook;
 mod pdf;
+mod pdf_columns;
 mod pdf_layout;
 mod pdf_pictures;
 mod picture;

@@ -69,6 +69,13 @@ pub(super) fn entity(name: &str) -> String {
     }
 }
 
+/// The name of a sheet, as a line.
+fn sheet_name(element: &quick_xml::events::BytesStart<'_>) -> Option<String> {
+    let attribute = element.attributes().flatten().find(|a| a.key.local_name().as_ref() == "name")?;
+    let name = quick_xml::escape::unescape(&attribute.value).ok()?.into_owned();
+    Some(super::one_line(&name)).filter(|name| !name.is_empty())
+}
+
 #[derive(Default)]
 struct Writer {
     out: String,
@@ -81,6 +88,9 @@ struct Writer {
     /// Rows of the open table; only the outermost table becomes one.
     rows: Vec<Vec<String>>,
     table_depth: usize,
+    /// In a spreadsheet the open table is a sheet, and has a name that people see.
+    in_spreadsheet: bool,
+    sheet: Option<String>,
     cell_repeats: usize,
     /// Inside what is no text: styles, annotations, deleted changes.
     skipping: usize,
@@ -107,7 +117,13 @@ impl Writer {
             "line-break" => self.push("\n"),
             "list" => self.list_depth += 1,
             "list-item" => self.item_open = true,
-            "table" => self.table_depth += 1,
+            "spreadsheet" => self.in_spreadsheet = true,
+            "table" => {
+                self.table_depth += 1;
+                if self.in_spreadsheet && self.table_depth == 1 {
+                    self.sheet = sheet_name(element);
+                }
+            }
             "table-row" if self.table_depth == 1 => self.rows.push(Vec::new()),
             "table-cell" if self.table_depth == 1 => {
                 self.cell_repeats = attribute("number-columns-repeated").unwrap_or(1).min(MOST_REPEATS);
@@ -189,6 +205,11 @@ impl Writer {
         }
         self.rows.retain(|row| !row.is_empty());
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
+        if let Some(name) = self.sheet.take().filter(|_| columns > 0) {
+            self.out.push_str("## ");
+            self.out.push_str(&name);
+            self.out.push_str("\n\n");
+        }
         for (i, row) in std::mem::take(&mut self.rows).iter().enumerate() {
             markdown::push_row(&mut self.out, row.iter().map(String::as_str), columns);
             if i == 0 {
@@ -228,5 +249,16 @@ mod tests {
         let parsed = parse(&pack(&[("content.xml", xml.as_bytes())]), &Limits::default()).unwrap();
         assert_eq!(parsed.text, "## Levels & rain\n\nOne  two.\n\n- first\n- second\n| a |\n|---|");
         assert_eq!(parsed.outline.headings[0].title, "Levels & rain");
+    }
+
+    #[test]
+    fn sheets_begin_with_their_names_and_empty_ones_are_left_out() {
+        let xml = r#"<office:document-content><office:body><office:spreadsheet>
+            <table:table table:name="Rain &amp; flow"><table:table-row><table:table-cell><text:p>a</text:p></table:table-cell></table:table-row></table:table>
+            <table:table table:name="Empty"><table:table-row><table:table-cell/></table:table-row></table:table>
+            </office:spreadsheet></office:body></office:document-content>"#;
+        let parsed = parse(&pack(&[("content.xml", xml.as_bytes())]), &Limits::default()).unwrap();
+        assert_eq!(parsed.text, "## Rain & flow\n\n| a |\n|---|");
+        assert_eq!(parsed.outline.headings[0].title, "Rain & flow");
     }
 }

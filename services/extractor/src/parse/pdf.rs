@@ -9,6 +9,7 @@ use riacho_domain::ReasonCode;
 
 use super::{
     Outside, Parsed, Tools,
+    pdf_columns::{self, Gap, LEAST_GAP},
     pdf_layout::{self, Line, Page},
     pdf_pictures::Pictures,
 };
@@ -89,62 +90,85 @@ fn open_failure(error: &pdfium::PdfiumError) -> Failure {
     }
 }
 
+/// A line of which characters are still read.
+#[derive(Default)]
+struct OpenLine {
+    text: String,
+    /// The first, middle and last visible character tell where the line is and how large.
+    visible: Vec<usize>,
+    /// Words before the one that is being read, and whether a space stands behind its last character.
+    words: usize,
+    spaced: bool,
+    gaps: Vec<Gap>,
+}
+
+impl OpenLine {
+    fn push(&mut self, chars: &pdfium::PdfPageTextChars<'_>, index: usize, c: char) {
+        self.text.push(c);
+        if c.is_whitespace() {
+            self.spaced = true;
+            return;
+        }
+        if let Some(last) = self.visible.last()
+            && std::mem::take(&mut self.spaced)
+        {
+            self.words += 1;
+            let place = |index: usize| chars.get(index).ok().and_then(|c| c.origin_x().ok()).map(|x| x.value);
+            if let (Some(from), Some(to)) = (place(*last), place(index))
+                && to - from > LEAST_GAP
+            {
+                self.gaps.push(Gap { words: self.words, from, to });
+            }
+        }
+        self.spaced = false;
+        self.visible.push(index);
+    }
+
+    fn end(&mut self, chars: &pdfium::PdfPageTextChars<'_>) -> Option<Line> {
+        let Self { text, visible, gaps, .. } = std::mem::take(self);
+        let (first, last) = (visible.first()?, visible.last()?);
+        let middle = visible[visible.len() / 2];
+        let bounds = |index: usize| chars.get(index).ok().and_then(|c| c.loose_bounds().ok());
+        let (start, end) = (bounds(*first)?, bounds(*last)?);
+        let (size, bold) = chars.get(middle).map_or((0.0, false), |c| {
+            let weight = c.font_weight();
+            let bold = matches!(
+                weight,
+                Some(
+                    pdfium::PdfFontWeight::Weight600
+                        | pdfium::PdfFontWeight::Weight700Bold
+                        | pdfium::PdfFontWeight::Weight800
+                        | pdfium::PdfFontWeight::Weight900
+                )
+            );
+            (c.scaled_font_size().value, bold)
+        });
+        // The box of a character depends on its font; the base line does not.
+        let base =
+            chars.get(*first).ok().and_then(|c| c.origin_y().ok()).map_or(start.bottom().value, |y| y.value);
+        let line = Line::new(&text, start.left().value, end.right().value, base, size, bold);
+        Some(line.with_gaps(gaps))
+    }
+}
+
 /// The lines of a page in the order of the document.
 fn page_lines(text: &pdfium::PdfPageText<'_>) -> Vec<Line> {
     let chars = text.chars();
     let mut lines = Vec::new();
-    let mut line = String::new();
-    // The first, middle and last visible character tell where the line is and how large.
-    let mut visible: Vec<usize> = Vec::new();
+    let mut line = OpenLine::default();
     for index in 0..chars.len() {
         let Ok(c) = chars.get(index) else { continue };
         match c.unicode_char() {
-            Some('\n') => end_line(&chars, &mut line, &mut visible, &mut lines),
+            Some('\n') => lines.extend(line.end(&chars)),
             // A hyphen that breaks a word stands for the line's end too.
             Some(hyphen @ '\u{2}') => {
-                line.push(hyphen);
-                end_line(&chars, &mut line, &mut visible, &mut lines);
+                line.text.push(hyphen);
+                lines.extend(line.end(&chars));
             }
             Some('\r' | '\0' | '\u{fffe}' | '\u{ffff}') | None => {}
-            Some(c) => {
-                if !c.is_whitespace() {
-                    visible.push(index);
-                }
-                line.push(c);
-            }
+            Some(c) => line.push(&chars, index, c),
         }
     }
-    end_line(&chars, &mut line, &mut visible, &mut lines);
-    lines
-}
-
-fn end_line(
-    chars: &pdfium::PdfPageTextChars<'_>,
-    line: &mut String,
-    visible: &mut Vec<usize>,
-    lines: &mut Vec<Line>,
-) {
-    let text = std::mem::take(line);
-    let visible = std::mem::take(visible);
-    let (Some(first), Some(last)) = (visible.first(), visible.last()) else { return };
-    let middle = visible[visible.len() / 2];
-    let bounds = |index: usize| chars.get(index).ok().and_then(|c| c.loose_bounds().ok());
-    let (Some(start), Some(end)) = (bounds(*first), bounds(*last)) else { return };
-    let (size, bold) = chars.get(middle).map_or((0.0, false), |c| {
-        let weight = c.font_weight();
-        let bold = matches!(
-            weight,
-            Some(
-                pdfium::PdfFontWeight::Weight600
-                    | pdfium::PdfFontWeight::Weight700Bold
-                    | pdfium::PdfFontWeight::Weight800
-                    | pdfium::PdfFontWeight::Weight900
-            )
-        );
-        (c.scaled_font_size().value, bold)
-    });
-    // The box of a character depends on its font; the base line does not.
-    let base =
-        chars.get(*first).ok().and_then(|c| c.origin_y().ok()).map_or(start.bottom().value, |y| y.value);
-    lines.push(Line::new(&text, start.left().value, end.right().value, base, size, bold));
+    lines.extend(line.end(&chars));
+    pdf_columns::in_reading_order(lines)
 }

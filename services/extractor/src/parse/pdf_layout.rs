@@ -1,8 +1,8 @@
 //! Lines on pages to text: paragraphs by the gaps between lines, headings by size and weight.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::Parsed;
+use super::{Parsed, pdf_columns::Gap};
 use crate::{
     encoding,
     extracted::{Heading, PageSpan},
@@ -20,27 +20,49 @@ const PARAGRAPH_GAP: f32 = 1.35;
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Line {
     pub(super) text: String,
-    left: f32,
-    right: f32,
+    pub(super) left: f32,
+    pub(super) right: f32,
     base: f32,
-    size: f32,
+    pub(super) size: f32,
     bold: bool,
     /// It ends in a hyphen that only breaks a word.
     broken_word: bool,
+    /// Gaps between words that are wider than a space.
+    pub(super) gaps: Vec<Gap>,
 }
 
 impl Line {
-    /// PDFium marks a hyphen that breaks a word with U+0002.
+    /// PDFium marks a hyphen that breaks a word with U+0002, and keeps a soft hyphen where a ligature follows.
     pub(super) fn new(text: &str, left: f32, right: f32, base: f32, size: f32, bold: bool) -> Self {
-        let broken_word = text.trim_end().ends_with('\u{2}');
+        let broken_word = text.trim_end().ends_with(['\u{2}', '\u{ad}']);
         let text = encoding::clean(text.to_owned());
         let words: Vec<&str> = text.split_whitespace().collect();
         // Sizes that differ by less than half a point are one size, printed differently.
         let size = (size * 2.0).round() / 2.0;
-        Self { text: words.join(" "), left, right, base, size, bold, broken_word }
+        Self { text: words.join(" "), left, right, base, size, bold, broken_word, gaps: Vec::new() }
     }
 
-    fn chars(&self) -> usize {
+    pub(super) fn with_gaps(self, gaps: Vec<Gap>) -> Self {
+        Self { gaps, ..self }
+    }
+
+    /// What stands before and behind a gap, as lines.
+    pub(super) fn split(&self, gap: &Gap) -> Option<(Line, Line)> {
+        let (at, _) = self.text.match_indices(' ').nth(gap.words.checked_sub(1)?)?;
+        let (before, after) = (&self.text[..at], &self.text[at + 1..]);
+        // PDFium marks no hyphen in the middle of a line.
+        let broken = before.strip_suffix('-').filter(|word| word.ends_with(char::is_alphabetic));
+        let before = Line {
+            text: broken.unwrap_or(before).to_owned(),
+            right: gap.from + 0.5 * self.size,
+            broken_word: broken.is_some(),
+            gaps: Vec::new(),
+            ..*self
+        };
+        Some((before, Line { text: after.to_owned(), left: gap.to, gaps: Vec::new(), ..*self }))
+    }
+
+    pub(super) fn chars(&self) -> usize {
         self.text.chars().count()
     }
 
@@ -158,9 +180,37 @@ impl Scale {
     }
 }
 
+/// Words that the document writes with a hyphen within a line: where a line ends at that hyphen, it stays.
+#[derive(Debug, Default)]
+struct Compounds(BTreeSet<String>);
+
+impl Compounds {
+    fn of(pages: &[Page]) -> Self {
+        let lines = pages.iter().flat_map(|page| match page {
+            Page::Printed(lines) => lines.iter().collect::<Vec<_>>(),
+            Page::Recognized(blocks) => blocks.iter().flatten().collect(),
+        });
+        let words = lines.flat_map(|line| line.text.split(' ')).map(bare);
+        Self(words.filter(|word| word.contains('-')).map(str::to_lowercase).collect())
+    }
+
+    /// Whether the last word of a text and the first of the next line are one with a hyphen between.
+    fn joins(&self, text: &str, next: &str) -> bool {
+        let before = text.rsplit([' ', '\n']).next().unwrap_or_default();
+        let after = next.split(' ').next().unwrap_or_default();
+        self.0.contains(bare(&format!("{before}-{after}")).to_lowercase().as_str())
+    }
+}
+
+/// A word without the punctuation around it.
+fn bare(word: &str) -> &str {
+    word.trim_matches(|c: char| !c.is_alphanumeric())
+}
+
 /// Makes the text of the pages.
 pub(super) fn assemble(pages: &[Page]) -> Parsed {
     let scale = Scale::of(pages);
+    let compounds = Compounds::of(pages);
     let mut parsed = Parsed::default();
     for (page, number) in pages.iter().zip(1..) {
         if !parsed.text.is_empty() && !page.is_empty() {
@@ -174,7 +224,8 @@ pub(super) fn assemble(pages: &[Page]) -> Parsed {
             Page::Printed(lines) => {
                 for paragraph in paragraphs(lines) {
                     separate(&mut parsed);
-                    push_paragraph(&mut parsed, paragraph, right_edge(paragraph, lines), &scale);
+                    let text = joined(paragraph, right_edge(paragraph, lines), &compounds);
+                    push_paragraph(&mut parsed, paragraph, &text, &scale);
                 }
             }
             Page::Recognized(blocks) => {
@@ -182,7 +233,7 @@ pub(super) fn assemble(pages: &[Page]) -> Parsed {
                     blocks.iter().flat_map(|b| paragraphs(b).into_iter().map(move |p| (b, p)))
                 {
                     separate(&mut parsed);
-                    parsed.text.push_str(&joined(paragraph, right_edge(paragraph, block)));
+                    parsed.text.push_str(&joined(paragraph, right_edge(paragraph, block), &compounds));
                 }
             }
         }
@@ -191,13 +242,13 @@ pub(super) fn assemble(pages: &[Page]) -> Parsed {
     parsed
 }
 
-fn push_paragraph(parsed: &mut Parsed, paragraph: &[Line], right: f32, scale: &Scale) {
+fn push_paragraph(parsed: &mut Parsed, paragraph: &[Line], text: &str, scale: &Scale) {
     let byte_start = parsed.text.len();
     let Some(level) = scale.level(paragraph) else {
-        parsed.text.push_str(&joined(paragraph, right));
+        parsed.text.push_str(text);
         return;
     };
-    let title = joined(paragraph, right).replace('\n', " ");
+    let title = text.replace('\n', " ");
     parsed.text.push_str(&"#".repeat(usize::from(level)));
     parsed.text.push(' ');
     parsed.text.push_str(&title);
@@ -267,16 +318,23 @@ fn ends_paragraph(line: &Line, next: &Line, pitch: f32) -> bool {
 }
 
 /// The text of a paragraph: wrapped lines joined, others kept.
-fn joined(paragraph: &[Line], right: f32) -> String {
+fn joined(paragraph: &[Line], right: f32, compounds: &Compounds) -> String {
     let mut text = String::new();
     let mut previous: Option<&Line> = None;
     for line in paragraph {
+        let mut printed = line.text.as_str();
         if let Some(previous) = previous {
             let same_row = previous.shares_row(line);
             let goes_on = previous.is_full(line, right) || line.text.starts_with(char::is_lowercase);
             let separator = if previous.broken_word {
                 // A name keeps its hyphen: Rio-Niterói.
-                if line.text.starts_with(char::is_lowercase) { "" } else { "-" }
+                let whole = printed.starts_with(char::is_lowercase) && !compounds.joins(&text, printed);
+                if whole { "" } else { "-" }
+            } else if let Some(rest) = repeated_hyphen(&text, printed) {
+                printed = rest;
+                ""
+            } else if breaks_after_slash(&text, printed) {
+                ""
             } else if begins_item(&line.text) && !same_row {
                 "\n"
             } else if same_row || goes_on {
@@ -286,16 +344,29 @@ fn joined(paragraph: &[Line], right: f32) -> String {
             };
             text.push_str(separator);
         }
-        match line.text.strip_prefix(['•', '●', '▪', '\u{f0b7}', '\u{f0a7}']) {
+        match printed.strip_prefix(['•', '●', '▪', '\u{f0b7}', '\u{f0a7}']) {
             Some(item) if !item.trim().is_empty() => {
                 text.push_str("- ");
                 text.push_str(item.trim_start());
             }
-            _ => text.push_str(&line.text),
+            _ => text.push_str(printed),
         }
         previous = Some(line);
     }
     text
+}
+
+/// Portuguese and other languages print the hyphen of a compound at the line's end and again before the rest of it, which is
+/// returned: guarda-, -corpo.
+fn repeated_hyphen<'a>(before: &str, next: &'a str) -> Option<&'a str> {
+    let compound = before.strip_suffix('-')?.ends_with(char::is_alphabetic);
+    next.strip_prefix('-').filter(|rest| compound && rest.starts_with(char::is_alphabetic))
+}
+
+/// Lines end behind a slash that stands within a word, as in m³/s or an address.
+fn breaks_after_slash(before: &str, next: &str) -> bool {
+    before.strip_suffix('/').is_some_and(|word| word.ends_with(char::is_alphanumeric))
+        && next.starts_with(char::is_alphanumeric)
 }
 
 fn begins_item(text: &str) -> bool {
@@ -339,6 +410,30 @@ mod tests {
         let expected = "The river rose over the old bridge and the observers left the station before the night came.\n\n\
             Second paragraph.\n\nAddress:\nStreet 1";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn words_that_lines_break_are_whole_again() {
+        let cases = [
+            // A soft hyphen breaks a word as a printed one does.
+            (vec!["The observers modi\u{ad}", "fied the gauge."], "The observers modified the gauge."),
+            // The hyphen of a compound is printed twice.
+            (vec!["Ele consertou o guarda-", "-corpo da ponte."], "Ele consertou o guarda-corpo da ponte."),
+            (vec!["de Rio-", "-Grandense."], "de Rio-Grandense."),
+            // The document shows elsewhere that the hyphen belongs to the word.
+            (
+                vec!["“Well-known, they say,” and (well\u{2}", "known) it is."],
+                "“Well-known, they say,” and (well-known) it is.",
+            ),
+            // Units and addresses.
+            (vec!["It was 1.204 m³/", "s at noon."], "It was 1.204 m³/s at noon."),
+            (vec!["either this /", "or that -", "- or neither."], "either this / or that -\n- or neither."),
+        ];
+        for (printed, expected) in cases {
+            let lines =
+                printed.iter().zip(0..).map(|(text, row)| line(text, 500.0, 700.0 - 12.0 * row as f32, 10.0));
+            assert_eq!(assemble(&[Page::Printed(lines.collect())]).text, expected);
+        }
     }
 
     #[test]
