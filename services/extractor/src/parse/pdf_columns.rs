@@ -60,9 +60,12 @@ fn gap_before(line: &Line, edge: f32) -> Option<&Gap> {
 /// Where the second of two columns of prose begins.
 fn second_column(lines: &[Line]) -> Option<f32> {
     let edge = commonest(lines.iter().flat_map(|line| &line.gaps).map(|gap| gap.to).collect())?;
+    let is_row = |line: &Line| gap_before(line, edge).is_some();
     let rows = lines.iter().filter_map(|line| line.split(gap_before(line, edge)?));
     let (left, right): (Vec<Line>, Vec<Line>) = rows.unzip();
-    let enough = left.len() >= LEAST_ROWS && left.len() * 2 >= lines.len();
+    // The last page's first column may go on alone, below the rows.
+    let (first, last) = (lines.iter().position(is_row)?, lines.iter().rposition(is_row)?);
+    let enough = left.len() >= LEAST_ROWS && left.len() * 2 > last - first;
     (enough && is_prose(&left) && is_prose(&right)).then_some(edge)
 }
 
@@ -110,12 +113,15 @@ mod tests {
         lines.extend((0..6).map(|i| {
             row("which the observers of the river noted for-", "under the bridge at the old station", i)
         }));
+        // The second column ends with a short line of its own, the first goes on below.
         lines.push(Line::new("only the right one", 300.0, 420.0, 620.0, 10.0, false));
+        lines.extend((0..9).map(|_| Line::new("only the left one", 50.0, 130.0, 600.0, 10.0, false)));
         let texts = texts(lines);
         assert!(texts[0].starts_with("A title"));
         assert!(texts[1..7].iter().all(|text| text == "which the observers of the river noted for"));
-        assert!(texts[7..13].iter().all(|text| text == "under the bridge at the old station"));
-        assert_eq!(texts[13], "only the right one");
+        assert!(texts[7..16].iter().all(|text| text == "only the left one"));
+        assert!(texts[16..22].iter().all(|text| text == "under the bridge at the old station"));
+        assert_eq!(texts[22..], ["only the right one"]);
     }
 
     #[test]
