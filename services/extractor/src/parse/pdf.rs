@@ -99,6 +99,8 @@ struct OpenLine {
     /// Words before the one that is being read, and whether a space stands behind its last character.
     words: usize,
     spaced: bool,
+    /// Whether its gaps are looked for.
+    measured: bool,
     gaps: Vec<Gap>,
 }
 
@@ -111,6 +113,7 @@ impl OpenLine {
         }
         if let Some(last) = self.visible.last()
             && std::mem::take(&mut self.spaced)
+            && self.measured
         {
             self.words += 1;
             let place = |index: usize| chars.get(index).ok().and_then(|c| c.origin_x().ok()).map(|x| x.value);
@@ -151,24 +154,36 @@ impl OpenLine {
     }
 }
 
-/// The lines of a page in the order of the document.
+/// The lines of a page in the order in which they are read.
 fn page_lines(text: &pdfium::PdfPageText<'_>) -> Vec<Line> {
     let chars = text.chars();
+    // Measuring gaps takes time and few pages need it, so a part of the lines tells whether to measure all.
+    let lines = file_lines(&chars, pdf_columns::SAMPLED);
+    if pdf_columns::may_stand_in_rows(&lines) {
+        return pdf_columns::in_reading_order(file_lines(&chars, 1));
+    }
+    lines
+}
+
+/// The lines of a page in the order of the file; of each so many, one with its gaps.
+fn file_lines(chars: &pdfium::PdfPageTextChars<'_>, sampled: usize) -> Vec<Line> {
     let mut lines = Vec::new();
-    let mut line = OpenLine::default();
+    let mut line = OpenLine { measured: true, ..OpenLine::default() };
     for index in 0..chars.len() {
         let Ok(c) = chars.get(index) else { continue };
         match c.unicode_char() {
-            Some('\n') => lines.extend(line.end(&chars)),
+            Some('\r' | '\0' | '\u{fffe}' | '\u{ffff}') | None => continue,
             // A hyphen that breaks a word stands for the line's end too.
-            Some(hyphen @ '\u{2}') => {
-                line.text.push(hyphen);
-                lines.extend(line.end(&chars));
+            Some(hyphen @ '\u{2}') => line.text.push(hyphen),
+            Some('\n') => {}
+            Some(c) => {
+                line.push(chars, index, c);
+                continue;
             }
-            Some('\r' | '\0' | '\u{fffe}' | '\u{ffff}') | None => {}
-            Some(c) => line.push(&chars, index, c),
         }
+        lines.extend(line.end(chars));
+        line.measured = lines.len().is_multiple_of(sampled);
     }
-    lines.extend(line.end(&chars));
-    pdf_columns::in_reading_order(lines)
+    lines.extend(line.end(chars));
+    lines
 }

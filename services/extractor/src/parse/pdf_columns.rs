@@ -7,12 +7,16 @@
 use super::pdf_layout::Line;
 
 /// The least distance, in points, of the last letter before a gap and the first behind it.
-pub(super) const LEAST_GAP: f32 = 8.0;
+pub(super) const LEAST_GAP: f32 = 10.0;
 /// The same as a multiple of the size: more than a space of a justified line.
-const GAP_SCALE: f32 = 1.5;
+pub(super) const GAP_SCALE: f32 = 1.5;
 /// Columns have at least so many rows, and their lines so many characters.
 const LEAST_ROWS: usize = 6;
 const LEAST_CHARS: usize = 20;
+
+/// Of so many lines, one is measured at first; so many of those have gaps where a page may have such columns.
+pub(super) const SAMPLED: usize = 3;
+const LEAST_SAMPLES: usize = LEAST_ROWS / SAMPLED;
 
 /// A gap in a line that is wider than a space.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,6 +26,11 @@ pub(super) struct Gap {
     /// Where the last letter before it and the first behind it begin.
     pub(super) from: f32,
     pub(super) to: f32,
+}
+
+/// Whether the lines that were measured let expect columns row by row.
+pub(super) fn may_stand_in_rows(sampled: &[Line]) -> bool {
+    sampled.iter().filter(|line| !line.gaps.is_empty()).count() >= LEAST_SAMPLES
 }
 
 /// The lines of a page, one column after the other where the file has them row by row.
@@ -52,9 +61,7 @@ fn tolerance(line: &Line) -> f32 {
 }
 
 fn gap_before(line: &Line, edge: f32) -> Option<&Gap> {
-    let fits =
-        |gap: &&Gap| (gap.to - edge).abs() <= tolerance(line) && gap.to - gap.from >= GAP_SCALE * line.size;
-    line.gaps.iter().find(fits)
+    line.gaps.iter().find(|gap| (gap.to - edge).abs() <= tolerance(line))
 }
 
 /// Where the second of two columns of prose begins.

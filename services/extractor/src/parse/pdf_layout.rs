@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Parsed, pdf_columns::Gap};
+use super::{
+    Parsed,
+    pdf_columns::{GAP_SCALE, Gap},
+};
 use crate::{
     encoding,
     extracted::{Heading, PageSpan},
@@ -42,8 +45,11 @@ impl Line {
         Self { text: words.join(" "), left, right, base, size, bold, broken_word, gaps: Vec::new() }
     }
 
-    pub(super) fn with_gaps(self, gaps: Vec<Gap>) -> Self {
-        Self { gaps, ..self }
+    /// With those of the gaps that are wide for its size.
+    pub(super) fn with_gaps(mut self, mut gaps: Vec<Gap>) -> Self {
+        gaps.retain(|gap| gap.to - gap.from >= GAP_SCALE * self.size);
+        self.gaps = gaps;
+        self
     }
 
     /// What stands before and behind a gap, as lines.
