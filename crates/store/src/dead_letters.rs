@@ -270,6 +270,17 @@ impl Store {
         Ok(Page::cut(letters, limit as usize, |last| cursor::encode_time(last.created_at, last.id)))
     }
 
+    /// How many of the tenant's dead letters nobody has resolved, by the stage that gave up.
+    pub async fn unresolved_letters(&self, tenant: &TenantId) -> Result<Vec<(String, u64)>, Error> {
+        let scope = Scope::tenant("unresolved_letters", tenant);
+        let rows = self.single(scope, sql::COUNT_OPEN, &[&tenant.as_str()]).await?;
+        let count = |row: &Row| {
+            let letters: i64 = row.try_get("letters")?;
+            Ok((row.try_get("stage")?, u64::try_from(letters).unwrap_or(0)))
+        };
+        rows.iter().map(count).collect()
+    }
+
     /// A dead letter, and the entry as it was read; none when there is none, or it is another tenant's.
     pub async fn dead_letter(
         &self,

@@ -194,18 +194,7 @@ impl Store {
         let Some((id, secret)) = split(presented) else {
             return Ok(None);
         };
-        let row = self
-            .transaction(Scope::all("authenticate"), |tx| async move {
-                tx.prepare(&[NAME_KEY, FIND]).await?;
-                let params: [Param<'_>; 1] = [&id];
-                let (named, row, committed) =
-                    futures::join!(tx.query(NAME_KEY, &params), tx.query_opt(FIND, &params), tx.commit());
-                named?;
-                let row = row?;
-                committed?;
-                Ok(row)
-            })
-            .await?;
+        let row = self.find_key(id).await?;
         let presented_hash = Sha256::digest(secret.as_bytes());
         let stored = match &row {
             Some(row) => row.try_get::<_, Vec<u8>>("secret_hash")?,
@@ -215,20 +204,51 @@ impl Store {
         let Some(row) = row.filter(|_| equal) else {
             return Ok(None);
         };
-        let works: bool = row.try_get("works")?;
-        if !works {
-            return Ok(None);
-        }
-        if TenantState::parse(row.try_get("tenant_state")?)? != TenantState::Active {
-            return Err(Conflict::TenantNotActive.into());
-        }
-        Ok(Some(Principal {
-            tenant: read::tenant(&row, "tenant_id")?,
-            key_id: row.try_get("id")?,
-            scopes: scopes(&row)?,
-            limits: OwnLimits::read(&row)?,
-        }))
+        principal(&row)
     }
+
+    /// Whose key this is, by its public part; none when it is unknown, expired or revoked. For those who showed the whole key
+    /// before.
+    ///
+    /// # Errors
+    /// `TenantNotActive` where the tenant is suspended or being deleted.
+    pub async fn key_principal(&self, id: &str) -> Result<Option<Principal>, Error> {
+        match self.find_key(id).await? {
+            Some(row) => principal(&row),
+            None => Ok(None),
+        }
+    }
+
+    async fn find_key(&self, id: &str) -> Result<Option<Row>, Error> {
+        self.transaction(Scope::all("authenticate"), |tx| async move {
+            tx.prepare(&[NAME_KEY, FIND]).await?;
+            let params: [Param<'_>; 1] = [&id];
+            let (named, row, committed) =
+                futures::join!(tx.query(NAME_KEY, &params), tx.query_opt(FIND, &params), tx.commit());
+            named?;
+            let row = row?;
+            committed?;
+            Ok(row)
+        })
+        .await
+    }
+}
+
+/// Who has the key of a row, where it works.
+fn principal(row: &Row) -> Result<Option<Principal>, Error> {
+    let works: bool = row.try_get("works")?;
+    if !works {
+        return Ok(None);
+    }
+    if TenantState::parse(row.try_get("tenant_state")?)? != TenantState::Active {
+        return Err(Conflict::TenantNotActive.into());
+    }
+    Ok(Some(Principal {
+        tenant: read::tenant(row, "tenant_id")?,
+        key_id: row.try_get("id")?,
+        scopes: scopes(row)?,
+        limits: OwnLimits::read(row)?,
+    }))
 }
 
 /// `rk_<id>_<secret>` in its parts. The secret may have underscores, the id has none.

@@ -71,6 +71,8 @@ pub struct Status {
     pub accepted_at: DateTime<Utc>,
     /// When its state last changed.
     pub state_changed_at: DateTime<Utc>,
+    /// When it came into the states of its way, in their order, since it was accepted or tried again.
+    pub way: Vec<(State, DateTime<Utc>)>,
     /// When it ended.
     pub finished_at: Option<DateTime<Utc>>,
     /// The partition of its release.
@@ -145,6 +147,20 @@ pub(crate) fn missing(row: &Row) -> Result<Vec<MissingPages>, Error> {
     Ok(missing.map_err(|error| Error::Row(format!("missing pages: {error}")))?.unwrap_or_default())
 }
 
+/// The states that a version came into, with the times.
+fn way(row: &Row) -> Result<Vec<(State, DateTime<Utc>)>, Error> {
+    let mut way = Vec::new();
+    for (state, column) in [
+        (State::Waiting, "waiting_since"),
+        (State::Extracting, "extracting_at"),
+        (State::Embedding, "embedding_at"),
+        (State::Indexing, "indexing_at"),
+    ] {
+        way.extend(row.try_get::<_, Option<DateTime<Utc>>>(column)?.map(|at| (state, at)));
+    }
+    Ok(way)
+}
+
 impl Status {
     pub(crate) fn read(row: &Row) -> Result<Self, Error> {
         Ok(Self {
@@ -166,6 +182,7 @@ impl Status {
             created_at: row.try_get("created_at")?,
             accepted_at: row.try_get("accepted_at")?,
             state_changed_at: row.try_get("state_changed_at")?,
+            way: way(row)?,
             finished_at: row.try_get("finished_at")?,
             partition: row.try_get::<_, Option<i16>>("partition")?.and_then(|p| u16::try_from(p).ok()),
             deadline: row.try_get("deadline")?,
@@ -226,6 +243,7 @@ pub(crate) const STATUS: &str = "-- store::status::statuses
 SELECT d.id AS document_id, v.version, v.state, v.lane, d.live_version, v.filename, v.pages_done, v.pages_total,
        v.chunks_indexed, v.chunk_total, v.error_code, v.error_message, v.missing_pages, v.ended_by, d.created_at,
        v.created_at AS accepted_at, v.state_changed_at, v.finished_at, v.partition, v.deadline, v.losses, v.stalls,
+       coalesce(v.waiting_at, v.created_at) AS waiting_since, v.extracting_at, v.embedding_at, v.indexing_at,
        (SELECT f.model FROM embedding_spaces AS f
         WHERE f.id = v.space_id AND f.state = 'fallback'
           AND (v.state IN ('releasing', 'extracting', 'embedding', 'indexing')

@@ -22,6 +22,9 @@ pub struct StageFigures {
     pub pending: u64,
     /// Entries that wait for a retry.
     pub retrying: u64,
+    /// Entries that were ever delivered and settled, since the streams began; none where the server does not know. What
+    /// it grows by is the stage's rate.
+    pub settled: Option<u64>,
     /// Age of the oldest entry.
     pub oldest_age: Duration,
     /// Consumers whose last beat is a few seconds old at most.
@@ -50,7 +53,7 @@ impl Streams {
     pub async fn figures(&self, stage: StageName, partitions: &[u16]) -> Result<StageFigures, Error> {
         let conn = self.conn();
         let now_ms = server_millis(&conn).await?;
-        let mut total = StageFigures { lag: Some(0), ..StageFigures::default() };
+        let mut total = StageFigures { lag: Some(0), settled: Some(0), ..StageFigures::default() };
         let mut consumers = std::collections::BTreeSet::new();
         for partition in partitions {
             for lane in Lane::ALL {
@@ -110,13 +113,19 @@ impl Streams {
             let added = first.first().map_or(now_ms, |(id, ..)| id_millis(id));
             total.oldest_age = total.oldest_age.max(Duration::from_millis(now_ms.saturating_sub(added)));
         }
-        let Some((lag, pending)) = group else {
+        let Some(Group { lag, pending, read }) = group else {
             // Nobody made the group yet: everything is undelivered.
             total.lag = total.lag.map(|lag| lag + length);
             return Ok(());
         };
         total.pending += pending;
         total.lag = total.lag.zip(lag).map(|(sum, lag)| sum + lag);
+        let settled = match read {
+            Some(read) => Some(read.saturating_sub(pending)),
+            // The server loses count where entries were deleted beside those that it read. The stream itself has one.
+            None => added(conn, &key).await?.map(|added| added.saturating_sub(length)),
+        };
+        total.settled = total.settled.zip(settled).map(|(sum, settled)| sum + settled);
         let accounted = lag.unwrap_or(length.saturating_sub(pending)) + pending;
         total.conservation_error += signed(length) - signed(accounted);
         for (consumer, holds) in pending_by_consumer(conn, &key, stage).await? {
@@ -152,32 +161,47 @@ async fn server_millis(conn: &Conn) -> Result<u64, Error> {
     Ok(part(0)? * 1000 + part(1)? / 1000)
 }
 
-/// Lag and pending of the stage's group on a stream; none where there is no stream or no group.
-async fn group_figures(
-    conn: &Conn,
-    key: &str,
-    stage: StageName,
-) -> Result<Option<(Option<u64>, u64)>, Error> {
+/// What the server says of a group.
+struct Group {
+    lag: Option<u64>,
+    pending: u64,
+    /// Entries that were ever delivered.
+    read: Option<u64>,
+}
+
+/// The stage's group on a stream; none where there is no stream or no group.
+async fn group_figures(conn: &Conn, key: &str, stage: StageName) -> Result<Option<Group>, Error> {
     let groups = match conn.call("XINFO", Some(key), vec!["GROUPS".into(), key.into()]).await {
         Err(Error::Refused(text)) if text.contains("no such key") => return Ok(None),
         reply => list(reply?),
     };
     for group in groups {
         let fields = list(group);
-        let get = |name: &str| {
-            fields
-                .chunks(2)
-                .find(|pair| pair[0].as_bytes() == Some(name.as_bytes()))
-                .and_then(|pair| pair.get(1))
-        };
+        let get = |name: &str| field(&fields, name);
         if get("name").and_then(Value::as_bytes) == Some(stage.as_str().as_bytes()) {
-            return Ok(Some((
-                get("lag").and_then(Value::as_u64),
-                get("pending").and_then(Value::as_u64).unwrap_or(0),
-            )));
+            return Ok(Some(Group {
+                lag: get("lag").and_then(Value::as_u64),
+                pending: get("pending").and_then(Value::as_u64).unwrap_or(0),
+                read: get("entries-read").and_then(Value::as_u64),
+            }));
         }
     }
     Ok(None)
+}
+
+/// Entries that were ever added to a stream. The answer has its first and last entry as well.
+async fn added(conn: &Conn, key: &str) -> Result<Option<u64>, Error> {
+    let reply = match conn.call("XINFO", Some(key), vec!["STREAM".into(), key.into()]).await {
+        Err(Error::Refused(text)) if text.contains("no such key") => return Ok(None),
+        reply => list(reply?),
+    };
+    Ok(field(&reply, "entries-added").and_then(Value::as_u64))
+}
+
+/// A value of a list of names and values.
+fn field<'a>(fields: &'a [Value], name: &str) -> Option<&'a Value> {
+    let mut pairs = fields.chunks_exact(2);
+    pairs.find(|pair| pair[0].as_bytes() == Some(name.as_bytes())).map(|pair| &pair[1])
 }
 
 /// Who holds how many entries of a stream.

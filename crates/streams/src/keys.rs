@@ -90,6 +90,18 @@ impl Keys {
         format!("{}:answer:{key}", self.prefix)
     }
 
+    /// A session of the page, under the hash of what its cookie says.
+    #[must_use]
+    pub fn session(&self, hash: &str) -> String {
+        format!("{}:session:{hash}", self.prefix)
+    }
+
+    /// The figures of the last hour.
+    #[must_use]
+    pub fn history(&self) -> String {
+        format!("{}:history", self.prefix)
+    }
+
     /// How many bytes of answers were kept in a while.
     #[must_use]
     pub fn answers_bytes(&self, number: i64) -> String {

@@ -13,6 +13,7 @@ mod dead;
 mod entry;
 mod error;
 mod handoff;
+mod history;
 mod inspect;
 mod intake;
 mod keys;
@@ -22,6 +23,7 @@ pub mod metrics;
 mod release;
 mod script;
 mod servers;
+mod sessions;
 mod tokens;
 
 pub use answers::AnswerBudget;

@@ -10,8 +10,18 @@ use riacho_objects::{Key, Objects};
 use riacho_service::{Health, Resources, spend::Ledger};
 use riacho_store::{Accept, Accepted, Limits, Space, Store};
 use riacho_streams::Streams;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
 
-use crate::{Config, answers::Answers, http::auth::Keys, metrics::names, rates::Rates, release::Releaser};
+use crate::{
+    Config,
+    answers::Answers,
+    http::{auth::Keys, problem::Problem},
+    metrics::names,
+    rates::Rates,
+    release::Releaser,
+    sampler::Sampler,
+};
 
 /// For how long the live embedding space is not asked for again.
 const SPACE_FRESH: Duration = Duration::from_secs(5);
@@ -19,6 +29,16 @@ const SPACE_FRESH: Duration = Duration::from_secs(5);
 /// The gateway's state; cheap to clone.
 #[derive(Clone)]
 pub(crate) struct App(Arc<Shared>);
+
+/// What goes on behind the answers.
+pub(crate) struct Behind {
+    /// Where what queries cost is noted.
+    pub(crate) ledger: Ledger,
+    /// Releases what was accepted.
+    pub(crate) releaser: Releaser,
+    /// Cancelled when the gateway begins to stop.
+    pub(crate) stopping: CancellationToken,
+}
 
 struct Shared {
     config: Config,
@@ -31,6 +51,10 @@ struct Shared {
     ledger: Ledger,
     keys: Keys,
     releaser: Releaser,
+    sampler: Sampler,
+    /// One for each connection that is sent events.
+    event_streams: Arc<Semaphore>,
+    stopping: CancellationToken,
     space: Mutex<Option<(Instant, Option<Space>)>>,
     /// Spaces whose model is the configured one, as it showed with known texts.
     checked: Mutex<HashSet<SpaceId>>,
@@ -42,12 +66,13 @@ impl App {
         limits: Limits,
         resources: Resources,
         models: Models,
-        ledger: Ledger,
-        releaser: Releaser,
+        behind: Behind,
     ) -> App {
+        let Behind { ledger, releaser, stopping } = behind;
         let keys = Keys::new(config.key_cache());
         let rates = Rates::default();
         let answers = Answers::new(config.search_cache(), config.search_cache_bytes);
+        let event_streams = config.max_event_streams.min(Semaphore::MAX_PERMITS);
         App(Arc::new(Shared {
             config,
             limits,
@@ -58,6 +83,9 @@ impl App {
             ledger,
             keys,
             releaser,
+            sampler: Sampler::default(),
+            event_streams: Arc::new(Semaphore::new(event_streams)),
+            stopping,
             space: Mutex::default(),
             checked: Mutex::default(),
         }))
@@ -104,6 +132,22 @@ impl App {
     /// Answers to searches that are kept for a while.
     pub(crate) fn answers(&self) -> &Answers {
         &self.0.answers
+    }
+
+    /// The figures of the streams.
+    pub(crate) fn sampler(&self) -> &Sampler {
+        &self.0.sampler
+    }
+
+    /// Cancelled when the gateway begins to stop.
+    pub(crate) fn stopping(&self) -> &CancellationToken {
+        &self.0.stopping
+    }
+
+    /// A place among those who are sent events.
+    pub(crate) fn event_stream(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        let permit = Arc::clone(&self.0.event_streams).try_acquire_owned();
+        permit.map_err(|_| Problem::unavailable("too many connections are being sent events"))
     }
 
     pub(crate) fn keys(&self) -> &Keys {

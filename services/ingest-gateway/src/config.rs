@@ -60,6 +60,16 @@ pub struct Config {
     /// For how long an API key that was found valid is not looked up again. A revoked key works for
     /// as long.
     pub key_cache_seconds: u64,
+    /// After how long without a request who signed in on the page is signed out.
+    pub session_idle_seconds: u64,
+    /// After how long who signed in on the page is signed out in any case.
+    pub session_seconds: u64,
+    /// How often the figures of the streams are written down for the page's lines, which show the last hour; 0 writes
+    /// none.
+    pub history_seconds: u64,
+    /// Connections at once that are sent events; more are answered 503.
+    pub max_event_streams: usize,
+
     /// How long a signed upload URL is valid where the request does not say.
     pub upload_url_seconds: u64,
     /// The longest validity of a signed upload URL.
@@ -121,6 +131,10 @@ impl Default for Config {
             search_cache_seconds: 60,
             search_cache_bytes: 8 << 20,
             key_cache_seconds: 5,
+            session_idle_seconds: 3_600,
+            session_seconds: 43_200,
+            history_seconds: 10,
+            max_event_streams: 200,
             upload_url_seconds: 900,
             max_upload_url_seconds: 86_400,
             upload_margin_seconds: 3_600,
@@ -153,6 +167,19 @@ impl Config {
 
     pub(crate) fn search_cache(&self) -> Duration {
         Duration::from_secs(self.search_cache_seconds)
+    }
+
+    pub(crate) fn session_idle(&self) -> Duration {
+        Duration::from_secs(self.session_idle_seconds.max(1))
+    }
+
+    pub(crate) fn session_lifetime(&self) -> Duration {
+        Duration::from_secs(self.session_seconds.max(1))
+    }
+
+    /// Between two samples; none where none are taken.
+    pub(crate) fn history(&self) -> Option<Duration> {
+        (self.history_seconds > 0).then(|| Duration::from_secs(self.history_seconds.min(600)))
     }
 
     pub(crate) fn key_cache(&self) -> Duration {

@@ -11,6 +11,7 @@ mod intake;
 pub mod metrics;
 mod rates;
 mod release;
+mod sampler;
 mod server;
 
 use std::time::Duration;
@@ -24,7 +25,11 @@ use tokio_util::sync::CancellationToken;
 pub use config::{ChunkingConfig, Config};
 pub use http::{openapi, openapi_json};
 
-use crate::{app::App, http::Limits, release::Releaser};
+use crate::{
+    app::{App, Behind},
+    http::Limits,
+    release::Releaser,
+};
 
 /// How long opening connections ahead may hold up the start.
 const WARM_LIMIT: Duration = Duration::from_secs(2);
@@ -78,17 +83,23 @@ pub async fn serve(
     let (releaser, releasing) = Releaser::new(resources.store.clone(), resources.streams.clone());
     let limits = Limits::new(&config);
     let ledger = Ledger::open(resources.store.clone(), Prices::new(&core.models.prices), SPEND_LINGER);
-    let app = App::new(config.clone(), core.limits, resources, models, ledger.clone(), releaser);
+    let behind = Behind { ledger: ledger.clone(), releaser, stopping: stop.clone() };
+    let app = App::new(config.clone(), core.limits, resources, models, behind);
     let health = app.health().spawn(stop.clone());
     let forgetting = tokio::spawn(limits.clone().forget(stop.clone()));
     let releasing = tokio::spawn(releasing);
     let intake = config.intake.then(|| tokio::spawn(intake::run(app.clone(), stop.clone())));
+
+    let sampling = config.history().map(|every| tokio::spawn(sampler::run(app.clone(), every, stop.clone())));
 
     let router = http::router(app, &limits, operations);
     server::serve(listener, router, &config, stop).await;
 
     if let Some(intake) = intake {
         ended("intake", intake.await);
+    }
+    if let Some(sampling) = sampling {
+        ended("samples", sampling.await);
     }
     ended("health", health.await);
     ended("limits", forgetting.await);

@@ -166,6 +166,9 @@ UPDATE document_versions SET state = 'failed', error_code = $4, error_message = 
 WHERE document_id = $1 AND version = $2 AND release_id = $3
   AND state IN ('releasing', 'extracting', 'embedding', 'indexing')";
 
+pub(super) const COUNT_OPEN: &str = "-- store::dead_letters::unresolved_letters
+SELECT stage, count(*) AS letters FROM dead_letters WHERE tenant_id = $1 AND resolved_at IS NULL GROUP BY stage";
+
 pub(super) const GET: &str = concat!(
     "-- store::dead_letters::dead_letter\nSELECT ",
     letter_columns!(),
@@ -210,6 +213,7 @@ pub(crate) const STATEMENTS: &[&str] = &[
     PURGED,
     ADD,
     FAIL,
+    COUNT_OPEN,
     GET,
     NAMED,
     LOCK_OPEN,

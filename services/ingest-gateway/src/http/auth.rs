@@ -15,7 +15,7 @@ use riacho_domain::TenantId;
 use riacho_store::{KeyScope as Scope, Principal, Store};
 use sha2::{Digest, Sha256};
 
-use super::{App, problem::Problem};
+use super::{App, problem::Problem, session};
 use crate::rates::Counted;
 
 /// The longest key that is looked up.
@@ -70,7 +70,7 @@ impl<N: Needs> FromRequestParts<App> for Caller<N> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
-        let principal = app.keys().principal(app.store(), &parts.headers).await?;
+        let principal = principal(app, parts).await?;
         if !principal.may(N::SCOPE) {
             return Err(Problem::forbidden(format!("the key lacks the scope `{}`", N::SCOPE)));
         }
@@ -82,6 +82,16 @@ impl<N: Needs> FromRequestParts<App> for Caller<N> {
         }
         Ok(Caller { tenant: principal.tenant, needs: PhantomData })
     }
+}
+
+/// Who is calling: whose key the request carries, or else who is signed in.
+async fn principal(app: &App, parts: &Parts) -> Result<Principal, Problem> {
+    if !parts.headers.contains_key(header::AUTHORIZATION)
+        && let Some(principal) = session::principal(app, parts).await?
+    {
+        return Ok(principal);
+    }
+    app.keys().principal(app.store(), &parts.headers).await
 }
 
 /// Remembers valid keys by their hash, so that a busy client costs one look-up in a few seconds.
@@ -106,6 +116,20 @@ impl Keys {
         let found = store.authenticate(presented).await?;
         let principal =
             found.ok_or_else(|| Problem::unauthorized("the key is not known, has expired or was revoked"))?;
+        self.remember(hash, principal.clone());
+        Ok(principal)
+    }
+
+    /// Whose key this is that a session stands for, by its public part.
+    pub(crate) async fn of_session(&self, store: &Store, key_id: &str) -> Result<Principal, Problem> {
+        // No header can carry a line end, so this is no presented key's hash.
+        let hash: [u8; 32] = Sha256::digest(format!("\n{key_id}")).into();
+        if let Some(principal) = self.remembered(&hash) {
+            return Ok(principal);
+        }
+        let found = store.key_principal(key_id).await?;
+        let principal = found
+            .ok_or_else(|| Problem::unauthorized("the key of the session has expired or was revoked"))?;
         self.remember(hash, principal.clone());
         Ok(principal)
     }

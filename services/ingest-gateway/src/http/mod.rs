@@ -11,18 +11,22 @@ mod collections;
 mod content;
 mod dead_letters;
 mod documents;
+mod events;
 mod extract;
+mod history;
 mod keys;
 mod limits;
 mod meaning;
 mod missing;
 pub(crate) mod names;
 mod ops;
+mod page;
 pub(crate) mod problem;
 mod queue;
 mod ranges;
 mod reference;
 mod search;
+pub(crate) mod session;
 pub(crate) mod settings;
 mod shapes;
 mod spaces;
@@ -39,8 +43,7 @@ use axum::{
     Router,
     http::{HeaderName, HeaderValue, Method, header},
     middleware,
-    response::{IntoResponse, Redirect, Response},
-    routing::get,
+    response::{IntoResponse, Response},
 };
 use tower_http::{
     catch_panic::CatchPanicLayer,
@@ -89,15 +92,18 @@ fn api(limits: &Limits) -> OpenApiRouter<App> {
         .merge(search::router())
         .merge(collections::router())
         .merge(queue::router())
+        .merge(history::router())
         .merge(dead_letters::router())
         .merge(spaces::router())
         .merge(keys::router())
+        .merge(session::router())
         .merge(usage::router())
         .route_layer(middleware::from_fn_with_state(limits.clone(), limits::time_limit));
     timed
         .merge(documents::uploads())
         .merge(content::downloads())
         .merge(uploads::uploads())
+        .merge(events::router())
         .route_layer(middleware::from_fn_with_state(limits.clone(), limits::admit))
 }
 
@@ -125,7 +131,7 @@ pub(crate) fn router(app: App, limits: &Limits, operations: riacho_service::ops:
     let config = app.config().clone();
     let api = Router::from(api(limits)).merge(ops::router()).with_state(app);
     api.merge(reference::router(&openapi()))
-        .route("/", get(|| async { Redirect::temporary("/docs") }))
+        .merge(page::router())
         .merge(riacho_service::ops::router(operations))
         .fallback(|| async { Problem::no_route() })
         .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })
@@ -145,8 +151,8 @@ fn panicked(cause: Box<dyn Any + Send>) -> Response {
     Problem::internal(&format!("a handler panicked: {}", text.unwrap_or("no message"))).into_response()
 }
 
-/// Which pages may call the API. Keys are sent as a header, never as a cookie, so `*` gives no page
-/// anything that its user did not.
+/// Which pages may call the API. They send a key as a header: the cookie of a session goes to no other site, and what changes
+/// something needs a header that is not allowed here. So `*` gives no page anything that its user did not.
 fn cors(config: &Config) -> CorsLayer {
     let origins = match config.cors_origins.iter().any(|origin| origin == "*") {
         true => AllowOrigin::any(),
@@ -180,7 +186,7 @@ fn cors(config: &Config) -> CorsLayer {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::panic)]
-    use axum::{body::Body, http::Request};
+    use axum::{body::Body, http::Request, routing::get};
     use tower::ServiceExt;
 
     use super::*;

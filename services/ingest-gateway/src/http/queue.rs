@@ -1,9 +1,9 @@
 //! The pipeline at work: entries of each stage, and the caller's documents by state.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use axum::{Json, extract::State};
-use riacho_domain::StageName;
+use riacho_domain::{StageName, TenantId};
 use riacho_streams::StageFigures;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -14,6 +14,7 @@ use super::{
     auth::{Caller, Read},
     problem::{Problem, ProblemBody},
 };
+use crate::sampler::Figures;
 
 pub(super) fn router() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(info)).routes(routes!(health))
@@ -21,13 +22,15 @@ pub(super) fn router() -> OpenApiRouter<App> {
 
 /// The pipeline at work.
 #[derive(Debug, Serialize, ToSchema)]
-struct QueueBody {
+pub(super) struct QueueBody {
     /// The stages, in flow order.
     stages: Vec<StageBody>,
     /// The caller's documents by the state of their latest version.
     documents: BTreeMap<&'static str, u64>,
     /// Entries that were given up and not yet written down.
     dead_letters: u64,
+    /// The caller's dead letters that nobody has resolved, by the stage that gave up.
+    unresolved: BTreeMap<String, u64>,
 }
 
 /// Entries of one stage, in all lanes and partitions.
@@ -47,10 +50,12 @@ struct StageBody {
     oldest_age_seconds: f64,
     /// Consumers that live.
     consumers: u64,
+    /// Entries settled a second, over the last seconds; unknown at the first look.
+    rate_per_second: Option<f64>,
 }
 
-fn stage_body(stage: StageName, figures: &StageFigures) -> StageBody {
-    StageBody {
+fn stage_bodies(figures: &Figures) -> Vec<StageBody> {
+    let body = |(stage, figures, rate): &(StageName, StageFigures, Option<f64>)| StageBody {
         stage: stage.as_str(),
         backlog: figures.backlog,
         lag: figures.lag,
@@ -58,7 +63,9 @@ fn stage_body(stage: StageName, figures: &StageFigures) -> StageBody {
         retrying: figures.retrying,
         oldest_age_seconds: figures.oldest_age.as_secs_f64(),
         consumers: figures.consumers_alive,
-    }
+        rate_per_second: *rate,
+    };
+    figures.stages.iter().map(body).collect()
 }
 
 /// Whether work gets done.
@@ -83,15 +90,7 @@ async fn partitions(app: &App) -> Result<Vec<u16>, Problem> {
     Ok(app.store().partitions().await?.into_iter().map(|partition| partition.partition).collect())
 }
 
-async fn stages(app: &App, partitions: &[u16]) -> Result<Vec<StageBody>, riacho_streams::Error> {
-    let mut stages = Vec::new();
-    for stage in StageName::ALL {
-        stages.push(stage_body(stage, &app.streams().figures(stage, partitions).await?));
-    }
-    Ok(stages)
-}
-
-fn redis_away(error: &riacho_streams::Error) -> Problem {
+pub(super) fn redis_away(error: &riacho_streams::Error) -> Problem {
     tracing::warn!(%error, "the figures of the streams cannot be read");
     Problem::unavailable("redis is not available")
 }
@@ -105,17 +104,22 @@ fn redis_away(error: &riacho_streams::Error) -> Problem {
     ),
 )]
 async fn info(State(app): State<App>, caller: Caller<Read>) -> Result<Json<QueueBody>, Problem> {
-    let partitions = partitions(&app).await?;
-    let counts = app.store().state_counts(&caller.tenant).await?;
-    let mut dead_letters = 0;
-    for partition in &partitions {
-        dead_letters += app.streams().dead_letter_count(*partition).await.map_err(|e| redis_away(&e))?;
-    }
-    Ok(Json(QueueBody {
-        stages: stages(&app, &partitions).await.map_err(|e| redis_away(&e))?,
-        documents: counts.into_iter().map(|(state, count)| (state.as_str(), count)).collect(),
-        dead_letters,
-    }))
+    read(&app, &caller.tenant, Duration::ZERO).await.map(Json)
+}
+
+/// The pipeline at work, with figures that are `max_age` old at most.
+pub(super) async fn read(app: &App, tenant: &TenantId, max_age: Duration) -> Result<QueueBody, Problem> {
+    let partitions = partitions(app).await?;
+    let figures = app.sampler().figures(app.streams(), &partitions, max_age);
+    let (counts, unresolved) = (app.store().state_counts(tenant), app.store().unresolved_letters(tenant));
+    let (figures, counts, unresolved) = tokio::join!(figures, counts, unresolved);
+    let figures = figures.map_err(|error| redis_away(&error))?;
+    Ok(QueueBody {
+        stages: stage_bodies(&figures),
+        documents: counts?.into_iter().map(|(state, count)| (state.as_str(), count)).collect(),
+        dead_letters: figures.dead_letters,
+        unresolved: unresolved?.into_iter().collect(),
+    })
 }
 
 /// Ask whether work gets done.
@@ -130,8 +134,8 @@ async fn health(State(app): State<App>, _: Caller<Read>) -> Result<Json<QueueHea
 /// Whether work gets done.
 pub(super) async fn queue_health(app: &App) -> Result<QueueHealth, Problem> {
     let partitions = partitions(app).await?;
-    let stages = match stages(app, &partitions).await {
-        Ok(stages) => stages,
+    let stages = match app.sampler().figures(app.streams(), &partitions, Duration::ZERO).await {
+        Ok(figures) => stage_bodies(&figures),
         Err(error) => {
             return Ok(QueueHealth {
                 status: "unhealthy",

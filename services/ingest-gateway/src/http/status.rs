@@ -2,7 +2,7 @@
 
 use axum::{Json, extract::State, response::Response};
 use chrono::{DateTime, Utc};
-use riacho_domain::{Lane, State as DocumentStage};
+use riacho_domain::{DocumentId, Lane, State as DocumentStage, TenantId};
 use riacho_store::Status;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -61,12 +61,42 @@ pub(super) struct StatusBody {
     accepted_at: DateTime<Utc>,
     /// Since when it is in its state.
     state_changed_at: DateTime<Utc>,
+    /// What it went through since it was accepted or tried again, and how long that took.
+    timeline: Vec<PartBody>,
     /// When it ended.
     finished_at: Option<DateTime<Utc>>,
     /// By when it has to end.
     deadline: Option<DateTime<Utc>>,
     /// Where to go on.
     links: Links,
+}
+
+/// A part of a document's way.
+#[derive(Debug, Serialize, ToSchema)]
+struct PartBody {
+    /// The state it was in.
+    #[schema(value_type = DocumentState)]
+    state: &'static str,
+    /// When it came into it.
+    began_at: DateTime<Utc>,
+    /// When it left it; nothing while it is in it.
+    ended_at: Option<DateTime<Utc>>,
+    /// How long that was, in seconds; nothing while it is in it.
+    seconds: Option<f64>,
+}
+
+impl PartBody {
+    /// Each part ends where the next begins, and the last where the document ended.
+    fn all(way: &[(DocumentStage, DateTime<Utc>)], finished: Option<DateTime<Utc>>) -> Vec<Self> {
+        let ends = way.iter().skip(1).map(|(_, began)| Some(*began)).chain([finished]);
+        let parts = way.iter().zip(ends).map(|((state, began), ended)| Self {
+            state: state.as_str(),
+            began_at: *began,
+            ended_at: ended,
+            seconds: ended.and_then(|ended| (ended - *began).to_std().ok()).map(|time| time.as_secs_f64()),
+        });
+        parts.collect()
+    }
 }
 
 /// How far a document is.
@@ -104,6 +134,13 @@ fn fallback(model: &str) -> String {
     )
 }
 
+impl StatusBody {
+    /// Whether nothing more happens by itself.
+    pub(super) fn has_ended(&self) -> bool {
+        self.waiting_for.is_none()
+    }
+}
+
 impl From<Status> for StatusBody {
     fn from(status: Status) -> Self {
         Self {
@@ -128,6 +165,7 @@ impl From<Status> for StatusBody {
             created_at: status.created_at,
             accepted_at: status.accepted_at,
             state_changed_at: status.state_changed_at,
+            timeline: PartBody::all(&status.way, status.finished_at),
             finished_at: status.finished_at,
             deadline: status.deadline,
             links: Links::of(status.document),
@@ -148,10 +186,15 @@ async fn status(
     caller: Caller<Read>,
     DocumentPath(document): DocumentPath,
 ) -> Result<Json<StatusBody>, Problem> {
-    let found = app.store().status(&caller.tenant, document).await?;
+    read(&app, &caller.tenant, document).await.map(Json)
+}
+
+/// Where a document is on its way.
+pub(super) async fn read(app: &App, tenant: &TenantId, document: DocumentId) -> Result<StatusBody, Problem> {
+    let found = app.store().status(tenant, document).await?;
     let status = found.ok_or_else(|| Problem::not_found("document"))?;
-    let waits = Waits::of(&app, &caller.tenant, &status).await?;
-    Ok(Json(StatusBody { waits, ..status.into() }))
+    let waits = Waits::of(app, tenant, &status).await?;
+    Ok(StatusBody { waits, ..status.into() })
 }
 
 /// End the processing of a document's latest version.

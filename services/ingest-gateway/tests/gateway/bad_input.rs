@@ -39,8 +39,8 @@ async fn a_wrong_key_is_refused_on_every_route() {
     let document: Value = serde_json::from_str(&riacho_ingest_gateway::openapi_json().unwrap()).unwrap();
     let mut checked = 0;
     for (path, item) in document["paths"].as_object().unwrap() {
-        // Its right is in its signature.
-        if path.starts_with("/api/v1/uploads/") {
+        // Its right is in its signature, or is what is asked for.
+        if path.starts_with("/api/v1/uploads/") || path == "/api/v1/session" {
             continue;
         }
         for method in

@@ -4,7 +4,7 @@ use reqwest::{Method, StatusCode};
 use riacho_ingest_gateway::Config;
 use serde_json::json;
 
-use crate::fixture::{Gateway, is_problem, json};
+use crate::fixture::{Gateway, is_problem, json, problem};
 
 #[tokio::test]
 async fn an_address_over_its_rate_is_told_to_wait() {
@@ -134,10 +134,25 @@ async fn operators_see_health_and_metrics() {
 }
 
 #[tokio::test]
-async fn the_reference_page_is_served_without_a_foreign_host() {
+async fn the_pages_for_people_are_served_without_a_foreign_host() {
     let gateway = Gateway::start().await;
     let root = gateway.anonymous(Method::GET, "/").send().await.unwrap();
-    assert_eq!(root.headers()["location"], "/docs");
+    let policy = root.headers()["content-security-policy"].to_str().unwrap();
+    assert!(
+        policy.starts_with("default-src 'none'; script-src 'self'; ") && !policy.contains("unsafe"),
+        "{policy}"
+    );
+    let etag = root.headers()["etag"].clone();
+    let known = gateway.anonymous(Method::GET, "/").header("if-none-match", etag).send().await.unwrap();
+    assert_eq!(known.status(), 304);
+    for (path, kind) in
+        [("main.js", "text/javascript"), ("views/search.js", "text/javascript"), ("style.css", "text/css")]
+    {
+        let file = gateway.anonymous(Method::GET, &format!("/page/{path}")).send().await.unwrap();
+        assert!(file.headers()["content-type"].to_str().unwrap().starts_with(kind), "{path}");
+    }
+    problem(gateway.anonymous(Method::GET, "/page/../Cargo.toml"), 404, "not_found").await;
+    problem(gateway.anonymous(Method::GET, "/page/%2e%2e%2fCargo.toml"), 404, "not_found").await;
     let page = gateway.anonymous(Method::GET, "/docs").send().await.unwrap();
     assert!(page.headers()["content-security-policy"].to_str().unwrap().starts_with("default-src 'none'"));
     assert!(page.text().await.unwrap().contains("/api/v1/search"));

@@ -4,6 +4,7 @@
 mod accept;
 mod bad_input;
 mod dead_letters;
+mod events;
 mod fixture;
 mod intake;
 mod kept_answers;
@@ -12,5 +13,6 @@ mod openapi;
 mod rates;
 mod read;
 mod search;
+mod session;
 mod tenants;
 mod uploads;

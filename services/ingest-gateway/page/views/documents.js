@@ -1,0 +1,135 @@
+// Documents: upload, filter, list; and one of them.
+
+import { get, query, upload } from "../api.js";
+import { badge, fill, h, notice, table } from "../dom.js";
+import { size, time } from "../format.js";
+import { showDocument } from "./document.js";
+
+const STATES = ["awaiting_upload", "waiting", "releasing", "extracting", "embedding", "indexing", "ready", "failed", "cancelled", "expired"];
+/** Files that are sent at the same time. */
+const AT_ONCE = 3;
+/** How often a page with documents on their way is read again. */
+const REFRESH = 2000;
+
+export async function show(main, context) {
+  if (context.parts[0]) {
+    await showDocument(main, context.parts[0], context);
+    return;
+  }
+  const { fields, signal } = context;
+  const list = h("div", { id: "documents" });
+  const go = (changes) => {
+    const next = { ...Object.fromEntries(fields), cursor: undefined, ...changes };
+    location.hash = `#/documents${query(next)}`;
+  };
+  fill(main, h("h1", {}, "Documents"), uploader(() => refresh()), filters(fields, go), list);
+  let documents = [];
+  const refresh = async () => {
+    const asked = { state: fields.get("state"), collection: fields.get("collection"), external_id: fields.get("external_id"),
+      cursor: fields.get("cursor"), limit: 50 };
+    const page = await get(`/api/v1/documents${query(asked)}`, signal);
+    if (signal.aborted) return;
+    documents = page.documents;
+    drawList(list, page, fields, go);
+  };
+  await refresh();
+  const timer = setInterval(async () => {
+    const ended = ["ready", "failed", "cancelled", "expired"];
+    const selecting = !document.getSelection().isCollapsed;
+    if (selecting || (documents.every((one) => ended.includes(one.state)) && !fields.get("state"))) return;
+    try {
+      await refresh();
+    } catch {
+      // The next turn tries again.
+    }
+  }, REFRESH);
+  signal.addEventListener("abort", () => clearInterval(timer));
+}
+
+function filters(fields, go) {
+  const state = h("select", { id: "state", onchange: () => go({ state: state.value }) },
+    h("option", { value: "" }, "any"), STATES.map((name) => h("option", { value: name }, name.replaceAll("_", " "))));
+  state.value = fields.get("state") ?? "";
+  const collection = h("input", { id: "collection-filter", value: fields.get("collection") ?? "" });
+  const external = h("input", { id: "external", value: fields.get("external_id") ?? "" });
+  return h("form", {
+    class: "row filters",
+    onsubmit: (event) => {
+      event.preventDefault();
+      go({ collection: collection.value.trim(), external_id: external.value.trim() });
+    },
+  },
+  h("label", { for: "state" }, "State"), state,
+  h("label", { for: "collection-filter" }, "Collection"), collection,
+  h("label", { for: "external" }, "External id"), external,
+  h("button", {}, "Filter"));
+}
+
+function drawList(list, page, fields, go) {
+  const rows = page.documents.map((one) => h("tr", {},
+    h("td", {}, h("a", { href: `#/documents/${one.id}` }, one.filename || one.id)),
+    h("td", {}, badge(one.state), one.error && h("span", { class: "muted" }, ` ${one.error.code}`)),
+    h("td", {}, one.collection),
+    h("td", { class: "number" }, one.version),
+    h("td", { class: "number" }, one.pages ?? "-"),
+    h("td", { class: "number" }, one.chunks ?? "-"),
+    h("td", { class: "number" }, size(one.size)),
+    h("td", {}, time(one.updated_at))));
+  const isFiltered = [...fields.keys()].length > 0;
+  fill(list, page.documents.length
+    ? table("Documents", ["Name", "State", "Collection", "#Version", "#Pages", "#Passages", "#Size", "Changed"], rows)
+    : h("p", { class: "notice" }, isFiltered ? "No document is like that." : "No documents yet. Drop some files above."),
+  h("div", { class: "row end" },
+    fields.get("cursor") && h("button", { type: "button", onclick: () => go({}) }, "First page"),
+    page.next_cursor && h("button", { type: "button", onclick: () => go({ cursor: page.next_cursor }) }, "Next page")));
+}
+
+function uploader(onDone) {
+  const input = h("input", { type: "file", id: "files", multiple: true, onchange: () => take(input.files) });
+  const collection = h("input", { id: "collection", placeholder: "default" });
+  const queue = h("ul", { class: "uploads", "aria-live": "polite" });
+  const drop = h("div", { class: "drop" },
+    h("p", {}, h("label", { for: "files", class: "link" }, "Choose files"), input, " or drop them here. "),
+    h("p", { class: "row" }, h("label", { for: "collection" }, "into the collection"), collection), queue);
+  const waiting = [];
+  let running = 0;
+  const next = async () => {
+    if (running >= AT_ONCE || waiting.length === 0) return;
+    const { file, row } = waiting.shift();
+    running += 1;
+    try {
+      const accepted = await upload(file, { collection: collection.value.trim() }, (share) => { row.bar.value = share; });
+      row.bar.value = 1;
+      fill(row.text, h("a", { href: `#/documents/${accepted.id}` }, accepted.duplicate ? "there already" : "accepted"));
+      setTimeout(() => row.box.remove(), 20000);
+    } catch (error) {
+      row.box.classList.add("error");
+      row.text.textContent = error.message;
+    }
+    running -= 1;
+    if (waiting.length === 0) onDone().catch((error) => notice(error.message, "error"));
+    next();
+  };
+  const take = (files) => {
+    for (const file of files) {
+      const bar = h("progress", { max: 1, value: 0, "aria-label": `Upload of ${file.name}` });
+      const text = h("span", { class: "muted" }, "waits");
+      const box = h("li", {}, h("span", {}, file.name), bar, text);
+      queue.append(box);
+      waiting.push({ file, row: { box, bar, text } });
+    }
+    for (let turn = 0; turn < AT_ONCE; turn += 1) next();
+    input.value = "";
+  };
+  drop.addEventListener("dragover", (event) => {
+    event.preventDefault();
+    drop.classList.add("over");
+  });
+  drop.addEventListener("dragleave", () => drop.classList.remove("over"));
+  drop.addEventListener("drop", (event) => {
+    event.preventDefault();
+    drop.classList.remove("over");
+    take(event.dataTransfer.files);
+  });
+  return drop;
+}

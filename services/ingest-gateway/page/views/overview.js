@@ -1,0 +1,131 @@
+// The pipeline as a flow, live.
+
+import { get, watch } from "../api.js";
+import { line } from "../chart.js";
+import { badge, fill, h } from "../dom.js";
+import { count, duration, rate } from "../format.js";
+
+const DOES = {
+  extract: "takes the text out of files and cuts it into passages",
+  embed: "turns passages into vectors",
+  index: "writes passages and vectors, and makes the version searchable",
+};
+const HOUR = 3600e3;
+/** How often the lines are drawn anew. */
+const REDRAW = 10e3;
+
+export async function show(main, { signal }) {
+  const state = h("p", { class: "notice", role: "status" }, "Connecting.");
+  const flow = h("ol", { class: "flow" });
+  const documents = h("section", { "aria-label": "Documents by state" });
+  fill(main, h("h1", {}, "Overview"),
+    h("p", { class: "muted" },
+      "A document is accepted at once and then passes the stages from left to right. What waits in a stage is its backlog; it grows when a stage has too few consumers."),
+    state, flow, documents);
+  const charts = new Map();
+  watch("/api/v1/queue/events", signal, (name, data) => {
+    if (name === "problem") {
+      tell(state, "unhealthy", `No figures at the moment: ${data}.`);
+      return;
+    }
+    draw(flow, documents, data, charts);
+    tell(state, ...health(data));
+  }, () => tell(state, "unhealthy", "The connection to the server is lost; trying again."));
+  const redraw = async () => {
+    try {
+      drawLines(charts, await get("/api/v1/queue/history", signal));
+    } catch {
+      // The figures above say what is wrong; the lines stay as they were.
+    }
+  };
+  await redraw();
+  const timer = setInterval(redraw, REDRAW);
+  signal.addEventListener("abort", () => clearInterval(timer));
+}
+
+function tell(element, kind, text) {
+  if (element.textContent === text) return;
+  element.className = `notice ${kind}`;
+  element.textContent = text;
+}
+
+/** What is not as it should be, in words. */
+function health(data) {
+  const idle = data.stages.filter((stage) => stage.backlog > 0 && stage.consumers === 0);
+  if (idle.length) {
+    const names = idle.map((stage) => stage.stage).join(" and ");
+    return ["degraded", `Degraded: ${names} has work, and no consumer is alive. Start one, or look at its log.`];
+  }
+  const failed = Object.values(data.unresolved).reduce((sum, letters) => sum + letters, 0);
+  const waiting = data.stages.reduce((sum, stage) => sum + stage.backlog, 0);
+  const work = waiting ? `${count(waiting)} events are on their way.` : "Nothing is waiting.";
+  if (failed) return ["attention", `Healthy. ${work} ${count(failed)} dead letters wait for somebody to look at them.`];
+  return ["healthy", `Healthy. ${work}`];
+}
+
+function draw(flow, documents, data, charts) {
+  const states = data.documents;
+  const before = (states.awaiting_upload ?? 0) + (states.waiting ?? 0) + (states.releasing ?? 0);
+  if (!charts.size) {
+    fill(flow, end("Accepted", "waits"), data.stages.map((stage) => {
+      const card = stageCard(stage);
+      charts.set(stage.stage, card);
+      return card.box;
+    }), end("Ready", "ready"));
+  }
+  flow.querySelector("[data-figure=waits]").textContent = count(before);
+  flow.querySelector("[data-figure=ready]").textContent = count(states.ready ?? 0);
+  for (const stage of data.stages) update(charts.get(stage.stage), stage, data.unresolved[stage.stage] ?? 0);
+  const shown = Object.entries(states).filter(([, number]) => number > 0);
+  fill(documents, h("h2", {}, "Your documents"),
+    shown.length === 0 && h("p", { class: "muted" }, "None yet. ", h("a", { href: "#/documents" }, "Upload the first one.")),
+    h("ul", { class: "states" }, shown.map(([name, number]) =>
+      h("li", {}, h("a", { href: `#/documents?state=${name}` }, badge(name), h("strong", {}, count(number)))))));
+}
+
+function end(title, figure) {
+  const text = figure === "waits" ? "accepted, and waiting for their turn" : "documents that searches find";
+  return h("li", { class: "end" }, h("h2", {}, title),
+    h("p", { class: "big", "data-figure": figure }, "0"), h("p", { class: "muted" }, text));
+}
+
+function stageCard(stage) {
+  const figures = {};
+  const row = (name, title) => {
+    figures[name] = h("dd", { "data-figure": name }, "-");
+    return [h("dt", {}, title), figures[name]];
+  };
+  figures.backlog = h("p", { class: "big", "data-figure": "backlog" }, "0");
+  const lines = h("div", { class: "lines" });
+  const box = h("li", { class: "stage", "data-stage": stage.stage },
+    h("h2", {}, stage.stage), figures.backlog, h("p", { class: "muted" }, "backlog"),
+    h("dl", {}, row("rate_per_second", "rate"), row("oldest_age_seconds", "oldest"), row("consumers", "consumers"),
+      row("pending", "in work"), row("retrying", "retrying"), row("failures", "failures")),
+    lines, h("p", { class: "muted" }, DOES[stage.stage] ?? ""));
+  return { box, figures, lines };
+}
+
+function update({ box, figures }, stage, failures) {
+  figures.backlog.textContent = count(stage.backlog);
+  figures.rate_per_second.textContent = rate(stage.rate_per_second);
+  figures.oldest_age_seconds.textContent = stage.backlog ? duration(stage.oldest_age_seconds) : "-";
+  figures.consumers.textContent = count(stage.consumers);
+  figures.pending.textContent = count(stage.pending);
+  figures.retrying.textContent = count(stage.retrying);
+  fill(figures.failures, failures
+    ? h("a", { href: `#/dead-letters?stage=${stage.stage}` }, count(failures)) : "0");
+  box.classList.toggle("stuck", stage.backlog > 0 && stage.consumers === 0);
+  box.classList.toggle("busy", stage.backlog > 0 && stage.consumers > 0);
+}
+
+function drawLines(charts, history) {
+  if (!history.every_seconds) return;
+  const to = Date.now();
+  const points = (stage, figure) => history.samples.map((sample) =>
+    [Date.parse(sample.at), sample.stages[stage]?.[figure] ?? null]);
+  for (const [stage, { lines }] of charts) {
+    const draw = (label, figure, describe) =>
+      line(label, points(stage, figure), to - HOUR, to, history.every_seconds * 1000, describe);
+    fill(lines, draw("backlog", "backlog", count), draw("rate", "rate_per_second", rate));
+  }
+}

@@ -1,0 +1,182 @@
+//! The figures of the streams as they change: rates, and the samples of the last hour.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use riacho_domain::StageName;
+use riacho_streams::{StageFigures, Streams};
+use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use crate::app::App;
+
+/// Over how long a rate is measured, where figures were asked for meanwhile.
+const RATE_WINDOW: Duration = Duration::from_secs(10);
+/// The shortest time that a rate is measured over.
+const SHORTEST: Duration = Duration::from_millis(500);
+/// How far back the samples reach.
+pub(crate) const HISTORY: Duration = Duration::from_secs(3_600);
+
+/// The figures of all stages at a moment.
+#[derive(Debug)]
+pub(crate) struct Figures {
+    at: Instant,
+    /// Of each stage, in flow order, with what it settled a second lately; no rate where that is not known.
+    pub(crate) stages: Vec<(StageName, StageFigures, Option<f64>)>,
+    /// Entries that were given up and not yet written down.
+    pub(crate) dead_letters: u64,
+}
+
+/// What each stage had settled, at moments of the last seconds.
+#[derive(Debug, Default)]
+struct Past {
+    settled: VecDeque<(Instant, BTreeMap<StageName, Option<u64>>)>,
+    last: Option<Arc<Figures>>,
+}
+
+/// Asks for figures, once for all who want them at the same time.
+#[derive(Debug, Default)]
+pub(crate) struct Sampler(Mutex<Past>);
+
+impl Sampler {
+    /// The figures, `max_age` old at most.
+    pub(crate) async fn figures(
+        &self,
+        streams: &Streams,
+        partitions: &[u16],
+        max_age: Duration,
+    ) -> Result<Arc<Figures>, riacho_streams::Error> {
+        let mut past = self.0.lock().await;
+        if let Some(last) = past.last.as_ref().filter(|last| last.at.elapsed() < max_age) {
+            return Ok(Arc::clone(last));
+        }
+        let mut stages = Vec::new();
+        for stage in StageName::ALL {
+            stages.push((stage, streams.figures(stage, partitions).await?));
+        }
+        let mut dead_letters = 0;
+        for partition in partitions {
+            dead_letters += streams.dead_letter_count(*partition).await?;
+        }
+        let at = Instant::now();
+        let stages = stages.into_iter().map(|(stage, figures)| {
+            let rate = past.rate(stage, figures.settled, at);
+            (stage, figures, rate)
+        });
+        let figures = Arc::new(Figures { at, stages: stages.collect(), dead_letters });
+        past.remember(&figures);
+        Ok(figures)
+    }
+}
+
+impl Past {
+    fn rate(&self, stage: StageName, settled: Option<u64>, now: Instant) -> Option<f64> {
+        let earlier = self.settled.iter().find(|(at, _)| now - *at <= RATE_WINDOW + SHORTEST)?;
+        rate(*earlier.1.get(&stage)?, settled, now - earlier.0)
+    }
+
+    fn remember(&mut self, figures: &Arc<Figures>) {
+        let settled = figures.stages.iter().map(|(stage, figures, _)| (*stage, figures.settled)).collect();
+        self.settled.push_back((figures.at, settled));
+        while self.settled.front().is_some_and(|(at, _)| figures.at - *at > RATE_WINDOW) {
+            self.settled.pop_front();
+        }
+        self.last = Some(Arc::clone(figures));
+    }
+}
+
+/// What was settled a second between two moments. A count that goes back began anew, and is then the least that was settled.
+fn rate(earlier: Option<u64>, later: Option<u64>, between: Duration) -> Option<f64> {
+    let (earlier, later) = (earlier?, later?);
+    let count = later.checked_sub(earlier).unwrap_or(later);
+    (between >= SHORTEST).then(|| count as f64 / between.as_secs_f64())
+}
+
+/// A sample as Redis keeps it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Sample {
+    /// The stages by name.
+    pub(crate) stages: BTreeMap<String, StageSample>,
+}
+
+/// A stage in a sample.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct StageSample {
+    pub(crate) backlog: u64,
+    pub(crate) pending: u64,
+    pub(crate) retrying: u64,
+    pub(crate) consumers: u64,
+    pub(crate) oldest_age_seconds: f64,
+    /// What it had settled since its streams began.
+    pub(crate) settled: Option<u64>,
+}
+
+impl StageSample {
+    /// What was settled a second since an earlier sample.
+    pub(crate) fn rate_since(&self, earlier: &StageSample, between: Duration) -> Option<f64> {
+        rate(earlier.settled, self.settled, between)
+    }
+}
+
+impl From<&Figures> for Sample {
+    fn from(figures: &Figures) -> Self {
+        let stage = |figures: &StageFigures| StageSample {
+            backlog: figures.backlog,
+            pending: figures.pending,
+            retrying: figures.retrying,
+            consumers: figures.consumers_alive,
+            oldest_age_seconds: figures.oldest_age.as_secs_f64(),
+            settled: figures.settled,
+        };
+        let stages = figures.stages.iter().map(|(name, of, _)| (name.as_str().to_owned(), stage(of)));
+        Self { stages: stages.collect() }
+    }
+}
+
+/// Writes a sample down at each round moment, until `stop`. All gateways do, and each moment is kept once.
+pub(crate) async fn run(app: App, every: Duration, stop: CancellationToken) {
+    let keep = u32::try_from(HISTORY.as_secs() / every.as_secs().max(1)).unwrap_or(u32::MAX).max(2);
+    loop {
+        let now = since_epoch();
+        let next = every * u32::try_from(now.as_millis() / every.as_millis().max(1) + 1).unwrap_or(u32::MAX);
+        if stop.run_until_cancelled(tokio::time::sleep(next.saturating_sub(now))).await.is_none() {
+            return;
+        }
+        if let Some(Err(error)) = stop.run_until_cancelled(write(&app, next, keep)).await {
+            tracing::debug!(%error, "a sample of the figures is left out");
+        }
+    }
+}
+
+async fn write(app: &App, at: Duration, keep: u32) -> anyhow::Result<()> {
+    let partitions: Vec<u16> = app.store().partitions().await?.iter().map(|of| of.partition).collect();
+    let figures = app.sampler().figures(app.streams(), &partitions, Duration::from_secs(1)).await?;
+    let sample = serde_json::to_vec(&Sample::from(&*figures))?;
+    let at = u64::try_from(at.as_millis()).unwrap_or(u64::MAX);
+    app.streams().add_sample(at, sample.into(), keep).await?;
+    Ok(())
+}
+
+/// A clock that is wrong moves the samples, and no more.
+pub(crate) fn since_epoch() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_is_what_was_settled_meanwhile() {
+        let seconds = Duration::from_secs;
+        assert_eq!(rate(Some(100), Some(150), seconds(10)), Some(5.0));
+        assert_eq!(rate(Some(100), Some(30), seconds(10)), Some(3.0), "the streams began anew");
+        assert_eq!(rate(None, Some(30), seconds(10)), None);
+        assert_eq!(rate(Some(1), Some(2), Duration::from_millis(1)), None, "too short to tell");
+    }
+}

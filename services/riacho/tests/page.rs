@@ -1,0 +1,66 @@
+//! The page in a real browser.
+//!
+//! Screenshots of all views go to `target/page`, so that people can look at them.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
+
+mod support;
+
+use std::{
+    path::{Path, PathBuf},
+    process::Stdio,
+};
+
+use riacho_testkit::openai::OpenAi;
+use support::Deployment;
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
+    process::Command,
+};
+
+/// What Chromium is called.
+const BROWSERS: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
+
+fn browser() -> PathBuf {
+    let folders = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&folders)
+        .flat_map(|folder| BROWSERS.map(|name| folder.join(name)))
+        .find(|path| path.is_file());
+    found.expect("Chromium on the PATH; `make setup` says how to get it")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn somebody_uploads_watches_searches_reads_the_cited_page_and_replays_in_a_browser() {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap();
+    let (tools, screenshots) = (workspace.join(".riacho/tools/playwright"), workspace.join("target/page"));
+    std::fs::create_dir_all(&screenshots).unwrap();
+    let provider = OpenAi::start(64).await.unwrap();
+    provider.refuse_texts_with("hemlock");
+    let base_url = format!("models.base_url={}", provider.base_url());
+    let settings = ["models.provider=openai", &base_url, "models.dimensions=64", "gateway.history_seconds=1"];
+    let settings = settings.map(|setting| ["--set", setting]).concat();
+    let deployment = Deployment::start(&settings, &[("OPENAI_API_KEY", provider.api_key())]).await;
+    let mut walk = Command::new(tools.join("node"))
+        .arg(workspace.join("services/riacho/tests/page/walk.mjs"))
+        .arg(tools.join("package"))
+        .arg(browser())
+        .arg(deployment.up.url("").trim_end_matches('/'))
+        .arg(deployment.up.api_key().unwrap())
+        .args([workspace.join("docs/examples"), screenshots])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let (mut answers, told) = (walk.stdin.take().unwrap(), walk.stdout.take().unwrap());
+    let mut lines = BufReader::new(told).lines();
+    while let Some(line) = lines.next_line().await.unwrap() {
+        println!("{line}");
+        match line.strip_prefix("ask: ") {
+            Some("let the provider take every text") => provider.normal(),
+            Some(other) => panic!("nobody knows how to {other}"),
+            None => continue,
+        }
+        answers.write_all(b"done\n").await.unwrap();
+    }
+    assert!(walk.wait().await.unwrap().success(), "{}", deployment.up.log());
+}

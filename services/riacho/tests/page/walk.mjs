@@ -1,0 +1,220 @@
+// Walks through the page in a browser, as somebody would who sees it for the first time. Run by tests/page.rs:
+//
+//     node walk.mjs PLAYWRIGHT BROWSER URL KEY SAMPLES SCREENSHOTS
+//
+// Ends with 0 where all was as it should be, and else tells what was not. A wait is for a condition, up to PATIENCE. A line
+// `ask: ..` asks the test for something, which answers with a line.
+
+import assert from "node:assert/strict";
+import { createRequire } from "node:module";
+import path from "node:path";
+import readline from "node:readline";
+
+const [playwright, browserPath, url, key, samples, screenshots] = process.argv.slice(2);
+const { chromium } = createRequire(import.meta.url)(playwright);
+const PATIENCE = 90_000;
+
+const browser = await chromium.launch({ executablePath: browserPath, args: ["--no-sandbox", "--disable-dev-shm-usage"] });
+const context = await browser.newContext({ viewport: { width: 1280, height: 900 } });
+const page = await context.newPage();
+page.setDefaultTimeout(PATIENCE);
+const complaints = [];
+let expected = [];
+page.on("console", (message) => {
+  if (message.type() === "error" && !expected.some((text) => message.text().includes(text))) complaints.push(message.text());
+});
+page.on("pageerror", (error) => complaints.push(String(error)));
+page.on("request", (request) => {
+  if (new URL(request.url()).origin !== new URL(url).origin) complaints.push(`a foreign address: ${request.url()}`);
+});
+
+const nav = (name) => page.getByRole("navigation").getByRole("link", { name });
+
+const answers = readline.createInterface({ input: process.stdin })[Symbol.asyncIterator]();
+
+async function ask(what) {
+  console.log(`ask: ${what}`);
+  await answers.next();
+}
+
+/** Waits until what is asked for is there. */
+async function until(what, check) {
+  const end = Date.now() + PATIENCE;
+  for (;;) {
+    const found = await check();
+    if (found) return found;
+    assert.ok(Date.now() < end, `not in time: ${what}`);
+    await new Promise((resolve) => setTimeout(resolve, 100));
+  }
+}
+
+async function go(view) {
+  await page.goto(`${url}/#/${view}`);
+}
+
+/** Both colour schemes and a phone, of what is shown. */
+async function picture(name) {
+  for (const [suffix, colorScheme, width] of [["light", "light", 1280], ["dark", "dark", 1280], ["phone", "light", 390]]) {
+    await page.emulateMedia({ colorScheme });
+    await page.setViewportSize({ width, height: 900 });
+    await page.screenshot({ path: path.join(screenshots, `${name}-${suffix}.png`), fullPage: true });
+    if (width === 390) {
+      const over = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
+      assert.ok(over <= 0, `${name} is ${over} pixels wider than a phone`);
+    }
+  }
+  await page.emulateMedia({ colorScheme: "light" });
+  await page.setViewportSize({ width: 1280, height: 900 });
+}
+
+async function api(method, address, body) {
+  const response = await fetch(url + address, {
+    method, headers: { authorization: `Bearer ${key}`, "content-type": "application/json" }, body: body && JSON.stringify(body) });
+  assert.ok(response.ok, `${method} ${address}: ${response.status}`);
+  return response.json();
+}
+
+async function signsIn() {
+  await page.goto(url);
+  await page.getByRole("heading", { name: "Sign in" }).waitFor();
+  await picture("sign-in");
+  expected = ["401"];
+  await page.getByLabel("API key").fill("rk_0123456789abcdef_wrong");
+  await page.getByRole("button", { name: "Sign in" }).click();
+  await page.getByText("the key is not known").waitFor();
+  await page.getByRole("button", { name: "Close" }).click();
+  await page.getByLabel("API key").fill(key);
+  await page.getByLabel("API key").press("Enter");
+  await page.getByRole("heading", { name: "Overview" }).waitFor();
+  expected = [];
+  const cookies = await context.cookies();
+  assert.ok(cookies.every((cookie) => cookie.httpOnly && cookie.sameSite === "Strict"), "the cookie is out of reach");
+  assert.equal(await page.evaluate(() => document.cookie), "");
+}
+
+async function uploads() {
+  await nav("Documents").click();
+  await page.getByText("No documents yet").waitFor();
+  await page.locator("#files").setInputFiles(["station-handbook.pdf", "calibration-notes.md"].map((name) => path.join(samples, name)));
+  const row = (name) => page.locator("#documents tr", { hasText: name });
+  await row("station-handbook.pdf").locator(".badge.ready").waitFor();
+  await row("calibration-notes.md").locator(".badge.ready").waitFor();
+  await picture("documents");
+  await page.getByLabel("State").selectOption("failed");
+  await page.getByText("No document is like that").waitFor();
+  await page.getByLabel("State").selectOption("");
+  await row("station-handbook.pdf").getByRole("link").click();
+  await page.getByRole("heading", { name: "station-handbook.pdf" }).waitFor();
+  for (const state of ["waiting", "extracting", "embedding", "ready"]) {
+    await page.locator(".timeline li", { hasText: state }).first().waitFor();
+  }
+}
+
+async function searches() {
+  await nav("Search").click();
+  const { hits } = await api("POST", "/api/v1/search", { query: "heron", mode: "hybrid", top_k: 20 });
+  await page.getByLabel("Words or a question").fill("heron");
+  await page.getByRole("button", { name: "Search" }).click();
+  await page.locator(".hits > li").first().waitFor();
+  assert.equal(await page.locator(".hits > li").count(), hits.length);
+  await page.locator(".why summary").first().click();
+  await page.getByText("Number 1.").waitFor();
+  await picture("search");
+  // The cited page: the passage is marked in the text, and it is the hit's.
+  const cited = hits.find((hit) => hit.filename === "station-handbook.pdf");
+  assert.ok(cited && cited.pages.length, "the handbook is cited with its page");
+  await page.goto(`${url}/#/documents/${cited.document_id}?chunk=${cited.ordinal}`);
+  const mark = page.locator(".text mark");
+  await mark.waitFor();
+  assert.equal(await mark.textContent(), cited.text);
+  assert.ok(await mark.evaluate((element) => {
+    const [box, around] = [element.getBoundingClientRect(), element.closest(".text").getBoundingClientRect()];
+    return box.top >= around.top && box.top < around.bottom;
+  }), "the passage is in view");
+  await page.locator(".text", { hasText: `page ${cited.pages[0]}` }).waitFor();
+  await picture("document");
+}
+
+async function replays() {
+  await nav("Documents").click();
+  const text = "# Plants\n\nThe hemlock by the weir is poisonous.\n";
+  await page.locator("#files").setInputFiles({ name: "plants.md", mimeType: "text/markdown", buffer: Buffer.from(text) });
+  const row = page.locator("#documents tr", { hasText: "plants.md" });
+  await row.locator(".badge.failed").waitFor();
+  const of = async (state) => (await api("GET", `/api/v1/queue/dead-letters?state=${state}`)).dead_letters;
+  const letter = await until("a dead letter", async () => (await of("unresolved"))[0]);
+  await go("");
+  await page.locator("[data-stage=embed] [data-figure=failures] a").click();
+  await page.getByRole("heading", { name: "Dead letters" }).waitFor();
+  const entry = page.locator(`[data-letter="${letter.id}"]`);
+  await entry.getByText(letter.reason_code).waitFor();
+  await entry.getByRole("button", { name: "Look inside" }).click();
+  await page.getByText("Payload").waitFor();
+  await picture("dead-letters");
+  await page.getByRole("button", { name: "Try a replay of all" }).click();
+  await page.getByText("1 dead letters of 1 versions would be replayed").waitFor();
+  await ask("let the provider take every text");
+  await entry.getByRole("checkbox").check();
+  await page.getByRole("button", { name: "Replay chosen" }).click();
+  await until("the letter is resolved", async () => (await of("replayed")).some((one) => one.id === letter.id));
+  await page.getByText("There are none").waitFor();
+  await nav("Documents").click();
+  await row.locator(".badge.ready").waitFor();
+}
+
+async function readsTheOverview() {
+  await go("");
+  const backlog = page.locator("[data-stage=extract] [data-figure=backlog]");
+  await backlog.waitFor();
+  await page.locator("[data-figure=ready]", { hasText: "3" }).waitFor();
+  await page.getByText(/^Healthy\./).waitFor();
+  await page.locator("[data-stage=extract] .chart").first().waitFor();
+  await picture("overview");
+}
+
+async function makesAKey() {
+  await nav("Tenant").click();
+  await page.getByLabel("Name").fill("reader");
+  await page.getByRole("button", { name: "Make a key" }).click();
+  const secret = await page.locator(".secret").textContent();
+  assert.match(secret, /^rk_[0-9a-f]{16}_/);
+  await picture("tenant");
+  const works = await fetch(`${url}/api/v1/documents`, { headers: { authorization: `Bearer ${secret}` } });
+  assert.equal(works.status, 200);
+  await page.reload();
+  await page.locator("tr", { hasText: "reader" }).waitFor();
+  assert.equal(await page.getByText(secret).count(), 0, "a key is shown once");
+}
+
+async function usesTheKeyboard() {
+  await go("");
+  await page.getByRole("heading", { name: "Overview" }).waitFor();
+  await page.keyboard.press("Tab");
+  assert.equal(await page.evaluate(() => document.activeElement.id), "skip");
+  await nav("Search").focus();
+  await page.keyboard.press("Enter");
+  await page.getByRole("heading", { name: "Search" }).waitFor();
+  assert.equal(await page.evaluate(() => document.activeElement.id), "query");
+}
+
+async function signsOut() {
+  await page.getByRole("button", { name: "Sign out" }).click();
+  await page.getByRole("heading", { name: "Sign in" }).waitFor();
+  await page.reload();
+  await page.getByRole("heading", { name: "Sign in" }).waitFor();
+}
+
+try {
+  for (const step of [signsIn, uploads, searches, replays, readsTheOverview, makesAKey, usesTheKeyboard, signsOut]) {
+    console.log(step.name);
+    await step();
+    assert.deepEqual(complaints, [], `the browser complains in ${step.name}`);
+  }
+} catch (error) {
+  await page.screenshot({ path: path.join(screenshots, "failed.png") }).catch(() => {});
+  console.error(error, complaints);
+  process.exitCode = 1;
+} finally {
+  await browser.close();
+  process.exit();
+}
