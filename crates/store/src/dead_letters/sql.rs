@@ -166,6 +166,9 @@ UPDATE document_versions SET state = 'failed', error_code = $4, error_message = 
 WHERE document_id = $1 AND version = $2 AND release_id = $3
   AND state IN ('releasing', 'extracting', 'embedding', 'indexing')";
 
+pub(super) const OPEN: &str = "-- store::dead_letters::open_dead_letters
+SELECT count(*) FROM (SELECT FROM dead_letters WHERE resolved_at IS NULL LIMIT $1) AS open";
+
 pub(super) const GET: &str = concat!(
     "-- store::dead_letters::dead_letter\nSELECT ",
     letter_columns!(),
@@ -210,6 +213,7 @@ pub(crate) const STATEMENTS: &[&str] = &[
     PURGED,
     ADD,
     FAIL,
+    OPEN,
     GET,
     NAMED,
     LOCK_OPEN,
