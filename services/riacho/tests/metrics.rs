@@ -1,0 +1,118 @@
+//! What the services measure, and what the alerts and pages say of it, without a server.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod support;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    fs,
+};
+
+use riacho_domain::{Metric, MetricKind};
+use support::{declared, files_of, workspace};
+
+/// The generated page.
+const PAGE: &str = "docs/operations/metrics.md";
+
+/// The metrics, by who measures them, as a page for operators.
+fn page() -> String {
+    let mut page = String::from(
+        "# Metrics\n\nMade from the declarations in the code; a test keeps it so, and writes it anew with\n\
+         `RIACHO_UPDATE=1 cargo test -p riacho --test metrics`.\n\nEach process shows its metrics in the text format of \
+         Prometheus under `/metrics`: the gateway on its own port, every service where `http.ops_listen` says. Where\n\
+         `http.metrics_token` is set, it has to come as a bearer token. Values of labels are from fixed sets, never an id. A \
+         unit is the end of a name. A series appears with its first\nvalue. Of a histogram there are `_bucket`, `_sum` and \
+         `_count`. How to watch a deployment with them stands in [monitoring.md](monitoring.md).\n",
+    );
+    for (who, metrics) in declared() {
+        write!(page, "\n## {who}\n\n| metric | kind | labels | what it is |\n|---|---|---|---|\n").unwrap();
+        let mut metrics = metrics;
+        metrics.sort_unstable_by_key(|metric| metric.name);
+        for Metric { name, kind, labels, help } in metrics {
+            let labels = labels.iter().map(|label| format!("`{label}`")).collect::<Vec<_>>().join(", ");
+            writeln!(page, "| `{name}` | {} | {labels} | {help} |", kind.as_str()).unwrap();
+        }
+    }
+    page
+}
+
+/// Run with `RIACHO_UPDATE=1` to write the file anew.
+#[test]
+fn the_page_of_metrics_is_that_of_the_code() {
+    let (file, page) = (workspace().join(PAGE), page());
+    if std::env::var_os("RIACHO_UPDATE").is_some() {
+        fs::write(&file, &page).unwrap();
+    }
+    let checked_in = fs::read_to_string(&file).unwrap_or_default();
+    assert!(checked_in == page, "{PAGE} is out of date; run this test with RIACHO_UPDATE=1");
+}
+
+/// What `promtool check metrics` does not see: it looks at one process at a time, and knows no rules of ours.
+#[test]
+fn metrics_are_declared_once_and_have_no_label_for_an_id() {
+    let all: Vec<Metric> = declared().into_iter().flat_map(|(_, metrics)| metrics).collect();
+    let names: BTreeSet<&str> = all.iter().map(|metric| metric.name).collect();
+    assert_eq!(names.len(), all.len(), "a metric is declared twice");
+    for metric in all {
+        let (name, labels) = (metric.name, metric.labels);
+        assert!(name.starts_with("riacho_"), "{name}");
+        assert_eq!(metric.kind == MetricKind::Counter, name.ends_with("_total"), "{name}");
+        assert!(metric.kind != MetricKind::Histogram || name.ends_with("_seconds"), "{name} has no buckets");
+        assert!(metric.help.ends_with('.') && !metric.help.contains(['|', '\n']), "{name}: {}", metric.help);
+        let ids = ["tenant", "document", "release", "key", "id", "consumer", "path", "url", "filename"];
+        assert!(!labels.iter().any(|label| ids.contains(label)), "{name}: {labels:?}");
+    }
+}
+
+/// The alerts of the rules, each with the path of its runbook.
+fn alerts() -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    for file in files_of("compose/prometheus/rules", "yml") {
+        let text = fs::read_to_string(&file).unwrap();
+        for rule in text.split("- alert: ").skip(1) {
+            let name = rule.lines().next().unwrap().to_owned();
+            let runbook = rule.lines().find_map(|line| line.trim().strip_prefix("runbook: "));
+            found.insert(name.clone(), runbook.unwrap_or_else(|| panic!("{name} has no runbook")).to_owned());
+        }
+    }
+    found
+}
+
+#[test]
+fn every_alert_has_a_section_in_a_runbook_and_every_section_an_alert() {
+    let alerts = alerts();
+    assert!(alerts.len() > 20, "{alerts:?}");
+    let mut sections = BTreeSet::new();
+    for page in files_of("docs/operations/runbooks", "md") {
+        let text = fs::read_to_string(&page).unwrap();
+        let name = page.file_name().unwrap().to_str().unwrap().to_owned();
+        for title in text.lines().filter_map(|line| line.strip_prefix("## ")) {
+            sections.insert(format!(
+                "docs/operations/runbooks/{name}#{}",
+                title.to_lowercase().replace(' ', "-")
+            ));
+        }
+    }
+    let runbooks: BTreeSet<String> = alerts.values().cloned().collect();
+    assert_eq!(runbooks, sections, "left: what alerts name; right: what there is");
+    for (alert, runbook) in alerts {
+        assert!(runbook.ends_with(&format!("#{}", alert.to_lowercase())), "{alert}: {runbook}");
+    }
+}
+
+#[test]
+fn every_alert_has_a_test_in_which_it_fires_and_one_in_which_it_does_not() {
+    let mut seen: BTreeMap<String, BTreeSet<bool>> = BTreeMap::new();
+    for file in files_of("compose/prometheus/tests", "yml") {
+        let text = fs::read_to_string(&file).unwrap();
+        for check in text.split("alertname: ").skip(1) {
+            let alert = check.lines().next().unwrap().to_owned();
+            let expected = check.lines().find_map(|line| line.trim().strip_prefix("exp_alerts:"));
+            let fires = expected.unwrap_or_else(|| panic!("{alert} expects nothing")).trim() != "[]";
+            seen.entry(alert).or_default().insert(fires);
+        }
+    }
+    let both = alerts().into_keys().map(|alert| (alert, BTreeSet::from([false, true]))).collect();
+    assert_eq!(seen, both, "left: what is tested; right: what has to be");
+}
