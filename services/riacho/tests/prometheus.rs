@@ -19,6 +19,7 @@ use support::{
     cluster::{Cluster, PATIENCE},
     declared, files_of,
     prometheus::{Prometheus, complaints, selectors, series, tool},
+    workspace,
 };
 use tempfile::TempDir;
 
@@ -27,6 +28,9 @@ const SERVICES: [&str; 5] = ["ingest-gateway", "extractor", "embedder", "indexer
 
 /// What a short and happy run does not measure.
 const SELDOM: [&str; 0] = [];
+
+/// Of the exporter's user on Redis.
+const PASSWORD: &str = "of-the-exporter";
 
 /// All services of a deployment, each with its operations endpoints.
 struct Services {
@@ -113,25 +117,42 @@ impl Exporters {
         let addresses = jobs.map(|job| (job, format!("127.0.0.1:{}", free_port().unwrap())));
         let listen = |job: usize| format!("--web.listen-address={}", addresses[job].1);
         let folder = format!("--collector.textfile.directory={}", textfiles.path().display());
-        let database = format!("{}?sslmode=disable", cluster.to_postgres.url());
+        // With the rights that the page for operators gives them.
+        let page = page("docs/operations/monitoring.md");
+        let line = |start: &str| page.lines().map(str::trim).find(|line| line.starts_with(start)).unwrap();
+        cluster.database.run(line("CREATE ROLE riacho_monitor"));
+        let user = line("ACL SETUSER riacho_monitor").replace("PASSWORD", PASSWORD);
+        cluster.redis.command(&user.split(' ').collect::<Vec<_>>());
+        let mut database = url::Url::parse(cluster.to_postgres.url()).unwrap();
+        database.set_username("riacho_monitor").unwrap();
+        database.set_query(Some("sslmode=disable"));
+        let redis = ["-redis.user", "riacho_monitor", "-redis.password", PASSWORD, "-config-command", "-"];
         let processes = vec![
             Process::spawn(tool("node_exporter"), &[&listen(0), &folder], &[]).unwrap(),
             Process::spawn(
                 tool("redis_exporter"),
-                &[&format!("-{}", listen(1).trim_start_matches('-')), "-redis.addr", cluster.to_redis.url()],
+                &[&[&*listen(1), "-redis.addr", cluster.to_redis.url()], &redis[..]].concat(),
                 &[],
             )
             .unwrap(),
-            Process::spawn(tool("postgres_exporter"), &[&listen(2)], &[("DATA_SOURCE_NAME", &database)])
-                .unwrap(),
+            Process::spawn(
+                tool("postgres_exporter"),
+                &[&listen(2)],
+                &[("DATA_SOURCE_NAME", database.as_str())],
+            )
+            .unwrap(),
         ];
         Exporters { _processes: processes, _textfiles: textfiles, addresses: addresses.to_vec() }
     }
 }
 
+fn page(path: &str) -> String {
+    fs::read_to_string(workspace().join(path)).unwrap()
+}
+
 /// The file that the runbook shows to whoever makes backups.
 fn backup_of_the_runbook() -> String {
-    let page = fs::read_to_string(support::workspace().join("docs/operations/runbooks/servers.md")).unwrap();
+    let page = page("docs/operations/runbooks/servers.md");
     let lines = page.lines().filter_map(|line| line.strip_prefix("    "));
     let text = lines.filter(|line| line.contains("riacho_backup_")).collect::<Vec<_>>().join("\n") + "\n";
     assert_eq!(text.lines().count(), 3, "{text}");
