@@ -112,7 +112,9 @@ struct Exporters {
 impl Exporters {
     fn start(cluster: &Cluster) -> Exporters {
         let textfiles = TempDir::new().unwrap();
-        fs::write(textfiles.path().join("riacho_backup.prom"), backup_of_the_runbook()).unwrap();
+        let script = workspace().join("compose/scripts/backup-metric.sh");
+        let told = std::process::Command::new(script).arg(textfiles.path()).status().unwrap();
+        assert!(told.success(), "{told}");
         let jobs = ["node", "redis", "postgres"];
         let addresses = jobs.map(|job| (job, format!("127.0.0.1:{}", free_port().unwrap())));
         let listen = |job: usize| format!("--web.listen-address={}", addresses[job].1);
@@ -120,7 +122,7 @@ impl Exporters {
         // With the rights that the page for operators gives them.
         let page = page("docs/operations/monitoring.md");
         let line = |start: &str| page.lines().map(str::trim).find(|line| line.starts_with(start)).unwrap();
-        cluster.database.run(line("CREATE ROLE riacho_monitor"));
+        cluster.database.run(&line("CREATE ROLE riacho_monitor").replace("PASSWORD :'password' ", ""));
         let user = line("ACL SETUSER riacho_monitor").replace("PASSWORD", PASSWORD);
         cluster.redis.command(&user.split(' ').collect::<Vec<_>>());
         let mut database = url::Url::parse(cluster.to_postgres.url()).unwrap();
@@ -148,15 +150,6 @@ impl Exporters {
 
 fn page(path: &str) -> String {
     fs::read_to_string(workspace().join(path)).unwrap()
-}
-
-/// The file that the runbook shows to whoever makes backups.
-fn backup_of_the_runbook() -> String {
-    let page = page("docs/operations/runbooks/servers.md");
-    let lines = page.lines().filter_map(|line| line.strip_prefix("    "));
-    let text = lines.filter(|line| line.contains("riacho_backup_")).collect::<Vec<_>>().join("\n") + "\n";
-    assert_eq!(text.lines().count(), 3, "{text}");
-    text
 }
 
 async fn prometheus_of(services: &Services, exporters: &Exporters) -> Prometheus {
