@@ -7,6 +7,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
     fs,
+    path::Path,
 };
 
 use riacho_domain::{Metric, MetricKind};
@@ -63,6 +64,62 @@ fn metrics_are_declared_once_and_have_no_label_for_an_id() {
         let ids = ["tenant", "document", "release", "key", "id", "consumer", "path", "url", "filename"];
         assert!(!labels.iter().any(|label| ids.contains(label)), "{name}: {labels:?}");
     }
+}
+
+/// The constants for names of metrics in a crate, and where the code measures with which of them: constant and labels.
+type Measured = (BTreeMap<String, String>, BTreeSet<(String, Vec<String>)>);
+
+fn measured_in(folder: &Path) -> Measured {
+    let (mut names, mut uses, mut open) = (BTreeMap::new(), BTreeSet::new(), vec![folder.join("src")]);
+    while let Some(path) = open.pop() {
+        if path.is_dir() {
+            open.extend(fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
+            continue;
+        }
+        let text = fs::read_to_string(path).unwrap();
+        for constant in text.split("pub const ").skip(1) {
+            let Some((name, value)) = constant.split_once(": &str = \"riacho_") else { continue };
+            let value = value.split('"').next().unwrap();
+            names.insert(name.to_owned(), format!("riacho_{value}"));
+        }
+        for call in ["counter!(", "gauge!(", "histogram!("].iter().flat_map(|call| text.split(call).skip(1)) {
+            // The arguments end where the call of a method, or a new statement, begins.
+            let arguments = call.split([';', '{']).next().unwrap().split(")\n").next().unwrap();
+            let arguments = arguments.split(").").next().unwrap();
+            let constant = arguments.split([',', ')']).next().unwrap().trim();
+            let constant = constant.rsplit("::").next().unwrap().to_owned();
+            let labels = arguments.split('"').collect::<Vec<_>>();
+            let labels = labels.windows(2).filter(|pair| pair[1].trim_start().starts_with("=>"));
+            uses.insert((constant, labels.map(|pair| pair[0].to_owned()).collect()));
+        }
+    }
+    (names, uses)
+}
+
+/// Also of what the test with a real Prometheus does not come by.
+#[test]
+fn the_code_measures_with_the_labels_that_are_declared() {
+    let all: BTreeMap<&str, Metric> =
+        declared().into_iter().flat_map(|(_, metrics)| metrics).map(|metric| (metric.name, metric)).collect();
+    let (shared, _) = measured_in(&workspace().join("crates/service"));
+    let mut found = BTreeSet::new();
+    let crates = ["crates", "services"].map(|folder| fs::read_dir(workspace().join(folder)).unwrap());
+    for folder in crates.into_iter().flatten().map(|entry| entry.unwrap().path()) {
+        let (names, uses) = measured_in(&folder);
+        for (constant, labels) in uses {
+            // What is no constant is a variable, for several metrics of the same labels.
+            let Some(name) = names.get(&constant).or_else(|| shared.get(&constant)) else { continue };
+            let metric = all.get(name.as_str()).unwrap_or_else(|| panic!("{name} is not declared"));
+            // Some are built before.
+            assert!(labels.is_empty() || labels == metric.labels, "{name}: {labels:?}, {:?}", metric.labels);
+            if labels == metric.labels {
+                found.insert(metric.name);
+            }
+        }
+    }
+    let others: BTreeSet<&str> = all.into_keys().filter(|name| !found.contains(name)).collect();
+    let of_variables = |name: &&str| name.starts_with("riacho_stage_") || name.contains("_spend_");
+    assert!(others.iter().all(of_variables), "declared, and nowhere measured: {others:?}");
 }
 
 /// The alerts of the rules, each with the path of its runbook.

@@ -26,8 +26,26 @@ use tempfile::TempDir;
 /// The services, each as a process, in the order of their start.
 const SERVICES: [&str; 5] = ["ingest-gateway", "extractor", "embedder", "indexer", "janitor"];
 
-/// What a short and happy run does not measure.
-const SELDOM: [&str; 0] = [];
+/// What a short and happy run with the local model does not measure. Labels of these are checked in the code alone.
+const SELDOM: [&str; 17] = [
+    "riacho_attachments_accepted_total",
+    "riacho_backpressure_rejections_total",
+    "riacho_database_retries_total",
+    "riacho_dead_letters_total",
+    "riacho_extraction_replays_total",
+    "riacho_fenced_total",
+    "riacho_handoffs_full_total",
+    "riacho_intake_events_total",
+    "riacho_model_limiter_turns_total",
+    "riacho_model_limiter_wait_seconds",
+    "riacho_object_errors_total",
+    "riacho_recognition_seconds",
+    "riacho_redeliveries_total",
+    "riacho_space_filled_chunks_total",
+    "riacho_stage_paused",
+    "riacho_superseded_total",
+    "riacho_superseded_writes_total",
+];
 
 /// Of the exporter's user on Redis.
 const PASSWORD: &str = "of-the-exporter";
@@ -301,6 +319,10 @@ fn expressions(value: &Value, found: &mut Vec<String>) {
 /// Every expression of the rules and of the dashboard can be read, and every metric in it exists with its labels.
 async fn what_is_asked_for_is_there(prometheus: &Prometheus) {
     let of_rules = rules(prometheus).await.unwrap();
+    // What is recorded may have nothing to say yet.
+    let is_recorded = |rule: &&Value| rule["type"] == "recording";
+    let recorded: BTreeSet<String> =
+        of_rules.iter().filter(is_recorded).map(|rule| rule["name"].as_str().unwrap().to_owned()).collect();
     let of_rules = of_rules.iter().map(|rule| rule["query"].as_str().unwrap().to_owned());
     let asked: Vec<String> = dashboards().into_iter().chain(of_rules).collect();
     let declared: Vec<Metric> = declared().into_iter().flat_map(|(_, metrics)| metrics).collect();
@@ -318,7 +340,7 @@ async fn what_is_asked_for_is_there(prometheus: &Prometheus) {
                     labels.iter().all(|l| has.contains(l) || added.contains(l)),
                     "{metric} in {expression}"
                 );
-            } else {
+            } else if !recorded.contains(&metric) {
                 assert!(
                     !metric.starts_with("riacho_") || metric.starts_with("riacho_backup_"),
                     "{expression}"

@@ -86,21 +86,13 @@ impl Prometheus {
     }
 
     /// Waits until the one series of an expression has a value that is wanted.
-    #[track_caller]
-    pub fn shows<'a>(
-        &'a self,
-        expression: &'a str,
-        wanted: impl Fn(f64) -> bool + 'a,
-    ) -> impl Future<Output = ()> + 'a {
-        within(PATIENCE, move || {
-            let is_wanted = self.query(expression);
-            let wanted = &wanted;
-            async move {
-                let found = is_wanted.await?;
-                let holds = found.len() == 1 && wanted(found[0].1);
-                if holds { Ok(()) } else { Err(format!("{expression}: {found:?}")) }
-            }
+    pub async fn shows(&self, expression: &str, wanted: impl Fn(f64) -> bool) {
+        within(PATIENCE, || async {
+            let found = self.query(expression).await?;
+            let holds = found.len() == 1 && wanted(found[0].1);
+            if holds { Ok(()) } else { Err(format!("{expression}: {found:?}")) }
         })
+        .await;
     }
 
     /// The names of all series.
@@ -190,7 +182,8 @@ pub fn selectors(expression: &str) -> Vec<(String, BTreeSet<String>)> {
             }
         } else if !word.starts_with(|c: char| c.is_ascii_digit())
             && !WORDS.contains(&word)
-            && !next.starts_with('(')
+            // A function, or an aggregation.
+            && !["(", "by ", "by(", "without ", "without("].iter().any(|then| next.starts_with(then))
         {
             let inside = behind.strip_prefix('{').and_then(|inside| inside.split('}').next());
             let labels = inside.unwrap_or_default().split(',');
