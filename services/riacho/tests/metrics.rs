@@ -11,6 +11,7 @@ use std::{
 };
 
 use riacho_domain::{Metric, MetricKind};
+use serde_json::Value;
 use support::{declared, files_of, workspace};
 
 /// The generated page.
@@ -23,16 +24,19 @@ fn page() -> String {
          `RIACHO_UPDATE=1 cargo test -p riacho --test metrics`.\n\nEach process shows its metrics in the text format of \
          Prometheus under `/metrics`: the gateway on its own port, every service where `http.ops_listen` says. Where\n\
          `http.metrics_token` is set, it has to come as a bearer token. Values of labels are from fixed sets, never an id. A \
-         unit is the end of a name. A series appears with its first\nvalue. Of a histogram there are `_bucket`, `_sum` and \
+         series appears with its first\nvalue. Of a histogram there are `_bucket`, `_sum` and \
          `_count`. How to watch a deployment with them stands in [monitoring.md](monitoring.md).\n",
     );
     for (who, metrics) in declared() {
-        write!(page, "\n## {who}\n\n| metric | kind | labels | what it is |\n|---|---|---|---|\n").unwrap();
+        write!(page, "\n## {who}\n\n| metric | kind | unit | labels | what it is |\n|---|---|---|---|---|\n")
+            .unwrap();
         let mut metrics = metrics;
         metrics.sort_unstable_by_key(|metric| metric.name);
-        for Metric { name, kind, labels, help } in metrics {
+        for metric in metrics {
+            let Metric { name, kind, labels, help } = metric;
             let labels = labels.iter().map(|label| format!("`{label}`")).collect::<Vec<_>>().join(", ");
-            writeln!(page, "| `{name}` | {} | {labels} | {help} |", kind.as_str()).unwrap();
+            let (kind, unit) = (kind.as_str(), metric.unit().unwrap_or_default());
+            writeln!(page, "| `{name}` | {kind} | {unit} | {labels} | {help} |").unwrap();
         }
     }
     page
@@ -120,6 +124,30 @@ fn the_code_measures_with_the_labels_that_are_declared() {
     let others: BTreeSet<&str> = all.into_keys().filter(|name| !found.contains(name)).collect();
     let of_variables = |name: &&str| name.starts_with("riacho_stage_") || name.contains("_spend_");
     assert!(others.iter().all(of_variables), "declared, and nowhere measured: {others:?}");
+}
+
+#[test]
+fn the_panels_of_the_dashboard_have_places_and_ids_of_their_own_and_the_provisioned_source() {
+    let source =
+        fs::read_to_string(workspace().join("compose/grafana/provisioning/datasources/prometheus.yml"));
+    assert!(source.unwrap().contains("uid: prometheus\n"));
+    for file in files_of("compose/grafana/dashboards", "json") {
+        let dashboard: Value = serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap();
+        assert!(dashboard["uid"].is_string() && dashboard["title"].is_string());
+        let (mut ids, mut taken) = (BTreeSet::new(), BTreeSet::new());
+        for panel in dashboard["panels"].as_array().unwrap() {
+            let title = &panel["title"];
+            assert!(ids.insert(panel["id"].as_u64().unwrap()), "{title}");
+            let [x, y, w, h] = ["x", "y", "w", "h"].map(|side| panel["gridPos"][side].as_u64().unwrap());
+            assert!(w > 0 && h > 0 && x + w <= 24, "{title}");
+            let cells = (x..x + w).flat_map(|x| (y..y + h).map(move |y| (x, y)));
+            assert!(cells.into_iter().all(|cell| taken.insert(cell)), "{title} lies on another panel");
+            if panel["type"] != "row" {
+                assert_eq!(panel["datasource"]["uid"], "prometheus", "{title}");
+                assert!(!panel["targets"].as_array().unwrap().is_empty(), "{title}");
+            }
+        }
+    }
 }
 
 /// The alerts of the rules, each with the path of its runbook.

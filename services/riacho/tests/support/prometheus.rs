@@ -29,7 +29,7 @@ pub fn tool(name: &str) -> PathBuf {
 /// What Prometheus scrapes: job, service (empty where it is none of ours) and address.
 pub type Target<'a> = (&'a str, &'a str, String);
 
-/// A running Prometheus that looks every second. It ends when it is dropped.
+/// A running Prometheus that looks every two seconds. It ends when it is dropped.
 #[derive(Debug)]
 pub struct Prometheus {
     process: Process,
@@ -104,7 +104,7 @@ impl Prometheus {
 fn configuration(targets: &[Target<'_>]) -> String {
     let rules = workspace().join("compose/prometheus/rules/*.yml");
     let mut text = format!(
-        "global: {{ scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s }}\n\
+        "global: {{ scrape_interval: 2s, scrape_timeout: 2s, evaluation_interval: 1s }}\n\
          rule_files: ['{}']\nscrape_configs:\n",
         rules.display()
     );
