@@ -140,9 +140,10 @@ impl Exporters {
         // With the rights that the page for operators gives them.
         let page = page("docs/operations/monitoring.md");
         let line = |start: &str| page.lines().map(str::trim).find(|line| line.starts_with(start)).unwrap();
-        cluster.database.run(&line("CREATE ROLE riacho_monitor").replace("PASSWORD :'password' ", ""));
+        let role = line("CREATE ROLE riacho_monitor").replace("PASSWORD :'password' ", "");
+        assert!(cluster.database.run(&role).is_empty());
         let user = line("ACL SETUSER riacho_monitor").replace("PASSWORD", PASSWORD);
-        cluster.redis.command(&user.split(' ').collect::<Vec<_>>());
+        assert_eq!(cluster.redis.command(&user.split(' ').collect::<Vec<_>>()).text(), "OK");
         let mut database = url::Url::parse(cluster.to_postgres.url()).unwrap();
         database.set_username("riacho_monitor").unwrap();
         database.set_query(Some("sslmode=disable"));
