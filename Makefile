@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help setup run test topologies chaos lint format-check clippy deny proto build bench clean distclean
+.PHONY: help setup run test topologies chaos lint format-check clippy deny proto monitoring build bench clean distclean
 
 # A shell that is not a login shell often lacks rustup's directory.
 export PATH := $(HOME)/.cargo/bin:$(PATH)
@@ -65,7 +65,7 @@ chaos: setup ## inject faults into a deployment and check it: SEED=.. MINUTES=..
 	@RIACHO_CHAOS_SEED="$(SEED)" RIACHO_CHAOS_MINUTES="$(MINUTES)" RIACHO_CHAOS_PARTITIONS="$(PARTITIONS)" \
 	  cargo test --workspace --locked $(QUIET) --profile $(PROFILE) --test chaos -- --ignored --nocapture a_long_run
 
-lint: setup format-check clippy deny proto ## format, lints, licences, advisories, .proto files
+lint: setup format-check clippy deny proto monitoring ## format, lints, licences, advisories, .proto files, alerts
 
 format-check:
 	@$(SAY) "checking the format"
@@ -105,6 +105,12 @@ proto:
 	else \
 	  $(SAY) "no earlier .proto files to compare with"; \
 	fi
+
+monitoring: ## check alerts, their tests, and the configurations of Prometheus and Alertmanager
+	@$(SAY) "checking the alerts and their tests"
+	@$(TOOLS)/promtool check config compose/prometheus/prometheus.yml >/dev/null
+	@$(TOOLS)/promtool test rules compose/prometheus/tests/*.yml >/dev/null
+	@for file in compose/alertmanager/*.yml; do $(TOOLS)/amtool check-config "$$file" >/dev/null; done
 
 build: ## build the release
 	@$(SETUP) build

@@ -1,5 +1,5 @@
 //! The words that every part of Riacho shares: ids, document states and their legal transitions,
-//! lanes, the topology of stages, the retry policy and the limits of providers.
+//! lanes, the topology of stages, the retry policy, the limits of providers and how metrics are declared.
 //!
 //! Nothing here does I/O or knows a server.
 
@@ -7,6 +7,7 @@ mod chunk;
 mod id;
 mod lane;
 mod limits;
+mod metric;
 mod outcome;
 mod provider_limit;
 mod retry;
@@ -21,6 +22,7 @@ pub use id::{
 };
 pub use lane::Lane;
 pub use limits::DEFAULT_MAX_FILE_BYTES;
+pub use metric::{Metric, MetricKind};
 pub use outcome::ReasonCode;
 pub use provider_limit::{LimitSeen, ProviderLimit, Turn, TurnAsked, TurnUsed};
 pub use retry::{DelayClass, RetryPolicy};

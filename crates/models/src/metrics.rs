@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use metrics::{Unit, counter, describe_counter, describe_histogram, histogram};
+use metrics::{counter, histogram};
+use riacho_domain::Metric;
 
 use crate::{Embeddings, Error, Kind};
 
@@ -20,22 +21,35 @@ pub mod names {
     pub const LIMITER_TURNS: &str = "riacho_model_limiter_turns_total";
 }
 
-/// Registers the descriptions with the recorder.
-pub fn describe() {
-    describe_histogram!(names::REQUEST_SECONDS, Unit::Seconds, "Time of one request to an embedding model");
-    describe_counter!(names::TEXTS, Unit::Count, "Texts that were embedded");
-    describe_counter!(names::TOKENS, Unit::Count, "Tokens that the embedding model counted");
-    describe_histogram!(
+/// What this crate measures.
+pub const METRICS: &[Metric] = &[
+    Metric::histogram(
+        names::REQUEST_SECONDS,
+        &["provider", "outcome"],
+        "Time of one request to an embedding model, by provider and outcome (ok, or the kind of error).",
+    ),
+    Metric::counter(
+        names::TEXTS,
+        &["provider", "kind"],
+        "Texts that were embedded, by provider and kind (passage, query).",
+    ),
+    Metric::counter(
+        names::TOKENS,
+        &["provider", "kind"],
+        "Tokens of the texts that were embedded, as the model counted them, by provider and kind.",
+    ),
+    Metric::histogram(
         names::LIMITER_WAIT_SECONDS,
-        Unit::Seconds,
-        "Time that requests to an embedding model waited for its limits"
-    );
-    describe_counter!(
+        &["provider"],
+        "Time that requests to an embedding model waited for its limits, by provider.",
+    ),
+    Metric::counter(
         names::LIMITER_TURNS,
-        Unit::Count,
-        "Turns at an embedding model's limits that were asked for, by who answered"
-    );
-}
+        &["provider", "by"],
+        "Turns at an embedding model's limits that were asked for, by provider and who answered (shared, or own while \
+         Redis cannot be asked).",
+    ),
+];
 
 /// Counts a batch that a model has answered.
 pub(crate) fn count(

@@ -78,6 +78,15 @@ impl Objects {
         .await
     }
 
+    /// The directory of the local store; none of another one.
+    #[must_use]
+    pub fn local_directory(&self) -> Option<&Path> {
+        match &*self.kind {
+            Kind::Local { directory, .. } => Some(directory),
+            Kind::S3 { .. } => None,
+        }
+    }
+
     /// The file of an object in the local store, for readers that want a file. Never write to it.
     #[must_use]
     pub fn local_path(&self, key: &Key) -> Option<PathBuf> {

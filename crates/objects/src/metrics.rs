@@ -2,7 +2,8 @@
 
 use std::time::Instant;
 
-use metrics::{Unit, counter, describe_counter, describe_histogram, histogram};
+use metrics::{counter, histogram};
+use riacho_domain::Metric;
 
 use crate::Error;
 
@@ -16,12 +17,24 @@ pub mod names {
     pub const BYTES: &str = "riacho_object_bytes_total";
 }
 
-/// Registers the descriptions with the recorder.
-pub fn describe() {
-    describe_histogram!(names::SECONDS, Unit::Seconds, "Time of one operation of the object store");
-    describe_counter!(names::ERRORS, Unit::Count, "Failed operations of the object store");
-    describe_counter!(names::BYTES, Unit::Bytes, "Bytes written to and read from the object store");
-}
+/// What this crate measures.
+pub const METRICS: &[Metric] = &[
+    Metric::histogram(
+        names::SECONDS,
+        &["operation", "outcome"],
+        "Time of one operation of the object store, by operation and outcome (ok, or the kind of error).",
+    ),
+    Metric::counter(
+        names::ERRORS,
+        &["operation", "reason"],
+        "Failed operations of the object store, by operation and reason.",
+    ),
+    Metric::counter(
+        names::BYTES,
+        &["direction"],
+        "Bytes written to and read from the object store, by direction.",
+    ),
+];
 
 /// Measures one operation and passes its result on.
 pub(crate) async fn measured<T>(

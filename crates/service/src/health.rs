@@ -13,6 +13,8 @@ use futures::future::{BoxFuture, join_all};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
+use crate::metrics::names;
+
 /// How long a probe may take.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 /// How often probes run.
@@ -80,10 +82,6 @@ impl Health {
     where
         F: Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync + 'static,
     {
-        metrics::describe_gauge!(
-            "riacho_dependency_up",
-            "1 while the last probe of the dependency went well."
-        );
         let mut probes = self.probes.lock().unwrap_or_else(PoisonError::into_inner);
         probes.retain(|(known, _)| *known != name);
         probes.push((name, Arc::new(probe)));
@@ -112,11 +110,8 @@ impl Health {
                     Err(error) => tracing::warn!(dependency = name, error, "dependency is down"),
                 }
             }
-            metrics::gauge!("riacho_dependency_up", "name" => name).set(if answer.is_ok() {
-                1.0
-            } else {
-                0.0
-            });
+            let up = if answer.is_ok() { 1.0 } else { 0.0 };
+            metrics::gauge!(names::DEPENDENCY_UP, "name" => name).set(up);
             entry.status = status;
             entry.latency_ms = Some(start.elapsed().as_secs_f64() * 1e3);
             entry.error = answer.err();

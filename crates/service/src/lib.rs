@@ -8,6 +8,7 @@ pub mod config;
 pub mod health;
 pub mod letters;
 mod limits;
+pub mod metrics;
 pub mod ops;
 mod probe;
 pub mod release;

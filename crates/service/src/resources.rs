@@ -105,6 +105,7 @@ impl Resources {
         let store = self.store.clone();
         self.health.add("postgres", Need::Required, move || {
             let store = store.clone();
+            store.figures();
             Box::pin(async move { store.ping().await.map(drop).map_err(|e| e.to_string()) })
         });
         // Redis is the road, not the truth: while it is away, uploads are accepted and wait.
@@ -116,7 +117,13 @@ impl Resources {
         let objects = self.objects.clone();
         self.health.add("objects", Need::Required, move || {
             let objects = objects.clone();
-            Box::pin(async move { objects.check().await.map_err(|e| e.to_string()) })
+            Box::pin(async move {
+                let checked = objects.check().await.map_err(|e| e.to_string());
+                if let Some(directory) = objects.local_directory() {
+                    crate::metrics::disk("objects", directory);
+                }
+                checked
+            })
         });
     }
 }

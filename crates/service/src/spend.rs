@@ -16,23 +16,12 @@ use riacho_store::{Purpose, Spending, Spent, Store};
 use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use crate::metrics::names;
+
 /// The pause after a write that failed.
 const PAUSE: Duration = Duration::from_secs(1);
 /// For how long the last write may hold up the end.
 const LAST_WRITE: Duration = Duration::from_secs(5);
-
-/// The name of the metric of money.
-pub const SPENT: &str = "riacho_embedding_spend_nanos_total";
-/// The name of the metric of tokens.
-pub const TOKENS: &str = "riacho_embedding_spend_tokens_total";
-
-pub(crate) fn describe() {
-    metrics::describe_counter!(
-        SPENT,
-        "What embeddings cost, in thousand-millionths of the currency of models.prices, by model and purpose."
-    );
-    metrics::describe_counter!(TOKENS, "Tokens that embeddings cost, by model and purpose.");
-}
 
 /// Whose a text is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,8 +74,8 @@ impl Ledger {
     pub fn note(&self, tenant: &TenantId, model: &str, purpose: Purpose, spent: Spent) {
         let money_nanos = self.0.prices.nanos(model, spent.tokens);
         let labels = [("model", model.to_owned()), ("purpose", purpose.as_str().to_owned())];
-        metrics::counter!(SPENT, &labels).increment(money_nanos);
-        metrics::counter!(TOKENS, &labels).increment(spent.tokens);
+        metrics::counter!(names::SPENT, &labels).increment(money_nanos);
+        metrics::counter!(names::SPENT_TOKENS, &labels).increment(spent.tokens);
         let spent = Spent { money_nanos, ..spent };
         let mut noted = self.0.noted.lock().unwrap_or_else(PoisonError::into_inner);
         let all = noted.entry((tenant.clone(), model.to_owned(), purpose)).or_default();

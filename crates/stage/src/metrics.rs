@@ -1,6 +1,8 @@
 //! The metrics of the runner.
 
-/// Names, with their descriptions.
+use riacho_domain::Metric;
+
+/// The names.
 pub mod names {
     /// Events that ended a run, by stage and outcome.
     pub const PROCESSED: &str = "riacho_events_processed_total";
@@ -22,20 +24,51 @@ pub mod names {
     pub const PAUSED: &str = "riacho_stage_paused";
 }
 
-/// Describes the metrics to the recorder. Call once, after it is installed.
-pub fn describe() {
-    use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
-    describe_counter!(names::PROCESSED, "Events that ended a run, by stage and outcome.");
-    describe_histogram!(
+/// What this crate measures.
+pub const METRICS: &[Metric] = &[
+    Metric::counter(
+        names::PROCESSED,
+        &["stage", "outcome"],
+        "Events that ended a run, by stage and outcome (emitted and ended are the good ones).",
+    ),
+    Metric::histogram(
         names::WAIT,
-        Unit::Seconds,
-        "From being added to the first start of an event, by stage and lane."
-    );
-    describe_histogram!(names::PROCESS, Unit::Seconds, "One run of an event or batch, by stage and lane.");
-    describe_counter!(names::REDELIVERIES, "Events that were delivered again, by reason.");
-    describe_counter!(names::DEAD_LETTERS, "Events that were given up, by reason.");
-    describe_counter!(names::SUPERSEDED, "Events whose release was not current any more.");
-    describe_counter!(names::FENCED, "Results that came after another consumer had taken the event.");
-    describe_counter!(names::FULL, "Handoffs that had to wait for a full stream.");
-    describe_gauge!(names::PAUSED, "1 while a stage pauses after permanent failures in a row.");
-}
+        &["stage", "lane"],
+        "Time from an event's being added to its first start, by stage and lane.",
+    ),
+    Metric::histogram(
+        names::PROCESS,
+        &["stage", "lane"],
+        "Time of one run of an event or of a batch, by stage and lane.",
+    ),
+    Metric::counter(
+        names::REDELIVERIES,
+        &["stage", "reason"],
+        "Events that were delivered again, by stage and reason.",
+    ),
+    Metric::counter(
+        names::DEAD_LETTERS,
+        &["stage", "reason"],
+        "Events that were given up and became dead letters, by stage and reason.",
+    ),
+    Metric::counter(
+        names::SUPERSEDED,
+        &["stage"],
+        "Events whose release was not current any more, by stage. No error.",
+    ),
+    Metric::counter(
+        names::FENCED,
+        &["stage"],
+        "Results that came after another consumer had taken the event, by stage.",
+    ),
+    Metric::counter(
+        names::FULL,
+        &["stage"],
+        "Handoffs that had to wait because the next stream is at its limit, by stage.",
+    ),
+    Metric::gauge(
+        names::PAUSED,
+        &["stage"],
+        "1 while this process pauses the stage after permanent failures in a row.",
+    ),
+];

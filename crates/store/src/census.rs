@@ -6,7 +6,7 @@ use riacho_domain::{ReasonCode, ReleaseId};
 use uuid::Uuid;
 
 use crate::{
-    Error, Release, ReleasePlan, Store, read,
+    Error, Release, ReleasePlan, Store, metrics, read,
     release::plan_columns,
     start::ROAD,
     topology::partition_of,
@@ -71,33 +71,36 @@ impl Store {
     /// Gives lost releases that are still current a new one each, which keeps its deadline and what was sealed.
     /// A version that was lost too often fails instead.
     pub async fn release_lost(&self, lost: &[Release], how: Lost) -> Result<LostAgain, Error> {
-        self.transaction(Scope::all("release_lost"), |tx| async move {
-            let documents: Vec<Uuid> = lost.iter().map(|release| release.document.0).collect();
-            let versions: Vec<i32> = lost.iter().map(|release| read::signed(release.version)).collect();
-            let releases: Vec<Uuid> = lost.iter().map(|release| release.release.0).collect();
-            let locked = tx.query(LOCK, &[&documents, &versions, &releases]).await?;
-            let failed = fail(&tx, &documents, &versions, &releases, how).await?;
-            let road = tx.query_one(ROAD, &[&None::<&str>]).await?;
-            if road.try_get::<_, Option<i32>>("space_id")?.is_none() {
-                return Ok(LostAgain { plans: Vec::new(), failed });
-            }
-            let partitions: Vec<i16> = road.try_get("partitions")?;
-            let (mut ids, mut numbers, mut again, mut places) = (vec![], vec![], vec![], vec![]);
-            for row in &locked {
-                let (tenant, document) =
-                    (read::tenant(row, "tenant_id")?, read::document(row, "document_id")?);
-                ids.push(document.0);
-                numbers.push(row.try_get::<_, i32>("version")?);
-                again.push(ReleaseId::new().0);
-                places.push(partition_of(&tenant, document, &partitions));
-            }
-            let (losses, stalls) = how.counts();
-            let params: [Param<'_>; 6] = [&ids, &numbers, &again, &places, &losses, &stalls];
-            let rows = tx.query(RELEASE_AGAIN, &params).await?;
-            let plans = rows.iter().map(ReleasePlan::read).collect::<Result<_, _>>()?;
-            Ok(LostAgain { plans, failed })
-        })
-        .await
+        let again = self
+            .transaction(Scope::all("release_lost"), |tx| async move {
+                let documents: Vec<Uuid> = lost.iter().map(|release| release.document.0).collect();
+                let versions: Vec<i32> = lost.iter().map(|release| read::signed(release.version)).collect();
+                let releases: Vec<Uuid> = lost.iter().map(|release| release.release.0).collect();
+                let locked = tx.query(LOCK, &[&documents, &versions, &releases]).await?;
+                let failed = fail(&tx, &documents, &versions, &releases, how).await?;
+                let road = tx.query_one(ROAD, &[&None::<&str>]).await?;
+                if road.try_get::<_, Option<i32>>("space_id")?.is_none() {
+                    return Ok(LostAgain { plans: Vec::new(), failed });
+                }
+                let partitions: Vec<i16> = road.try_get("partitions")?;
+                let (mut ids, mut numbers, mut again, mut places) = (vec![], vec![], vec![], vec![]);
+                for row in &locked {
+                    let (tenant, document) =
+                        (read::tenant(row, "tenant_id")?, read::document(row, "document_id")?);
+                    ids.push(document.0);
+                    numbers.push(row.try_get::<_, i32>("version")?);
+                    again.push(ReleaseId::new().0);
+                    places.push(partition_of(&tenant, document, &partitions));
+                }
+                let (losses, stalls) = how.counts();
+                let params: [Param<'_>; 6] = [&ids, &numbers, &again, &places, &losses, &stalls];
+                let rows = tx.query(RELEASE_AGAIN, &params).await?;
+                let plans = rows.iter().map(ReleasePlan::read).collect::<Result<_, _>>()?;
+                Ok(LostAgain { plans, failed })
+            })
+            .await?;
+        metrics::failed(ReasonCode::Stalled.as_str(), again.failed);
+        Ok(again)
     }
 }
 

@@ -19,6 +19,7 @@ pub(crate) use self::sql::{STATEMENTS, looking};
 use crate::{
     Error, Page, Role, Store, cursor,
     documents::page_limit,
+    metrics::failed,
     read,
     transaction::{Param, Scope},
 };
@@ -227,23 +228,25 @@ impl Store {
             _ => Scope::all("add_dead_letter"),
         };
         let is_intake = letter.stage == INTAKE;
-        self.transaction(scope, |tx| async move {
-            // Whoever sends rubbish in a loop must not fill the database with it.
-            if is_intake && tx.query_opt(sql::MANY_OF_INTAKE, &[&tenant]).await?.is_some() {
-                return Ok(false);
-            }
-            // Of a document that nobody knows, for example after an older backup was restored, the letter is all there is.
-            if document.is_some()
-                && tx.query_opt(sql::LOCK_DOCUMENT, &[&document]).await?.is_none()
-                && tx.query_opt(sql::PURGED, &[&document]).await?.is_some()
-            {
-                return Ok(false);
-            }
-            let added = tx.execute(sql::ADD, insert).await? == 1;
-            tx.execute(sql::FAIL, fail).await?;
-            Ok(added)
-        })
-        .await
+        let (added, ended) = self
+            .transaction(scope, |tx| async move {
+                // Whoever sends rubbish in a loop must not fill the database with it.
+                if is_intake && tx.query_opt(sql::MANY_OF_INTAKE, &[&tenant]).await?.is_some() {
+                    return Ok((false, 0));
+                }
+                // Of a document that nobody knows, for example after an older backup was restored, the letter is all there is.
+                if document.is_some()
+                    && tx.query_opt(sql::LOCK_DOCUMENT, &[&document]).await?.is_none()
+                    && tx.query_opt(sql::PURGED, &[&document]).await?.is_some()
+                {
+                    return Ok((false, 0));
+                }
+                let added = tx.execute(sql::ADD, insert).await? == 1;
+                Ok((added, tx.execute(sql::FAIL, fail).await?))
+            })
+            .await?;
+        failed(&code, ended);
+        Ok(added)
     }
 
     /// A page of dead letters, the newest first: of one tenant, or of all and of none.
@@ -281,6 +284,13 @@ impl Store {
         rows.iter().map(count).collect()
     }
 
+    /// How many dead letters of all tenants are open; of more than [`MOST_COUNTED`], so many.
+    pub async fn open_dead_letters(&self) -> Result<u64, Error> {
+        let rows = self.single(Scope::all("open_dead_letters"), sql::OPEN, &[&MOST_COUNTED]).await?;
+        let open: Option<i64> = rows.first().map(|row| row.try_get(0)).transpose()?;
+        Ok(open.and_then(|open| u64::try_from(open).ok()).unwrap_or(0))
+    }
+
     /// A dead letter, and the entry as it was read; none when there is none, or it is another tenant's.
     pub async fn dead_letter(
         &self,
@@ -292,6 +302,9 @@ impl Store {
         rows.first().map(|row| Ok((DeadLetter::read(row)?, row.try_get("original")?))).transpose()
     }
 }
+
+/// The most open dead letters that are counted: whoever looks every few seconds must not read millions of rows.
+const MOST_COUNTED: i64 = 100_000;
 
 /// The stage of letters that the intake keeps.
 const INTAKE: &str = "intake";

@@ -3,12 +3,14 @@
 use std::{collections::HashSet, time::Duration};
 
 use chrono::{DateTime, Utc};
-use riacho_domain::{DocumentId, ReleaseId, State, TenantId, Version};
+use riacho_domain::{DocumentId, ReasonCode, ReleaseId, State, TenantId, Version};
 use serde_json::Value;
 use uuid::Uuid;
 
 use crate::{
-    Error, ReleasePlan, Store, read,
+    Error, ReleasePlan, Store,
+    metrics::failed,
+    read,
     release::plan_columns,
     start::ROAD,
     topology::partition_of,
@@ -147,7 +149,9 @@ impl Store {
 
     /// Fails releases that passed their deadline. Answers how many.
     pub async fn fail_overdue(&self, limit: u32) -> Result<u64, Error> {
-        self.count(Scope::all("fail_overdue"), FAIL_OVERDUE, limit).await
+        let overdue = self.count(Scope::all("fail_overdue"), FAIL_OVERDUE, limit).await?;
+        failed(ReasonCode::DeadlineExceeded.as_str(), overdue);
+        Ok(overdue)
     }
 
     /// Originals of versions that ended longer ago than the retention. Mark one with

@@ -9,7 +9,7 @@ use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, PoolError
 use futures::future::try_join_all;
 use riacho_domain::SecretUrl;
 
-use crate::{Config, Error, accept, error::chain, known::Known, release, tls};
+use crate::{Config, Error, accept, error::chain, known::Known, metrics::names, release, tls};
 
 /// What a store is for. Row-level security follows from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,9 +127,8 @@ impl Store {
     }
 
     /// The state of the connection pool, which is also recorded as a metric.
-    #[must_use]
     pub fn figures(&self) -> PoolFigures {
-        let status = self.inner.pool.status();
+        let (status, role) = (self.inner.pool.status(), self.inner.role.as_str());
         let figures = PoolFigures {
             size: status.size,
             available: status.available,
@@ -140,8 +139,10 @@ impl Store {
             [("idle", figures.available), ("busy", figures.size.saturating_sub(figures.available))]
         {
             #[allow(clippy::cast_precision_loss)] // a pool has few connections
-            metrics::gauge!(crate::metrics::names::POOL_CONNECTIONS, "state" => state).set(count as f64);
+            metrics::gauge!(names::POOL_CONNECTIONS, "role" => role, "state" => state).set(count as f64);
         }
+        #[allow(clippy::cast_precision_loss)] // as many as there are requests at once
+        metrics::gauge!(names::POOL_WAITING, "role" => role).set(figures.waiting as f64);
         figures
     }
 

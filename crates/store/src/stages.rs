@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::{
     Error, MissingPages, Release, Store,
-    metrics::names,
+    metrics::{failed, names},
     read,
     transaction::{Param, Scope},
 };
@@ -155,7 +155,11 @@ impl Store {
         let [tenant, document, version, id] = fence.params();
         let params: [Param<'_>; 6] = [tenant, document, version, id, &code.as_str(), &message];
         let rows = self.single(Scope::tenant("fail", &release.tenant), FAIL, &params).await?;
-        Ok(if rows.is_empty() { superseded("fail", false) } else { true })
+        if rows.is_empty() {
+            return Ok(superseded("fail", false));
+        }
+        failed(code.as_str(), 1);
+        Ok(true)
     }
 
     /// Which of the releases are current, of any tenants.

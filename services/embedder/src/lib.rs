@@ -36,7 +36,7 @@ pub async fn run(
     resources: Resources,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    metrics::describe();
+    riacho_service::metrics::describe(metrics::METRICS);
     let section = patient(&core.models, &config);
     // Reading a local model's files blocks.
     let models = tokio::task::spawn_blocking(move || Models::load(&section)).await??;

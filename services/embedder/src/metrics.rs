@@ -1,19 +1,20 @@
 //! The embedder's metrics.
 
+use riacho_domain::Metric;
+
 /// The names.
 pub mod names {
     /// Chunks that got their vectors, by where these come from.
     pub const CHUNKS: &str = "riacho_embedder_chunks_total";
 }
 
-/// Gives the metrics their descriptions.
-pub fn describe() {
-    metrics::describe_counter!(
-        names::CHUNKS,
-        "Chunks by the source of their vectors: model, stored (the content has one already), batch (the content \
-         is in the batch before)"
-    );
-}
+/// What this crate measures.
+pub const METRICS: &[Metric] = &[Metric::counter(
+    names::CHUNKS,
+    &["source"],
+    "Chunks, by the source of their vectors: model, stored (the content has one already), batch (the content is in the \
+     batch before).",
+)];
 
 /// Where the vectors of an event's chunks come from.
 #[derive(Debug, Clone, Copy, Default)]

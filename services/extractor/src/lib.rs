@@ -40,7 +40,7 @@ pub async fn run(
     resources: Resources,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    metrics::describe();
+    riacho_service::metrics::describe(metrics::METRICS);
     if config.pdfium.is_none() {
         tracing::warn!(
             "no PDFium library is configured (extractor.pdfium): PDF files will fail as unsupported"

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use riacho_domain::ReasonCode;
+use riacho_domain::{Metric, ReasonCode};
 
 /// The names.
 pub mod names {
@@ -24,31 +24,29 @@ pub mod names {
     pub const RECOGNITION_SECONDS: &str = "riacho_recognition_seconds";
 }
 
-/// Gives the metrics their descriptions.
-pub fn describe() {
-    metrics::describe_histogram!(
+/// What this crate measures.
+pub const METRICS: &[Metric] = &[
+    Metric::histogram(
         names::PARSE_SECONDS,
-        metrics::Unit::Seconds,
-        "Time from an original's bytes to its text, by media type"
-    );
-    metrics::describe_counter!(names::FAILURES, "Documents that ended without text, by reason");
-    metrics::describe_counter!(names::CHUNKS, "Chunks that were cut");
-    metrics::describe_counter!(names::ATTACHED, "Attachments that became documents of their own");
-    metrics::describe_counter!(
-        names::REPLAYS,
-        "Sealed runs that were handed on again instead of being cut anew"
-    );
-    metrics::describe_counter!(names::PARSERS_STARTED, "Parser processes that were started");
-    metrics::describe_counter!(
+        &["type"],
+        "Time from an original's bytes to its text, by media type.",
+    ),
+    Metric::counter(
+        names::FAILURES,
+        &["reason"],
+        "Documents that ended without text, by reason: of files that cannot be read, no fault of the pipeline.",
+    ),
+    Metric::counter(names::CHUNKS, &[], "Chunks that were cut."),
+    Metric::counter(names::ATTACHED, &[], "Attachments that became documents of their own."),
+    Metric::counter(names::REPLAYS, &[], "Sealed runs that were handed on again instead of being cut anew."),
+    Metric::counter(names::PARSERS_STARTED, &[], "Parser processes that were started."),
+    Metric::counter(
         names::RECOGNIZERS_STARTED,
-        "Processes for the recognition of text that were started"
-    );
-    metrics::describe_histogram!(
-        names::RECOGNITION_SECONDS,
-        metrics::Unit::Seconds,
-        "Time from a picture to the words in it"
-    );
-}
+        &[],
+        "Processes for the recognition of text that were started.",
+    ),
+    Metric::histogram(names::RECOGNITION_SECONDS, &[], "Time from a picture to the words in it."),
+];
 
 /// A document was parsed. The media type comes from the types that have a parser, a fixed set.
 pub(crate) fn parsed(media_type: &str, took: Duration) {

@@ -65,7 +65,7 @@ pub async fn serve(
     listener: TcpListener,
     stop: CancellationToken,
 ) {
-    metrics::describe();
+    riacho_service::metrics::describe(metrics::METRICS);
     models.all().for_each(|model| resources.share_limits(&**model, &stop));
     // Half of them: the other half is for what nobody foresaw.
     let warm = tokio::time::timeout(WARM_LIMIT, resources.store.warm(core.database.pool_size / 2));

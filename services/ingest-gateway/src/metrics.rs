@@ -1,6 +1,8 @@
 //! The metrics of the gateway.
 
-/// Names, with their descriptions in [`describe`].
+use riacho_domain::Metric;
+
+/// The names.
 pub mod names {
     /// Requests by method, route and status.
     pub const REQUESTS: &str = "riacho_http_requests_total";
@@ -10,8 +12,6 @@ pub mod names {
     pub const REJECTIONS: &str = "riacho_backpressure_rejections_total";
     /// Documents accepted, by source and outcome.
     pub const ACCEPTED: &str = "riacho_documents_accepted_total";
-    /// Releases by reason and outcome.
-    pub const RELEASES: &str = "riacho_releases_total";
     /// Producers' events by outcome.
     pub const INTAKE: &str = "riacho_intake_events_total";
     /// Searches that looked for a kept answer, by outcome.
@@ -20,17 +20,29 @@ pub mod names {
     pub const SEARCH_SECONDS: &str = "riacho_search_request_seconds";
 }
 
-/// Describes the metrics to the recorder. Call once, after it is installed.
-pub fn describe() {
-    metrics::describe_counter!(names::REQUESTS, "HTTP requests by method, route and status.");
-    metrics::describe_histogram!(names::REQUEST_SECONDS, "Time to the head of a response.");
-    metrics::describe_counter!(names::REJECTIONS, "Requests refused before they were looked at.");
-    metrics::describe_counter!(names::ACCEPTED, "Documents accepted, by source and outcome.");
-    metrics::describe_counter!(
-        names::RELEASES,
-        "Releases of documents onto the streams, by reason and outcome."
-    );
-    metrics::describe_counter!(names::INTAKE, "Producers' events, by outcome.");
-    metrics::describe_counter!(names::SEARCH_CACHE, "Searches that looked for a kept answer, by outcome.");
-    metrics::describe_histogram!(names::SEARCH_SECONDS, "Time of a search, by the mode it ran in.");
-}
+/// What this crate measures.
+pub const METRICS: &[Metric] = &[
+    Metric::counter(
+        names::REQUESTS,
+        &["method", "route", "status"],
+        "HTTP requests, by method, route (the pattern, not the path) and status.",
+    ),
+    Metric::histogram(
+        names::REQUEST_SECONDS,
+        &["method", "route"],
+        "Time from a request's head to its response's head, by method and route. That of an upload contains its body.",
+    ),
+    Metric::counter(
+        names::REJECTIONS,
+        &["reason"],
+        "Requests that were refused before they were looked at, by the limit that refused them.",
+    ),
+    Metric::counter(
+        names::ACCEPTED,
+        &["source", "outcome"],
+        "Uploads that were accepted, by source and outcome (new, duplicate, replayed).",
+    ),
+    Metric::counter(names::INTAKE, &["outcome"], "Producers' events, by outcome."),
+    Metric::counter(names::SEARCH_CACHE, &["outcome"], "Searches that looked for a kept answer, by outcome."),
+    Metric::histogram(names::SEARCH_SECONDS, &["mode"], "Time of a search, by the mode it ran in."),
+];

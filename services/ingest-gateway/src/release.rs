@@ -11,7 +11,7 @@ use riacho_store::{ReleasePlan, Store};
 use riacho_streams::Streams;
 use tokio::sync::mpsc;
 
-use crate::metrics::names;
+use riacho_service::metrics::names;
 
 /// At most so many releases go together: those that came while others were on their way.
 const TOGETHER: usize = 64;

@@ -33,7 +33,7 @@ pub async fn run(
     resources: Resources,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    metrics::describe();
+    riacho_service::metrics::describe(metrics::METRICS);
     let timetable = schedule::Timetable::new(&config.schedules).context("section janitor.schedules")?;
     let janitor = Janitor::new(config, core, &resources);
     leader::run(janitor, timetable, stop).await;

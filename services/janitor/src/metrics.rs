@@ -1,6 +1,8 @@
 //! The metrics of this crate.
 
-/// Names, with their descriptions in [`describe`].
+use riacho_domain::Metric;
+
+/// The names.
 pub mod names {
     /// Entries that stand on a stage's streams; for the first stage also the documents that wait.
     pub const STAGE_BACKLOG: &str = "riacho_stage_backlog";
@@ -22,6 +24,8 @@ pub mod names {
     pub const STAGE_BYTES: &str = "riacho_stage_bytes";
     /// Dead letters on their way to PostgreSQL.
     pub const DEAD_LETTER_ENTRIES: &str = "riacho_dead_letter_entries";
+    /// Dead letters in PostgreSQL that nobody has dealt with.
+    pub const DEAD_LETTERS_OPEN: &str = "riacho_dead_letters_open";
     /// Documents that wait in PostgreSQL for their release.
     pub const DOCUMENTS_WAITING: &str = "riacho_documents_waiting";
     /// Age of the document that waits longest.
@@ -30,8 +34,6 @@ pub mod names {
     pub const DOCUMENTS_IN_FLIGHT: &str = "riacho_documents_in_flight";
     /// Bytes that Redis uses.
     pub const REDIS_MEMORY: &str = "riacho_redis_memory_bytes";
-    /// Releases sent, by reason and outcome.
-    pub const RELEASES: &str = "riacho_releases_total";
     /// Comparisons of the releases in flight with the streams, by reason.
     pub const CENSUSES: &str = "riacho_censuses_total";
     /// Chunks that embedding spaces lack, by the state of the space.
@@ -48,41 +50,78 @@ pub mod names {
     pub const LEADER: &str = "riacho_janitor_leader";
 }
 
-/// Describes the metrics to the recorder. Call once, after it is installed.
-pub fn describe() {
-    use metrics::{describe_counter, describe_gauge, describe_histogram};
-    describe_gauge!(
+/// What this crate measures. Every janitor measures the queue, so that the figures do not end with a leader:
+/// take the largest of several, never their sum.
+pub const METRICS: &[Metric] = &[
+    Metric::gauge(
         names::STAGE_BACKLOG,
-        "Entries that stand on the stage's streams; for the first stage also waiting documents."
-    );
-    describe_gauge!(names::STAGE_LAG, "Entries that were never delivered.");
-    describe_gauge!(names::STAGE_LAG_KNOWN, "1 while the server knows the lag.");
-    describe_gauge!(names::STAGE_PENDING, "Entries that were delivered and not settled.");
-    describe_gauge!(names::STAGE_RETRYING, "Entries that wait for a retry.");
-    describe_gauge!(names::STAGE_OLDEST_AGE, "Age of the oldest entry.");
-    describe_gauge!(names::STAGE_CONSUMERS, "Consumers, alive or dead.");
-    describe_gauge!(names::STAGE_CONSERVATION_ERROR, "XLEN less lag and pending; 0 at rest.");
-    describe_gauge!(names::STAGE_BYTES, "Bytes of envelopes on the stage's streams.");
-    describe_gauge!(names::DEAD_LETTER_ENTRIES, "Dead letters on their way to PostgreSQL.");
-    describe_gauge!(names::DOCUMENTS_WAITING, "Documents that wait in PostgreSQL for their release.");
-    describe_gauge!(names::WAITING_OLDEST_AGE, "Age of the document that waits longest.");
-    describe_gauge!(names::DOCUMENTS_IN_FLIGHT, "Document versions on the streams, by state.");
-    describe_gauge!(names::REDIS_MEMORY, "Bytes that Redis uses.");
-    describe_counter!(names::RELEASES, "Releases put onto the streams, by reason and outcome.");
-    describe_counter!(names::CENSUSES, "Comparisons of the releases in flight with the streams, by reason.");
-    describe_gauge!(
+        &["stage"],
+        "Entries on the stage's streams, in all partitions and lanes; for the first stage also the documents that wait in \
+         PostgreSQL. What scales a stage.",
+    ),
+    Metric::gauge(names::STAGE_LAG, &["stage"], "Entries of the stage that were never delivered."),
+    Metric::gauge(
+        names::STAGE_LAG_KNOWN,
+        &["stage"],
+        "1 while Redis knows the stage's lag; 0 while it is worked out from the backlog.",
+    ),
+    Metric::gauge(
+        names::STAGE_PENDING,
+        &["stage"],
+        "Entries of the stage that were delivered and not settled.",
+    ),
+    Metric::gauge(names::STAGE_RETRYING, &["stage"], "Entries of the stage that wait for a retry."),
+    Metric::gauge(names::STAGE_OLDEST_AGE, &["stage"], "Age of the oldest entry on the stage's streams."),
+    Metric::gauge(
+        names::STAGE_CONSUMERS,
+        &["stage", "state"],
+        "Consumers of the stage, by state (alive, dead).",
+    ),
+    Metric::gauge(
+        names::STAGE_CONSERVATION_ERROR,
+        &["stage"],
+        "Length of the stage's streams less lag and pending: 0 at rest.",
+    ),
+    Metric::gauge(names::STAGE_BYTES, &["stage"], "Bytes of envelopes on the stage's streams."),
+    Metric::gauge(names::DEAD_LETTER_ENTRIES, &[], "Dead letters on their way to PostgreSQL."),
+    Metric::gauge(
+        names::DEAD_LETTERS_OPEN,
+        &[],
+        "Dead letters in PostgreSQL that were neither replayed nor discarded.",
+    ),
+    Metric::gauge(names::DOCUMENTS_WAITING, &[], "Documents that wait in PostgreSQL for their release."),
+    Metric::gauge(names::WAITING_OLDEST_AGE, &[], "Age of the document that waits longest for its release."),
+    Metric::gauge(
+        names::DOCUMENTS_IN_FLIGHT,
+        &["state"],
+        "Document versions that are released and not ended, by state.",
+    ),
+    Metric::gauge(names::REDIS_MEMORY, &[], "Memory that Redis uses."),
+    Metric::counter(
+        names::CENSUSES,
+        &["reason"],
+        "Comparisons of the releases in flight with the streams, by reason.",
+    ),
+    Metric::gauge(
         names::SPACE_MISSING,
-        "Chunks without a vector in embedding spaces, by the space's state."
-    );
-    describe_gauge!(
+        &["state"],
+        "Chunks without a vector in embedding spaces, by the state of the space.",
+    ),
+    Metric::gauge(
         names::SPACE_MISSING_DOCUMENTS,
-        "Documents that lack vectors in embedding spaces, by its state."
-    );
-    describe_counter!(
+        &["state"],
+        "Documents that lack vectors in embedding spaces, by the state of the space.",
+    ),
+    Metric::counter(
         names::SPACE_FILLED,
-        "Chunks that were filled into embedding spaces, by the space's state."
-    );
-    describe_histogram!(names::TASK_SECONDS, "Duration of the janitor's tasks.");
-    describe_gauge!(names::TENANTS_OVER_BUDGET, "Tenants that have used up a budget of the month.");
-    describe_gauge!(names::LEADER, "1 while this process leads the janitors.");
-}
+        &["state"],
+        "Chunks that were filled into embedding spaces, by the state of the space.",
+    ),
+    Metric::histogram(
+        names::TASK_SECONDS,
+        &["task", "outcome"],
+        "Time of one run of a janitor's task, by task and outcome (ok, failed).",
+    ),
+    Metric::gauge(names::TENANTS_OVER_BUDGET, &[], "Tenants that have used up a budget of the month."),
+    Metric::gauge(names::LEADER, &[], "1 while this process leads the janitors."),
+];

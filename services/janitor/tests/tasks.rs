@@ -180,7 +180,9 @@ async fn dead_letters_move_to_postgresql_and_fail_their_documents() {
     deployment.store.cancel(&deployment.tenant, documents[1]).await.unwrap();
     let janitor = janitor(&deployment);
     assert_eq!(dry(&janitor, TaskName::DeadLetters).await, BTreeMap::from([("waiting", 2)]));
+    assert_eq!(deployment.janitor.open_dead_letters().await.unwrap(), 0);
     assert_eq!(counts(&janitor, TaskName::DeadLetters).await, BTreeMap::from([("moved", 2)]));
+    assert_eq!(deployment.janitor.open_dead_letters().await.unwrap(), 2);
     assert_eq!(deployment.streams.dead_letter_count(0).await.unwrap(), 0);
     let status = deployment.reaches(documents[0], State::Failed).await;
     assert_eq!(status.error.unwrap().code, "internal");
@@ -189,6 +191,9 @@ async fn dead_letters_move_to_postgresql_and_fail_their_documents() {
     let letters =
         deployment.janitor.dead_letters(Some(&deployment.tenant), &ListLetters::default()).await.unwrap();
     assert_eq!(letters.items.len(), 2);
+    let discard = "UPDATE dead_letters SET resolved_at = now(), resolution = 'discarded' WHERE id =";
+    deployment.sql(&format!("{discard} '{}'", letters.items[0].id));
+    assert_eq!(deployment.janitor.open_dead_letters().await.unwrap(), 1);
     assert!(
         letters.items.iter().all(|letter| letter.message.contains("given up") && letter.stage == "extract")
     );
@@ -348,6 +353,8 @@ async fn health_shows_what_waits_and_what_stands_on_the_streams() {
     let janitor = Janitor::new(Config::default(), &deployment.core().unwrap(), &resources);
     assert_eq!(counts(&janitor, TaskName::Health).await, BTreeMap::from([("extract", 1), ("waiting", 1)]));
     let shown = resources.metrics.render();
+    // A state without a version is told of, too: what it said before would stand for ever.
+    assert!(shown.contains("riacho_documents_in_flight{state=\"embedding\"} 0"), "{shown}");
     // The waiting document belongs to the first stage's backlog.
     assert!(shown.contains("riacho_stage_backlog{stage=\"extract\"} 2"), "{shown}");
 }

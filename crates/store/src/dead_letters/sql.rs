@@ -169,6 +169,9 @@ WHERE document_id = $1 AND version = $2 AND release_id = $3
 pub(super) const COUNT_OPEN: &str = "-- store::dead_letters::unresolved_letters
 SELECT stage, count(*) AS letters FROM dead_letters WHERE tenant_id = $1 AND resolved_at IS NULL GROUP BY stage";
 
+pub(super) const OPEN: &str = "-- store::dead_letters::open_dead_letters
+SELECT count(*) FROM (SELECT FROM dead_letters WHERE resolved_at IS NULL LIMIT $1) AS open";
+
 pub(super) const GET: &str = concat!(
     "-- store::dead_letters::dead_letter\nSELECT ",
     letter_columns!(),
@@ -214,6 +217,7 @@ pub(crate) const STATEMENTS: &[&str] = &[
     ADD,
     FAIL,
     COUNT_OPEN,
+    OPEN,
     GET,
     NAMED,
     LOCK_OPEN,

@@ -11,7 +11,7 @@ use std::{
 };
 
 use riacho_domain::ReleaseId;
-use riacho_service::release::send;
+use riacho_service::{metrics::names::RELEASES, release::send};
 use riacho_store::{InFlight, Lost, Release};
 
 use super::each_partition;
@@ -113,7 +113,7 @@ async fn release_again(job: &Job<'_>, lost: &[Release], how: Lost, pace: &Pace) 
         // What cannot be sent now stays `releasing`, and the task `release` sends it.
         for sent in send(&janitor.store, &janitor.streams, &again.plans).await {
             let outcome = if sent.is_ok() { "released" } else { "left" };
-            metrics::counter!(names::RELEASES, "reason" => reason, "outcome" => outcome).increment(1);
+            metrics::counter!(RELEASES, "reason" => reason, "outcome" => outcome).increment(1);
             job.add(if sent.is_ok() { "released" } else { "unsent" }, 1);
         }
     }

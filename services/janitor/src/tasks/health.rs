@@ -1,7 +1,7 @@
 //! Measures backlogs, lag, dead letters and waiting documents.
 
 use metrics::gauge;
-use riacho_domain::StageName;
+use riacho_domain::{StageName, State};
 use riacho_store::{QueueFigures, SpaceState};
 use riacho_streams::StageFigures;
 
@@ -27,6 +27,7 @@ pub(crate) async fn run(job: &Job<'_>) -> Result<(), Error> {
     }
     gauge!(names::DEAD_LETTER_ENTRIES).set(number(dead));
     job.add("dead_letters", dead);
+    gauge!(names::DEAD_LETTERS_OPEN).set(number(store.open_dead_letters().await?));
     gauge!(names::REDIS_MEMORY).set(number(streams.memory().await?.used));
     Ok(())
 }
@@ -47,8 +48,10 @@ async fn report_spaces(job: &Job<'_>) -> Result<(), Error> {
 fn report_queue(queue: &QueueFigures) {
     gauge!(names::DOCUMENTS_WAITING).set(number(queue.waiting));
     gauge!(names::WAITING_OLDEST_AGE).set(queue.oldest_waiting.unwrap_or_default().as_secs_f64());
-    for (state, count) in queue.unfinished.iter().filter(|(state, _)| state.is_in_flight()) {
-        gauge!(names::DOCUMENTS_IN_FLIGHT, "state" => state.as_str()).set(number(*count));
+    // A state that no version is in has no row, and its figure is 0 then.
+    for state in State::ALL.into_iter().filter(|state| state.is_in_flight()) {
+        let count = queue.unfinished.iter().find(|(found, _)| *found == state).map_or(0, |(_, count)| *count);
+        gauge!(names::DOCUMENTS_IN_FLIGHT, "state" => state.as_str()).set(number(count));
     }
 }
 

@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
-use riacho_service::release::{Sent, send};
+use riacho_service::{
+    metrics::names,
+    release::{Sent, send},
+};
 use riacho_store::{ReleaseCaps, ReleasePlan};
 
-use crate::{Error, job::Job, metrics::names};
+use crate::{Error, job::Job};
 
 /// Counts what waits because of the caps.
 pub(crate) const KEPT_WAITING: &str = "kept_waiting";

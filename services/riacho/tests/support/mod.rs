@@ -3,6 +3,7 @@
 
 pub mod canary;
 pub mod cluster;
+pub mod prometheus;
 pub mod searches;
 
 use std::{
@@ -12,6 +13,7 @@ use std::{
 };
 
 use reqwest::Client;
+use riacho_domain::Metric;
 use riacho_testkit::process::{self, Up};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -170,4 +172,25 @@ pub fn samples(format: &str) -> Vec<PathBuf> {
         .collect::<Vec<_>>();
     found.sort();
     found
+}
+
+/// Files of a folder of the workspace, of one kind, in order.
+pub fn files_of(folder: &str, extension: &str) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(workspace().join(folder)).unwrap();
+    let mut found = entries.map(|entry| entry.unwrap().path()).collect::<Vec<_>>();
+    found.retain(|path| path.extension().is_some_and(|e| e == extension));
+    found.sort();
+    found
+}
+
+/// What is measured, by who measures it.
+pub fn declared() -> Vec<(&'static str, Vec<Metric>)> {
+    let of_every_process = riacho_service::metrics::OF_EVERY_PROCESS.concat();
+    vec![
+        ("Every process", of_every_process),
+        ("The gateway", riacho_ingest_gateway::metrics::METRICS.to_vec()),
+        ("The extractor", riacho_extractor::metrics::METRICS.to_vec()),
+        ("The embedder", riacho_embedder::metrics::METRICS.to_vec()),
+        ("The janitor", riacho_janitor::metrics::METRICS.to_vec()),
+    ]
 }
