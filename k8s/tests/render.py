@@ -1,0 +1,55 @@
+#!/usr/bin/env python3
+"""Renders an overlay as a cluster would get it, with the example's secrets.
+
+    .riacho/venv/bin/python k8s/tests/render.py prod        # JSON on standard output, one list
+
+Works on a copy, so that a secrets.env of the person who calls it is neither read nor written.
+"""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+KUBECTL = ROOT / ".riacho/tools/bin/kubectl"
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+# Overlays, and the other way to scale one of them.
+VARIANTS = ("dev", "prod", "prod-hpa")
+
+
+def render(variant):
+    """The objects of an overlay."""
+    overlay, _, scaler = variant.partition("-")
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = Path(scratch) / "k8s"
+        shutil.copytree(ROOT / "k8s", copy, ignore=shutil.ignore_patterns("secrets.env", "tests"))
+        folder = copy / "overlays" / overlay
+        give_secrets(folder)
+        if scaler:
+            kustomization = folder / "kustomization.yaml"
+            text, count = re.subn(r"components/keda$", f"components/{scaler}", kustomization.read_text(), flags=re.M)
+            assert count == 1, f"{kustomization} does not name its scaler once"
+            kustomization.write_text(text)
+        done = subprocess.run([KUBECTL, "kustomize", folder], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"kustomize cannot render {variant}: {done.stderr.strip()}")
+    return [one for one in yaml.load_all(done.stdout, LOADER) if one]
+
+
+def give_secrets(folder):
+    """What an operator does before the overlay can be rendered."""
+    script, example = folder / "secrets.sh", folder / "secrets.env.example"
+    if script.exists():
+        subprocess.run(["sh", script], check=True)
+    else:
+        shutil.copy(example, folder / "secrets.env")
+
+
+if __name__ == "__main__":
+    json.dump(render(sys.argv[1]), sys.stdout)
