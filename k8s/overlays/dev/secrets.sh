@@ -1,5 +1,5 @@
 #!/bin/sh
-# Writes secrets.env with fresh passwords for the servers of this overlay; refuses to overwrite one. Needs openssl.
+# Writes secrets.env with fresh passwords for the servers of this overlay; refuses to overwrite one.
 set -eu
 cd "$(dirname "$0")"
 if [ -e secrets.env ]; then
@@ -7,9 +7,12 @@ if [ -e secrets.env ]; then
     exit 1
 fi
 umask 077
-postgres=$(openssl rand -hex 24)
-redis=$(openssl rand -hex 24)
-signing=$(openssl rand -hex 32)
+random() {
+    od -An -v -tx1 -N"$1" /dev/urandom | tr -d ' \n'
+}
+postgres=$(random 24)
+redis=$(random 24)
+signing=$(random 32)
 cat > secrets.env <<END
 postgres-password=$postgres
 database-url=postgres://riacho:$postgres@postgres:5432/riacho
