@@ -6,6 +6,7 @@
 Works on a copy, so that a secrets.env of the person who calls it is neither read nor written.
 """
 
+import functools
 import json
 import re
 import shutil
@@ -23,8 +24,9 @@ LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 VARIANTS = ("dev", "prod", "prod-hpa")
 
 
+@functools.cache
 def render(variant):
-    """The objects of an overlay."""
+    """The objects of an overlay, which nobody may change."""
     overlay, _, scaler = variant.partition("-")
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(scratch) / "k8s"
