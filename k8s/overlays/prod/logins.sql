@@ -4,7 +4,7 @@ CREATE ROLE riacho_service NOLOGIN;
 CREATE ROLE riacho_janitor NOLOGIN;
 CREATE ROLE riacho_search NOLOGIN;
 
--- Owns the tables, migrates, and sees no tenant's rows.
+-- Owns the tables, migrates, builds vector indexes, and sees no tenant's rows.
 CREATE ROLE riacho_owner LOGIN;
 GRANT riacho_service, riacho_janitor, riacho_search TO riacho_owner WITH INHERIT FALSE, SET TRUE;
 ALTER DATABASE riacho OWNER TO riacho_owner;

@@ -12,7 +12,7 @@ use std::{
     process::{Command, Output},
 };
 
-use riacho_local::testing::{self, TestDatabase, TestPostgres};
+use riacho_local::testing::{self, TestDatabase, TestPostgres, TestServers, Topology};
 use riacho_testkit::{
     process::{self, Process, command, free_port},
     s3::S3,
@@ -190,6 +190,13 @@ impl Service {
         }
     }
 
+    /// Runs a command beside the service, and gives what it prints.
+    fn json(&self, args: &[&str]) -> Vec<Value> {
+        let output = self.program.run(&[args, &["--json"]].concat());
+        assert!(output.status.success(), "{}: {args:?}: {}", self.name, errors_of(&output));
+        support::json_lines(&output)
+    }
+
     async fn metrics(&self, token: &str) -> reqwest::Response {
         let client = process::client(token).unwrap();
         client.get(format!("{}/metrics", self.addresses["ops"])).send().await.unwrap()
@@ -220,20 +227,18 @@ async fn works(deployed: &Deployed, partitions: usize) -> Vec<Service> {
     for service in &services {
         service.is_ready().await;
     }
-    // A person's commands, with what the janitor has.
-    let janitor = &services[4].program;
-    let json = |args: &[&str]| {
-        let output = janitor.run(&[args, &["--json"]].concat());
-        assert!(output.status.success(), "{args:?}: {}", errors_of(&output));
-        support::json_lines(&output)
-    };
-    assert_eq!(json(&["partitions", "list"]).iter().filter(|p| p["active"] == true).count(), partitions);
-    json(&["tenant", "create", "default"]);
-    let key = json(&["key", "create"])[0]["secret"].as_str().unwrap().to_owned();
-    document_becomes_ready(&services[0], &services, &key).await;
+    // A person's commands, in the pods that have the login for them.
+    let (gateway, janitor) = (&services[0], &services[4]);
+    assert_eq!(
+        janitor.json(&["partitions", "list"]).iter().filter(|p| p["active"] == true).count(),
+        partitions
+    );
+    janitor.json(&["tenant", "create", "default"]);
+    let key = gateway.json(&["key", "create"])[0]["secret"].as_str().unwrap().to_owned();
+    document_becomes_ready(gateway, &services, &key).await;
     // What only somebody with rights over tables could refuse.
     for task in ["index", "purge", "housekeep"] {
-        json(&["janitor", "run", task]);
+        janitor.json(&["janitor", "run", task]);
     }
     services.into()
 }
@@ -282,7 +287,7 @@ async fn the_development_overlay_runs_as_it_is_written() {
 
 #[tokio::test]
 async fn the_production_overlay_runs_as_it_is_written() {
-    let redis = testing::cluster();
+    let redis = TestServers::start(Topology::Cluster, &[]);
     let (_postgres, database) = database_with_logins();
     let s3 = S3::start().await.unwrap();
     let mut secrets = secrets(&|login| database.url_as(login), redis.url());
@@ -312,4 +317,48 @@ async fn the_production_overlay_runs_as_it_is_written() {
     })
     .await;
     stop(services).await;
+}
+
+/// The command lines and variables of the platforms' templates, as far as they are known before a platform fills them in.
+#[tokio::test]
+async fn templates_of_platforms_and_settings_in_documents_can_be_used() {
+    let root = workspace();
+    let listed = Command::new(root.join(".riacho/venv/bin/python"))
+        .arg("-B")
+        .arg(root.join("k8s/tests/platforms.py"))
+        .output()
+        .unwrap();
+    assert!(listed.status.success(), "{}", errors_of(&listed));
+    let programs: Vec<Value> = serde_json::from_slice(&listed.stdout).unwrap();
+    assert!(programs.len() > 10, "{programs:?}");
+    for program in programs {
+        let env: Vec<(String, String)> = program["env"]
+            .as_object()
+            .unwrap()
+            .iter()
+            .filter(|(name, value)| value.is_string() && !name.ends_with("_FILE"))
+            .map(|(name, value)| (name.clone(), value.as_str().unwrap().to_owned()))
+            .collect();
+        let help = [strings(&program["args"]), vec!["--help".to_owned()]].concat();
+        for args in [help, vec!["config".to_owned(), "check".to_owned()]] {
+            let output = command(Path::new(RIACHO)).args(&args).envs(env.clone()).output().unwrap();
+            assert!(output.status.success(), "{}: {args:?}: {}", program["name"], errors_of(&output));
+        }
+    }
+    let dir = TempDir::new().unwrap();
+    let mut checked = 0;
+    for page in fs::read_dir(root.join("docs/operations")).unwrap().map(|entry| entry.unwrap().path()) {
+        let text = if page.is_file() { fs::read_to_string(&page).unwrap() } else { String::new() };
+        for block in text.split("```toml\n").skip(1) {
+            let file = dir.path().join("riacho.toml");
+            // A file of a secret that stands there on a server, and not here.
+            let lines = block.split("```").next().unwrap().lines().filter(|line| !line.starts_with("api_key_file"));
+            fs::write(&file, lines.collect::<Vec<_>>().join("\n")).unwrap();
+            let output =
+                command(Path::new(RIACHO)).args(["config", "check", "--config"]).arg(&file).output().unwrap();
+            assert!(output.status.success(), "{}: {}", page.display(), errors_of(&output));
+            checked += 1;
+        }
+    }
+    assert!(checked >= 3, "{checked}");
 }
