@@ -61,6 +61,8 @@ def selectors(objects):
         found = [s for s in of_kind(objects, "Service") if matches(one["spec"]["selector"]["matchLabels"], s["metadata"].get("labels", {}))]
         if not found:
             yield f"{name_of(one)} selects no service"
+        if any(service["metadata"]["labels"].get(one["spec"]["jobLabel"]) != "riacho" for service in found):
+            yield f"{name_of(one)}: the job is not called riacho, as the alert rules have it"
         for endpoint in one["spec"]["endpoints"]:
             if not all(endpoint["port"] in [port["name"] for port in service["spec"]["ports"]] for service in found):
                 yield f"{name_of(one)} scrapes port {endpoint['port']}, which a service does not have"

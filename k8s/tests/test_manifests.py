@@ -127,6 +127,8 @@ MISTAKES = {
         "NetworkPolicy/gateway-from-ingress selects no pod"),
     "a monitor of no service": (
         lambda o: find(o, "ServiceMonitor", "riacho")["spec"]["selector"]["matchLabels"].update(a="b"), "selects no service"),
+    "a job of another name": (
+        lambda o: find(o, "ServiceMonitor", "riacho")["spec"].update(jobLabel="app.kubernetes.io/component"), "the job is not called riacho"),
     "a probe of a port that is not there": (
         lambda o: find(o, "Deployment", "indexer")["spec"]["template"]["spec"]["containers"][0]["readinessProbe"]["httpGet"].update(port="web"),
         "readinessProbe asks port web"),
