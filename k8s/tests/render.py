@@ -20,21 +20,26 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 KUBECTL = ROOT / ".riacho/tools/bin/kubectl"
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-# Overlays, and the other way to scale one of them.
-VARIANTS = ("dev", "prod", "prod-hpa")
+# Overlays, the other way to scale one of them, and one with a component that it does not have by itself.
+VARIANTS = ("dev", "prod", "prod-hpa", "prod+provider")
 
 
 @functools.cache
 def render(variant):
     """The objects of an overlay, which nobody may change."""
-    overlay, _, scaler = variant.partition("-")
+    rest, _, component = variant.partition("+")
+    overlay, _, scaler = rest.partition("-")
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(scratch) / "k8s"
         shutil.copytree(ROOT / "k8s", copy, ignore=shutil.ignore_patterns("secrets.env", "tests"))
         folder = copy / "overlays" / overlay
         give_secrets(folder)
+        kustomization = folder / "kustomization.yaml"
+        if component:
+            kustomization.write_text(kustomization.read_text().replace("components:\n", f"components:\n  - ../../components/{component}\n"))
+            with (folder / "secrets.env").open("a") as secrets:
+                secrets.write("models-api-key=CHANGE_ME\n")
         if scaler:
-            kustomization = folder / "kustomization.yaml"
             text, count = re.subn(r"components/keda$", f"components/{scaler}", kustomization.read_text(), flags=re.M)
             assert count == 1, f"{kustomization} does not name its scaler once"
             kustomization.write_text(text)

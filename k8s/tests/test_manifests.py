@@ -88,6 +88,12 @@ class Manifests(unittest.TestCase):
                        if "database-migrate-url" in json.dumps(one)]
             self.assertEqual(sorted(holders), ["janitor", "migrate"])
 
+    def test_whoever_embeds_has_the_providers_key_and_nobody_else(self):
+        objects = RENDERED["prod+provider"]
+        holders = [one["metadata"]["name"] for one in checks.of_kind(objects, *checks.WORKLOADS) if "models-api-key" in json.dumps(one)]
+        self.assertEqual(sorted(holders), ["embedder", "gateway", "janitor", "migrate"])
+        self.assertNotIn("models-api-key", json.dumps(RENDERED["prod"]))
+
     def test_the_alert_rules_are_those_of_compose(self):
         self.assertEqual(rules.TARGET.read_text(), rules.rendered(),
                          "run .riacho/venv/bin/python k8s/tests/rules.py")

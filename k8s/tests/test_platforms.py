@@ -25,7 +25,9 @@ class Platforms(unittest.TestCase):
         by_platform = {}
         for one in platforms.programs():
             by_platform.setdefault(one["name"].split()[0], []).append(one)
-        self.assertEqual(set(by_platform), {"systemd", "Render", "Railway", "Fly.io", "ECS"})
+        # Python 3.10 has nothing that reads TOML.
+        fly = {"Fly.io"} if platforms.tomllib else set()
+        self.assertEqual(set(by_platform), {"systemd", "Render", "Railway", "ECS"} | fly)
         for name, programs in by_platform.items():
             with self.subTest(name):
                 ran = sorted(service for one in programs for service in services_of(one["args"]))

@@ -110,6 +110,8 @@ impl Deployed {
             env.push((name.to_owned(), value));
         }
         env.push(("RIACHO_DATA_DIR".to_owned(), format!("{}/none", place.display())));
+        // A figure a second instead of one in five.
+        env.push(("RIACHO__JANITOR__SCHEDULES__HEALTH".to_owned(), "* * * * * *".to_owned()));
         let words = [strings(&container["command"]), strings(&container["args"])].concat();
         let mut program = Program { words, env };
         for (name, value) in &self.here {
@@ -197,50 +199,89 @@ impl Service {
         support::json_lines(&output)
     }
 
+    /// Waits until the figure that scalers ask Prometheus for is so.
+    async fn shows_backlog(&self, stage: &str, is_so: impl Fn(f64) -> bool) {
+        let name = format!("riacho_stage_backlog{{stage=\"{stage}\"}} ");
+        within(PATIENCE, || async {
+            let shown = self.metrics(TOKEN).await.text().await.unwrap();
+            let figure =
+                shown.lines().find_map(|line| line.strip_prefix(&name)).map(|text| text.parse().unwrap());
+            if figure.is_some_and(&is_so) {
+                Ok(())
+            } else {
+                Err(format!("{name}{figure:?}\n{}", self.process.log()))
+            }
+        })
+        .await;
+    }
+
     async fn metrics(&self, token: &str) -> reqwest::Response {
         let client = process::client(token).unwrap();
         client.get(format!("{}/metrics", self.addresses["ops"])).send().await.unwrap()
     }
 }
 
-/// Uploads a document, and waits until it is searchable.
-async fn document_becomes_ready(gateway: &Service, services: &[Service], key: &str) {
-    let client = process::client(key).unwrap();
-    let url = format!("{}/api/v1/documents", gateway.addresses["http"]);
-    let request = client.post(format!("{url}?filename=lock.md")).header("content-type", "text/markdown");
-    let answer = request.body("# Lock\n\nThe barge passed the lock at six.\n").send().await.unwrap();
-    assert_eq!(answer.status(), 202);
-    let id = answer.json::<Value>().await.unwrap()["id"].as_str().unwrap().to_owned();
-    let logs = || services.iter().map(|s| s.process.log()).collect::<String>();
-    within(PATIENCE, || async {
-        let status: Value =
-            client.get(format!("{url}/{id}/status")).send().await.unwrap().json().await.unwrap();
-        if status["state"] == "ready" { Ok(()) } else { Err(format!("{status}\n{}", logs())) }
-    })
-    .await;
+/// A client of a gateway with a document on its way.
+struct Document {
+    client: reqwest::Client,
+    url: String,
 }
 
-/// Everything of an overlay from the migration to the last stop.
+impl Document {
+    async fn upload(gateway: &Service, key: &str) -> Document {
+        let client = process::client(key).unwrap();
+        let url = format!("{}/api/v1/documents", gateway.addresses["http"]);
+        let request = client.post(format!("{url}?filename=lock.md")).header("content-type", "text/markdown");
+        let answer = request.body("# Lock\n\nThe barge passed the lock at six.\n").send().await.unwrap();
+        assert_eq!(answer.status(), 202);
+        let id = answer.json::<Value>().await.unwrap()["id"].as_str().unwrap().to_owned();
+        Document { client, url: format!("{url}/{id}/status") }
+    }
+
+    async fn becomes_ready(&self, services: &[Service]) {
+        let logs = || services.iter().map(|s| s.process.log()).collect::<String>();
+        within(PATIENCE, || async {
+            let answer = self.client.get(&self.url).send().await.unwrap();
+            let status: Value = answer.json().await.unwrap();
+            if status["state"] == "ready" { Ok(()) } else { Err(format!("{status}\n{}", logs())) }
+        })
+        .await;
+    }
+}
+
+/// The stages, and the Deployment that works on each.
+const STAGES: [(&str, &str); 3] = [("extract", "extractor"), ("embed", "embedder"), ("index", "indexer")];
+
+/// Everything of an overlay from the migration to the last stop, with stages that start one by one, as scalers start them
+/// from zero when there is something for them.
 async fn works(deployed: &Deployed, partitions: usize) -> Vec<Service> {
     deployed.migrate();
-    let services = ["gateway", "extractor", "embedder", "indexer", "janitor"].map(|name| deployed.start(name));
+    let mut services = vec![deployed.start("gateway"), deployed.start("janitor")];
     for service in &services {
         service.is_ready().await;
     }
     // A person's commands, in the pods that have the login for them.
-    let (gateway, janitor) = (&services[0], &services[4]);
-    assert_eq!(
-        janitor.json(&["partitions", "list"]).iter().filter(|p| p["active"] == true).count(),
-        partitions
-    );
-    janitor.json(&["tenant", "create", "default"]);
-    let key = gateway.json(&["key", "create"])[0]["secret"].as_str().unwrap().to_owned();
-    document_becomes_ready(gateway, &services, &key).await;
+    let active = services[1].json(&["partitions", "list"]);
+    assert_eq!(active.iter().filter(|partition| partition["active"] == true).count(), partitions);
+    services[1].json(&["tenant", "create", "default"]);
+    let key = services[0].json(&["key", "create"])[0]["secret"].as_str().unwrap().to_owned();
+
+    let document = Document::upload(&services[0], &key).await;
+    for (stage, name) in STAGES {
+        services[1].shows_backlog(stage, |backlog| backlog > 0.0).await;
+        let service = deployed.start(name);
+        service.is_ready().await;
+        services.push(service);
+    }
+    document.becomes_ready(&services).await;
+    for (stage, _) in STAGES {
+        services[1].shows_backlog(stage, |backlog| backlog == 0.0).await;
+    }
     // What only somebody with rights over tables could refuse.
     for task in ["index", "purge", "housekeep"] {
-        janitor.json(&["janitor", "run", task]);
+        services[1].json(&["janitor", "run", task]);
     }
-    services.into()
+    services
 }
 
 async fn stop(services: Vec<Service>) {
@@ -307,15 +348,6 @@ async fn the_production_overlay_runs_as_it_is_written() {
         assert_eq!(service.metrics("").await.status(), 401, "{}: metrics want the token", service.name);
         assert_eq!(service.metrics(TOKEN).await.status(), 200, "{}", service.name);
     }
-    // What the scalers ask Prometheus for.
-    within(PATIENCE, || async {
-        let shown = services[4].metrics(TOKEN).await.text().await.unwrap();
-        let there = ["extract", "embed", "index"]
-            .iter()
-            .all(|stage| shown.contains(&format!("riacho_stage_backlog{{stage=\"{stage}\"}} ")));
-        if there { Ok(()) } else { Err(shown) }
-    })
-    .await;
     stop(services).await;
 }
 
@@ -352,7 +384,8 @@ async fn templates_of_platforms_and_settings_in_documents_can_be_used() {
         for block in text.split("```toml\n").skip(1) {
             let file = dir.path().join("riacho.toml");
             // A file of a secret that stands there on a server, and not here.
-            let lines = block.split("```").next().unwrap().lines().filter(|line| !line.starts_with("api_key_file"));
+            let lines =
+                block.split("```").next().unwrap().lines().filter(|line| !line.starts_with("api_key_file"));
             fs::write(&file, lines.collect::<Vec<_>>().join("\n")).unwrap();
             let output =
                 command(Path::new(RIACHO)).args(["config", "check", "--config"]).arg(&file).output().unwrap();
