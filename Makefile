@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help setup run test topologies chaos lint format-check clippy deny proto monitoring build bench clean distclean
+.PHONY: help setup run test topologies chaos lint format-check clippy deny proto monitoring manifests build bench clean distclean
 
 # A shell that is not a login shell often lacks rustup's directory.
 export PATH := $(HOME)/.cargo/bin:$(PATH)
@@ -25,6 +25,7 @@ PROTO_BASE ?=
 
 SETUP := python3 crates/local/setup/setup.py
 TOOLS := .riacho/tools/bin
+PYTHON := .riacho/venv/bin/python
 # Cargo shows its progress to people; a log gets warnings, errors and results only.
 QUIET := $(shell test -t 2 || echo --quiet)
 SAY = printf '== %s\n'
@@ -65,7 +66,7 @@ chaos: setup ## inject faults into a deployment and check it: SEED=.. MINUTES=..
 	@RIACHO_CHAOS_SEED="$(SEED)" RIACHO_CHAOS_MINUTES="$(MINUTES)" RIACHO_CHAOS_PARTITIONS="$(PARTITIONS)" \
 	  cargo test --workspace --locked $(QUIET) --profile $(PROFILE) --test chaos -- --ignored --nocapture a_long_run
 
-lint: setup format-check clippy deny proto monitoring ## format, lints, licences, advisories, .proto files, alerts
+lint: setup format-check clippy deny proto monitoring manifests ## format, lints, licences, advisories, .proto files, alerts, what deploys
 
 format-check:
 	@$(SAY) "checking the format"
@@ -111,6 +112,10 @@ monitoring: ## check alerts, their tests, and the configurations of Prometheus a
 	@$(TOOLS)/promtool check config compose/prometheus/prometheus.yml >/dev/null
 	@$(TOOLS)/promtool test rules compose/prometheus/tests/*.yml >/dev/null
 	@for file in compose/alertmanager/*.yml; do $(TOOLS)/amtool check-config "$$file" >/dev/null; done
+
+manifests:
+	@$(SAY) "checking the Kubernetes manifests, the templates of platforms and the workflows"
+	@$(PYTHON) -B -m unittest discover --quiet -s k8s/tests -t k8s/tests
 
 build: ## build the release
 	@$(SETUP) build

