@@ -5,6 +5,7 @@
 //! once. Nothing here knows a particular service.
 
 pub mod config;
+pub mod cron;
 pub mod health;
 pub mod letters;
 mod limits;

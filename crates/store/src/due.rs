@@ -39,7 +39,8 @@ SELECT (SELECT count(*) FROM document_versions
         WHERE state IN ('releasing', 'extracting', 'embedding', 'indexing') AND deadline < now()) AS overdue,
        (SELECT count(*) FROM idempotency_keys WHERE created_at < now() - interval '7 days')
        + (SELECT count(*) FROM intake_events WHERE created_at < now() - interval '30 days')
-       + (SELECT count(*) FROM dead_letters WHERE resolved_at < now() - interval '30 days') AS housekeeping";
+       + (SELECT count(*) FROM dead_letters WHERE resolved_at < now() - interval '30 days')
+       + (SELECT count(*) FROM janitor_runs WHERE requested_at < now() - interval '30 days') AS housekeeping";
 
 /// The statements of this file.
 pub(crate) const STATEMENTS: &[&str] = &[FIGURES];

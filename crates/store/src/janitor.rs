@@ -2,9 +2,7 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use chrono::{DateTime, Utc};
 use riacho_domain::{DocumentId, ReleaseId, State, TenantId, Version};
-use serde_json::Value;
 use uuid::Uuid;
 
 use crate::{
@@ -48,25 +46,6 @@ pub struct PurgeOriginal {
     pub version: Version,
     /// The original's key.
     pub object_key: String,
-}
-
-/// How a janitor's task went.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Schedule {
-    /// The task.
-    pub task: String,
-    /// When it last began.
-    pub last_started: Option<DateTime<Utc>>,
-    /// When it last ended.
-    pub last_finished: Option<DateTime<Utc>>,
-    /// `ok` or `failed`.
-    pub last_outcome: Option<String>,
-    /// What it did.
-    pub last_summary: Option<Value>,
-    /// How often it ran.
-    pub runs: u64,
-    /// How often it failed.
-    pub failures: u64,
 }
 
 impl Store {
@@ -212,45 +191,14 @@ impl Store {
         Ok(figures)
     }
 
-    /// Removes idempotency keys after 7 days, producers' events and resolved dead letters after 30,
+    /// Removes idempotency keys after 7 days, producers' events, resolved dead letters and runs of tasks by hand after 30,
     /// and documents whose only upload never came after one. Answers how many rows.
     pub async fn housekeep(&self) -> Result<u64, Error> {
         let mut removed = 0;
-        for sql in [OLD_KEYS, OLD_EVENTS, OLD_LETTERS, OLD_UPLOADS] {
+        for sql in [OLD_KEYS, OLD_EVENTS, OLD_LETTERS, OLD_UPLOADS, OLD_RUNS] {
             removed += self.single(Scope::all("housekeep"), sql, &[]).await?.len() as u64;
         }
         Ok(removed)
-    }
-
-    /// Notes that a task begins.
-    pub async fn task_started(&self, task: &str) -> Result<(), Error> {
-        self.single(Scope::all("task_started"), TASK_STARTED, &[&task]).await?;
-        Ok(())
-    }
-
-    /// Notes how a task ended.
-    pub async fn task_finished(&self, task: &str, ok: bool, summary: &Value) -> Result<(), Error> {
-        self.single(Scope::all("task_finished"), TASK_FINISHED, &[&task, &ok, summary]).await?;
-        Ok(())
-    }
-
-    /// How the tasks went, by name.
-    pub async fn schedules(&self) -> Result<Vec<Schedule>, Error> {
-        let rows = self.single(Scope::all("schedules"), SCHEDULES, &[]).await?;
-        let unsigned = |value: i64| u64::try_from(value).unwrap_or(0);
-        rows.iter()
-            .map(|row| {
-                Ok(Schedule {
-                    task: row.try_get("task")?,
-                    last_started: row.try_get("last_started")?,
-                    last_finished: row.try_get("last_finished")?,
-                    last_outcome: row.try_get("last_outcome")?,
-                    last_summary: row.try_get("last_summary")?,
-                    runs: unsigned(row.try_get("runs")?),
-                    failures: unsigned(row.try_get("failures")?),
-                })
-            })
-            .collect()
     }
 
     async fn count(&self, scope: Scope<'_>, sql: &str, limit: u32) -> Result<u64, Error> {
@@ -393,6 +341,9 @@ DELETE FROM intake_events WHERE created_at < now() - interval '30 days' RETURNIN
 const OLD_LETTERS: &str = "-- store::janitor::housekeep
 DELETE FROM dead_letters WHERE resolved_at < now() - interval '30 days' RETURNING 1";
 
+const OLD_RUNS: &str = "-- store::janitor::housekeep
+DELETE FROM janitor_runs WHERE requested_at < now() - interval '30 days' RETURNING 1";
+
 const OLD_UPLOADS: &str = "-- store::janitor::housekeep
 UPDATE documents AS d SET deleted_at = now(), updated_at = now()
 FROM (SELECT d.id FROM documents AS d
@@ -402,20 +353,6 @@ FROM (SELECT d.id FROM documents AS d
       ORDER BY d.id FOR NO KEY UPDATE OF d SKIP LOCKED) AS late
 WHERE d.id = late.id
 RETURNING d.id";
-
-const TASK_STARTED: &str = "-- store::janitor::task_started
-INSERT INTO schedules AS s (task, last_started) VALUES ($1, now())
-ON CONFLICT (task) DO UPDATE SET last_started = now()";
-
-const TASK_FINISHED: &str = "-- store::janitor::task_finished
-INSERT INTO schedules AS s (task, last_finished, last_outcome, last_summary, runs, failures)
-VALUES ($1, now(), CASE WHEN $2 THEN 'ok' ELSE 'failed' END, $3, 1, CASE WHEN $2 THEN 0 ELSE 1 END)
-ON CONFLICT (task) DO UPDATE
-SET last_finished = now(), last_outcome = excluded.last_outcome, last_summary = excluded.last_summary,
-    runs = s.runs + 1, failures = s.failures + excluded.failures";
-
-const SCHEDULES: &str = "-- store::janitor::schedules
-SELECT task, last_started, last_finished, last_outcome, last_summary, runs, failures FROM schedules ORDER BY task";
 
 /// The statements of this file.
 pub(crate) const STATEMENTS: &[&str] = &[
@@ -437,7 +374,5 @@ pub(crate) const STATEMENTS: &[&str] = &[
     OLD_EVENTS,
     OLD_LETTERS,
     OLD_UPLOADS,
-    TASK_STARTED,
-    TASK_FINISHED,
-    SCHEDULES,
+    OLD_RUNS,
 ];

@@ -12,6 +12,7 @@ mod collections;
 mod commands;
 mod config;
 mod cursor;
+mod day;
 mod dead_letters;
 mod documents;
 mod due;
@@ -33,6 +34,7 @@ mod purge;
 mod read;
 mod release;
 mod reuse;
+mod schedules;
 mod search;
 mod spaces;
 mod spend;
@@ -55,6 +57,7 @@ pub use self::{
     collections::{Collection, DEFAULT_COLLECTION},
     config::Config,
     cursor::Page,
+    day::{Day, TenantDay},
     dead_letters::{
         DeadLetter, LetterFilter, LetterState, ListLetters, MAX_LETTERS, NewDeadLetter, Pace,
         ReplayedVersion, Resolve, Resolved, Selection, SkipReason, Skipped,
@@ -64,7 +67,7 @@ pub use self::{
     error::{Conflict, Error},
     indexing::{IndexAnswer, IndexItem},
     intake::{AcceptedEvent, EventAnswer, EventKey},
-    janitor::{PurgeOriginal, QueueFigures, ReleaseCaps, Schedule},
+    janitor::{PurgeOriginal, QueueFigures, ReleaseCaps},
     keys::{ApiKey, CreatedKey, KeyScope, NewKey, Principal},
     leases::Lease,
     limits::{Limits, OverBudget, OwnLimits, Quota, Usage},
@@ -72,6 +75,7 @@ pub use self::{
     purge::{Purge, PurgeKind, PurgeProgress, Purged, Receipt},
     release::{Accepted, Chunking, Release, ReleasePlan},
     reuse::{ContentHash, Known, WantedVectors},
+    schedules::{PlannedTask, RequestedRun, RunState, Schedule, TaskRun},
     search::{Fallback, Filter, Highlight, Hit, MAX_QUERY, MAX_TOP_K, Mode, ScoreParts, SearchRequest},
     spaces::{
         DueIndex, FillMark, Filled, Filling, Gap, GapChunk, IndexBuilt, Missing, Space, SpaceState, Switched,

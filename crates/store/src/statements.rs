@@ -5,9 +5,9 @@ use riacho_domain::{DocumentId, SpaceId, TenantId};
 use tokio_postgres::SimpleQueryMessage;
 
 use crate::{
-    accept, attachments, census, chunks, collections, commands, dead_letters, documents, due, frequent_words,
-    indexing, intake, janitor, keys, leases, limits, migrate, pool, purge, release, reuse, search, spaces,
-    spend, stages, start, status, tenants, topology, uploads,
+    accept, attachments, census, chunks, collections, commands, day, dead_letters, documents, due,
+    frequent_words, indexing, intake, janitor, keys, leases, limits, migrate, pool, purge, release, reuse,
+    schedules, search, spaces, spend, stages, start, status, tenants, topology, uploads,
 };
 
 impl crate::Store {
@@ -173,6 +173,7 @@ fn all(space: SpaceId) -> Vec<String> {
         chunks::STATEMENTS,
         collections::STATEMENTS,
         commands::STATEMENTS,
+        day::STATEMENTS,
         dead_letters::STATEMENTS,
         documents::STATEMENTS,
         due::STATEMENTS,
@@ -185,6 +186,7 @@ fn all(space: SpaceId) -> Vec<String> {
         migrate::STATEMENTS,
         pool::STATEMENTS,
         release::STATEMENTS,
+        schedules::STATEMENTS,
         spend::STATEMENTS,
         stages::STATEMENTS,
         start::STATEMENTS,

@@ -42,6 +42,14 @@ pub mod names {
     pub const SPACE_FILLED: &str = "riacho_space_filled_chunks_total";
     /// Duration of the janitor's tasks.
     pub const TASK_SECONDS: &str = "riacho_janitor_task_seconds";
+    /// Runs of the janitor's tasks, by outcome.
+    pub const TASK_RUNS: &str = "riacho_janitor_task_runs_total";
+    /// When a task of the janitor last went well.
+    pub const TASK_LAST_SUCCESS: &str = "riacho_janitor_task_last_success_timestamp_seconds";
+    /// Age of the newest backup.
+    pub const BACKUP_AGE: &str = "riacho_backup_age_seconds";
+    /// How long the canary's document took from accepted to readable.
+    pub const CANARY_SECONDS: &str = "riacho_canary_seconds";
     /// Tenants whose documents wait because a budget of the month is used up.
     pub const TENANTS_OVER_BUDGET: &str = "riacho_tenants_over_budget";
     /// 1 where this process leads.
@@ -83,6 +91,16 @@ pub fn describe() {
         "Chunks that were filled into embedding spaces, by the space's state."
     );
     describe_histogram!(names::TASK_SECONDS, "Duration of the janitor's tasks.");
+    describe_counter!(names::TASK_RUNS, "Runs of the janitor's tasks, by outcome.");
+    describe_gauge!(
+        names::TASK_LAST_SUCCESS,
+        "When a task of the janitor last went well, in seconds since 1970, whichever process ran it."
+    );
+    describe_gauge!(
+        names::BACKUP_AGE,
+        "Age of the newest backup that went well, where backups are configured; before the first, since the task is known."
+    );
+    describe_gauge!(names::CANARY_SECONDS, "How long the last canary took from accepted to readable.");
     describe_gauge!(names::TENANTS_OVER_BUDGET, "Tenants that have used up a budget of the month.");
     describe_gauge!(names::LEADER, "1 while this process leads the janitors.");
 }

@@ -56,6 +56,12 @@ tasks! {
     Index = "index", "builds the vector indexes of large tenants and counts their frequent words; removes spaces that were given up";
     /// Removes what was kept for a while only.
     Housekeep = "housekeep", "forgets old idempotency keys and intake events; removes deleted tenants and drained partitions that are empty";
+    /// Tells of the day in numbers.
+    Summary = "summary", "tells of the last 24 hours in numbers, in the log";
+    /// Sends a small document through the pipeline.
+    Canary = "canary", "sends a small document of an internal tenant through the whole pipeline, and measures how long it takes";
+    /// Makes a backup.
+    Backup = "backup", "runs the configured backup command, and removes backups that are older than they are kept";
     /// Measures.
     Health = "health", "measures backlogs, lag, dead letters and waiting documents";
 }

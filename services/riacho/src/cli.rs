@@ -359,7 +359,7 @@ pub(crate) enum KeyCommand {
         /// A name to tell keys apart
         #[arg(long, default_value = "key")]
         name: String,
-        /// What the key may do: documents:read, documents:write, search, admin
+        /// What the key may do: documents:read, documents:write, search, admin (all of the tenant), operator (what all tenants share)
         #[arg(
             long,
             value_delimiter = ',',

@@ -13,6 +13,7 @@ mod janitor;
 mod machine;
 mod races;
 mod reuse;
+mod schedules;
 mod schema;
 mod search;
 mod security;

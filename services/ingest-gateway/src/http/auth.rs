@@ -47,6 +47,8 @@ needs! {
     Find = Search,
     /// Manages keys.
     Manage = Admin,
+    /// Does what all tenants share.
+    Operate = Operator,
 }
 
 /// Adds a document, or a version of one.
@@ -63,6 +65,10 @@ impl Needs for Upload {
 pub(crate) struct Caller<N> {
     /// The tenant that the key belongs to; all that the caller can see.
     pub(crate) tenant: TenantId,
+    /// The public part of the key.
+    pub(crate) key_id: String,
+    /// Whether the key is an operator's.
+    pub(crate) is_operator: bool,
     needs: PhantomData<N>,
 }
 
@@ -80,7 +86,8 @@ impl<N: Needs> FromRequestParts<App> for Caller<N> {
         if N::IS_UPLOAD {
             take(Counted::Uploads).await?;
         }
-        Ok(Caller { tenant: principal.tenant, needs: PhantomData })
+        let is_operator = principal.may(Scope::Operator);
+        Ok(Caller { tenant: principal.tenant, key_id: principal.key_id, is_operator, needs: PhantomData })
     }
 }
 

@@ -32,7 +32,7 @@ struct KeyBody {
     id: String,
     /// What it is for.
     name: String,
-    /// What it may do: `documents:read`, `documents:write`, `search`, `admin`.
+    /// What it may do: `documents:read`, `documents:write`, `search`, `admin` (all of the tenant), `operator` (what all tenants share).
     scopes: Vec<String>,
     /// When it was made.
     created_at: DateTime<Utc>,
@@ -72,7 +72,7 @@ struct CreatedBody {
 struct NewKeyBody {
     /// What it is for.
     name: String,
-    /// What it may do: `documents:read`, `documents:write`, `search`, `admin`.
+    /// What it may do: `documents:read`, `documents:write`, `search`, `admin` (all of the tenant), `operator` (what all tenants share).
     scopes: Vec<String>,
     /// When it ends by itself; never when not given.
     expires_at: Option<DateTime<Utc>>,
@@ -91,6 +91,7 @@ async fn list(State(app): State<App>, caller: Caller<Manage>) -> Result<Json<Key
     responses(
         (status = 201, description = "Made.", body = CreatedBody),
         (status = 400, description = "A field is wrong.", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 403, description = "The key is no operator's, and the new one would be.", body = ProblemBody, content_type = "application/problem+json"),
     ),
 )]
 async fn create(
@@ -105,10 +106,14 @@ async fn create(
         ));
     }
     let scopes: Result<Vec<Scope>, _> = new.scopes.iter().map(|text| text.parse::<Scope>()).collect();
-    let scopes = scopes
-        .map_err(|_| Problem::field("scopes", "must be of documents:read, documents:write, search, admin"))?;
+    let scopes = scopes.map_err(|_| {
+        Problem::field("scopes", "must be of documents:read, documents:write, search, admin, operator")
+    })?;
     if scopes.is_empty() {
         return Err(Problem::field("scopes", "must name at least one scope"));
+    }
+    if scopes.contains(&Scope::Operator) && !caller.is_operator {
+        return Err(Problem::forbidden("only an operator's key makes another one with the scope `operator`"));
     }
     if new.expires_at.is_some_and(|at| at <= Utc::now()) {
         return Err(Problem::field("expires_at", "must be in the future"));

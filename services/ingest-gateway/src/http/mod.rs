@@ -12,6 +12,7 @@ mod content;
 mod dead_letters;
 mod documents;
 mod extract;
+mod janitor;
 mod keys;
 mod limits;
 mod meaning;
@@ -74,6 +75,7 @@ use crate::{Config, http::problem::Problem};
         (name = "queue", description = "The pipeline at work."),
         (name = "spaces", description = "Embedding models."),
         (name = "keys", description = "API keys of the tenant."),
+        (name = "janitor", description = "The scheduled tasks. For operators' keys."),
     ),
     components(schemas(problem::ProblemBody)),
 )]
@@ -92,6 +94,7 @@ fn api(limits: &Limits) -> OpenApiRouter<App> {
         .merge(dead_letters::router())
         .merge(spaces::router())
         .merge(keys::router())
+        .merge(janitor::router())
         .merge(usage::router())
         .route_layer(middleware::from_fn_with_state(limits.clone(), limits::time_limit));
     timed

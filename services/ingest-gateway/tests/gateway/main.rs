@@ -9,6 +9,7 @@ mod intake;
 mod kept_answers;
 mod limits;
 mod openapi;
+mod operators;
 mod rates;
 mod read;
 mod search;

@@ -1,11 +1,12 @@
 //! Measures backlogs, lag, dead letters and waiting documents.
 
+use chrono::Utc;
 use metrics::gauge;
 use riacho_domain::StageName;
 use riacho_store::{QueueFigures, SpaceState};
 use riacho_streams::StageFigures;
 
-use crate::{Error, job::Job, metrics::names};
+use crate::{Error, TaskName, job::Job, metrics::names};
 
 pub(crate) async fn run(job: &Job<'_>) -> Result<(), Error> {
     let (store, streams) = (&job.janitor.store, &job.janitor.streams);
@@ -28,7 +29,28 @@ pub(crate) async fn run(job: &Job<'_>) -> Result<(), Error> {
     gauge!(names::DEAD_LETTER_ENTRIES).set(number(dead));
     job.add("dead_letters", dead);
     gauge!(names::REDIS_MEMORY).set(number(streams.memory().await?.used));
+    report_tasks(job).await
+}
+
+/// When the tasks last went well, whichever process ran them.
+async fn report_tasks(job: &Job<'_>) -> Result<(), Error> {
+    for schedule in job.janitor.store.schedules().await? {
+        let Ok(task) = schedule.task.parse::<TaskName>() else { continue };
+        if let Some(at) = schedule.last_success {
+            gauge!(names::TASK_LAST_SUCCESS, "task" => task.as_str()).set(seconds(at.timestamp_millis()));
+        }
+        if task == TaskName::Backup && !job.config().backup.command.is_empty() {
+            let age = Utc::now() - schedule.last_success.unwrap_or(schedule.known_since);
+            gauge!(names::BACKUP_AGE).set(seconds(age.num_milliseconds()));
+        }
+    }
     Ok(())
+}
+
+/// Times are far below 2^53 milliseconds, up to which this is exact.
+#[allow(clippy::cast_precision_loss)]
+fn seconds(millis: i64) -> f64 {
+    millis as f64 / 1e3
 }
 
 async fn report_spaces(job: &Job<'_>) -> Result<(), Error> {

@@ -1,6 +1,8 @@
 //! The tasks, a file each. A task counts what it does, takes one bounded step after another, and
 //! looks between two steps whether it should go on.
 
+mod backup;
+mod canary;
 mod census;
 mod consumers;
 mod dead_letters;
@@ -15,6 +17,7 @@ mod orphans;
 mod purge;
 mod quotas;
 mod release;
+mod summary;
 
 use std::future::Future;
 
@@ -39,6 +42,9 @@ pub(crate) async fn run(task: TaskName, job: &Job<'_>) -> Result<(), Error> {
         TaskName::Fill => fill::run(job).await,
         TaskName::Index => index::run(job).await,
         TaskName::Housekeep => housekeep::run(job).await,
+        TaskName::Summary => summary::run(job).await,
+        TaskName::Canary => canary::run(job).await,
+        TaskName::Backup => backup::run(job).await,
         TaskName::Health => health::run(job).await,
     }
 }
