@@ -19,7 +19,7 @@ PARTITIONS ?= 1
 PROFILE ?= dev
 # What `make topologies` tests, and on which ways to run Redis; `valkey` is Valkey 8 as one server, where there is a package of it.
 TOPOLOGIES ?= single sentinel cluster valkey valkey-sentinel valkey-cluster
-SUITES := handoff server runner outputs poison foreground lanes
+SUITES := handoff server runner outputs poison foreground lanes pauses
 # What a change of the .proto files is compared with; by default the last release, else the main branch.
 PROTO_BASE ?=
 

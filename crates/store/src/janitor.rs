@@ -124,7 +124,7 @@ impl Store {
         .await
     }
 
-    /// Fails releases that passed their deadline. Answers how many.
+    /// Fails releases that passed their deadline; none while a stage is paused, or a pause is not settled. Answers how many.
     pub async fn fail_overdue(&self, limit: u32) -> Result<u64, Error> {
         self.count(Scope::all("fail_overdue"), FAIL_OVERDUE, limit).await
     }
@@ -191,11 +191,11 @@ impl Store {
         Ok(figures)
     }
 
-    /// Removes idempotency keys after 7 days, producers' events, resolved dead letters and runs of tasks by hand after 30,
+    /// Removes idempotency keys after 7 days, producers' events, resolved dead letters, runs of tasks by hand and pauses after 30, acts after 400,
     /// and documents whose only upload never came after one. Answers how many rows.
     pub async fn housekeep(&self) -> Result<u64, Error> {
         let mut removed = 0;
-        for sql in [OLD_KEYS, OLD_EVENTS, OLD_LETTERS, OLD_UPLOADS, OLD_RUNS] {
+        for sql in [OLD_KEYS, OLD_EVENTS, OLD_LETTERS, OLD_UPLOADS, OLD_RUNS, OLD_PAUSES, OLD_ACTS] {
             removed += self.single(Scope::all("housekeep"), sql, &[]).await?.len() as u64;
         }
         Ok(removed)
@@ -303,6 +303,7 @@ SET state = 'failed', error_code = 'deadline_exceeded', finished_at = now(),
     error_message = 'the document was not ready by its deadline'
 FROM (SELECT document_id, version FROM document_versions
       WHERE state IN ('releasing', 'extracting', 'embedding', 'indexing') AND deadline < now()
+        AND NOT EXISTS (SELECT FROM stage_pauses WHERE settled_at IS NULL)
       ORDER BY document_id, version LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED) AS late
 WHERE v.document_id = late.document_id AND v.version = late.version
 RETURNING v.version";
@@ -344,6 +345,12 @@ DELETE FROM dead_letters WHERE resolved_at < now() - interval '30 days' RETURNIN
 const OLD_RUNS: &str = "-- store::janitor::housekeep
 DELETE FROM janitor_runs WHERE requested_at < now() - interval '30 days' RETURNING 1";
 
+const OLD_PAUSES: &str = "-- store::janitor::housekeep
+DELETE FROM stage_pauses WHERE settled_at < now() - interval '30 days' RETURNING 1";
+
+const OLD_ACTS: &str = "-- store::janitor::housekeep
+DELETE FROM audit WHERE at < now() - interval '400 days' RETURNING 1";
+
 const OLD_UPLOADS: &str = "-- store::janitor::housekeep
 UPDATE documents AS d SET deleted_at = now(), updated_at = now()
 FROM (SELECT d.id FROM documents AS d
@@ -375,4 +382,6 @@ pub(crate) const STATEMENTS: &[&str] = &[
     OLD_LETTERS,
     OLD_UPLOADS,
     OLD_RUNS,
+    OLD_PAUSES,
+    OLD_ACTS,
 ];

@@ -6,6 +6,7 @@
 
 mod accept;
 mod attachments;
+mod audit;
 mod census;
 mod chunks;
 mod collections;
@@ -29,6 +30,7 @@ mod lexemes;
 mod limits;
 pub mod metrics;
 pub mod migrate;
+mod pauses;
 mod pool;
 mod purge;
 mod read;
@@ -52,6 +54,7 @@ mod wakeups;
 pub use self::{
     accept::{Accept, Body, Idempotency, Target},
     attachments::Attachment,
+    audit::{Act, ActOutcome, Actor, ListActs, MAX_AUDIT_PAGE, NewAct, Verb},
     census::{InFlight, Lost, LostAgain},
     chunks::{ChunkPage, SampledChunk, StoredChunk},
     collections::{Collection, DEFAULT_COLLECTION},
@@ -71,6 +74,7 @@ pub use self::{
     keys::{ApiKey, CreatedKey, KeyScope, NewKey, Principal},
     leases::Lease,
     limits::{Limits, OverBudget, OwnLimits, Quota, Usage},
+    pauses::{MAX_PAUSE_REASON, Pause},
     pool::{PoolFigures, Role, Store},
     purge::{Purge, PurgeKind, PurgeProgress, Purged, Receipt},
     release::{Accepted, Chunking, Release, ReleasePlan},

@@ -5,9 +5,9 @@ use riacho_domain::{DocumentId, SpaceId, TenantId};
 use tokio_postgres::SimpleQueryMessage;
 
 use crate::{
-    accept, attachments, census, chunks, collections, commands, day, dead_letters, documents, due,
-    frequent_words, indexing, intake, janitor, keys, leases, limits, migrate, pool, purge, release, reuse,
-    schedules, search, spaces, spend, stages, start, status, tenants, topology, uploads,
+    accept, attachments, audit, census, chunks, collections, commands, day, dead_letters, documents, due,
+    frequent_words, indexing, intake, janitor, keys, leases, limits, migrate, pauses, pool, purge, release,
+    reuse, schedules, search, spaces, spend, stages, start, status, tenants, topology, uploads,
 };
 
 impl crate::Store {
@@ -169,6 +169,7 @@ fn all(space: SpaceId) -> Vec<String> {
         accept::WRITE_STATEMENTS,
         attachments::STATEMENTS,
         attachments::REPLACE_STATEMENTS,
+        audit::STATEMENTS,
         census::STATEMENTS,
         chunks::STATEMENTS,
         collections::STATEMENTS,
@@ -184,6 +185,7 @@ fn all(space: SpaceId) -> Vec<String> {
         leases::STATEMENTS,
         limits::STATEMENTS,
         migrate::STATEMENTS,
+        pauses::STATEMENTS,
         pool::STATEMENTS,
         release::STATEMENTS,
         schedules::STATEMENTS,

@@ -34,7 +34,7 @@ pub use dead::DeadEntry;
 pub use entry::Entry;
 pub use error::Error;
 pub use handoff::{Action, Answer, HANDED_BACK, MAX_BYTES, MAX_OUTPUTS, Settlement, Target};
-pub use inspect::{LaneFigures, StageFigures};
+pub use inspect::{ConsumerFigures, ConsumerState, LaneBacklog, LaneFigures, StageFigures};
 pub use intake::{IntakeAnswer, IntakeEntry, IntakeReader};
 pub use keys::Keys;
 pub use liveness::{Beat, Observer, consumer_name};

@@ -18,6 +18,8 @@ pub mod names {
     pub const STAGE_CONSUMERS: &str = "riacho_stage_consumers";
     /// XLEN less lag and pending.
     pub const STAGE_CONSERVATION_ERROR: &str = "riacho_stage_conservation_error";
+    /// Whether a stage is paused.
+    pub const STAGE_PAUSED: &str = "riacho_stage_paused";
     /// Bytes on a stage's streams.
     pub const STAGE_BYTES: &str = "riacho_stage_bytes";
     /// Dead letters on their way to PostgreSQL.
@@ -70,6 +72,7 @@ pub fn describe() {
     describe_gauge!(names::STAGE_OLDEST_AGE, "Age of the oldest entry.");
     describe_gauge!(names::STAGE_CONSUMERS, "Consumers, alive or dead.");
     describe_gauge!(names::STAGE_CONSERVATION_ERROR, "XLEN less lag and pending; 0 at rest.");
+    describe_gauge!(names::STAGE_PAUSED, "1 while somebody has paused the stage.");
     describe_gauge!(names::STAGE_BYTES, "Bytes of envelopes on the stage's streams.");
     describe_gauge!(names::DEAD_LETTER_ENTRIES, "Dead letters on their way to PostgreSQL.");
     describe_gauge!(names::DOCUMENTS_WAITING, "Documents that wait in PostgreSQL for their release.");

@@ -11,6 +11,7 @@ mod fallback;
 mod indexing;
 mod janitor;
 mod machine;
+mod operators;
 mod races;
 mod reuse;
 mod schedules;

@@ -12,7 +12,7 @@ use axum::{
     http::{HeaderMap, header, request::Parts},
 };
 use riacho_domain::TenantId;
-use riacho_store::{KeyScope as Scope, Principal, Store};
+use riacho_store::{Actor, KeyScope as Scope, Principal, Store};
 use sha2::{Digest, Sha256};
 
 use super::{App, problem::Problem};
@@ -70,6 +70,18 @@ pub(crate) struct Caller<N> {
     /// Whether the key is an operator's.
     pub(crate) is_operator: bool,
     needs: PhantomData<N>,
+}
+
+impl<N> Caller<N> {
+    /// Who acts, for the audit log.
+    pub(crate) fn actor(&self) -> Actor {
+        Actor::key(&self.key_id, &self.tenant)
+    }
+
+    /// The store, whose changes are noted as the caller's.
+    pub(crate) fn store(&self, app: &App) -> Store {
+        app.store().acting_as(self.actor())
+    }
 }
 
 impl<N: Needs> FromRequestParts<App> for Caller<N> {

@@ -172,7 +172,7 @@ async fn run(
     Path(task): Path<String>,
     JsonBody(request): JsonBody<RunRequest>,
 ) -> Result<(StatusCode, HeaderMap, Json<RunBody>), Problem> {
-    let mut run = app.store().request_run(&task, request.dry_run, &caller.key_id).await?;
+    let mut run = caller.store(&app).request_run(&task, request.dry_run, &caller.key_id).await?;
     tracing::info!(task, dry_run = request.dry_run, key = caller.key_id, "a run of a task is asked for");
     let (start, wait) = (Instant::now(), WAIT.min(app.config().request_timeout() / 3));
     while !run.state.is_over() && start.elapsed() < wait {

@@ -6,7 +6,7 @@ use axum::{
     http::StatusCode,
 };
 use chrono::{DateTime, Utc};
-use riacho_store::{ApiKey, KeyScope as Scope, NewKey};
+use riacho_store::{ActOutcome, ApiKey, KeyScope as Scope, NewAct, NewKey};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -113,15 +113,30 @@ async fn create(
         return Err(Problem::field("scopes", "must name at least one scope"));
     }
     if scopes.contains(&Scope::Operator) && !caller.is_operator {
+        refused(&app, &caller, &new.name).await;
         return Err(Problem::forbidden("only an operator's key makes another one with the scope `operator`"));
     }
     if new.expires_at.is_some_and(|at| at <= Utc::now()) {
         return Err(Problem::field("expires_at", "must be in the future"));
     }
-    let asked = NewKey { tenant: caller.tenant, name: new.name, scopes, expires_at: new.expires_at };
-    let created = app.store().create_key(&asked).await?;
+    let asked = NewKey { tenant: caller.tenant.clone(), name: new.name, scopes, expires_at: new.expires_at };
+    let created = caller.store(&app).create_key(&asked).await?;
     let body = CreatedBody { key: created.key.into(), secret: created.secret.expose().to_owned() };
     Ok((StatusCode::CREATED, Json(body)))
+}
+
+/// Notes that somebody wanted a key for more than they may do themselves.
+async fn refused(app: &App, caller: &Caller<Manage>, name: &str) {
+    let act = NewAct {
+        tenant: None,
+        action: "key.create",
+        target: "",
+        outcome: ActOutcome::Refused,
+        detail: &serde_json::json!({ "name": name, "scopes": [Scope::Operator.as_str()] }),
+    };
+    if let Err(error) = caller.store(app).note_act(&act).await {
+        tracing::warn!(%error, key = caller.key_id, "a refused key could not be noted");
+    }
 }
 
 /// End a key. It may work for a few seconds more.
@@ -137,7 +152,7 @@ async fn revoke(
     caller: Caller<Manage>,
     Path(id): Path<String>,
 ) -> Result<StatusCode, Problem> {
-    match app.store().revoke_key(&caller.tenant, &id).await? {
+    match caller.store(&app).revoke_key(&caller.tenant, &id).await? {
         true => Ok(StatusCode::NO_CONTENT),
         false => Err(Problem::not_found("key")),
     }

@@ -5,6 +5,7 @@
 
 #![allow(unused_qualifications)] // written by utoipa's macros
 
+mod audit;
 pub(crate) mod auth;
 mod body;
 mod collections;
@@ -27,6 +28,7 @@ mod search;
 pub(crate) mod settings;
 mod shapes;
 mod spaces;
+mod stages;
 mod status;
 pub(crate) mod trace;
 mod upload;
@@ -75,6 +77,7 @@ use crate::{Config, http::problem::Problem};
         (name = "queue", description = "The pipeline at work."),
         (name = "spaces", description = "Embedding models."),
         (name = "keys", description = "API keys of the tenant."),
+        (name = "audit", description = "Who did what."),
         (name = "janitor", description = "The scheduled tasks. For operators' keys."),
     ),
     components(schemas(problem::ProblemBody)),
@@ -91,10 +94,12 @@ fn api(limits: &Limits) -> OpenApiRouter<App> {
         .merge(search::router())
         .merge(collections::router())
         .merge(queue::router())
+        .merge(stages::router())
         .merge(dead_letters::router())
         .merge(spaces::router())
         .merge(keys::router())
         .merge(janitor::router())
+        .merge(audit::router())
         .merge(usage::router())
         .route_layer(middleware::from_fn_with_state(limits.clone(), limits::time_limit));
     timed

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use axum::{Json, extract::State};
+use chrono::{DateTime, SecondsFormat, Utc};
 use riacho_domain::StageName;
+use riacho_store::Pause;
 use riacho_streams::StageFigures;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -32,7 +34,7 @@ struct QueueBody {
 
 /// Entries of one stage, in all lanes and partitions.
 #[derive(Debug, Serialize, ToSchema)]
-struct StageBody {
+pub(super) struct StageBody {
     /// The stage.
     stage: &'static str,
     /// Entries on its streams.
@@ -47,9 +49,30 @@ struct StageBody {
     oldest_age_seconds: f64,
     /// Consumers that live.
     consumers: u64,
+    /// Since when, by whom and why nobody reads; null while it is not paused.
+    paused: Option<PausedBody>,
 }
 
-fn stage_body(stage: StageName, figures: &StageFigures) -> StageBody {
+/// A pause of a stage.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct PausedBody {
+    /// Since when.
+    since: DateTime<Utc>,
+    /// By whom: `key:` with the public part of an API key, or `cli:` with a login.
+    by: String,
+    /// Why, in their words.
+    reason: String,
+}
+
+impl From<Pause> for PausedBody {
+    fn from(pause: Pause) -> Self {
+        let Pause { since, by, reason, .. } = pause;
+        Self { since, by, reason }
+    }
+}
+
+pub(super) fn stage_body(stage: StageName, figures: &StageFigures, paused: &[Pause]) -> StageBody {
+    let paused = paused.iter().find(|pause| pause.stage == stage).cloned();
     StageBody {
         stage: stage.as_str(),
         backlog: figures.backlog,
@@ -58,13 +81,14 @@ fn stage_body(stage: StageName, figures: &StageFigures) -> StageBody {
         retrying: figures.retrying,
         oldest_age_seconds: figures.oldest_age.as_secs_f64(),
         consumers: figures.consumers_alive,
+        paused: paused.map(PausedBody::from),
     }
 }
 
 /// Whether work gets done.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct QueueHealth {
-    /// `healthy`, `degraded` (a stage has work and nobody at it, or dead letters wait) or `unhealthy`
+    /// `healthy`, `degraded` (a stage is paused, or has work and nobody at it) or `unhealthy`
     /// (Redis is away).
     status: &'static str,
     /// What is not as it should be.
@@ -79,19 +103,23 @@ impl QueueHealth {
     }
 }
 
-async fn partitions(app: &App) -> Result<Vec<u16>, Problem> {
+pub(super) async fn partitions(app: &App) -> Result<Vec<u16>, Problem> {
     Ok(app.store().partitions().await?.into_iter().map(|partition| partition.partition).collect())
 }
 
-async fn stages(app: &App, partitions: &[u16]) -> Result<Vec<StageBody>, riacho_streams::Error> {
+async fn stages(
+    app: &App,
+    partitions: &[u16],
+    paused: &[Pause],
+) -> Result<Vec<StageBody>, riacho_streams::Error> {
     let mut stages = Vec::new();
     for stage in StageName::ALL {
-        stages.push(stage_body(stage, &app.streams().figures(stage, partitions).await?));
+        stages.push(stage_body(stage, &app.streams().figures(stage, partitions).await?, paused));
     }
     Ok(stages)
 }
 
-fn redis_away(error: &riacho_streams::Error) -> Problem {
+pub(super) fn redis_away(error: &riacho_streams::Error) -> Problem {
     tracing::warn!(%error, "the figures of the streams cannot be read");
     Problem::unavailable("redis is not available")
 }
@@ -105,14 +133,14 @@ fn redis_away(error: &riacho_streams::Error) -> Problem {
     ),
 )]
 async fn info(State(app): State<App>, caller: Caller<Read>) -> Result<Json<QueueBody>, Problem> {
-    let partitions = partitions(&app).await?;
+    let (partitions, paused) = (partitions(&app).await?, app.store().paused_stages().await?);
     let counts = app.store().state_counts(&caller.tenant).await?;
     let mut dead_letters = 0;
     for partition in &partitions {
         dead_letters += app.streams().dead_letter_count(*partition).await.map_err(|e| redis_away(&e))?;
     }
     Ok(Json(QueueBody {
-        stages: stages(&app, &partitions).await.map_err(|e| redis_away(&e))?,
+        stages: stages(&app, &partitions, &paused).await.map_err(|e| redis_away(&e))?,
         documents: counts.into_iter().map(|(state, count)| (state.as_str(), count)).collect(),
         dead_letters,
     }))
@@ -129,8 +157,8 @@ async fn health(State(app): State<App>, _: Caller<Read>) -> Result<Json<QueueHea
 
 /// Whether work gets done.
 pub(super) async fn queue_health(app: &App) -> Result<QueueHealth, Problem> {
-    let partitions = partitions(app).await?;
-    let stages = match stages(app, &partitions).await {
+    let (partitions, paused) = (partitions(app).await?, app.store().paused_stages().await?);
+    let stages = match stages(app, &partitions, &paused).await {
         Ok(stages) => stages,
         Err(error) => {
             return Ok(QueueHealth {
@@ -141,7 +169,11 @@ pub(super) async fn queue_health(app: &App) -> Result<QueueHealth, Problem> {
         }
     };
     let idle = stages.iter().filter(|stage| stage.backlog > 0 && stage.consumers == 0);
-    let reasons: Vec<String> =
+    let mut reasons: Vec<String> =
         idle.map(|stage| format!("{} has work and no consumer", stage.stage)).collect();
+    reasons.extend(paused.iter().map(|pause| {
+        let since = pause.since.to_rfc3339_opts(SecondsFormat::Secs, true);
+        format!("{} is paused since {since} by {}", pause.stage, pause.by)
+    }));
     Ok(QueueHealth { status: if reasons.is_empty() { "healthy" } else { "degraded" }, reasons, stages })
 }

@@ -102,3 +102,118 @@ async fn a_run_is_asked_for_and_answered_with_what_it_did() {
     let at = format!("/api/v1/janitor/runs/{}", run["id"].as_str().unwrap());
     assert_eq!(json(gateway.get(&at), 200).await["summary"]["error"], "away");
 }
+
+#[tokio::test]
+async fn a_stage_is_paused_seen_to_be_and_resumed() {
+    let gateway = Gateway::start().await;
+    let reader = key(&gateway, vec![KeyScope::DocumentsRead]).await;
+    let as_reader = |method: Method, path: &str| gateway.anonymous(method, path).bearer_auth(&reader);
+    let pause = "/api/v1/queue/stages/embed/pause";
+    problem(as_reader(Method::POST, pause).json(&json!({})), 403, "forbidden").await;
+    problem(gateway.post("/api/v1/queue/stages/parse/pause").json(&json!({})), 404, "not_found").await;
+    problem(gateway.post(pause).json(&json!({"reason": "x".repeat(501)})), 400, "invalid_field").await;
+    problem(gateway.post(pause).json(&json!({"why": "x"})), 400, "invalid_field").await;
+    let paused = json(gateway.post(pause).json(&json!({"reason": "the provider is down"})), 200).await;
+    let by = paused["paused"]["by"].as_str().unwrap().to_owned();
+    assert!(by.starts_with("key:") && by.len() == 20, "{by}");
+    let again = json(gateway.post(pause).json(&json!({"reason": "again"})), 200).await;
+    assert_eq!(again, paused, "it stays as it is");
+
+    let info = json(as_reader(Method::GET, "/api/v1/queue/info"), 200).await;
+    assert_eq!(
+        (&info["stages"][0]["paused"], &info["stages"][1]["paused"]),
+        (&json!(null), &paused["paused"])
+    );
+    let health = json(gateway.get("/api/v1/queue/health"), 200).await;
+    let since = &paused["paused"]["since"].as_str().unwrap()[..19];
+    assert_eq!(
+        (&health["status"], &health["reasons"]),
+        (&json!("degraded"), &json!([format!("embed is paused since {since}Z by {by}")]))
+    );
+    assert_eq!(json(gateway.anonymous(Method::GET, "/health/queues"), 200).await["status"], "degraded");
+    let stage = json(gateway.get("/api/v1/queue/stages/embed"), 200).await;
+    assert_eq!((&stage["stage"], &stage["paused"]), (&json!("embed"), &paused["paused"]));
+
+    let resume = "/api/v1/queue/stages/embed/resume";
+    problem(as_reader(Method::POST, resume), 403, "forbidden").await;
+    for _ in 0..2 {
+        assert_eq!(json(gateway.post(resume), 200).await, json!({"stage": "embed", "paused": null}));
+    }
+    assert_eq!(json(gateway.get("/api/v1/queue/health"), 200).await["status"], "healthy");
+}
+
+#[tokio::test]
+async fn a_stage_tells_its_lanes_to_readers_and_its_consumers_to_operators() {
+    let gateway = Gateway::start().await;
+    gateway.deployment.submit("a.txt", "text").await.unwrap();
+    let reader = key(&gateway, vec![KeyScope::DocumentsRead]).await;
+    let path = "/api/v1/queue/stages/extract";
+    let seen = json(gateway.anonymous(Method::GET, path).bearer_auth(&reader), 200).await;
+    assert_eq!((&seen["backlog"], &seen["consumer_list"]), (&json!(1), &json!(null)));
+    let lanes = seen["lanes"].as_array().unwrap();
+    let told: Vec<_> = lanes
+        .iter()
+        .map(|lane| (lane["lane"].as_str().unwrap(), lane["backlog"].as_u64().unwrap()))
+        .collect();
+    assert_eq!(told.len(), 3);
+    assert_eq!(told.iter().map(|(_, backlog)| backlog).sum::<u64>(), 1);
+    assert_eq!(json(gateway.get(path), 200).await["consumer_list"], json!([]));
+    let streams = &gateway.deployment.streams;
+    let reader = streams.reader(0, riacho_domain::StageName::Extract, "host-1-x").await.unwrap();
+    assert_eq!(reader.read_lanes([9, 9, 9]).await.unwrap().len(), 1);
+    let consumer = json(gateway.get(path), 200).await["consumer_list"][0].clone();
+    assert_eq!(
+        (&consumer["name"], &consumer["pending"], &consumer["state"]),
+        (&json!("host-1-x"), &json!(1), &json!("dead"))
+    );
+    assert!(consumer["idle_seconds"].as_f64().is_some_and(|idle| idle >= 0.0));
+    reader.close().await;
+    problem(gateway.get("/api/v1/queue/stages/nothing"), 404, "not_found").await;
+}
+
+#[tokio::test]
+async fn who_did_what_is_listed_for_admins_of_the_tenant_in_pages() {
+    let gateway = Gateway::start().await;
+    let admin = key(&gateway, vec![KeyScope::Admin]).await;
+    let as_admin = |method: Method, path: &str| gateway.anonymous(method, path).bearer_auth(&admin);
+    let refused = json!({"name": "mine", "scopes": ["operator"]});
+    problem(as_admin(Method::POST, "/api/v1/keys").json(&refused), 403, "forbidden").await;
+    let id = crate::fixture::id(&gateway.upload(Gateway::form("a.txt", "text")).await);
+    as_admin(Method::DELETE, &format!("/api/v1/documents/{id}")).send().await.unwrap();
+    json(gateway.post("/api/v1/queue/stages/index/pause").json(&json!({})), 200).await;
+    plan(&gateway).await;
+    gateway.deployment.store.request_run("purge", true, "nobody").await.unwrap();
+    let config =
+        json(gateway.post("/api/v1/keys").json(&json!({"name": "r", "scopes": ["search"]})), 201).await;
+
+    let first = json(as_admin(Method::GET, "/api/v1/audit?limit=2"), 200).await;
+    let next = first["next_cursor"].as_str().unwrap();
+    let second = json(as_admin(Method::GET, &format!("/api/v1/audit?limit=100&cursor={next}")), 200).await;
+    assert_eq!(second["next_cursor"], json!(null));
+    let acts: Vec<_> =
+        [&first, &second].iter().flat_map(|page| page["acts"].as_array().unwrap().clone()).collect();
+    let told: Vec<_> =
+        acts.iter().map(|act| (act["action"].as_str().unwrap(), act["outcome"].as_str().unwrap())).collect();
+    assert_eq!(
+        told,
+        [("key.create", "ok"), ("stage.pause", "ok"), ("document.delete", "ok"), ("key.create", "refused")]
+    );
+    assert_eq!((&acts[0]["target"], &acts[2]["target"]), (&config["key"]["id"], &json!(id)));
+    assert_eq!(acts[2]["actor"], format!("key:{}", admin.split('_').nth(1).unwrap()));
+    assert!(!json!(acts).to_string().contains(config["secret"].as_str().unwrap()));
+
+    let of_keys = json(as_admin(Method::GET, "/api/v1/audit?action=key."), 200).await;
+    assert_eq!(of_keys["acts"].as_array().unwrap().len(), 2);
+    for wrong in ["limit=0", "limit=201", "cursor=x", "action=", "who=me"] {
+        assert_eq!(
+            as_admin(Method::GET, &format!("/api/v1/audit?{wrong}")).send().await.unwrap().status(),
+            400,
+            "{wrong}"
+        );
+    }
+    let reader = key(&gateway, vec![KeyScope::DocumentsRead]).await;
+    problem(gateway.anonymous(Method::GET, "/api/v1/audit").bearer_auth(&reader), 403, "forbidden").await;
+    let (_, other) = gateway.deployment.add_tenant("other").await.unwrap();
+    let seen = json(gateway.anonymous(Method::GET, "/api/v1/audit").bearer_auth(&other), 200).await;
+    assert_eq!(seen["acts"], json!([]));
+}

@@ -14,6 +14,11 @@ pub(crate) async fn run(job: &Job<'_>) -> Result<(), Error> {
     report_queue(&queue);
     job.add("waiting", queue.waiting);
     report_spaces(job).await?;
+    let paused = store.paused_stages().await?;
+    for stage in StageName::ALL {
+        let is_paused = paused.iter().any(|pause| pause.stage == stage);
+        gauge!(names::STAGE_PAUSED, "stage" => stage.as_str()).set(if is_paused { 1.0 } else { 0.0 });
+    }
     let partitions: Vec<u16> = store.partitions().await?.iter().map(|p| p.partition).collect();
     for stage in StageName::ALL {
         let figures = streams.figures(stage, &partitions).await?;

@@ -4,7 +4,7 @@ use anyhow::Context as _;
 use chrono::{DateTime, Utc};
 use riacho_janitor::{Config, TaskName};
 use riacho_service::{Metrics, Resources, cron::Cron};
-use riacho_store::{Role, Schedule};
+use riacho_store::{ActOutcome, NewAct, Role, Schedule};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
@@ -92,7 +92,17 @@ async fn one(context: &Context, task: TaskName, dry_run: bool) -> anyhow::Result
         .await
         .map_err(|_| Failure::error(Kind::Unreachable, "a server is away; see riacho status"))??;
     let janitor = riacho_janitor::Janitor::new(config.janitor, &core, &resources);
-    let summary = janitor.run_task(task, dry_run).await.with_context(|| format!("task {task}"))?;
+    let run = janitor.run_task(task, dry_run).await;
+    let detail = match &run {
+        Ok(summary) => json!({ "dry_run": dry_run, "did": summary.counts }),
+        Err(error) => json!({ "dry_run": dry_run, "error": error.to_string() }),
+    };
+    let outcome = if run.is_ok() { ActOutcome::Ok } else { ActOutcome::Failed };
+    let (action, target) = ("janitor.run", task.as_str());
+    let act = NewAct { tenant: None, action, target, outcome, detail: &detail };
+    let noted = resources.store.acting_as(context.actor()).note_act(&act).await;
+    let summary = run.with_context(|| format!("task {task}"))?;
+    noted.map_err(super::store_failure)?;
     context.output.result(&summary, || summary.to_string());
     Ok(())
 }

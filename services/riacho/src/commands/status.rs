@@ -42,9 +42,19 @@ fn health_text(health: &Value) -> String {
 const STAGE_COLUMNS: [&str; 7] =
     ["stage", "backlog", "lag", "pending", "retrying", "consumers", "oldest_age_seconds"];
 
+/// Since when a stage is paused and by whom, or nothing.
+fn paused(stage: &Value) -> String {
+    match (stage["paused"]["since"].as_str(), stage["paused"]["by"].as_str()) {
+        (Some(since), Some(by)) => format!("paused since {since} by {by}"),
+        _ => String::new(),
+    }
+}
+
 fn stages_text(queue: &Value) -> String {
     let rows = queue["stages"].as_array().into_iter().flatten();
-    table(&STAGE_COLUMNS, rows.map(|stage| STAGE_COLUMNS.map(|column| cell(&stage[column])).to_vec()))
+    let header = [&STAGE_COLUMNS[..], &[""]].concat();
+    let figures = |stage: &Value| STAGE_COLUMNS.map(|column| cell(&stage[column])).to_vec();
+    table(&header, rows.map(|stage| [figures(stage), vec![paused(stage)]].concat()))
 }
 
 fn counts_text(queue: &Value) -> String {
