@@ -10,6 +10,7 @@ pub mod health;
 pub mod letters;
 mod limits;
 pub mod ops;
+pub mod outward;
 mod probe;
 pub mod release;
 mod resources;

@@ -43,6 +43,7 @@ SELECT (SELECT count(*) FROM document_versions
        + (SELECT count(*) FROM dead_letters WHERE resolved_at < now() - interval '30 days')
        + (SELECT count(*) FROM janitor_runs WHERE requested_at < now() - interval '30 days')
        + (SELECT count(*) FROM stage_pauses WHERE settled_at < now() - interval '30 days')
+       + (SELECT count(*) FROM webhook_deliveries WHERE created_at < now() - interval '30 days' AND next_attempt IS NULL)
        + (SELECT count(*) FROM audit WHERE at < now() - interval '400 days') AS housekeeping";
 
 /// The statements of this file.

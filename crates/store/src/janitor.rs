@@ -191,11 +191,13 @@ impl Store {
         Ok(figures)
     }
 
-    /// Removes idempotency keys after 7 days, producers' events, resolved dead letters, runs of tasks by hand and pauses after 30, acts after 400,
+    /// Removes idempotency keys after 7 days, producers' events, resolved dead letters, runs of tasks by hand, pauses and what webhooks were told after 30, acts after 400,
     /// and documents whose only upload never came after one. Answers how many rows.
     pub async fn housekeep(&self) -> Result<u64, Error> {
         let mut removed = 0;
-        for sql in [OLD_KEYS, OLD_EVENTS, OLD_LETTERS, OLD_UPLOADS, OLD_RUNS, OLD_PAUSES, OLD_ACTS] {
+        for sql in
+            [OLD_KEYS, OLD_EVENTS, OLD_LETTERS, OLD_UPLOADS, OLD_RUNS, OLD_PAUSES, OLD_ACTS, OLD_DELIVERIES]
+        {
             removed += self.single(Scope::all("housekeep"), sql, &[]).await?.len() as u64;
         }
         Ok(removed)
@@ -351,6 +353,9 @@ DELETE FROM stage_pauses WHERE settled_at < now() - interval '30 days' RETURNING
 const OLD_ACTS: &str = "-- store::janitor::housekeep
 DELETE FROM audit WHERE at < now() - interval '400 days' RETURNING 1";
 
+const OLD_DELIVERIES: &str = "-- store::janitor::housekeep
+DELETE FROM webhook_deliveries WHERE created_at < now() - interval '30 days' AND next_attempt IS NULL RETURNING 1";
+
 const OLD_UPLOADS: &str = "-- store::janitor::housekeep
 UPDATE documents AS d SET deleted_at = now(), updated_at = now()
 FROM (SELECT d.id FROM documents AS d
@@ -384,4 +389,5 @@ pub(crate) const STATEMENTS: &[&str] = &[
     OLD_RUNS,
     OLD_PAUSES,
     OLD_ACTS,
+    OLD_DELIVERIES,
 ];

@@ -50,6 +50,7 @@ mod topology;
 mod transaction;
 mod uploads;
 mod wakeups;
+mod webhooks;
 
 pub use self::{
     accept::{Accept, Body, Idempotency, Target},
@@ -92,4 +93,8 @@ pub use self::{
     topology::Partition,
     uploads::{AwaitedUpload, UploadStage},
     wakeups::Wakeups,
+    webhooks::{
+        AttemptOutcome, CreatedWebhook, Delivery, DueDelivery, MAX_WEBHOOKS, NewEvent, NewWebhook,
+        SigningKey, WEBHOOK_EVENTS, Webhook,
+    },
 };

@@ -7,7 +7,7 @@ use tokio_postgres::SimpleQueryMessage;
 use crate::{
     accept, attachments, audit, census, chunks, collections, commands, day, dead_letters, documents, due,
     frequent_words, indexing, intake, janitor, keys, leases, limits, migrate, pauses, pool, purge, release,
-    reuse, schedules, search, spaces, spend, stages, start, status, tenants, topology, uploads,
+    reuse, schedules, search, spaces, spend, stages, start, status, tenants, topology, uploads, webhooks,
 };
 
 impl crate::Store {
@@ -197,6 +197,7 @@ fn all(space: SpaceId) -> Vec<String> {
         topology::STATEMENTS,
         uploads::STATEMENTS,
     ];
+    let fixed = [&fixed[..], webhooks::STATEMENTS].concat();
     let mut all: Vec<String> = fixed.concat().into_iter().map(str::to_owned).collect();
     all.extend(indexing::statements(space));
     all.extend(spaces::statements(space));

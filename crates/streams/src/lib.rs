@@ -40,4 +40,4 @@ pub use keys::Keys;
 pub use liveness::{Beat, Observer, consumer_name};
 pub use release::ReleaseOutcome;
 pub use servers::{Home, Look, Memory, ServerIdentity};
-pub use tokens::Rate;
+pub use tokens::{Rate, Token};

@@ -1,18 +1,29 @@
 //! What every handler works with.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use riacho_domain::SpaceId;
 use riacho_models::{Model, Models};
 use riacho_objects::{Key, Objects};
-use riacho_service::{Health, Resources, spend::Ledger};
+use riacho_service::{Health, Resources, outward::Outward, spend::Ledger};
 use riacho_store::{Accept, Accepted, Limits, Space, Store};
 use riacho_streams::Streams;
 
-use crate::{Config, answers::Answers, http::auth::Keys, metrics::names, rates::Rates, release::Releaser};
+use crate::{
+    Config,
+    answers::Answers,
+    http::{auth::Keys, problem::Problem},
+    metrics::names,
+    rates::Rates,
+    release::Releaser,
+};
 
+/// How long an address that a client named may take to be connected to.
+const OUTWARD_CONNECT: Duration = Duration::from_secs(10);
+/// How long it may say nothing.
+const OUTWARD_SILENCE: Duration = Duration::from_secs(30);
 /// For how long the live embedding space is not asked for again.
 const SPACE_FRESH: Duration = Duration::from_secs(5);
 
@@ -31,6 +42,10 @@ struct Shared {
     ledger: Ledger,
     keys: Keys,
     releaser: Releaser,
+    /// Made when it is needed for the first time.
+    outward: OnceLock<Outward>,
+    /// Networks that requests to addresses of clients may go to.
+    outbound_allow: Vec<String>,
     space: Mutex<Option<(Instant, Option<Space>)>>,
     /// Spaces whose model is the configured one, as it showed with known texts.
     checked: Mutex<HashSet<SpaceId>>,
@@ -44,6 +59,7 @@ impl App {
         models: Models,
         ledger: Ledger,
         releaser: Releaser,
+        outbound_allow: Vec<String>,
     ) -> App {
         let keys = Keys::new(config.key_cache());
         let rates = Rates::default();
@@ -58,6 +74,8 @@ impl App {
             ledger,
             keys,
             releaser,
+            outward: OnceLock::new(),
+            outbound_allow,
             space: Mutex::default(),
             checked: Mutex::default(),
         }))
@@ -90,6 +108,16 @@ impl App {
     /// Where what queries cost is noted.
     pub(crate) fn ledger(&self) -> &Ledger {
         &self.0.ledger
+    }
+
+    /// The client for addresses that clients name.
+    pub(crate) fn outward(&self) -> Result<&Outward, Problem> {
+        if let Some(outward) = self.0.outward.get() {
+            return Ok(outward);
+        }
+        let made = Outward::new(&self.0.outbound_allow, OUTWARD_CONNECT, OUTWARD_SILENCE);
+        let made = made.map_err(|error| Problem::internal(&error))?;
+        Ok(self.0.outward.get_or_init(|| made))
     }
 
     /// What a tenant may use unless something else is set for it.

@@ -53,6 +53,36 @@ pub struct Config {
     pub canary_time_limit_seconds: u64,
     /// What the task `backup` runs.
     pub backup: Backup,
+    /// How webhooks are told.
+    pub webhooks: Webhooks,
+}
+
+/// How webhooks are told. Section `janitor.webhooks`.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Webhooks {
+    /// After how long a delivery that did not come through is sent again: after the first attempt, the second, and so on. After
+    /// the last of these it is given up.
+    pub retry_seconds: Vec<u64>,
+    /// How long an address may take to answer.
+    pub time_limit_seconds: u64,
+    /// A webhook to which nothing came through for this long is disabled.
+    pub disable_after_seconds: u64,
+    /// The most deliveries on their way at once.
+    pub concurrency: usize,
+}
+
+impl Default for Webhooks {
+    fn default() -> Self {
+        const HOUR: u64 = 3600;
+        Self {
+            // Three days and some hours, as Standard Webhooks proposes.
+            retry_seconds: vec![5, 300, 1800, 2 * HOUR, 5 * HOUR, 10 * HOUR, 14 * HOUR, 20 * HOUR, 24 * HOUR],
+            time_limit_seconds: 15,
+            disable_after_seconds: 5 * 24 * HOUR,
+            concurrency: 32,
+        }
+    }
 }
 
 /// Backups. There are none where no command is set. Section `janitor.backup`.
@@ -97,6 +127,7 @@ impl Default for Config {
             batch: 500,
             canary_time_limit_seconds: 120,
             backup: Backup::default(),
+            webhooks: Webhooks::default(),
         }
     }
 }
@@ -159,6 +190,8 @@ pub struct Schedules {
     pub index: String,
     /// Forgets what was kept for a while only.
     pub housekeep: String,
+    /// Sends webhooks what they are to be told.
+    pub redeliver_webhooks: String,
     /// Tells of the last 24 hours in numbers.
     pub summary: String,
     /// Sends a small document of the tenant `riacho-canary` through the pipeline. Off by default; `*/5 * * * *` is usual.
@@ -185,6 +218,7 @@ impl Default for Schedules {
             fill: "* * * * * *".into(),
             index: "*/10 * * * *".into(),
             housekeep: "41 * * * *".into(),
+            redeliver_webhooks: "* * * * * *".into(),
             summary: "0 18 * * *".into(),
             canary: String::new(),
             backup: "17 2 * * *".into(),
@@ -211,6 +245,7 @@ impl Schedules {
             TaskName::Fill => &self.fill,
             TaskName::Index => &self.index,
             TaskName::Housekeep => &self.housekeep,
+            TaskName::RedeliverWebhooks => &self.redeliver_webhooks,
             TaskName::Summary => &self.summary,
             TaskName::Canary => &self.canary,
             TaskName::Backup => &self.backup,

@@ -3,12 +3,12 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
 use riacho_objects::Objects;
-use riacho_service::{CoreConfig, Resources};
+use riacho_service::{CoreConfig, Resources, outward::Outward};
 use riacho_store::{Limits, Store, TaskRun};
 use riacho_streams::Streams;
 use serde::Serialize;
@@ -30,6 +30,8 @@ pub struct Janitor {
     pub(crate) objects: Objects,
     pub(crate) watch: Watch,
     pub(crate) filler: Filler,
+    outward: Arc<OnceLock<Outward>>,
+    outbound_allow: Arc<[String]>,
     notes: Arc<Mutex<HashMap<TaskName, Notes>>>,
     /// What a tenant may use unless something else is set for it.
     pub(crate) limits: Limits,
@@ -76,6 +78,8 @@ impl Janitor {
         Self {
             watch,
             filler: Filler::new(&core.models, resources.clone()),
+            outward: Arc::default(),
+            outbound_allow: core.http.outbound_allow.clone().into(),
             notes: Arc::default(),
             limits: core.limits,
             config,
@@ -84,6 +88,16 @@ impl Janitor {
             streams: resources.streams.clone(),
             objects: resources.objects.clone(),
         }
+    }
+
+    /// The client for addresses that tenants name, made when it is needed for the first time.
+    pub(crate) fn outward(&self) -> Result<&Outward, Error> {
+        if let Some(outward) = self.outward.get() {
+            return Ok(outward);
+        }
+        let limit = Duration::from_secs(self.config.webhooks.time_limit_seconds.max(1));
+        let made = Outward::new(&self.outbound_allow, limit, limit)?;
+        Ok(self.outward.get_or_init(|| made))
     }
 
     /// Runs a task once, to its end; with `dry_run` it only counts. Being the leader is not needed.

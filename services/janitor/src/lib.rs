@@ -19,7 +19,7 @@ mod trouble;
 use riacho_service::{CoreConfig, Resources};
 use tokio_util::sync::CancellationToken;
 
-pub use config::{Backup, Config, Schedules};
+pub use config::{Backup, Config, Schedules, Webhooks};
 pub use job::{Janitor, Summary};
 pub use task::TaskName;
 
@@ -70,6 +70,9 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// Requests to addresses outside cannot be made.
+    #[error(transparent)]
+    Outward(#[from] riacho_service::outward::OutwardError),
     /// The configuration does not say what the task needs.
     #[error("{0}")]
     NotConfigured(&'static str),
@@ -96,6 +99,7 @@ impl Error {
             Error::Objects(error) => error.is_retryable(),
             Error::Release(error) => error.is_retryable(),
             Error::Models(error) => error.is_retryable(),
+            Error::Outward(error) => error.is_retryable(),
             Error::Schedule { .. } | Error::NotConfigured(_) | Error::Panicked(_) => false,
             Error::Partial { .. } | Error::Failed(_) => true,
         }

@@ -88,6 +88,8 @@ impl Config {
                 return Err(invalid(key, format!("`{address}` is no HOST:PORT")));
             }
         }
+        let networks = riacho_service::outward::networks(&self.http.outbound_allow);
+        networks.map_err(|wrong| invalid("http.outbound_allow", wrong))?;
         let lanes = self.stage.lanes.check();
         lanes.map_err(|(key, wrong)| invalid(&format!("stage.lanes.{key}"), wrong.to_owned()))?;
         let janitor = self.janitor.check();

@@ -47,7 +47,7 @@ pub(super) async fn run(line: Arc<Line>, partition: Arc<Partition>) {
 
 async fn read(line: &Arc<Line>, partition: &Partition, mut reader: Reader) {
     let (mut shares, mut backoff, mut comparison) = (Shares::default(), Backoff::new(), Comparison::new());
-    let (mut is_busy, mut announced) = (false, None);
+    let (mut is_busy, mut announced) = (false, announce(&reader, None).await);
     while !line.stop.is_cancelled() {
         comparison.where_due(line, partition, &mut reader).await;
         let place = place(line, partition, &mut reader, &mut comparison);
@@ -91,7 +91,8 @@ async fn read(line: &Arc<Line>, partition: &Partition, mut reader: Reader) {
     reader.close().await;
 }
 
-/// Lets the groups know of a consumer that may never have read, now and then, since a group may be made anew.
+/// Lets the groups know of a consumer that has read nothing yet, and while it may not read now and then, since a group may be made
+/// anew. The server itself makes a consumer with its first entry: an idle stage would look as if nobody were there.
 async fn announce(reader: &Reader, last: Option<Instant>) -> Option<Instant> {
     if last.is_some_and(|last| last.elapsed() < ANNOUNCE_EVERY) {
         return last;
@@ -128,6 +129,7 @@ pub(super) async fn heal(
     // Whatever was on the wire stands in the own pending list.
     partition.is_unsure.store(true, Ordering::Relaxed);
     if matches!(error, Error::NoGroup) && reader.make_groups().await.is_ok() {
+        let _ = reader.announce().await;
         tracing::warn!(stage = %line.stage, partition = partition.number, "the consumer group was gone and is made again");
         line.pause(backoff.next()).await;
     } else {

@@ -61,7 +61,8 @@ struct ActBody {
     /// `key:` with the public part of an API key, or `cli:` with the login of whoever ran a command.
     actor: String,
     /// What was done: `key.create`, `key.revoke`, `tenant.create`, `tenant.suspend`, `tenant.resume`, `tenant.delete`, `tenant.limits`,
-    /// `tenant.weight`, `document.delete`, `dead_letters.replay`, `dead_letters.discard`, `stage.pause`, `stage.resume`, `janitor.run`.
+    /// `tenant.weight`, `document.delete`, `dead_letters.replay`, `dead_letters.discard`, `stage.pause`, `stage.resume`, `janitor.run`,
+    /// `webhook.create`, `webhook.delete`, `webhook.enable`.
     action: String,
     /// To what: the id of a key, tenant or document, or the name of a stage or task.
     target: String,

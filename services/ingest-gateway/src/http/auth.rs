@@ -15,7 +15,7 @@ use riacho_domain::TenantId;
 use riacho_store::{Actor, KeyScope as Scope, Principal, Store};
 use sha2::{Digest, Sha256};
 
-use super::{App, problem::Problem};
+use super::{App, problem::Problem, rate_headers::RatesSeen};
 use crate::rates::Counted;
 
 /// The longest key that is looked up.
@@ -93,7 +93,8 @@ impl<N: Needs> FromRequestParts<App> for Caller<N> {
             return Err(Problem::forbidden(format!("the key lacks the scope `{}`", N::SCOPE)));
         }
         let limits = principal.limits.over(app.limits());
-        let take = |counted| app.rates().take(app.streams(), &principal.tenant, counted, &limits);
+        let seen = parts.extensions.get::<RatesSeen>();
+        let take = |counted| app.rates().take(app.streams(), &principal.tenant, counted, &limits, seen);
         take(Counted::Requests).await?;
         if N::IS_UPLOAD {
             take(Counted::Uploads).await?;

@@ -157,6 +157,19 @@ impl<S: Send + Sync> FromRequestParts<S> for IdPath {
     }
 }
 
+/// The two ids in a path; what is no id is not found.
+#[derive(Debug)]
+pub(crate) struct TwoIds(pub(crate) Uuid, pub(crate) Uuid);
+
+impl<S: Send + Sync> FromRequestParts<S> for TwoIds {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let path = Path::<(Uuid, Uuid)>::from_request_parts(parts, state).await;
+        path.map(|Path((first, second))| TwoIds(first, second)).map_err(|_| Problem::not_found("resource"))
+    }
+}
+
 /// The stage that a path names.
 #[derive(Debug)]
 pub(crate) struct StagePath(pub(crate) StageName);

@@ -13,7 +13,9 @@ mod content;
 mod dead_letters;
 mod documents;
 mod extract;
+mod fetch;
 mod janitor;
+mod jobs;
 mod keys;
 mod limits;
 mod meaning;
@@ -23,6 +25,7 @@ mod ops;
 pub(crate) mod problem;
 mod queue;
 mod ranges;
+pub(crate) mod rate_headers;
 mod reference;
 mod search;
 pub(crate) mod settings;
@@ -35,6 +38,7 @@ mod upload;
 mod uploads;
 mod usage;
 mod waits;
+mod webhooks;
 
 use std::any::Any;
 
@@ -77,6 +81,7 @@ use crate::{Config, http::problem::Problem};
         (name = "queue", description = "The pipeline at work."),
         (name = "spaces", description = "Embedding models."),
         (name = "keys", description = "API keys of the tenant."),
+        (name = "webhooks", description = "Addresses that are told what becomes of documents."),
         (name = "audit", description = "Who did what."),
         (name = "janitor", description = "The scheduled tasks. For operators' keys."),
     ),
@@ -95,10 +100,12 @@ fn api(limits: &Limits) -> OpenApiRouter<App> {
         .merge(collections::router())
         .merge(queue::router())
         .merge(stages::router())
+        .merge(jobs::router())
         .merge(dead_letters::router())
         .merge(spaces::router())
         .merge(keys::router())
         .merge(janitor::router())
+        .merge(webhooks::router())
         .merge(audit::router())
         .merge(usage::router())
         .route_layer(middleware::from_fn_with_state(limits.clone(), limits::time_limit));
@@ -106,6 +113,7 @@ fn api(limits: &Limits) -> OpenApiRouter<App> {
         .merge(documents::uploads())
         .merge(content::downloads())
         .merge(uploads::uploads())
+        .merge(fetch::router())
         .route_layer(middleware::from_fn_with_state(limits.clone(), limits::admit))
 }
 
@@ -132,6 +140,7 @@ pub fn openapi_json() -> Result<String, serde_json::Error> {
 pub(crate) fn router(app: App, limits: &Limits, operations: riacho_service::ops::Ops) -> Router {
     let config = app.config().clone();
     let api = Router::from(api(limits)).merge(ops::router()).with_state(app);
+    let api = api.layer(middleware::from_fn(rate_headers::layer));
     api.merge(reference::router(&openapi()))
         .route("/", get(|| async { Redirect::temporary("/docs") }))
         .merge(riacho_service::ops::router(operations))
@@ -180,6 +189,8 @@ fn cors(config: &Config) -> CorsLayer {
             header::RETRY_AFTER,
             header::CONTENT_RANGE,
             header::CONTENT_DISPOSITION,
+            HeaderName::from_static(rate_headers::LIMIT),
+            HeaderName::from_static(rate_headers::POLICY),
             HeaderName::from_static(trace::REQUEST_ID),
         ])
         .max_age(std::time::Duration::from_secs(3_600))

@@ -4,6 +4,7 @@
 mod accept;
 mod bad_input;
 mod dead_letters;
+mod fetch;
 mod fixture;
 mod intake;
 mod kept_answers;
@@ -15,3 +16,4 @@ mod read;
 mod search;
 mod tenants;
 mod uploads;
+mod webhooks;

@@ -217,3 +217,24 @@ async fn who_did_what_is_listed_for_admins_of_the_tenant_in_pages() {
     let seen = json(gateway.anonymous(Method::GET, "/api/v1/audit").bearer_auth(&other), 200).await;
     assert_eq!(seen["acts"], json!([]));
 }
+
+#[tokio::test]
+async fn jobs_are_documents_under_another_name() {
+    let gateway = Gateway::start().await;
+    let id = crate::fixture::id(&gateway.upload(Gateway::form("a.txt", "text")).await);
+    let job = format!("/api/v1/queue/jobs/{id}");
+    let (status, same) = (
+        json(gateway.get(&job), 200).await,
+        json(gateway.get(&format!("/api/v1/documents/{id}/status")), 200).await,
+    );
+    assert_eq!(
+        (&status["id"], &status["version"], &status["filename"]),
+        (&same["id"], &same["version"], &same["filename"])
+    );
+    assert_eq!(json(gateway.post(&format!("{job}/cancel")), 200).await["state"], "cancelled");
+    problem(gateway.post(&format!("{job}/cancel")), 409, "state").await;
+    let again = crate::fixture::accepted(gateway.post(&format!("{job}/retry?lane=bulk"))).await;
+    assert_eq!(again["id"], json!(id));
+    problem(gateway.get("/api/v1/queue/jobs/nobody"), 404, "not_found").await;
+    problem(gateway.anonymous(Method::GET, &job), 401, "unauthorized").await;
+}

@@ -16,6 +16,7 @@ mod index;
 mod orphans;
 mod purge;
 mod quotas;
+mod redeliver_webhooks;
 mod release;
 mod summary;
 
@@ -42,6 +43,7 @@ pub(crate) async fn run(task: TaskName, job: &Job<'_>) -> Result<(), Error> {
         TaskName::Fill => fill::run(job).await,
         TaskName::Index => index::run(job).await,
         TaskName::Housekeep => housekeep::run(job).await,
+        TaskName::RedeliverWebhooks => redeliver_webhooks::run(job).await,
         TaskName::Summary => summary::run(job).await,
         TaskName::Canary => canary::run(job).await,
         TaskName::Backup => backup::run(job).await,
