@@ -13,7 +13,7 @@ use riacho_domain::{DocumentId, Lane, TenantId};
 
 pub(crate) use self::{
     dead_letters::{DeadLettersCommand, OfLetters, SelectLetters},
-    operations::{Audit, StageCommand},
+    operations::{Audit, QueueCommand, StageCommand},
     space::{CompareSpaces, FallbackId, FillSpace, SpaceCommand},
     tenant::{OwnChoice, OwnLimit, TenantCommand, TenantLimits},
 };
@@ -116,6 +116,9 @@ pub(crate) enum Command {
     /// Measures parts of a deployment on private servers
     #[command(subcommand)]
     Bench(BenchCommand),
+    /// Shows the pipeline at work
+    #[command(subcommand)]
+    Queue(QueueCommand),
     /// Lists the stages, pauses and resumes them
     #[command(subcommand)]
     Stage(StageCommand),

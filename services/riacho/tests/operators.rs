@@ -129,3 +129,71 @@ async fn tasks_are_listed_and_run_over_http_and_by_the_command_line() {
         assert!(metrics.contains(metric), "{metric}");
     }
 }
+
+/// Runs a target of the Makefile on a deployment.
+async fn make(deployment: &Deployment, target: &str, args: &str) -> std::process::Output {
+    let mut command = tokio::process::Command::new("make");
+    command.current_dir(support::workspace()).args(["--no-print-directory", target]);
+    command.arg(format!("RIACHO={}", support::RIACHO)).arg(format!("ARGS={args}"));
+    command.arg(format!("DATA_DIR={}", deployment.data_dir().display())).output().await.unwrap()
+}
+
+#[tokio::test]
+async fn the_targets_of_operators_are_commands_of_the_program() {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let deployment = Deployment::shared().await;
+    for (target, args, said) in [
+        ("queue-info", "", "extract"),
+        ("queue-info", "--json", "\"stages\""),
+        ("queue-health", "", "healthy"),
+        ("cleanup-s3", "--dry-run", "orphans (dry run):"),
+        ("cleanup-daily", "--dry-run", "housekeep (dry run):"),
+        ("cleanup-daily", "", "purge: "),
+    ] {
+        let output = make(&deployment, target, args).await;
+        let text = text_of(&output);
+        assert!(
+            output.status.success() && text.contains(said),
+            "{target} {args}: {text}{}",
+            errors_of(&output)
+        );
+    }
+    let stage = deployment.json(&["queue", "stage", "embed"]).await;
+    assert_eq!(
+        (stage[0]["lanes"].as_array().unwrap().len(), stage[0]["consumer_list"].as_array().unwrap().len()),
+        (3, 1)
+    );
+    let stopped = deployment.riacho(&["queue", "health", "--url", "http://127.0.0.1:9"]).await;
+    assert_eq!(stopped.status.code(), Some(3));
+}
+
+#[tokio::test]
+async fn workers_of_another_process_join_a_deployment_by_its_target() {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let deployment = Deployment::shared().await;
+    let data_dir = format!("DATA_DIR={}", deployment.data_dir().display());
+    let mut worker = tokio::process::Command::new("make")
+        .current_dir(support::workspace())
+        .args([
+            "--no-print-directory",
+            "worker",
+            "STAGES=embedder",
+            &format!("RIACHO={}", support::RIACHO),
+            &data_dir,
+        ])
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .process_group(0)
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let consumers = async || {
+        let stage = deployment.json(&["queue", "stage", "embed"]).await.remove(0);
+        stage["consumer_list"].as_array().unwrap().iter().filter(|one| one["state"] == "alive").count()
+    };
+    eventually(|| async { (consumers().await == 2).then_some(()) }).await;
+    let group = nix::unistd::Pid::from_raw(i32::try_from(worker.id().unwrap()).unwrap());
+    nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGTERM).unwrap();
+    worker.wait().await.unwrap();
+    eventually(|| async { (consumers().await == 1).then_some(()) }).await;
+}

@@ -1,7 +1,30 @@
-//! `riacho stage` and `riacho audit` as they are written.
+//! `riacho queue`, `riacho stage` and `riacho audit` as they are written.
 
 use clap::{Args, Subcommand};
 use riacho_domain::{StageName, TenantId};
+
+use super::Server;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum QueueCommand {
+    /// Shows each stage's entries, and the documents by state
+    Info {
+        #[command(flatten)]
+        server: Server,
+    },
+    /// Says whether work gets done; exit code 1 where it does not
+    Health {
+        #[command(flatten)]
+        server: Server,
+    },
+    /// Shows a stage by lane and partition, and with an operator's key its consumers
+    Stage {
+        #[command(flatten)]
+        server: Server,
+        /// extract, embed or index
+        stage: StageName,
+    },
+}
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum StageCommand {

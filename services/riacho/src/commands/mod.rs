@@ -12,6 +12,7 @@ mod key;
 mod migrate;
 mod openapi;
 mod partitions;
+mod queue;
 pub(crate) mod search;
 mod serve;
 mod space;
@@ -102,6 +103,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Space(command) => space::run(&context, command).await,
         Command::Bench(command) => bench::run(&context, command).await,
         Command::Eval(arguments) => eval::run(&context, arguments).await,
+        Command::Queue(command) => queue::run(&context, command).await,
         Command::Stage(command) => stage::run(&context, command).await,
         Command::Audit(arguments) => audit::run(&context, arguments).await,
         Command::DeadLetters(command) => dead_letters::run(&context, command).await,
