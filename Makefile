@@ -4,6 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
+.PHONY: binary dev worker worker-all worker-verbose queue-info queue-health cleanup-s3 cleanup-daily
 .PHONY: help setup run test topologies chaos lint format-check clippy deny proto monitoring manifests build bench clean distclean
 
 # A shell that is not a login shell often lacks rustup's directory.
@@ -12,6 +13,9 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 # Where `make run` keeps its data, and more arguments for `riacho up`.
 DATA_DIR ?= .riacho/data
 ARGS ?=
+# The program that the targets of operators run; where none is named, the release is built. What `make worker` runs.
+RIACHO ?=
+STAGES ?= extractor
 # The plan of `make chaos`: a seed (by default a new one), minutes, and partitions. PROFILE=release tests the release.
 SEED ?=
 MINUTES ?= 10
@@ -19,13 +23,14 @@ PARTITIONS ?= 1
 PROFILE ?= dev
 # What `make topologies` tests, and on which ways to run Redis; `valkey` is Valkey 8 as one server, where there is a package of it.
 TOPOLOGIES ?= single sentinel cluster valkey valkey-sentinel valkey-cluster
-SUITES := handoff server runner outputs poison foreground lanes
+SUITES := handoff server runner outputs poison foreground lanes pauses
 # What a change of the .proto files is compared with; by default the last release, else the main branch.
 PROTO_BASE ?=
 
 SETUP := python3 crates/local/setup/setup.py
 TOOLS := .riacho/tools/bin
 PYTHON := .riacho/venv/bin/python
+PROGRAM = $(or $(RIACHO),target/release/riacho) --data-dir $(DATA_DIR)
 # Cargo shows its progress to people; a log gets warnings, errors and results only.
 QUIET := $(shell test -t 2 || echo --quiet)
 SAY = printf '== %s\n'
@@ -121,6 +126,37 @@ build: ## build the release
 	@$(SETUP) build
 	@$(SAY) "building the release"
 	@cargo build --release --locked $(QUIET) -p riacho
+
+# The names that users of the predecessor know, each a command of the program. They find the deployment that `make run` or
+# `make dev` runs, or the servers that the configuration names.
+binary:
+	@if [ -z "$(RIACHO)" ]; then $(SETUP) build runtime && cargo build --release --locked $(QUIET) -p riacho; fi
+
+dev: binary ## build, start everything without the samples, keep serving until Ctrl-C
+	@exec $(PROGRAM) up $(ARGS)
+
+worker: binary ## run workers beside a deployment: STAGES=extractor,embedder
+	@exec $(PROGRAM) work --stages $(STAGES) $(ARGS)
+
+worker-all: binary ## run every worker and the janitor beside a deployment
+	@exec $(PROGRAM) work --stages extractor,embedder,indexer,janitor $(ARGS)
+
+worker-verbose: binary ## the same with a log of every step
+	@exec $(PROGRAM) work --stages extractor,embedder,indexer,janitor --set log.filter=info,riacho=debug $(ARGS)
+
+queue-info: binary ## each stage's entries, and the documents by state
+	@$(PROGRAM) queue info $(ARGS)
+
+queue-health: binary ## whether work gets done; fails where it does not
+	@$(PROGRAM) queue health $(ARGS)
+
+cleanup-s3: binary ## remove objects that no row knows: ARGS=--dry-run only counts
+	@$(PROGRAM) janitor run orphans $(ARGS)
+
+cleanup-daily: binary ## all that the janitor cleans up, once: ARGS=--dry-run only counts
+	@for task in expire-uploads expire-documents purge orphans consumers housekeep; do \
+	  $(PROGRAM) janitor run $$task $(ARGS); \
+	done
 
 bench: ## build the release and measure it; arguments of one measurement in ARGS
 	@$(SETUP) build runtime

@@ -5,11 +5,13 @@
 //! once. Nothing here knows a particular service.
 
 pub mod config;
+pub mod cron;
 pub mod health;
 pub mod letters;
 mod limits;
 pub mod metrics;
 pub mod ops;
+pub mod outward;
 mod probe;
 pub mod release;
 mod resources;

@@ -13,8 +13,10 @@ use crate::{CoreConfig, Error, Health, Metrics, health::Need, limits::RedisLimit
 
 /// The longest pause between two tries.
 const MAX_PAUSE: Duration = Duration::from_secs(1);
-/// How often partitions that were added are looked for. What is released there waits as long.
-const LOOK_FOR_PARTITIONS: Duration = Duration::from_secs(2);
+/// How often is looked which stages are paused.
+const LOOK_FOR_PAUSES: Duration = Duration::from_secs(1);
+/// Each so many looks partitions that were added are looked for too. What is released there waits as long.
+const LOOKS_FOR_PARTITIONS: u32 = 2;
 
 /// What a service works with.
 #[derive(Clone, Debug)]
@@ -64,7 +66,7 @@ impl Resources {
 
     /// A runner of a stage with so many runs at once. Where the configuration names no partitions, it reads all
     /// that the database names, and until `stop` takes up those that are added, so that they are read before
-    /// much is written there.
+    /// much is written there. Stages that are paused read nothing while they are.
     ///
     /// # Errors
     ///
@@ -83,9 +85,11 @@ impl Resources {
             settings.partitions = numbers(&found.await?);
         }
         let runner = Runner::new(self.streams.clone(), self.objects.clone(), settings);
-        if !is_fixed {
-            tokio::spawn(follow(self.store.clone(), runner.clone(), stop.clone()));
-        }
+        // Before anything is read: a process that starts is no way around a pause.
+        let paused =
+            patiently("postgres", stop, riacho_store::Error::is_retryable, || self.store.paused_stages());
+        runner.set_paused(paused.await?.into_iter().map(|pause| pause.stage));
+        tokio::spawn(follow(self.store.clone(), runner.clone(), is_fixed, stop.clone()));
         Ok(runner)
     }
 
@@ -137,11 +141,18 @@ fn numbers(partitions: &[Partition]) -> Vec<u16> {
     partitions.iter().map(|partition| partition.partition).collect()
 }
 
-/// Lets a runner read what is added to the partitions of the database.
-async fn follow(store: Store, runner: Runner, stop: CancellationToken) {
-    while stop.run_until_cancelled(tokio::time::sleep(LOOK_FOR_PARTITIONS)).await.is_some() {
-        // While the database is away nothing is added, and others tell of it.
-        if let Ok(found) = store.partitions().await
+/// Lets a runner read what is added to the partitions of the database, and nothing of stages that are paused.
+async fn follow(store: Store, runner: Runner, has_fixed_partitions: bool, stop: CancellationToken) {
+    let mut looks = 0_u32;
+    while stop.run_until_cancelled(tokio::time::sleep(LOOK_FOR_PAUSES)).await.is_some() {
+        // While the database is away nothing is paused or added, and others tell of it.
+        if let Ok(paused) = store.paused_stages().await {
+            runner.set_paused(paused.into_iter().map(|pause| pause.stage));
+        }
+        looks = looks.wrapping_add(1);
+        if !has_fixed_partitions
+            && looks.is_multiple_of(LOOKS_FOR_PARTITIONS)
+            && let Ok(found) = store.partitions().await
             && runner.add_partitions(&numbers(&found))
         {
             tracing::info!(consumer = runner.consumer(), "partitions were added, and are read from now on");

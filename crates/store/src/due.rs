@@ -36,10 +36,15 @@ SELECT (SELECT count(*) FROM document_versions
         WHERE state = 'awaiting_upload' AND upload_expires_at < now() - interval '5 minutes') AS uploads,
        (SELECT count(*) FROM documents WHERE expires_at < now() AND deleted_at IS NULL) AS documents,
        (SELECT count(*) FROM document_versions
-        WHERE state IN ('releasing', 'extracting', 'embedding', 'indexing') AND deadline < now()) AS overdue,
+        WHERE state IN ('releasing', 'extracting', 'embedding', 'indexing') AND deadline < now()
+          AND NOT EXISTS (SELECT FROM stage_pauses WHERE settled_at IS NULL)) AS overdue,
        (SELECT count(*) FROM idempotency_keys WHERE created_at < now() - interval '7 days')
        + (SELECT count(*) FROM intake_events WHERE created_at < now() - interval '30 days')
-       + (SELECT count(*) FROM dead_letters WHERE resolved_at < now() - interval '30 days') AS housekeeping";
+       + (SELECT count(*) FROM dead_letters WHERE resolved_at < now() - interval '30 days')
+       + (SELECT count(*) FROM janitor_runs WHERE requested_at < now() - interval '30 days')
+       + (SELECT count(*) FROM stage_pauses WHERE settled_at < now() - interval '30 days')
+       + (SELECT count(*) FROM webhook_deliveries WHERE created_at < now() - interval '30 days' AND next_attempt IS NULL)
+       + (SELECT count(*) FROM audit WHERE at < now() - interval '400 days') AS housekeeping";
 
 /// The statements of this file.
 pub(crate) const STATEMENTS: &[&str] = &[FIGURES];

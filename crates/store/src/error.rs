@@ -105,6 +105,9 @@ pub enum Conflict {
         /// Documents of it that the live space lacks, and those on their way.
         documents: u64,
     },
+    /// A webhook that is told nothing.
+    #[error("the webhook is disabled; enable it first")]
+    WebhookDisabled,
     /// The tenant has as much of something as it may have.
     #[error("the tenant's quota of {0} is used up")]
     OverQuota(Quota),

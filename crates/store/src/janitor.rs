@@ -2,9 +2,7 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use chrono::{DateTime, Utc};
 use riacho_domain::{DocumentId, ReasonCode, ReleaseId, State, TenantId, Version};
-use serde_json::Value;
 use uuid::Uuid;
 
 use crate::{
@@ -50,25 +48,6 @@ pub struct PurgeOriginal {
     pub version: Version,
     /// The original's key.
     pub object_key: String,
-}
-
-/// How a janitor's task went.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Schedule {
-    /// The task.
-    pub task: String,
-    /// When it last began.
-    pub last_started: Option<DateTime<Utc>>,
-    /// When it last ended.
-    pub last_finished: Option<DateTime<Utc>>,
-    /// `ok` or `failed`.
-    pub last_outcome: Option<String>,
-    /// What it did.
-    pub last_summary: Option<Value>,
-    /// How often it ran.
-    pub runs: u64,
-    /// How often it failed.
-    pub failures: u64,
 }
 
 impl Store {
@@ -147,7 +126,7 @@ impl Store {
         .await
     }
 
-    /// Fails releases that passed their deadline. Answers how many.
+    /// Fails releases that passed their deadline; none while a stage is paused, or a pause is not settled. Answers how many.
     pub async fn fail_overdue(&self, limit: u32) -> Result<u64, Error> {
         let overdue = self.count(Scope::all("fail_overdue"), FAIL_OVERDUE, limit).await?;
         failed(ReasonCode::DeadlineExceeded.as_str(), overdue);
@@ -216,45 +195,16 @@ impl Store {
         Ok(figures)
     }
 
-    /// Removes idempotency keys after 7 days, producers' events and resolved dead letters after 30,
+    /// Removes idempotency keys after 7 days, producers' events, resolved dead letters, runs of tasks by hand, pauses and what webhooks were told after 30, acts after 400,
     /// and documents whose only upload never came after one. Answers how many rows.
     pub async fn housekeep(&self) -> Result<u64, Error> {
         let mut removed = 0;
-        for sql in [OLD_KEYS, OLD_EVENTS, OLD_LETTERS, OLD_UPLOADS] {
+        for sql in
+            [OLD_KEYS, OLD_EVENTS, OLD_LETTERS, OLD_UPLOADS, OLD_RUNS, OLD_PAUSES, OLD_ACTS, OLD_DELIVERIES]
+        {
             removed += self.single(Scope::all("housekeep"), sql, &[]).await?.len() as u64;
         }
         Ok(removed)
-    }
-
-    /// Notes that a task begins.
-    pub async fn task_started(&self, task: &str) -> Result<(), Error> {
-        self.single(Scope::all("task_started"), TASK_STARTED, &[&task]).await?;
-        Ok(())
-    }
-
-    /// Notes how a task ended.
-    pub async fn task_finished(&self, task: &str, ok: bool, summary: &Value) -> Result<(), Error> {
-        self.single(Scope::all("task_finished"), TASK_FINISHED, &[&task, &ok, summary]).await?;
-        Ok(())
-    }
-
-    /// How the tasks went, by name.
-    pub async fn schedules(&self) -> Result<Vec<Schedule>, Error> {
-        let rows = self.single(Scope::all("schedules"), SCHEDULES, &[]).await?;
-        let unsigned = |value: i64| u64::try_from(value).unwrap_or(0);
-        rows.iter()
-            .map(|row| {
-                Ok(Schedule {
-                    task: row.try_get("task")?,
-                    last_started: row.try_get("last_started")?,
-                    last_finished: row.try_get("last_finished")?,
-                    last_outcome: row.try_get("last_outcome")?,
-                    last_summary: row.try_get("last_summary")?,
-                    runs: unsigned(row.try_get("runs")?),
-                    failures: unsigned(row.try_get("failures")?),
-                })
-            })
-            .collect()
     }
 
     async fn count(&self, scope: Scope<'_>, sql: &str, limit: u32) -> Result<u64, Error> {
@@ -359,6 +309,7 @@ SET state = 'failed', error_code = 'deadline_exceeded', finished_at = now(),
     error_message = 'the document was not ready by its deadline'
 FROM (SELECT document_id, version FROM document_versions
       WHERE state IN ('releasing', 'extracting', 'embedding', 'indexing') AND deadline < now()
+        AND NOT EXISTS (SELECT FROM stage_pauses WHERE settled_at IS NULL)
       ORDER BY document_id, version LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED) AS late
 WHERE v.document_id = late.document_id AND v.version = late.version
 RETURNING v.version";
@@ -397,6 +348,18 @@ DELETE FROM intake_events WHERE created_at < now() - interval '30 days' RETURNIN
 const OLD_LETTERS: &str = "-- store::janitor::housekeep
 DELETE FROM dead_letters WHERE resolved_at < now() - interval '30 days' RETURNING 1";
 
+const OLD_RUNS: &str = "-- store::janitor::housekeep
+DELETE FROM janitor_runs WHERE requested_at < now() - interval '30 days' RETURNING 1";
+
+const OLD_PAUSES: &str = "-- store::janitor::housekeep
+DELETE FROM stage_pauses WHERE settled_at < now() - interval '30 days' RETURNING 1";
+
+const OLD_ACTS: &str = "-- store::janitor::housekeep
+DELETE FROM audit WHERE at < now() - interval '400 days' RETURNING 1";
+
+const OLD_DELIVERIES: &str = "-- store::janitor::housekeep
+DELETE FROM webhook_deliveries WHERE created_at < now() - interval '30 days' AND next_attempt IS NULL RETURNING 1";
+
 const OLD_UPLOADS: &str = "-- store::janitor::housekeep
 UPDATE documents AS d SET deleted_at = now(), updated_at = now()
 FROM (SELECT d.id FROM documents AS d
@@ -406,20 +369,6 @@ FROM (SELECT d.id FROM documents AS d
       ORDER BY d.id FOR NO KEY UPDATE OF d SKIP LOCKED) AS late
 WHERE d.id = late.id
 RETURNING d.id";
-
-const TASK_STARTED: &str = "-- store::janitor::task_started
-INSERT INTO schedules AS s (task, last_started) VALUES ($1, now())
-ON CONFLICT (task) DO UPDATE SET last_started = now()";
-
-const TASK_FINISHED: &str = "-- store::janitor::task_finished
-INSERT INTO schedules AS s (task, last_finished, last_outcome, last_summary, runs, failures)
-VALUES ($1, now(), CASE WHEN $2 THEN 'ok' ELSE 'failed' END, $3, 1, CASE WHEN $2 THEN 0 ELSE 1 END)
-ON CONFLICT (task) DO UPDATE
-SET last_finished = now(), last_outcome = excluded.last_outcome, last_summary = excluded.last_summary,
-    runs = s.runs + 1, failures = s.failures + excluded.failures";
-
-const SCHEDULES: &str = "-- store::janitor::schedules
-SELECT task, last_started, last_finished, last_outcome, last_summary, runs, failures FROM schedules ORDER BY task";
 
 /// The statements of this file.
 pub(crate) const STATEMENTS: &[&str] = &[
@@ -441,7 +390,8 @@ pub(crate) const STATEMENTS: &[&str] = &[
     OLD_EVENTS,
     OLD_LETTERS,
     OLD_UPLOADS,
-    TASK_STARTED,
-    TASK_FINISHED,
-    SCHEDULES,
+    OLD_RUNS,
+    OLD_PAUSES,
+    OLD_ACTS,
+    OLD_DELIVERIES,
 ];

@@ -33,12 +33,20 @@ pub enum KeyScope {
     /// Everything of the tenant, keys and collections too.
     #[serde(rename = "admin")]
     Admin,
+    /// What all tenants share: pausing stages, running the janitor's tasks. No other scope holds it.
+    #[serde(rename = "operator")]
+    Operator,
 }
 
 impl KeyScope {
     /// All scopes.
-    pub const ALL: [KeyScope; 4] =
-        [KeyScope::DocumentsRead, KeyScope::DocumentsWrite, KeyScope::Search, KeyScope::Admin];
+    pub const ALL: [KeyScope; 5] = [
+        KeyScope::DocumentsRead,
+        KeyScope::DocumentsWrite,
+        KeyScope::Search,
+        KeyScope::Admin,
+        KeyScope::Operator,
+    ];
 
     /// The name, as it stands in rows and answers.
     #[must_use]
@@ -48,6 +56,7 @@ impl KeyScope {
             KeyScope::DocumentsWrite => "documents:write",
             KeyScope::Search => "search",
             KeyScope::Admin => "admin",
+            KeyScope::Operator => "operator",
         }
     }
 }
@@ -63,7 +72,7 @@ impl FromStr for KeyScope {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         KeyScope::ALL.into_iter().find(|scope| scope.as_str() == text).ok_or_else(|| {
-            format!("scope {text:?} is none of documents:read, documents:write, search, admin")
+            format!("scope {text:?} is none of documents:read, documents:write, search, admin, operator")
         })
     }
 }
@@ -123,10 +132,11 @@ pub struct Principal {
 }
 
 impl Principal {
-    /// Whether the key may be used for this; an admin's may for all.
+    /// Whether the key may be used for this; an admin's may for all that is the tenant's own.
     #[must_use]
     pub fn may(&self, scope: KeyScope) -> bool {
-        self.scopes.iter().any(|have| *have == scope || *have == KeyScope::Admin)
+        let holds = |have: KeyScope| have == scope || have == KeyScope::Admin && scope != KeyScope::Operator;
+        self.scopes.iter().any(|have| holds(*have))
     }
 }
 

@@ -6,12 +6,14 @@
 
 mod accept;
 mod attachments;
+mod audit;
 mod census;
 mod chunks;
 mod collections;
 mod commands;
 mod config;
 mod cursor;
+mod day;
 mod dead_letters;
 mod documents;
 mod due;
@@ -28,11 +30,13 @@ mod lexemes;
 mod limits;
 pub mod metrics;
 pub mod migrate;
+mod pauses;
 mod pool;
 mod purge;
 mod read;
 mod release;
 mod reuse;
+mod schedules;
 mod search;
 mod spaces;
 mod spend;
@@ -46,15 +50,18 @@ mod topology;
 mod transaction;
 mod uploads;
 mod wakeups;
+mod webhooks;
 
 pub use self::{
     accept::{Accept, Body, Idempotency, Target},
     attachments::Attachment,
+    audit::{Act, ActOutcome, Actor, ListActs, MAX_AUDIT_PAGE, NewAct, Verb},
     census::{InFlight, Lost, LostAgain},
     chunks::{ChunkPage, SampledChunk, StoredChunk},
     collections::{Collection, DEFAULT_COLLECTION},
     config::Config,
     cursor::Page,
+    day::{Day, TenantDay},
     dead_letters::{
         DeadLetter, LetterFilter, LetterState, ListLetters, MAX_LETTERS, NewDeadLetter, Pace,
         ReplayedVersion, Resolve, Resolved, Selection, SkipReason, Skipped,
@@ -64,14 +71,16 @@ pub use self::{
     error::{Conflict, Error},
     indexing::{IndexAnswer, IndexItem},
     intake::{AcceptedEvent, EventAnswer, EventKey},
-    janitor::{PurgeOriginal, QueueFigures, ReleaseCaps, Schedule},
+    janitor::{PurgeOriginal, QueueFigures, ReleaseCaps},
     keys::{ApiKey, CreatedKey, KeyScope, NewKey, Principal},
     leases::Lease,
     limits::{Limits, OverBudget, OwnLimits, Quota, Usage},
+    pauses::{MAX_PAUSE_REASON, Pause},
     pool::{PoolFigures, Role, Store},
     purge::{Purge, PurgeKind, PurgeProgress, Purged, Receipt},
     release::{Accepted, Chunking, Release, ReleasePlan},
     reuse::{ContentHash, Known, WantedVectors},
+    schedules::{PlannedTask, RequestedRun, RunState, Schedule, TaskRun},
     search::{Fallback, Filter, Highlight, Hit, MAX_QUERY, MAX_TOP_K, Mode, ScoreParts, SearchRequest},
     spaces::{
         DueIndex, FillMark, Filled, Filling, Gap, GapChunk, IndexBuilt, Missing, Space, SpaceState, Switched,
@@ -84,4 +93,8 @@ pub use self::{
     topology::Partition,
     uploads::{AwaitedUpload, UploadStage},
     wakeups::Wakeups,
+    webhooks::{
+        AttemptOutcome, CreatedWebhook, Delivery, DueDelivery, MAX_WEBHOOKS, NewEvent, NewWebhook,
+        SigningKey, WEBHOOK_EVENTS, Webhook,
+    },
 };

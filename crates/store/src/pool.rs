@@ -9,7 +9,7 @@ use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, PoolError
 use futures::future::try_join_all;
 use riacho_domain::SecretUrl;
 
-use crate::{Config, Error, accept, error::chain, known::Known, metrics::names, release, tls};
+use crate::{Actor, Config, Error, accept, error::chain, known::Known, metrics::names, release, tls};
 
 /// What a store is for. Row-level security follows from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +37,8 @@ impl Role {
 #[derive(Clone)]
 pub struct Store {
     pub(crate) inner: Arc<Inner>,
+    /// Whose changes are noted as theirs.
+    pub(crate) actor: Option<Arc<Actor>>,
 }
 
 pub(crate) struct Inner {
@@ -89,7 +91,7 @@ impl Store {
             config: config.clone(),
             known: Known::default(),
         };
-        let store = Store { inner: Arc::new(inner) };
+        let store = Store { inner: Arc::new(inner), actor: None };
         store.check_role().await?;
         Ok(store)
     }

@@ -5,9 +5,9 @@ use riacho_domain::{DocumentId, SpaceId, TenantId};
 use tokio_postgres::SimpleQueryMessage;
 
 use crate::{
-    accept, attachments, census, chunks, collections, commands, dead_letters, documents, due, frequent_words,
-    indexing, intake, janitor, keys, leases, limits, migrate, pool, purge, release, reuse, search, spaces,
-    spend, stages, start, status, tenants, topology, uploads,
+    accept, attachments, audit, census, chunks, collections, commands, day, dead_letters, documents, due,
+    frequent_words, indexing, intake, janitor, keys, leases, limits, migrate, pauses, pool, purge, release,
+    reuse, schedules, search, spaces, spend, stages, start, status, tenants, topology, uploads, webhooks,
 };
 
 impl crate::Store {
@@ -169,10 +169,12 @@ fn all(space: SpaceId) -> Vec<String> {
         accept::WRITE_STATEMENTS,
         attachments::STATEMENTS,
         attachments::REPLACE_STATEMENTS,
+        audit::STATEMENTS,
         census::STATEMENTS,
         chunks::STATEMENTS,
         collections::STATEMENTS,
         commands::STATEMENTS,
+        day::STATEMENTS,
         dead_letters::STATEMENTS,
         documents::STATEMENTS,
         due::STATEMENTS,
@@ -183,8 +185,10 @@ fn all(space: SpaceId) -> Vec<String> {
         leases::STATEMENTS,
         limits::STATEMENTS,
         migrate::STATEMENTS,
+        pauses::STATEMENTS,
         pool::STATEMENTS,
         release::STATEMENTS,
+        schedules::STATEMENTS,
         spend::STATEMENTS,
         stages::STATEMENTS,
         start::STATEMENTS,
@@ -193,6 +197,7 @@ fn all(space: SpaceId) -> Vec<String> {
         topology::STATEMENTS,
         uploads::STATEMENTS,
     ];
+    let fixed = [&fixed[..], webhooks::STATEMENTS].concat();
     let mut all: Vec<String> = fixed.concat().into_iter().map(str::to_owned).collect();
     all.extend(indexing::statements(space));
     all.extend(spaces::statements(space));

@@ -16,7 +16,7 @@ use rand::Rng;
 use riacho_domain::TenantId;
 use tokio_postgres::{Row, types::ToSql};
 
-use crate::{Error, Store, metrics::names};
+use crate::{Actor, Error, Store, metrics::names};
 
 /// How often a transaction that lost against others is run before its error is passed on.
 const ATTEMPTS: u32 = 10;
@@ -57,7 +57,7 @@ impl<'a> Scope<'a> {
         Self { snapshot: true, ..self }
     }
 
-    fn begin(&self) -> String {
+    fn begin(&self, actor: Option<&Actor>) -> String {
         let mode = if self.snapshot { " ISOLATION LEVEL REPEATABLE READ READ ONLY" } else { "" };
         let mut begin = format!("-- store::transaction {}\nBEGIN{mode}", self.name);
         if let Some(tenant) = self.tenant {
@@ -65,6 +65,9 @@ impl<'a> Scope<'a> {
             begin.push_str("; SET LOCAL riacho.tenant = '");
             begin.push_str(tenant.as_str());
             begin.push('\'');
+        }
+        if let Some(actor) = actor {
+            begin.push_str(&actor.set_local());
         }
         if self.relaxed {
             begin.push_str("; SET LOCAL synchronous_commit = off");
@@ -222,7 +225,7 @@ impl Store {
     {
         let client = if scope.snapshot { self.read_client().await? } else { self.client().await? };
         let tx = Tx::new(client);
-        let begin = scope.begin();
+        let begin = scope.begin(self.actor.as_deref());
         // `join!` polls in order, so BEGIN is on its way before the first statement of `work`, without
         // a round trip of its own.
         let (begun, result) = futures::join!(tx.batch(&begin), work(tx.clone()));

@@ -72,6 +72,16 @@ impl Reader {
         Ok(())
     }
 
+    /// Makes this consumer known to the groups without reading: those who look see that somebody is there.
+    pub async fn announce(&self) -> Result<(), Error> {
+        for key in &self.keys {
+            let (group, consumer) = (self.stage.as_str(), self.consumer.as_str());
+            let args = vec!["CREATECONSUMER".into(), key.as_str().into(), group.into(), consumer.into()];
+            self.conn.call("XGROUP", Some(key), args).await?;
+        }
+        Ok(())
+    }
+
     /// Waits up to `block` for entries of any lane; at most `count` of each.
     pub async fn read_any(&self, count: usize, block: Duration) -> Result<Vec<Entry>, Error> {
         self.read_any_of([true; 3], count, block).await

@@ -1,6 +1,6 @@
 //! What stands on the streams, for people, metrics and scaling.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use riacho_domain::{Lane, StageName};
 
@@ -151,6 +151,125 @@ impl Streams {
     }
 }
 
+/// What stands in one lane of a stage in one partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LaneBacklog {
+    /// The partition.
+    pub partition: u16,
+    /// The lane.
+    pub lane: Lane,
+    /// Entries: waiting, running or retrying.
+    pub backlog: u64,
+    /// Entries that were never delivered; none where the server does not know.
+    pub lag: Option<u64>,
+    /// Entries that were delivered and not yet settled, those that wait for a retry included.
+    pub pending: u64,
+    /// Entries that wait for a retry.
+    pub retrying: u64,
+    /// Age of the oldest entry.
+    pub oldest_age: Duration,
+    /// Bytes of envelopes.
+    pub bytes: u64,
+}
+
+/// What a consumer of a group is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ConsumerState {
+    /// A process whose last beat is a few seconds old at most.
+    Alive,
+    /// A process that is gone; what it held is claimed by others.
+    Dead,
+    /// No process: it holds what waits for a retry.
+    Retry,
+}
+
+impl ConsumerState {
+    /// The name, as it stands in answers.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            ConsumerState::Alive => "alive",
+            ConsumerState::Dead => "dead",
+            ConsumerState::Retry => "retry",
+        }
+    }
+}
+
+/// A consumer of a stage, over all lanes of the partitions asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConsumerFigures {
+    /// Its name: host, process and a random part; or the class of the delay.
+    pub name: String,
+    /// What it is.
+    pub state: ConsumerState,
+    /// Entries that it holds.
+    pub pending: u64,
+    /// How long ago it last asked for anything.
+    pub idle: Duration,
+}
+
+impl Streams {
+    /// What stands in each lane of a stage, by partition.
+    pub async fn lane_backlogs(
+        &self,
+        stage: StageName,
+        partitions: &[u16],
+    ) -> Result<Vec<LaneBacklog>, Error> {
+        let conn = self.conn();
+        let now_ms = server_millis(&conn).await?;
+        let mut backlogs = Vec::new();
+        for partition in partitions.iter().copied() {
+            for lane in Lane::ALL {
+                let mut one = StageFigures { lag: Some(0), ..StageFigures::default() };
+                let consumers = &mut std::collections::BTreeSet::new();
+                self.add_stream(&conn, partition, stage, lane, now_ms, &mut one, consumers).await?;
+                let StageFigures { backlog, lag, pending, retrying, oldest_age, bytes, .. } = one;
+                backlogs.push(LaneBacklog {
+                    partition,
+                    lane,
+                    backlog,
+                    lag,
+                    pending,
+                    retrying,
+                    oldest_age,
+                    bytes,
+                });
+            }
+        }
+        Ok(backlogs)
+    }
+
+    /// The consumers of a stage, those that live first.
+    pub async fn consumer_figures(
+        &self,
+        stage: StageName,
+        partitions: &[u16],
+    ) -> Result<Vec<ConsumerFigures>, Error> {
+        let conn = self.conn();
+        let mut known: BTreeMap<String, (u64, Duration)> = BTreeMap::new();
+        for partition in partitions {
+            for lane in Lane::ALL {
+                let key = self.keys().work(*partition, stage, lane);
+                for (name, pending, idle) in consumers_of(&conn, &key, stage.as_str()).await? {
+                    let one = known.entry(name).or_insert((0, idle));
+                    *one = (one.0 + pending, one.1.min(idle));
+                }
+            }
+        }
+        let mut consumers = Vec::with_capacity(known.len());
+        for (name, (pending, idle)) in known {
+            let state = match name.starts_with("retry:") {
+                true => ConsumerState::Retry,
+                false if liveness::read_beat(self, &name).await?.seems_alive() => ConsumerState::Alive,
+                false => ConsumerState::Dead,
+            };
+            consumers.push(ConsumerFigures { name, state, pending, idle });
+        }
+        consumers.sort_by(|a, b| (a.state, &a.name).cmp(&(b.state, &b.name)));
+        Ok(consumers)
+    }
+}
+
 fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
@@ -239,6 +358,12 @@ pub(crate) async fn idle_consumers(
     group: &str,
     idle: Duration,
 ) -> Result<Vec<String>, Error> {
+    let consumers = consumers_of(conn, key, group).await?.into_iter();
+    Ok(consumers.filter(|(.., inactive)| *inactive >= idle).map(|(name, ..)| name).collect())
+}
+
+/// A group's consumers: the name, how many entries it holds, and for how long it did nothing; none where there is no group.
+async fn consumers_of(conn: &Conn, key: &str, group: &str) -> Result<Vec<(String, u64, Duration)>, Error> {
     let reply = match conn.call("XINFO", Some(key), vec!["CONSUMERS".into(), key.into(), group.into()]).await
     {
         Err(Error::NoGroup) => return Ok(vec![]),
@@ -246,11 +371,11 @@ pub(crate) async fn idle_consumers(
         reply => list(reply?),
     };
     // name, its value, pending, its value, idle, its value
-    let name_if_idle = |consumer: Value| {
+    let read = |consumer: Value| {
         let fields = list(consumer);
-        let idle_ms = fields.get(5).and_then(Value::as_u64).unwrap_or(0);
-        let name = fields.into_iter().nth(1).and_then(Value::into_string)?;
-        (u128::from(idle_ms) >= idle.as_millis()).then_some(name)
+        let number = |at: usize| fields.get(at).and_then(Value::as_u64).unwrap_or(0);
+        let (pending, idle) = (number(3), Duration::from_millis(number(5)));
+        Some((fields.into_iter().nth(1).and_then(Value::into_string)?, pending, idle))
     };
-    Ok(reply.into_iter().filter_map(name_if_idle).collect())
+    Ok(reply.into_iter().filter_map(read).collect())
 }

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use riacho_domain::{Lane, StageName, TenantId};
 
-use crate::{Error, Streams};
+use crate::{
+    Error, Streams,
+    client::{Value, list},
+};
 
 /// How long a bucket is waited for. A request is not held up for its limit.
 const PATIENCE: Duration = Duration::from_millis(250);
@@ -18,28 +21,29 @@ pub struct Rate {
     pub burst: u32,
 }
 
+/// What a bucket answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Token {
+    /// How long it takes until there is one; none: one was taken.
+    pub wait: Option<Duration>,
+    /// How many are left.
+    pub left: u32,
+}
+
 impl Streams {
-    /// Takes a token of the tenant's bucket `what`. Answers how long it takes until there is one, where there
-    /// is none; nothing is taken then.
+    /// Takes a token of the tenant's bucket `what`, if there is one.
     ///
     /// # Errors
     /// When Redis is away. The caller decides whether that refuses anything.
-    pub async fn take_token(
-        &self,
-        tenant: &TenantId,
-        what: &str,
-        rate: Rate,
-    ) -> Result<Option<Duration>, Error> {
+    pub async fn take_token(&self, tenant: &TenantId, what: &str, rate: Rate) -> Result<Token, Error> {
         let every = i64::try_from(rate.every.as_micros().max(1)).unwrap_or(i64::MAX);
         let args = vec![every.into(), i64::from(rate.burst.max(1)).into()];
         let conn = self.conn().with_timeout(PATIENCE);
         let keys = [self.keys().bucket(tenant, what)];
-        let wait = self.scripts().token.run(&conn, &keys, args).await?.as_i64();
-        match wait.and_then(|micros| u64::try_from(micros).ok()) {
-            Some(0) => Ok(None),
-            Some(micros) => Ok(Some(Duration::from_micros(micros))),
-            None => Err(Error::Reply("token answer")),
-        }
+        let answer = list(self.scripts().token.run(&conn, &keys, args).await?);
+        let number = |at: usize| answer.get(at).and_then(Value::as_u64).ok_or(Error::Reply("token answer"));
+        let wait = Some(number(0)?).filter(|micros| *micros > 0).map(Duration::from_micros);
+        Ok(Token { wait, left: u32::try_from(number(1)?).unwrap_or(u32::MAX) })
     }
 
     /// Pays for `taken` events of a lane's rate, and answers how many more may begin now. What several

@@ -78,7 +78,7 @@ impl Deployment {
         let objects = Objects::connect(&objects_config(&directory)).await?;
         let tenant: TenantId = "default".parse()?;
         janitor.ensure_tenant(&tenant, "Default").await?;
-        let key = key_of(&janitor, &tenant, vec![KeyScope::Admin]).await?;
+        let key = key_of(&janitor, &tenant, vec![KeyScope::Admin, KeyScope::Operator]).await?;
         Ok(Deployment {
             store,
             stages,
@@ -165,7 +165,7 @@ impl Deployment {
         self.directory.path()
     }
 
-    /// Makes another tenant with a key of every scope.
+    /// Makes another tenant with a key for all that is its own.
     ///
     /// # Errors
     /// When the store refuses.

@@ -1,13 +1,13 @@
 //! What every handler works with.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use riacho_domain::SpaceId;
 use riacho_models::{Model, Models};
 use riacho_objects::{Key, Objects};
-use riacho_service::{Health, Resources, spend::Ledger};
+use riacho_service::{Health, Resources, outward::Outward, spend::Ledger};
 use riacho_store::{Accept, Accepted, Limits, Space, Store};
 use riacho_streams::Streams;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -23,6 +23,10 @@ use crate::{
     sampler::Sampler,
 };
 
+/// How long an address that a client named may take to be connected to.
+const OUTWARD_CONNECT: Duration = Duration::from_secs(10);
+/// How long it may say nothing.
+const OUTWARD_SILENCE: Duration = Duration::from_secs(30);
 /// For how long the live embedding space is not asked for again.
 const SPACE_FRESH: Duration = Duration::from_secs(5);
 
@@ -38,6 +42,8 @@ pub(crate) struct Behind {
     pub(crate) releaser: Releaser,
     /// Cancelled when the gateway begins to stop.
     pub(crate) stopping: CancellationToken,
+    /// Networks that requests to addresses of clients may go to.
+    pub(crate) outbound_allow: Vec<String>,
 }
 
 struct Shared {
@@ -55,6 +61,10 @@ struct Shared {
     /// One for each connection that is sent events.
     event_streams: Arc<Semaphore>,
     stopping: CancellationToken,
+    /// Made when it is needed for the first time.
+    outward: OnceLock<Outward>,
+    /// Networks that requests to addresses of clients may go to.
+    outbound_allow: Vec<String>,
     space: Mutex<Option<(Instant, Option<Space>)>>,
     /// Spaces whose model is the configured one, as it showed with known texts.
     checked: Mutex<HashSet<SpaceId>>,
@@ -68,7 +78,7 @@ impl App {
         models: Models,
         behind: Behind,
     ) -> App {
-        let Behind { ledger, releaser, stopping } = behind;
+        let Behind { ledger, releaser, stopping, outbound_allow } = behind;
         let keys = Keys::new(config.key_cache());
         let rates = Rates::default();
         let answers = Answers::new(config.search_cache(), config.search_cache_bytes);
@@ -86,6 +96,8 @@ impl App {
             sampler: Sampler::default(),
             event_streams: Arc::new(Semaphore::new(event_streams)),
             stopping,
+            outward: OnceLock::new(),
+            outbound_allow,
             space: Mutex::default(),
             checked: Mutex::default(),
         }))
@@ -118,6 +130,16 @@ impl App {
     /// Where what queries cost is noted.
     pub(crate) fn ledger(&self) -> &Ledger {
         &self.0.ledger
+    }
+
+    /// The client for addresses that clients name.
+    pub(crate) fn outward(&self) -> Result<&Outward, Problem> {
+        if let Some(outward) = self.0.outward.get() {
+            return Ok(outward);
+        }
+        let made = Outward::new(&self.0.outbound_allow, OUTWARD_CONNECT, OUTWARD_SILENCE);
+        let made = made.map_err(|error| Problem::internal(&error))?;
+        Ok(self.0.outward.get_or_init(|| made))
     }
 
     /// What a tenant may use unless something else is set for it.

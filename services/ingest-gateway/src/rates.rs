@@ -10,9 +10,12 @@ use std::{
 
 use riacho_domain::TenantId;
 use riacho_store::Limits;
-use riacho_streams::{Rate, Streams};
+use riacho_streams::{Rate, Streams, Token};
 
-use crate::{http::problem::Problem, metrics::names};
+use crate::{
+    http::{problem::Problem, rate_headers::RatesSeen},
+    metrics::names,
+};
 
 /// For how long Redis is not asked after it failed to answer.
 const AWAY: Duration = Duration::from_secs(1);
@@ -60,21 +63,22 @@ struct State {
 }
 
 impl Rates {
-    /// Takes a token for the tenant, or says when there is one.
+    /// Takes a token for the tenant, or says when there is one. `seen` is told how many are left.
     pub(crate) async fn take(
         &self,
         streams: &Streams,
         tenant: &TenantId,
         counted: Counted,
         limits: &Limits,
+        seen: Option<&RatesSeen>,
     ) -> Result<(), Problem> {
         let Some(rate) = counted.rate(limits) else { return Ok(()) };
-        let wait = match self.is_away() {
+        let token = match self.is_away() {
             true => self.take_here(tenant, counted, rate, Instant::now()),
             false => match streams.take_token(tenant, counted.as_str(), rate).await {
-                Ok(wait) => {
+                Ok(token) => {
                     self.is_back();
-                    wait
+                    token
                 }
                 Err(error) => {
                     tracing::debug!(%error, "rates are kept by this gateway alone");
@@ -83,7 +87,10 @@ impl Rates {
                 }
             },
         };
-        match wait {
+        if let Some(seen) = seen {
+            seen.note(counted.as_str(), rate, token);
+        }
+        match token.wait {
             None => Ok(()),
             Some(wait) => {
                 let reason = if counted == Counted::Uploads { "upload_rate" } else { "tenant_rate" };
@@ -106,7 +113,7 @@ impl Rates {
     }
 
     /// The algorithm of `token.lua` in crates/streams, on buckets of this process.
-    fn take_here(&self, tenant: &TenantId, counted: Counted, rate: Rate, now: Instant) -> Option<Duration> {
+    fn take_here(&self, tenant: &TenantId, counted: Counted, rate: Rate, now: Instant) -> Token {
         let mut state = self.lock();
         if state.full_at.len() >= MAX_LOCAL {
             state.full_at.retain(|_, full_at| *full_at > now);
@@ -115,12 +122,14 @@ impl Rates {
         let full_at = state.full_at.get(&key).copied().unwrap_or(now).max(now) + rate.every;
         let over = full_at.saturating_duration_since(now + rate.every * rate.burst.max(1));
         if !over.is_zero() {
-            return Some(over);
+            return Token { wait: Some(over), left: 0 };
         }
+        let free = (now + rate.every * rate.burst.max(1)).saturating_duration_since(full_at);
+        let left = free.as_nanos() / rate.every.as_nanos().max(1);
         if state.full_at.len() < MAX_LOCAL {
             state.full_at.insert(key, full_at);
         }
-        None
+        Token { wait: None, left: u32::try_from(left).unwrap_or(u32::MAX) }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -145,7 +154,7 @@ mod tests {
         let rate = Counted::Uploads.rate(&limits).unwrap();
         let start = Instant::now();
         let take = |after: u64| {
-            rates.take_here(&tenant, Counted::Uploads, rate, start + Duration::from_millis(after))
+            rates.take_here(&tenant, Counted::Uploads, rate, start + Duration::from_millis(after)).wait
         };
         assert_eq!((take(0), take(0), take(0)), (None, None, None));
         assert_eq!(take(0), Some(Duration::from_secs(1)));
@@ -153,6 +162,10 @@ mod tests {
         assert_eq!((take(1_000), take(1_000)), (None, Some(Duration::from_secs(1))));
         assert_eq!((take(60_000), take(60_000), take(60_000)), (None, None, None));
         assert!(take(60_000).is_some(), "the bucket holds its burst and no more");
+        let left = |after: u64| {
+            rates.take_here(&tenant, Counted::Uploads, rate, start + Duration::from_millis(after)).left
+        };
+        assert_eq!((left(62_000), left(62_000), left(62_000), left(63_500)), (1, 0, 0, 0));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The janitor's settings.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -13,6 +13,8 @@ use crate::TaskName;
 pub struct Config {
     /// When each task runs.
     pub schedules: Schedules,
+    /// The time zone of the schedules, by its IANA name, such as `Europe/Lisbon`.
+    pub time_zone: String,
     /// How long a janitor leads without saying that it is still there.
     pub lease_seconds: u64,
     /// The most documents that are put onto the streams at once.
@@ -47,12 +49,68 @@ pub struct Config {
     pub fill_per_second: u32,
     /// The most rows or objects of one step of a task.
     pub batch: u32,
+    /// How long the document of the task `canary` may take before the task fails.
+    pub canary_time_limit_seconds: u64,
+    /// What the task `backup` runs.
+    pub backup: Backup,
+    /// How webhooks are told.
+    pub webhooks: Webhooks,
+}
+
+/// How webhooks are told. Section `janitor.webhooks`.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Webhooks {
+    /// After how long a delivery that did not come through is sent again: after the first attempt, the second, and so on. After
+    /// the last of these it is given up.
+    pub retry_seconds: Vec<u64>,
+    /// How long an address may take to answer.
+    pub time_limit_seconds: u64,
+    /// A webhook to which nothing came through for this long is disabled.
+    pub disable_after_seconds: u64,
+    /// The most deliveries on their way at once.
+    pub concurrency: usize,
+}
+
+impl Default for Webhooks {
+    fn default() -> Self {
+        const HOUR: u64 = 3600;
+        Self {
+            // Three days and some hours, as Standard Webhooks proposes.
+            retry_seconds: vec![5, 300, 1800, 2 * HOUR, 5 * HOUR, 10 * HOUR, 14 * HOUR, 20 * HOUR, 24 * HOUR],
+            time_limit_seconds: 15,
+            disable_after_seconds: 5 * 24 * HOUR,
+            concurrency: 32,
+        }
+    }
+}
+
+/// Backups. There are none where no command is set. Section `janitor.backup`.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Backup {
+    /// The program with its arguments, run without a shell. It finds an empty folder of its own in `RIACHO_BACKUP_DIR`, writes
+    /// there, and ends with 0. What it prints is kept there as `backup.log`.
+    pub command: Vec<String>,
+    /// Where the folders of the backups are made, each named after its time. The janitor needs to write there.
+    pub directory: Option<PathBuf>,
+    /// Folders older than this are removed after a backup that went well; the newest one stays.
+    pub keep_days: u32,
+    /// A command that runs longer is ended, and the backup failed.
+    pub time_limit_seconds: u64,
+}
+
+impl Default for Backup {
+    fn default() -> Self {
+        Self { command: Vec::new(), directory: None, keep_days: 7, time_limit_seconds: 6 * 3600 }
+    }
 }
 
 impl Default for Config {
     fn default() -> Self {
         Self {
             schedules: Schedules::default(),
+            time_zone: "UTC".into(),
             lease_seconds: 15,
             release_batch: 200,
             in_flight: Some(20_000),
@@ -67,17 +125,41 @@ impl Default for Config {
             orphan_age_seconds: 24 * 3600,
             fill_per_second: 500,
             batch: 500,
+            canary_time_limit_seconds: 120,
+            backup: Backup::default(),
+            webhooks: Webhooks::default(),
         }
     }
 }
 
 impl Config {
+    /// Checks what no type can say.
+    ///
+    /// # Errors
+    /// The key below `janitor` that is wrong, and why.
+    pub fn check(&self) -> Result<(), (&'static str, String)> {
+        crate::schedule::Timetable::new(self).map_err(|error| ("schedules", error.to_string()))?;
+        if !self.backup.command.is_empty() && self.backup.directory.is_none() {
+            return Err(("backup.directory", "a backup needs a folder to write to".to_owned()));
+        }
+        Ok(())
+    }
+
+    /// The cron expression of a task; empty where it runs by hand only.
+    #[must_use]
+    pub fn schedule_of(&self, task: TaskName) -> &str {
+        match task {
+            TaskName::Backup if self.backup.command.is_empty() => "",
+            _ => self.schedules.of(task).trim(),
+        }
+    }
+
     pub(crate) fn lease(&self) -> Duration {
         Duration::from_secs(self.lease_seconds.max(3))
     }
 }
 
-/// When each task runs: cron expressions in UTC, with an optional first field for seconds. A task
+/// When each task runs: cron expressions in `time_zone`, with an optional first field for seconds. A task
 /// with an empty one runs by hand only.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -108,6 +190,14 @@ pub struct Schedules {
     pub index: String,
     /// Forgets what was kept for a while only.
     pub housekeep: String,
+    /// Sends webhooks what they are to be told.
+    pub redeliver_webhooks: String,
+    /// Tells of the last 24 hours in numbers.
+    pub summary: String,
+    /// Sends a small document of the tenant `riacho-canary` through the pipeline. Off by default; `*/5 * * * *` is usual.
+    pub canary: String,
+    /// Makes a backup, where `backup.command` is set.
+    pub backup: String,
     /// Measures. Every janitor does, not only the one that leads.
     pub health: String,
 }
@@ -128,6 +218,10 @@ impl Default for Schedules {
             fill: "* * * * * *".into(),
             index: "*/10 * * * *".into(),
             housekeep: "41 * * * *".into(),
+            redeliver_webhooks: "* * * * * *".into(),
+            summary: "0 18 * * *".into(),
+            canary: String::new(),
+            backup: "17 2 * * *".into(),
             health: "*/5 * * * * *".into(),
         }
     }
@@ -151,6 +245,10 @@ impl Schedules {
             TaskName::Fill => &self.fill,
             TaskName::Index => &self.index,
             TaskName::Housekeep => &self.housekeep,
+            TaskName::RedeliverWebhooks => &self.redeliver_webhooks,
+            TaskName::Summary => &self.summary,
+            TaskName::Canary => &self.canary,
+            TaskName::Backup => &self.backup,
             TaskName::Health => &self.health,
         }
     }

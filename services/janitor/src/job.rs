@@ -1,21 +1,24 @@
 //! A janitor, and one run of a task.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     fmt,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
 use riacho_objects::Objects;
-use riacho_service::{CoreConfig, Resources};
-use riacho_store::{Limits, Store};
+use riacho_service::{CoreConfig, Resources, outward::Outward};
+use riacho_store::{Limits, Store, TaskRun};
 use riacho_streams::Streams;
 use serde::Serialize;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use crate::{Config, Error, TaskName, census::Watch, filler::Filler, metrics::names, tasks};
+
+/// Runs of frequent tasks that found nothing to do are written down this often only.
+const IDLE_NOTES: Duration = Duration::from_secs(10);
 
 /// What tasks work with. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -27,8 +30,19 @@ pub struct Janitor {
     pub(crate) objects: Objects,
     pub(crate) watch: Watch,
     pub(crate) filler: Filler,
+    outward: Arc<OnceLock<Outward>>,
+    outbound_allow: Arc<[String]>,
+    notes: Arc<Mutex<HashMap<TaskName, Notes>>>,
     /// What a tenant may use unless something else is set for it.
     pub(crate) limits: Limits,
+}
+
+/// What was written down of a task's runs.
+#[derive(Debug)]
+struct Notes {
+    last: Instant,
+    /// Runs since then.
+    unwritten: u64,
 }
 
 /// What a run of a task did, or would do.
@@ -64,6 +78,9 @@ impl Janitor {
         Self {
             watch,
             filler: Filler::new(&core.models, resources.clone()),
+            outward: Arc::default(),
+            outbound_allow: core.http.outbound_allow.clone().into(),
+            notes: Arc::default(),
             limits: core.limits,
             config,
             database: core.database.clone(),
@@ -71,6 +88,16 @@ impl Janitor {
             streams: resources.streams.clone(),
             objects: resources.objects.clone(),
         }
+    }
+
+    /// The client for addresses that tenants name, made when it is needed for the first time.
+    pub(crate) fn outward(&self) -> Result<&Outward, Error> {
+        if let Some(outward) = self.outward.get() {
+            return Ok(outward);
+        }
+        let limit = Duration::from_secs(self.config.webhooks.time_limit_seconds.max(1));
+        let made = Outward::new(&self.outbound_allow, limit, limit)?;
+        Ok(self.outward.get_or_init(|| made))
     }
 
     /// Runs a task once, to its end; with `dry_run` it only counts. Being the leader is not needed.
@@ -88,6 +115,17 @@ impl Janitor {
         dry_run: bool,
         stop: CancellationToken,
     ) -> Result<Summary, Error> {
+        let (summary, result) = self.run_and_tell(task, dry_run, stop).await;
+        result.map(|()| summary)
+    }
+
+    /// [`Janitor::run_until`] that says what was done until it failed.
+    pub(crate) async fn run_and_tell(
+        &self,
+        task: TaskName,
+        dry_run: bool,
+        stop: CancellationToken,
+    ) -> (Summary, Result<(), Error>) {
         let start = Instant::now();
         let job = Job { janitor: self, dry_run, stop, counts: Mutex::default() };
         let result = tasks::run(task, &job).await;
@@ -98,24 +136,56 @@ impl Janitor {
             .record(seconds);
         let summary = Summary { task, dry_run, counts, seconds };
         if !dry_run {
+            ::metrics::counter!(names::TASK_RUNS, "task" => task.as_str(), "outcome" => outcome).increment(1);
             self.write_down(&summary, &result).await;
         }
-        result.map(|()| summary)
+        (summary, result)
     }
 
     /// The schedule's row is for people: a task that went well is not undone because it cannot be written.
     async fn write_down(&self, summary: &Summary, result: &Result<(), Error>) {
-        let idle = result.is_ok() && summary.counts.values().all(|count| *count == 0);
-        if idle && summary.task.is_frequent() {
-            return;
-        }
-        let report = match result {
-            Ok(()) => json!(summary.counts),
-            Err(error) => json!({ "error": error.to_string(), "counts": summary.counts }),
+        let did_something = summary.counts.values().any(|count| *count > 0);
+        let is_idle = result.is_ok() && !did_something && summary.task.is_frequent();
+        let Some(runs) = self.runs_to_write(summary.task, is_idle) else { return };
+        let report = report(summary, result);
+        let run = TaskRun {
+            task: summary.task.as_str(),
+            is_ok: result.is_ok(),
+            did_something,
+            took: Duration::from_secs_f64(summary.seconds),
+            summary: &report,
+            runs,
         };
-        if let Err(error) = self.store.task_finished(summary.task.as_str(), result.is_ok(), &report).await {
-            tracing::debug!(task = summary.task.as_str(), %error, "the schedule's row was not written");
+        if let Err(error) = self.store.task_finished(&run).await {
+            tracing::debug!(task = run.task, %error, "the schedule's row was not written");
         }
+    }
+
+    /// How many runs are to be written down with the one that just ended; none: nothing yet.
+    fn runs_to_write(&self, task: TaskName, is_idle: bool) -> Option<u64> {
+        let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        match notes.get_mut(&task) {
+            Some(noted) if is_idle && now - noted.last < IDLE_NOTES => {
+                noted.unwritten += 1;
+                None
+            }
+            noted => {
+                let runs = noted.map_or(0, |noted| noted.unwritten) + 1;
+                notes.insert(task, Notes { last: now, unwritten: 0 });
+                Some(runs)
+            }
+        }
+    }
+}
+
+/// What a run did, for its row.
+pub(crate) fn report(summary: &Summary, result: &Result<(), Error>) -> serde_json::Value {
+    let mut counts = summary.counts.clone();
+    counts.retain(|_, count| *count > 0);
+    match result {
+        Ok(()) => json!(counts),
+        Err(error) => json!({ "error": error.to_string(), "counts": counts }),
     }
 }
 

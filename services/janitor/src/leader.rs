@@ -10,7 +10,7 @@ use riacho_store::{Lease, Store};
 use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Janitor, TaskName, metrics::names, schedule::Timetable, tasks, trouble::Trouble};
+use crate::{Janitor, TaskName, metrics::names, requests, schedule::Timetable, tasks, trouble::Trouble};
 
 /// The lease's name in the database.
 const LEASE: &str = "janitor";
@@ -52,7 +52,8 @@ async fn lead(
     tracing::info!(token = lease.token, "leading the janitors");
     metrics::gauge!(names::LEADER).set(1.0);
     let leading = stop.child_token();
-    let running = loops(janitor, timetable, trouble, &leading, |task| !task.is_for_everybody());
+    let mut running = loops(janitor, timetable, trouble, &leading, |task| !task.is_for_everybody());
+    running.spawn(requests::serve(janitor.clone(), Arc::clone(timetable), leading.clone()));
     let last = keep(&janitor.store, lease, janitor.config.lease(), asked, &leading).await;
     leading.cancel();
     metrics::gauge!(names::LEADER).set(0.0);
@@ -154,7 +155,7 @@ async fn repeat(
     }
 }
 
-async fn sleep(time: Duration, stop: &CancellationToken) {
+pub(crate) async fn sleep(time: Duration, stop: &CancellationToken) {
     tokio::select! {
         () = stop.cancelled() => {}
         () = tokio::time::sleep(time) => {}

@@ -10,16 +10,16 @@ mod filler;
 mod job;
 mod leader;
 pub mod metrics;
+mod requests;
 mod schedule;
 mod task;
 mod tasks;
 mod trouble;
 
-use anyhow::Context as _;
 use riacho_service::{CoreConfig, Resources};
 use tokio_util::sync::CancellationToken;
 
-pub use config::{Config, Schedules};
+pub use config::{Backup, Config, Schedules, Webhooks};
 pub use job::{Janitor, Summary};
 pub use task::TaskName;
 
@@ -34,7 +34,8 @@ pub async fn run(
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     riacho_service::metrics::describe(metrics::METRICS);
-    let timetable = schedule::Timetable::new(&config.schedules).context("section janitor.schedules")?;
+    config.check().map_err(|(key, wrong)| anyhow::anyhow!("janitor.{key}: {wrong}"))?;
+    let timetable = schedule::Timetable::new(&config)?;
     let janitor = Janitor::new(config, core, &resources);
     leader::run(janitor, timetable, stop).await;
     Ok(())
@@ -69,6 +70,15 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// Requests to addresses outside cannot be made.
+    #[error(transparent)]
+    Outward(#[from] riacho_service::outward::OutwardError),
+    /// The configuration does not say what the task needs.
+    #[error("{0}")]
+    NotConfigured(&'static str),
+    /// What the task tried went wrong.
+    #[error("{0}")]
+    Failed(String),
     /// Some things were done, and some could not be.
     #[error("{failed} failed, the first with: {first}")]
     Partial {
@@ -89,8 +99,9 @@ impl Error {
             Error::Objects(error) => error.is_retryable(),
             Error::Release(error) => error.is_retryable(),
             Error::Models(error) => error.is_retryable(),
-            Error::Schedule { .. } | Error::Panicked(_) => false,
-            Error::Partial { .. } => true,
+            Error::Outward(error) => error.is_retryable(),
+            Error::Schedule { .. } | Error::NotConfigured(_) | Error::Panicked(_) => false,
+            Error::Partial { .. } | Error::Failed(_) => true,
         }
     }
 }

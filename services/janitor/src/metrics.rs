@@ -20,6 +20,8 @@ pub mod names {
     pub const STAGE_CONSUMERS: &str = "riacho_stage_consumers";
     /// XLEN less lag and pending.
     pub const STAGE_CONSERVATION_ERROR: &str = "riacho_stage_conservation_error";
+    /// Whether a stage is paused.
+    pub const STAGE_PAUSED: &str = "riacho_stage_paused";
     /// Bytes on a stage's streams.
     pub const STAGE_BYTES: &str = "riacho_stage_bytes";
     /// Dead letters on their way to PostgreSQL.
@@ -44,6 +46,14 @@ pub mod names {
     pub const SPACE_FILLED: &str = "riacho_space_filled_chunks_total";
     /// Duration of the janitor's tasks.
     pub const TASK_SECONDS: &str = "riacho_janitor_task_seconds";
+    /// Runs of the janitor's tasks, by outcome.
+    pub const TASK_RUNS: &str = "riacho_janitor_task_runs_total";
+    /// When a task of the janitor last went well.
+    pub const TASK_LAST_SUCCESS: &str = "riacho_janitor_task_last_success_timestamp_seconds";
+    /// Age of the newest backup.
+    pub const BACKUP_AGE: &str = "riacho_backup_age_seconds";
+    /// How long the canary's document took from accepted to readable.
+    pub const CANARY_SECONDS: &str = "riacho_canary_seconds";
     /// Tenants whose documents wait because a budget of the month is used up.
     pub const TENANTS_OVER_BUDGET: &str = "riacho_tenants_over_budget";
     /// 1 where this process leads.
@@ -82,6 +92,7 @@ pub const METRICS: &[Metric] = &[
         &["stage"],
         "Length of the stage's streams less lag and pending: 0 at rest.",
     ),
+    Metric::gauge(names::STAGE_PAUSED, &["stage"], "1 while somebody has paused the stage."),
     Metric::gauge(names::STAGE_BYTES, &["stage"], "Bytes of envelopes on the stage's streams."),
     Metric::gauge(names::DEAD_LETTER_ENTRIES, &[], "Dead letters on their way to PostgreSQL."),
     Metric::gauge(
@@ -122,6 +133,22 @@ pub const METRICS: &[Metric] = &[
         &["task", "outcome"],
         "Time of one run of a janitor's task, by task and outcome (ok, failed).",
     ),
+    Metric::counter(
+        names::TASK_RUNS,
+        &["task", "outcome"],
+        "Runs of the janitor's tasks, by task and outcome (ok, failed).",
+    ),
+    Metric::gauge(
+        names::TASK_LAST_SUCCESS,
+        &["task"],
+        "When a task of the janitor last went well, in seconds since 1970, whichever process ran it.",
+    ),
+    Metric::gauge(
+        names::BACKUP_AGE,
+        &[],
+        "Age of the newest backup that went well, where the janitor makes them; before the first, since the task is known.",
+    ),
+    Metric::gauge(names::CANARY_SECONDS, &[], "How long the last canary took from accepted to readable."),
     Metric::gauge(names::TENANTS_OVER_BUDGET, &[], "Tenants that have used up a budget of the month."),
     Metric::gauge(names::LEADER, &[], "1 while this process leads the janitors."),
 ];

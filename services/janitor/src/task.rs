@@ -56,6 +56,14 @@ tasks! {
     Index = "index", "builds the vector indexes of large tenants and counts their frequent words; removes spaces that were given up";
     /// Removes what was kept for a while only.
     Housekeep = "housekeep", "forgets old idempotency keys and intake events; removes deleted tenants and drained partitions that are empty";
+    /// Sends webhooks what they are to be told.
+    RedeliverWebhooks = "redeliver-webhooks", "sends webhooks what they are to be told, signed, and again what did not come through";
+    /// Tells of the day in numbers.
+    Summary = "summary", "tells of the last 24 hours in numbers, in the log and to webhooks";
+    /// Sends a small document through the pipeline.
+    Canary = "canary", "sends a small document of an internal tenant through the whole pipeline, and measures how long it takes";
+    /// Makes a backup.
+    Backup = "backup", "runs the configured backup command, and removes backups that are older than they are kept";
     /// Measures.
     Health = "health", "measures backlogs, lag, dead letters and waiting documents";
 }
@@ -76,6 +84,7 @@ impl TaskName {
                 | TaskName::DeadLetters
                 | TaskName::Quotas
                 | TaskName::Fill
+                | TaskName::RedeliverWebhooks
                 | TaskName::Health
         )
     }

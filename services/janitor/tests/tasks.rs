@@ -363,7 +363,9 @@ async fn health_shows_what_waits_and_what_stands_on_the_streams() {
 async fn every_task_runs_on_an_empty_deployment() {
     let deployment = Deployment::start().await.unwrap();
     let janitor = janitor(&deployment);
-    for task in TaskName::ALL {
+    // A canary needs a pipeline, and a backup a command.
+    let runs = |task: &&TaskName| !matches!(task, TaskName::Canary | TaskName::Backup);
+    for task in TaskName::ALL.iter().filter(runs) {
         for dry_run in [true, false] {
             let summary = janitor.run_task(*task, dry_run).await.unwrap();
             assert!(summary.counts.values().all(|count| *count == 0), "{summary}");

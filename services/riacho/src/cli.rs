@@ -1,6 +1,7 @@
 //! The command line as it is written: names, flags and their help. Nothing here does anything.
 
 mod dead_letters;
+mod operations;
 mod space;
 mod tenant;
 
@@ -12,6 +13,7 @@ use riacho_domain::{DocumentId, Lane, TenantId};
 
 pub(crate) use self::{
     dead_letters::{DeadLettersCommand, OfLetters, SelectLetters},
+    operations::{Audit, QueueCommand, StageCommand},
     space::{CompareSpaces, FallbackId, FillSpace, SpaceCommand},
     tenant::{OwnChoice, OwnLimit, TenantCommand, TenantLimits},
 };
@@ -114,6 +116,14 @@ pub(crate) enum Command {
     /// Measures parts of a deployment on private servers
     #[command(subcommand)]
     Bench(BenchCommand),
+    /// Shows the pipeline at work
+    #[command(subcommand)]
+    Queue(QueueCommand),
+    /// Lists the stages, pauses and resumes them
+    #[command(subcommand)]
+    Stage(StageCommand),
+    /// Lists who did what to keys, tenants, documents, dead letters and stages
+    Audit(Audit),
     /// Lists, shows, replays and discards dead letters
     #[command(subcommand)]
     DeadLetters(DeadLettersCommand),
@@ -359,7 +369,7 @@ pub(crate) enum KeyCommand {
         /// A name to tell keys apart
         #[arg(long, default_value = "key")]
         name: String,
-        /// What the key may do: documents:read, documents:write, search, admin
+        /// What the key may do: documents:read, documents:write, search, admin (all of the tenant), operator (what all tenants share)
         #[arg(
             long,
             value_delimiter = ',',

@@ -88,8 +88,12 @@ impl Config {
                 return Err(invalid(key, format!("`{address}` is no HOST:PORT")));
             }
         }
+        let networks = riacho_service::outward::networks(&self.http.outbound_allow);
+        networks.map_err(|wrong| invalid("http.outbound_allow", wrong))?;
         let lanes = self.stage.lanes.check();
         lanes.map_err(|(key, wrong)| invalid(&format!("stage.lanes.{key}"), wrong.to_owned()))?;
+        let janitor = self.janitor.check();
+        janitor.map_err(|(key, wrong)| invalid(&format!("janitor.{key}"), wrong))?;
         self.database.check().map_err(|(key, error)| invalid(key, error.to_string()))?;
         self.redis.check().map_err(|error| invalid("redis.url", error.to_string()))?;
         let s3 = &self.objects.s3;

@@ -75,10 +75,18 @@ pub struct HttpConfig {
     pub ops_listen: Option<String>,
     /// A bearer token that `/metrics` asks for; open when it is not set.
     pub metrics_token: Option<Secret>,
+    /// Networks that webhooks and uploads by URL may go to although they are not public, such as `10.0.0.0/8`. Whoever has a
+    /// key can make the services send requests there.
+    pub outbound_allow: Vec<String>,
 }
 
 impl Default for HttpConfig {
     fn default() -> Self {
-        Self { listen: "127.0.0.1:8000".into(), ops_listen: None, metrics_token: None }
+        Self {
+            listen: "127.0.0.1:8000".into(),
+            ops_listen: None,
+            metrics_token: None,
+            outbound_allow: Vec::new(),
+        }
     }
 }

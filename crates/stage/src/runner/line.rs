@@ -2,6 +2,7 @@
 
 use std::{
     borrow::Borrow,
+    collections::BTreeSet,
     future::Future,
     sync::{
         Arc,
@@ -13,7 +14,7 @@ use std::{
 use riacho_domain::{Lane, StageName};
 use riacho_proto::v1::envelope::Payload;
 use riacho_streams::{Action, Beat, Entry, Error, Settlement, Streams};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{ready::Ready, worker};
@@ -65,6 +66,8 @@ pub(super) struct Line {
     pub(super) cancel: CancellationToken,
     /// Nothing is waited for any more.
     pub(super) over: CancellationToken,
+    /// The stages that somebody has paused.
+    pub(super) paused: watch::Receiver<BTreeSet<StageName>>,
     /// How many partitions are read.
     pub(super) partitions: AtomicUsize,
     /// The places for events that are held.
@@ -110,7 +113,10 @@ impl Line {
     pub(super) fn is_paused(&self, partition: &Partition) -> bool {
         // The last stage only takes away from the memory, so it goes on.
         let is_tight = partition.memory_is_tight.load(Ordering::Relaxed) && self.stage.next().is_some();
-        is_tight || self.breaker.is_open() || self.needs.is_waiting()
+        is_tight
+            || self.paused.borrow().contains(&self.stage)
+            || self.breaker.is_open()
+            || self.needs.is_waiting()
     }
 
     /// How many entries of each lane may be taken, by its limits; what was taken before is paid for. And after

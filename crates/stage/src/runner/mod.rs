@@ -25,7 +25,7 @@ use std::{
     time::Duration,
 };
 
-use riacho_domain::Lane;
+use riacho_domain::{Lane, StageName};
 use riacho_streams::{Beat, Streams, consumer_name};
 use tokio::{
     sync::{mpsc, watch},
@@ -60,6 +60,8 @@ struct Shared {
     beat: Mutex<Weak<Beat>>,
     /// What is read: what is configured, and what was added since.
     partitions: watch::Sender<Vec<u16>>,
+    /// The stages that read nothing.
+    paused: watch::Sender<BTreeSet<StageName>>,
 }
 
 impl Runner {
@@ -68,6 +70,7 @@ impl Runner {
     pub fn new(streams: Streams, claims: impl Into<Claims>, config: RunnerConfig) -> Runner {
         Runner(Arc::new(Shared {
             partitions: watch::Sender::new(config.partitions.clone()),
+            paused: watch::Sender::default(),
             streams,
             claims: claims.into(),
             config,
@@ -91,6 +94,21 @@ impl Runner {
             known.dedup();
             known.len() > before
         })
+    }
+
+    /// Lets these stages read nothing from now on, and all others read. What they hold already is finished, and the
+    /// consumer stays alive.
+    pub fn set_paused(&self, stages: impl IntoIterator<Item = StageName>) {
+        let paused: BTreeSet<StageName> = stages.into_iter().collect();
+        self.0.paused.send_if_modified(|known| {
+            let changed = *known != paused;
+            for stage in known.symmetric_difference(&paused) {
+                let is = if paused.contains(stage) { "paused" } else { "resumed" };
+                tracing::info!(%stage, consumer = %self.0.consumer, "the stage is {is}");
+            }
+            *known = paused;
+            changed
+        });
     }
 
     /// Runs a stage until `stop`, and returns when it is drained: what runs may finish within the
@@ -141,6 +159,7 @@ impl Runner {
             cancel: CancellationToken::new(),
             over: CancellationToken::new(),
             partitions: AtomicUsize::default(),
+            paused: shared.paused.subscribe(),
             room,
             lanes: Lanes::new(shared.config.lanes.of(stage.name())),
             held: Held::default(),

@@ -19,6 +19,8 @@ use crate::{outage::Backoff, shares::Shares};
 
 /// How often the own pending list is compared, besides after each reconnection.
 const COMPARE_EVERY: Duration = Duration::from_secs(10);
+/// How often a paused reader says that it is there.
+const ANNOUNCE_EVERY: Duration = Duration::from_secs(10);
 /// How long a paused reader waits before it looks again.
 const PAUSE: Duration = Duration::from_millis(100);
 /// After so long without a place for any lane, the interactive lane is read by itself.
@@ -45,13 +47,14 @@ pub(super) async fn run(line: Arc<Line>, partition: Arc<Partition>) {
 
 async fn read(line: &Arc<Line>, partition: &Partition, mut reader: Reader) {
     let (mut shares, mut backoff, mut comparison) = (Shares::default(), Backoff::new(), Comparison::new());
-    let mut is_busy = false;
+    let (mut is_busy, mut announced) = (false, announce(&reader, None).await);
     while !line.stop.is_cancelled() {
         comparison.where_due(line, partition, &mut reader).await;
         let place = place(line, partition, &mut reader, &mut comparison);
         let Some(place) = line.stop.run_until_cancelled(place).await else { break };
         if line.is_paused(partition) {
             drop(place);
+            announced = announce(&reader, announced).await;
             line.pause(PAUSE).await;
             continue;
         }
@@ -88,6 +91,16 @@ async fn read(line: &Arc<Line>, partition: &Partition, mut reader: Reader) {
     reader.close().await;
 }
 
+/// Lets the groups know of a consumer that has read nothing yet, and while it may not read now and then, since a group may be made
+/// anew. The server itself makes a consumer with its first entry: an idle stage would look as if nobody were there.
+async fn announce(reader: &Reader, last: Option<Instant>) -> Option<Instant> {
+    if last.is_some_and(|last| last.elapsed() < ANNOUNCE_EVERY) {
+        return last;
+    }
+    // Where the group is gone, the first read finds it; until then there is nobody to be known to.
+    reader.announce().await.ok().map(|()| Instant::now())
+}
+
 /// When the own pending list was compared last; never, where that failed.
 struct Comparison(Option<Instant>);
 
@@ -116,6 +129,7 @@ pub(super) async fn heal(
     // Whatever was on the wire stands in the own pending list.
     partition.is_unsure.store(true, Ordering::Relaxed);
     if matches!(error, Error::NoGroup) && reader.make_groups().await.is_ok() {
+        let _ = reader.announce().await;
         tracing::warn!(stage = %line.stage, partition = partition.number, "the consumer group was gone and is made again");
         line.pause(backoff.next()).await;
     } else {

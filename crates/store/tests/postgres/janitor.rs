@@ -185,16 +185,3 @@ async fn objects_and_versions_that_have_a_row_are_known() {
     let versions = [(accepted.document, 1), (accepted.document, 2)];
     assert_eq!(db.janitor.known_versions(&versions).await.unwrap(), HashSet::from([(accepted.document, 1)]));
 }
-
-#[tokio::test]
-async fn tasks_note_how_they_went() {
-    let db = database().await;
-    db.janitor.task_started("purge").await.unwrap();
-    db.janitor.task_finished("purge", true, &serde_json::json!({"documents": 1})).await.unwrap();
-    db.janitor.task_started("purge").await.unwrap();
-    db.janitor.task_finished("purge", false, &serde_json::json!({"error": "away"})).await.unwrap();
-    let schedules = db.store.schedules().await.unwrap();
-    assert_eq!((schedules[0].runs, schedules[0].failures), (2, 1));
-    assert_eq!(schedules[0].last_outcome.as_deref(), Some("failed"));
-    assert_eq!(db.janitor.housekeep().await.unwrap(), 0);
-}

@@ -133,6 +133,10 @@ async fn fill(db: &Database) {
         "INSERT INTO embedding_spend VALUES ('acme', '2026-11-01', 'model', 'documents', 1, 1, 1, 1);
          INSERT INTO space_gaps (space_id, tenant_id, document_id, chunks) SELECT 99, tenant_id, id, 1 FROM documents
           WHERE tenant_id = 'acme' LIMIT 1;
+         INSERT INTO webhooks (id, tenant_id, url, events, secret)
+         VALUES (gen_random_uuid(), 'acme', 'https://example.org/', ARRAY['summary'], decode(repeat('00', 32), 'hex'));
+         INSERT INTO webhook_deliveries (tenant_id, webhook_id, event, payload) SELECT 'acme', id, 'summary', '{}' FROM webhooks;
+         INSERT INTO audit (tenant_id, actor, action, target, outcome) VALUES ('acme', 'key:k', 'a', 't', 'ok');
          INSERT INTO word_counts VALUES ('acme', 1);
          INSERT INTO frequent_words VALUES ('acme', 1, 1);
          INSERT INTO vector_indexes VALUES (1, 'acme', 1, 1, 1, 1);

@@ -12,10 +12,10 @@ use axum::{
     http::{HeaderMap, header, request::Parts},
 };
 use riacho_domain::TenantId;
-use riacho_store::{KeyScope as Scope, Principal, Store};
+use riacho_store::{Actor, KeyScope as Scope, Principal, Store};
 use sha2::{Digest, Sha256};
 
-use super::{App, problem::Problem, session};
+use super::{App, problem::Problem, rate_headers::RatesSeen, session};
 use crate::rates::Counted;
 
 /// The longest key that is looked up.
@@ -47,6 +47,8 @@ needs! {
     Find = Search,
     /// Manages keys.
     Manage = Admin,
+    /// Does what all tenants share.
+    Operate = Operator,
 }
 
 /// Adds a document, or a version of one.
@@ -63,7 +65,23 @@ impl Needs for Upload {
 pub(crate) struct Caller<N> {
     /// The tenant that the key belongs to; all that the caller can see.
     pub(crate) tenant: TenantId,
+    /// The public part of the key.
+    pub(crate) key_id: String,
+    /// Whether the key is an operator's.
+    pub(crate) is_operator: bool,
     needs: PhantomData<N>,
+}
+
+impl<N> Caller<N> {
+    /// Who acts, for the audit log.
+    pub(crate) fn actor(&self) -> Actor {
+        Actor::key(&self.key_id, &self.tenant)
+    }
+
+    /// The store, whose changes are noted as the caller's.
+    pub(crate) fn store(&self, app: &App) -> Store {
+        app.store().acting_as(self.actor())
+    }
 }
 
 impl<N: Needs> FromRequestParts<App> for Caller<N> {
@@ -75,12 +93,14 @@ impl<N: Needs> FromRequestParts<App> for Caller<N> {
             return Err(Problem::forbidden(format!("the key lacks the scope `{}`", N::SCOPE)));
         }
         let limits = principal.limits.over(app.limits());
-        let take = |counted| app.rates().take(app.streams(), &principal.tenant, counted, &limits);
+        let seen = parts.extensions.get::<RatesSeen>();
+        let take = |counted| app.rates().take(app.streams(), &principal.tenant, counted, &limits, seen);
         take(Counted::Requests).await?;
         if N::IS_UPLOAD {
             take(Counted::Uploads).await?;
         }
-        Ok(Caller { tenant: principal.tenant, needs: PhantomData })
+        let is_operator = principal.may(Scope::Operator);
+        Ok(Caller { tenant: principal.tenant, key_id: principal.key_id, is_operator, needs: PhantomData })
     }
 }
 

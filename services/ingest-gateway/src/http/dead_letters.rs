@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use axum::{Json, extract::State};
 use riacho_domain::DocumentId;
-use riacho_store::{LetterFilter, LetterState, ListLetters, MAX_LETTERS, Pace, Resolve, Resolved, Selection};
+use riacho_store::{
+    LetterFilter, LetterState, ListLetters, MAX_LETTERS, Pace, Resolve, Resolved, Selection, Verb,
+};
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -175,7 +177,7 @@ async fn replay(
     let ReplayRequest { ids, filter, dry_run, limit, cursor, .. } = request;
     let asked = resolve(selection(ids, filter)?, dry_run, limit, cursor)?;
     let done = app.store().replay_dead_letters(Some(&caller.tenant), &asked, pace).await?;
-    note(&caller, "replayed", &asked, &done);
+    note(&app, &caller, Verb::Replay, &asked, &done).await;
     Ok(Json(ReplayedBody::new(dry_run, done)))
 }
 
@@ -197,14 +199,18 @@ async fn discard(
     let DiscardRequest { ids, filter, dry_run, limit, cursor } = request;
     let asked = resolve(selection(ids, filter)?, dry_run, limit, cursor)?;
     let done = app.store().discard_dead_letters(Some(&caller.tenant), &asked).await?;
-    note(&caller, "discarded", &asked, &done);
+    note(&app, &caller, Verb::Discard, &asked, &done).await;
     Ok(Json(DiscardedBody::new(dry_run, done)))
 }
 
 /// Somebody will ask who did it.
-fn note(caller: &Caller<Write>, what: &'static str, asked: &Resolve, done: &Resolved) {
-    if !asked.dry_run && done.letters > 0 {
-        tracing::info!(tenant = %caller.tenant, letters = done.letters, remaining = done.remaining, "dead letters were {what}");
+async fn note(app: &App, caller: &Caller<Write>, verb: Verb, asked: &Resolve, done: &Resolved) {
+    if asked.dry_run || done.letters == 0 {
+        return;
+    }
+    tracing::info!(tenant = %caller.tenant, letters = done.letters, remaining = done.remaining, ?verb, "dead letters were resolved");
+    if let Err(error) = caller.store(app).note_letters(verb, Some(&caller.tenant), asked, done).await {
+        tracing::warn!(%error, key = caller.key_id, "what became of dead letters could not be noted");
     }
 }
 

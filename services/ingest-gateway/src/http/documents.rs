@@ -340,7 +340,7 @@ async fn delete(
     caller: Caller<Write>,
     DocumentPath(document): DocumentPath,
 ) -> Result<StatusCode, Problem> {
-    match app.store().delete_document(&caller.tenant, document).await? {
+    match caller.store(&app).delete_document(&caller.tenant, document).await? {
         true => Ok(StatusCode::NO_CONTENT),
         false => Err(Problem::not_found("document")),
     }

@@ -5,7 +5,7 @@ use axum::{
     extract::{FromRequest, FromRequestParts, Path, Request},
     http::{HeaderMap, header, request::Parts},
 };
-use riacho_domain::DocumentId;
+use riacho_domain::{DocumentId, StageName};
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
@@ -154,6 +154,33 @@ impl<S: Send + Sync> FromRequestParts<S> for IdPath {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         id_of(parts, state, "resource").await.map(IdPath)
+    }
+}
+
+/// The two ids in a path; what is no id is not found.
+#[derive(Debug)]
+pub(crate) struct TwoIds(pub(crate) Uuid, pub(crate) Uuid);
+
+impl<S: Send + Sync> FromRequestParts<S> for TwoIds {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let path = Path::<(Uuid, Uuid)>::from_request_parts(parts, state).await;
+        path.map(|Path((first, second))| TwoIds(first, second)).map_err(|_| Problem::not_found("resource"))
+    }
+}
+
+/// The stage that a path names.
+#[derive(Debug)]
+pub(crate) struct StagePath(pub(crate) StageName);
+
+impl<S: Send + Sync> FromRequestParts<S> for StagePath {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let path = Path::<String>::from_request_parts(parts, state).await;
+        let stage = path.ok().and_then(|path| path.parse().ok());
+        stage.map(StagePath).ok_or_else(|| Problem::not_found("stage"))
     }
 }
 

@@ -6,7 +6,7 @@ use axum::{
     http::StatusCode,
 };
 use chrono::{DateTime, Utc};
-use riacho_store::{ApiKey, KeyScope as Scope, NewKey};
+use riacho_store::{ActOutcome, ApiKey, KeyScope as Scope, NewAct, NewKey};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -32,7 +32,7 @@ struct KeyBody {
     id: String,
     /// What it is for.
     name: String,
-    /// What it may do: `documents:read`, `documents:write`, `search`, `admin`.
+    /// What it may do: `documents:read`, `documents:write`, `search`, `admin` (all of the tenant), `operator` (what all tenants share).
     scopes: Vec<String>,
     /// When it was made.
     created_at: DateTime<Utc>,
@@ -72,7 +72,7 @@ struct CreatedBody {
 struct NewKeyBody {
     /// What it is for.
     name: String,
-    /// What it may do: `documents:read`, `documents:write`, `search`, `admin`.
+    /// What it may do: `documents:read`, `documents:write`, `search`, `admin` (all of the tenant), `operator` (what all tenants share).
     scopes: Vec<String>,
     /// When it ends by itself; never when not given.
     expires_at: Option<DateTime<Utc>>,
@@ -91,6 +91,7 @@ async fn list(State(app): State<App>, caller: Caller<Manage>) -> Result<Json<Key
     responses(
         (status = 201, description = "Made.", body = CreatedBody),
         (status = 400, description = "A field is wrong.", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 403, description = "The key is no operator's, and the new one would be.", body = ProblemBody, content_type = "application/problem+json"),
     ),
 )]
 async fn create(
@@ -105,18 +106,37 @@ async fn create(
         ));
     }
     let scopes: Result<Vec<Scope>, _> = new.scopes.iter().map(|text| text.parse::<Scope>()).collect();
-    let scopes = scopes
-        .map_err(|_| Problem::field("scopes", "must be of documents:read, documents:write, search, admin"))?;
+    let scopes = scopes.map_err(|_| {
+        Problem::field("scopes", "must be of documents:read, documents:write, search, admin, operator")
+    })?;
     if scopes.is_empty() {
         return Err(Problem::field("scopes", "must name at least one scope"));
+    }
+    if scopes.contains(&Scope::Operator) && !caller.is_operator {
+        refused(&app, &caller, &new.name).await;
+        return Err(Problem::forbidden("only an operator's key makes another one with the scope `operator`"));
     }
     if new.expires_at.is_some_and(|at| at <= Utc::now()) {
         return Err(Problem::field("expires_at", "must be in the future"));
     }
-    let asked = NewKey { tenant: caller.tenant, name: new.name, scopes, expires_at: new.expires_at };
-    let created = app.store().create_key(&asked).await?;
+    let asked = NewKey { tenant: caller.tenant.clone(), name: new.name, scopes, expires_at: new.expires_at };
+    let created = caller.store(&app).create_key(&asked).await?;
     let body = CreatedBody { key: created.key.into(), secret: created.secret.expose().to_owned() };
     Ok((StatusCode::CREATED, Json(body)))
+}
+
+/// Notes that somebody wanted a key for more than they may do themselves.
+async fn refused(app: &App, caller: &Caller<Manage>, name: &str) {
+    let act = NewAct {
+        tenant: None,
+        action: "key.create",
+        target: "",
+        outcome: ActOutcome::Refused,
+        detail: &serde_json::json!({ "name": name, "scopes": [Scope::Operator.as_str()] }),
+    };
+    if let Err(error) = caller.store(app).note_act(&act).await {
+        tracing::warn!(%error, key = caller.key_id, "a refused key could not be noted");
+    }
 }
 
 /// End a key. It may work for a few seconds more.
@@ -132,7 +152,7 @@ async fn revoke(
     caller: Caller<Manage>,
     Path(id): Path<String>,
 ) -> Result<StatusCode, Problem> {
-    match app.store().revoke_key(&caller.tenant, &id).await? {
+    match caller.store(&app).revoke_key(&caller.tenant, &id).await? {
         true => Ok(StatusCode::NO_CONTENT),
         false => Err(Problem::not_found("key")),
     }

@@ -5,6 +5,7 @@
 
 #![allow(unused_qualifications)] // written by utoipa's macros
 
+mod audit;
 pub(crate) mod auth;
 mod body;
 mod collections;
@@ -13,7 +14,10 @@ mod dead_letters;
 mod documents;
 mod events;
 mod extract;
+mod fetch;
 mod history;
+mod janitor;
+mod jobs;
 mod keys;
 mod limits;
 mod meaning;
@@ -24,18 +28,21 @@ mod page;
 pub(crate) mod problem;
 mod queue;
 mod ranges;
+pub(crate) mod rate_headers;
 mod reference;
 mod search;
 pub(crate) mod session;
 pub(crate) mod settings;
 mod shapes;
 mod spaces;
+mod stages;
 mod status;
 pub(crate) mod trace;
 mod upload;
 mod uploads;
 mod usage;
 mod waits;
+mod webhooks;
 
 use std::any::Any;
 
@@ -77,6 +84,9 @@ use crate::{Config, http::problem::Problem};
         (name = "queue", description = "The pipeline at work."),
         (name = "spaces", description = "Embedding models."),
         (name = "keys", description = "API keys of the tenant."),
+        (name = "webhooks", description = "Addresses that are told what becomes of documents."),
+        (name = "audit", description = "Who did what."),
+        (name = "janitor", description = "The scheduled tasks. For operators' keys."),
     ),
     components(schemas(problem::ProblemBody)),
 )]
@@ -93,10 +103,15 @@ fn api(limits: &Limits) -> OpenApiRouter<App> {
         .merge(collections::router())
         .merge(queue::router())
         .merge(history::router())
+        .merge(stages::router())
+        .merge(jobs::router())
         .merge(dead_letters::router())
         .merge(spaces::router())
         .merge(keys::router())
         .merge(session::router())
+        .merge(janitor::router())
+        .merge(webhooks::router())
+        .merge(audit::router())
         .merge(usage::router())
         .route_layer(middleware::from_fn_with_state(limits.clone(), limits::time_limit));
     timed
@@ -104,6 +119,7 @@ fn api(limits: &Limits) -> OpenApiRouter<App> {
         .merge(content::downloads())
         .merge(uploads::uploads())
         .merge(events::router())
+        .merge(fetch::router())
         .route_layer(middleware::from_fn_with_state(limits.clone(), limits::admit))
 }
 
@@ -130,6 +146,7 @@ pub fn openapi_json() -> Result<String, serde_json::Error> {
 pub(crate) fn router(app: App, limits: &Limits, operations: riacho_service::ops::Ops) -> Router {
     let config = app.config().clone();
     let api = Router::from(api(limits)).merge(ops::router()).with_state(app);
+    let api = api.layer(middleware::from_fn(rate_headers::layer));
     api.merge(reference::router(&openapi()))
         .merge(page::router())
         .merge(riacho_service::ops::router(operations))
@@ -178,6 +195,8 @@ fn cors(config: &Config) -> CorsLayer {
             header::RETRY_AFTER,
             header::CONTENT_RANGE,
             header::CONTENT_DISPOSITION,
+            HeaderName::from_static(rate_headers::LIMIT),
+            HeaderName::from_static(rate_headers::POLICY),
             HeaderName::from_static(trace::REQUEST_ID),
         ])
         .max_age(std::time::Duration::from_secs(3_600))

@@ -271,6 +271,7 @@ impl From<riacho_store::Error> for Problem {
                     | Conflict::SpaceLive
                     | Conflict::SpaceFallback
                     | Conflict::FallbackInUse { .. }
+                    | Conflict::WebhookDisabled
                     | Conflict::SpaceRetired => Problem::conflict("state", detail),
                 }
             }

@@ -3,7 +3,9 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use axum::{Json, extract::State};
+use chrono::{DateTime, SecondsFormat, Utc};
 use riacho_domain::{StageName, TenantId};
+use riacho_store::Pause;
 use riacho_streams::StageFigures;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -35,7 +37,7 @@ pub(super) struct QueueBody {
 
 /// Entries of one stage, in all lanes and partitions.
 #[derive(Debug, Serialize, ToSchema)]
-struct StageBody {
+pub(super) struct StageBody {
     /// The stage.
     stage: &'static str,
     /// Entries on its streams.
@@ -52,10 +54,40 @@ struct StageBody {
     consumers: u64,
     /// Entries settled a second, over the last seconds; unknown at the first look.
     rate_per_second: Option<f64>,
+    /// Since when, by whom and why nobody reads; null while it is not paused.
+    paused: Option<PausedBody>,
 }
 
-fn stage_bodies(figures: &Figures) -> Vec<StageBody> {
-    let body = |(stage, figures, rate): &(StageName, StageFigures, Option<f64>)| StageBody {
+/// A pause of a stage.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct PausedBody {
+    /// Since when.
+    since: DateTime<Utc>,
+    /// By whom: `key:` with the public part of an API key, or `cli:` with a login.
+    by: String,
+    /// Why, in their words.
+    reason: String,
+}
+
+impl From<Pause> for PausedBody {
+    fn from(pause: Pause) -> Self {
+        let Pause { since, by, reason, .. } = pause;
+        Self { since, by, reason }
+    }
+}
+
+fn stage_bodies(figures: &Figures, paused: &[Pause]) -> Vec<StageBody> {
+    figures.stages.iter().map(|(stage, figures, rate)| stage_body(*stage, figures, *rate, paused)).collect()
+}
+
+pub(super) fn stage_body(
+    stage: StageName,
+    figures: &StageFigures,
+    rate: Option<f64>,
+    paused: &[Pause],
+) -> StageBody {
+    let paused = paused.iter().find(|pause| pause.stage == stage).cloned();
+    StageBody {
         stage: stage.as_str(),
         backlog: figures.backlog,
         lag: figures.lag,
@@ -63,15 +95,15 @@ fn stage_bodies(figures: &Figures) -> Vec<StageBody> {
         retrying: figures.retrying,
         oldest_age_seconds: figures.oldest_age.as_secs_f64(),
         consumers: figures.consumers_alive,
-        rate_per_second: *rate,
-    };
-    figures.stages.iter().map(body).collect()
+        rate_per_second: rate,
+        paused: paused.map(PausedBody::from),
+    }
 }
 
 /// Whether work gets done.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct QueueHealth {
-    /// `healthy`, `degraded` (a stage has work and nobody at it, or dead letters wait) or `unhealthy`
+    /// `healthy`, `degraded` (a stage is paused, or has work and nobody at it) or `unhealthy`
     /// (Redis is away).
     status: &'static str,
     /// What is not as it should be.
@@ -86,7 +118,7 @@ impl QueueHealth {
     }
 }
 
-async fn partitions(app: &App) -> Result<Vec<u16>, Problem> {
+pub(super) async fn partitions(app: &App) -> Result<Vec<u16>, Problem> {
     Ok(app.store().partitions().await?.into_iter().map(|partition| partition.partition).collect())
 }
 
@@ -109,13 +141,13 @@ async fn info(State(app): State<App>, caller: Caller<Read>) -> Result<Json<Queue
 
 /// The pipeline at work, with figures that are `max_age` old at most.
 pub(super) async fn read(app: &App, tenant: &TenantId, max_age: Duration) -> Result<QueueBody, Problem> {
-    let partitions = partitions(app).await?;
+    let (partitions, paused) = (partitions(app).await?, app.store().paused_stages().await?);
     let figures = app.sampler().figures(app.streams(), &partitions, max_age);
     let (counts, unresolved) = (app.store().state_counts(tenant), app.store().unresolved_letters(tenant));
     let (figures, counts, unresolved) = tokio::join!(figures, counts, unresolved);
     let figures = figures.map_err(|error| redis_away(&error))?;
     Ok(QueueBody {
-        stages: stage_bodies(&figures),
+        stages: stage_bodies(&figures, &paused),
         documents: counts?.into_iter().map(|(state, count)| (state.as_str(), count)).collect(),
         dead_letters: figures.dead_letters,
         unresolved: unresolved?.into_iter().collect(),
@@ -133,9 +165,9 @@ async fn health(State(app): State<App>, _: Caller<Read>) -> Result<Json<QueueHea
 
 /// Whether work gets done.
 pub(super) async fn queue_health(app: &App) -> Result<QueueHealth, Problem> {
-    let partitions = partitions(app).await?;
+    let (partitions, paused) = (partitions(app).await?, app.store().paused_stages().await?);
     let stages = match app.sampler().figures(app.streams(), &partitions, Duration::ZERO).await {
-        Ok(figures) => stage_bodies(&figures),
+        Ok(figures) => stage_bodies(&figures, &paused),
         Err(error) => {
             return Ok(QueueHealth {
                 status: "unhealthy",
@@ -145,7 +177,11 @@ pub(super) async fn queue_health(app: &App) -> Result<QueueHealth, Problem> {
         }
     };
     let idle = stages.iter().filter(|stage| stage.backlog > 0 && stage.consumers == 0);
-    let reasons: Vec<String> =
+    let mut reasons: Vec<String> =
         idle.map(|stage| format!("{} has work and no consumer", stage.stage)).collect();
+    reasons.extend(paused.iter().map(|pause| {
+        let since = pause.since.to_rfc3339_opts(SecondsFormat::Secs, true);
+        format!("{} is paused since {since} by {}", pause.stage, pause.by)
+    }));
     Ok(QueueHealth { status: if reasons.is_empty() { "healthy" } else { "degraded" }, reasons, stages })
 }

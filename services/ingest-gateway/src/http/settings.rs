@@ -122,6 +122,54 @@ pub(crate) struct SettingsBody {
     tokenizer: Option<String>,
 }
 
+/// The fields of a file that is fetched.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct UrlBody {
+    /// Where the file is: an http or https address of the public network.
+    url: String,
+    /// The file's name; the last part of the address when not given.
+    filename: Option<String>,
+    /// The uploader's own id. One that is known makes the upload a new version of its document.
+    external_id: Option<String>,
+    /// Name of the collection, made when it is not there. `default` when not given.
+    collection: Option<String>,
+    /// A JSON object that searches can filter on.
+    #[schema(value_type = Option<Object>)]
+    metadata: Option<Value>,
+    /// How urgent it is: `interactive` (default), `bulk` or `background`.
+    #[schema(value_type = Option<String>)]
+    lane: Option<Lane>,
+    /// How long the document lives, in seconds. For ever when not given.
+    ttl_seconds: Option<u64>,
+    /// Target size of a chunk in tokens.
+    chunk_max_tokens: Option<u32>,
+    /// Tokens that a chunk repeats of the one before it.
+    chunk_overlap_tokens: Option<u32>,
+    /// `o200k_base` (default) or `cl100k_base`.
+    tokenizer: Option<String>,
+}
+
+impl Settings {
+    /// Reads what is said of a file that is fetched, and where it is.
+    pub(crate) fn from_url_body(asked: UrlBody, config: &Config) -> Result<(String, Settings), Problem> {
+        let body = SettingsBody {
+            filename: String::new(),
+            external_id: asked.external_id,
+            collection: asked.collection,
+            metadata: asked.metadata,
+            lane: asked.lane,
+            ttl_seconds: asked.ttl_seconds,
+            chunk_max_tokens: asked.chunk_max_tokens,
+            chunk_overlap_tokens: asked.chunk_overlap_tokens,
+            tokenizer: asked.tokenizer,
+            ..SettingsBody::default()
+        };
+        let settings = Settings { filename: asked.filename, ..Settings::from_body(body, config)? };
+        Ok((asked.url, settings))
+    }
+}
+
 impl Settings {
     /// Reads a query.
     pub(crate) fn from_query(query: Option<&str>, config: &Config) -> Result<Settings, Problem> {

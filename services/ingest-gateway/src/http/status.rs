@@ -181,7 +181,7 @@ impl From<Status> for StatusBody {
         (status = 404, description = "No such document.", body = ProblemBody, content_type = "application/problem+json"),
     ),
 )]
-async fn status(
+pub(super) async fn status(
     State(app): State<App>,
     caller: Caller<Read>,
     DocumentPath(document): DocumentPath,
@@ -208,7 +208,7 @@ pub(super) async fn read(app: &App, tenant: &TenantId, document: DocumentId) -> 
         (status = 409, description = "It has ended already.", body = ProblemBody, content_type = "application/problem+json"),
     ),
 )]
-async fn cancel(
+pub(super) async fn cancel(
     State(app): State<App>,
     caller: Caller<Write>,
     DocumentPath(document): DocumentPath,
@@ -236,7 +236,7 @@ pub(super) struct RetryQuery {
         (status = 409, description = "It did not fail, or the original is needed and gone.", body = ProblemBody, content_type = "application/problem+json"),
     ),
 )]
-async fn retry(
+pub(super) async fn retry(
     State(app): State<App>,
     caller: Caller<Write>,
     DocumentPath(document): DocumentPath,

@@ -28,12 +28,12 @@ const MAX_IDEMPOTENCY_KEY: usize = 255;
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 /// A file in the object store, and what was said about it.
-struct Received {
-    key: Key,
-    stored: Stored,
-    filename: String,
-    content_type: String,
-    settings: Settings,
+pub(super) struct Received {
+    pub(super) key: Key,
+    pub(super) stored: Stored,
+    pub(super) filename: String,
+    pub(super) content_type: String,
+    pub(super) settings: Settings,
 }
 
 /// Takes an upload in: the file into the object store, then the row. When it fails before the row,
@@ -57,17 +57,18 @@ pub(crate) async fn take_in(
             return Err(problem);
         }
     };
-    let stored = accept_of(app, tenant, target, trace, &parts, received);
+    let stored = accept_of(app, tenant, target, trace, &parts.headers, received);
     let accept = stored.inspect_err(|_| app.discard(key.clone()))?;
     Ok(app.accept(&accept, &key).await?)
 }
 
-fn accept_of(
+/// What is to be written of a file that is in the object store.
+pub(super) fn accept_of(
     app: &App,
     tenant: &TenantId,
     target: Target,
     trace: Trace,
-    parts: &Parts,
+    headers: &HeaderMap,
     received: Received,
 ) -> Result<Accept, Problem> {
     let Received { key, stored, filename, content_type, settings } = received;
@@ -78,7 +79,7 @@ fn accept_of(
     accept.traceparent = trace.traceparent;
     let chunking = settings.own_chunking();
     settings.apply(&mut accept, app.config())?;
-    accept.idempotency = idempotency_key(&parts.headers)?
+    accept.idempotency = idempotency_key(headers)?
         .map(|key| Idempotency { key, request_hash: request_hash(&accept, &chunking) });
     Ok(accept)
 }

@@ -23,7 +23,7 @@ pub(super) struct Waits {
     /// `upload`: its bytes have not come. `tenant_limit`: the tenant has as much in flight as it may, `total_limit`: all
     /// tenants together have. `budget`: the tenant has used up a budget of the month, `total_budget`: all tenants
     /// together have used up one of theirs. `turn`: others go before it. `stage`: work of the stage is before it, or it is
-    /// being worked on. `no_consumer`: nobody works on the stage. `provider_limit`: the provider of the embedding model
+    /// being worked on. `paused`: an operator has paused the stage. `no_consumer`: nobody works on the stage. `provider_limit`: the provider of the embedding model
     /// takes no more at the moment. `redis`: the streams cannot be reached.
     reason: &'static str,
     /// The same for people.
@@ -163,13 +163,25 @@ impl Why {
         let Some(partition) = status.partition else { return Self::new("stage", "it is on its way") };
         let (lane, lower) = (status.lane, status.lane.lower());
         let lanes = if stage == StageName::Extract || lower == lane { vec![lane] } else { vec![lane, lower] };
+        // Where PostgreSQL is away there is no status either.
+        let paused = app.store().paused_stages().await.unwrap_or_default();
+        let paused = paused.into_iter().find(|pause| pause.stage == stage);
         let why = match entries(app, partition, stage, &lanes).await {
             None => Self::no_redis(),
+            Some(figures) if paused.is_some() => {
+                Self { reason: "paused", ..Self::of_figures(figures, &lanes, None) }
+            }
             // The fallback's model has no limits.
             Some(figures) if status.fallback.is_some() => Self::of_figures(figures, &lanes, None),
             Some(figures) => Self::of_figures(figures, &lanes, limited_for(app, stage).await),
         };
-        Self { stage: Some(stage), ..why }
+        let detail = match paused {
+            Some(pause) => {
+                format!("an operator has paused the stage{}; {}", because(&pause.reason), why.detail)
+            }
+            None => why.detail,
+        };
+        Self { stage: Some(stage), detail, ..why }
     }
 
     /// `limited` is how long the provider of the stage's model keeps a request waiting.
@@ -200,6 +212,10 @@ impl Why {
         let detail = format!("{who}{entries} in the {lanes} of the stage{retrying}");
         Self { behind: Some(figures.entries), ..Self::new(reason, detail) }
     }
+}
+
+fn because(reason: &str) -> String {
+    if reason.is_empty() { String::new() } else { format!(" ({reason})") }
 }
 
 fn count(number: u64, one: &str, many: &str) -> String {

@@ -32,6 +32,8 @@ pub(crate) struct Change {
     pub(crate) objects: Option<Objects>,
     pub(crate) model: Option<Arc<dyn Model>>,
     pub(crate) limits: Limits,
+    /// Networks that webhooks and fetches may go to although they are not public.
+    pub(crate) outbound_allow: Vec<String>,
 }
 
 /// Another gateway of the same deployment. It stops when it is dropped.
@@ -53,6 +55,7 @@ impl Gateway {
         let deployment = Deployment::start().await.expect("deployment");
         let mut core = deployment.core().expect("runtime");
         core.limits = change.limits;
+        core.http.outbound_allow = change.outbound_allow;
         let mut resources = deployment.resources(Role::Service).expect("resources");
         if let Some(objects) = change.objects {
             resources.objects = objects;

@@ -144,3 +144,35 @@ fn count_files(directory: std::fs::ReadDir) -> usize {
     let entries = directory.map(|entry| entry.unwrap().path());
     entries.map(|path| if path.is_dir() { count_files(std::fs::read_dir(path).unwrap()) } else { 1 }).sum()
 }
+
+#[tokio::test]
+async fn each_answer_says_what_is_left_of_the_rates() {
+    let limits = Limits { requests_per_minute: 1, request_burst: 30, ..few_uploads() };
+    let gateway = Gateway::with(Change { limits, ..Change::default() }).await;
+    let headers = async |request: RequestBuilder| {
+        let response = request.send().await.unwrap();
+        let text = |name: &str| response.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
+        (response.status().as_u16(), text("ratelimit"), text("ratelimit-policy"))
+    };
+    let (status, left, policy) = headers(gateway.get("/api/v1/documents")).await;
+    assert_eq!((status, left.as_deref()), (200, Some("\"requests\";r=29;t=60")));
+    assert_eq!(policy.as_deref(), Some("\"requests\";q=30;w=1800"));
+    let upload = |n: u32| gateway.post(&format!("/api/v1/documents?filename={n}.txt")).body(n.to_string());
+    for n in 0..4 {
+        let (status, left, policy) = headers(upload(n)).await;
+        let wanted = format!("\"requests\";r={}, \"uploads\";r={}", 28 - n, 3 - n);
+        let left = left.unwrap().replace(";t=60", "");
+        assert_eq!((status, left), (202, wanted));
+        assert_eq!(policy.as_deref(), Some("\"requests\";q=30;w=1800, \"uploads\";q=4;w=240"));
+    }
+    let (status, left, _) = headers(upload(4)).await;
+    assert!(
+        status == 429 && left.as_deref().is_some_and(|left| left.contains("\"uploads\";r=0;t=")),
+        "{left:?}"
+    );
+    // What is not limited says nothing of limits, and nobody is told before it is known who asks.
+    assert_eq!(
+        headers(gateway.anonymous(reqwest::Method::GET, "/api/v1/documents")).await,
+        (401, None, None)
+    );
+}

@@ -1,4 +1,5 @@
-//! Fails documents whose deadline passed, so that nothing is in flight for ever.
+//! Fails documents whose deadline passed, so that nothing is in flight for ever. The time for which a stage was paused does not
+//! count, and while one is, nothing fails.
 
 use super::step_by_step;
 use crate::{Error, job::Job};
@@ -9,5 +10,6 @@ pub(crate) async fn run(job: &Job<'_>) -> Result<(), Error> {
         job.add("documents", store.due_figures().await?.overdue);
         return Ok(());
     }
+    job.add("prolonged", store.settle_pauses().await?);
     step_by_step(job, "documents", |limit| store.fail_overdue(limit)).await
 }

@@ -1,11 +1,12 @@
 //! Measures backlogs, lag, dead letters and waiting documents.
 
+use chrono::Utc;
 use metrics::gauge;
 use riacho_domain::{StageName, State};
 use riacho_store::{QueueFigures, SpaceState};
 use riacho_streams::StageFigures;
 
-use crate::{Error, job::Job, metrics::names};
+use crate::{Error, TaskName, job::Job, metrics::names};
 
 pub(crate) async fn run(job: &Job<'_>) -> Result<(), Error> {
     let (store, streams) = (&job.janitor.store, &job.janitor.streams);
@@ -13,6 +14,11 @@ pub(crate) async fn run(job: &Job<'_>) -> Result<(), Error> {
     report_queue(&queue);
     job.add("waiting", queue.waiting);
     report_spaces(job).await?;
+    let paused = store.paused_stages().await?;
+    for stage in StageName::ALL {
+        let is_paused = paused.iter().any(|pause| pause.stage == stage);
+        gauge!(names::STAGE_PAUSED, "stage" => stage.as_str()).set(if is_paused { 1.0 } else { 0.0 });
+    }
     let partitions: Vec<u16> = store.partitions().await?.iter().map(|p| p.partition).collect();
     for stage in StageName::ALL {
         let figures = streams.figures(stage, &partitions).await?;
@@ -29,7 +35,28 @@ pub(crate) async fn run(job: &Job<'_>) -> Result<(), Error> {
     job.add("dead_letters", dead);
     gauge!(names::DEAD_LETTERS_OPEN).set(number(store.open_dead_letters().await?));
     gauge!(names::REDIS_MEMORY).set(number(streams.memory().await?.used));
+    report_tasks(job).await
+}
+
+/// When the tasks last went well, whichever process ran them.
+async fn report_tasks(job: &Job<'_>) -> Result<(), Error> {
+    for schedule in job.janitor.store.schedules().await? {
+        let Ok(task) = schedule.task.parse::<TaskName>() else { continue };
+        if let Some(at) = schedule.last_success {
+            gauge!(names::TASK_LAST_SUCCESS, "task" => task.as_str()).set(seconds(at.timestamp_millis()));
+        }
+        if task == TaskName::Backup && !job.config().backup.command.is_empty() {
+            let age = Utc::now() - schedule.last_success.unwrap_or(schedule.known_since);
+            gauge!(names::BACKUP_AGE).set(seconds(age.num_milliseconds()));
+        }
+    }
     Ok(())
+}
+
+/// Times are far below 2^53 milliseconds, up to which this is exact.
+#[allow(clippy::cast_precision_loss)]
+fn seconds(millis: i64) -> f64 {
+    millis as f64 / 1e3
 }
 
 async fn report_spaces(job: &Job<'_>) -> Result<(), Error> {

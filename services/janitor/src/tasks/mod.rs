@@ -1,6 +1,8 @@
 //! The tasks, a file each. A task counts what it does, takes one bounded step after another, and
 //! looks between two steps whether it should go on.
 
+mod backup;
+mod canary;
 mod census;
 mod consumers;
 mod dead_letters;
@@ -14,7 +16,9 @@ mod index;
 mod orphans;
 mod purge;
 mod quotas;
+mod redeliver_webhooks;
 mod release;
+mod summary;
 
 use std::future::Future;
 
@@ -39,6 +43,10 @@ pub(crate) async fn run(task: TaskName, job: &Job<'_>) -> Result<(), Error> {
         TaskName::Fill => fill::run(job).await,
         TaskName::Index => index::run(job).await,
         TaskName::Housekeep => housekeep::run(job).await,
+        TaskName::RedeliverWebhooks => redeliver_webhooks::run(job).await,
+        TaskName::Summary => summary::run(job).await,
+        TaskName::Canary => canary::run(job).await,
+        TaskName::Backup => backup::run(job).await,
         TaskName::Health => health::run(job).await,
     }
 }

@@ -56,7 +56,7 @@ fn scope_of(text: &str) -> anyhow::Result<KeyScope> {
     text.trim().parse().map_err(|_| {
         Failure::error(
             Kind::Usage,
-            format!("scope {text:?} is none of documents:read, documents:write, search, admin"),
+            format!("scope {text:?} is none of documents:read, documents:write, search, admin, operator"),
         )
     })
 }

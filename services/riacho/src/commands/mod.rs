@@ -1,5 +1,6 @@
 //! A file for each command.
 
+mod audit;
 mod bench;
 mod completions;
 mod config;
@@ -11,15 +12,17 @@ mod key;
 mod migrate;
 mod openapi;
 mod partitions;
+mod queue;
 pub(crate) mod search;
 mod serve;
 mod space;
+mod stage;
 mod status;
 mod tenant;
 mod up;
 
 use riacho_service::config::ConfigError;
-use riacho_store::{Role, Store};
+use riacho_store::{Actor, Role, Store};
 
 use crate::{
     cli::{Cli, Command, Global},
@@ -49,13 +52,20 @@ impl Context {
         Settings::new(&self.global).with_running(&self.data_dir())?.load()
     }
 
-    /// A connection for an operator's command. It does not wait for a database that is away.
+    /// Who runs the command, for the audit log.
+    fn actor(&self) -> Actor {
+        let user = nix::unistd::getuid();
+        let name = nix::unistd::User::from_uid(user).ok().flatten().map(|user| user.name);
+        Actor::command_line(&name.unwrap_or_else(|| user.to_string()))
+    }
+
+    /// A connection for an operator's command; what it changes is noted. It does not wait for a database that is away.
     async fn store(&self, role: Role) -> anyhow::Result<Store> {
         let mut database = self.config()?.database;
         database.pool_size = 1;
         let store = Store::connect(&database, role).await.map_err(store_failure)?;
         store.check_version().await.map_err(store_failure)?;
-        Ok(store)
+        Ok(store.acting_as(self.actor()))
     }
 }
 
@@ -93,6 +103,9 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Space(command) => space::run(&context, command).await,
         Command::Bench(command) => bench::run(&context, command).await,
         Command::Eval(arguments) => eval::run(&context, arguments).await,
+        Command::Queue(command) => queue::run(&context, command).await,
+        Command::Stage(command) => stage::run(&context, command).await,
+        Command::Audit(arguments) => audit::run(&context, arguments).await,
         Command::DeadLetters(command) => dead_letters::run(&context, command).await,
         Command::Completions { shell } => completions::run(shell),
         Command::Openapi => openapi::run(&context),

@@ -42,12 +42,22 @@ fn health_text(health: &Value) -> String {
 const STAGE_COLUMNS: [&str; 7] =
     ["stage", "backlog", "lag", "pending", "retrying", "consumers", "oldest_age_seconds"];
 
-fn stages_text(queue: &Value) -> String {
-    let rows = queue["stages"].as_array().into_iter().flatten();
-    table(&STAGE_COLUMNS, rows.map(|stage| STAGE_COLUMNS.map(|column| cell(&stage[column])).to_vec()))
+/// Since when a stage is paused and by whom, or nothing.
+pub(super) fn paused(stage: &Value) -> String {
+    match (stage["paused"]["since"].as_str(), stage["paused"]["by"].as_str()) {
+        (Some(since), Some(by)) => format!("paused since {since} by {by}"),
+        _ => String::new(),
+    }
 }
 
-fn counts_text(queue: &Value) -> String {
+pub(super) fn stages_text(queue: &Value) -> String {
+    let rows = queue["stages"].as_array().into_iter().flatten();
+    let header = [&STAGE_COLUMNS[..], &[""]].concat();
+    let figures = |stage: &Value| STAGE_COLUMNS.map(|column| cell(&stage[column])).to_vec();
+    table(&header, rows.map(|stage| [figures(stage), vec![paused(stage)]].concat()))
+}
+
+pub(super) fn counts_text(queue: &Value) -> String {
     let counts = queue["documents"].as_object().into_iter().flatten();
     let rows = counts.map(|(state, count)| vec![state.clone(), cell(count)]);
     let dead = vec!["dead letters".to_owned(), cell(&queue["dead_letters"])];
@@ -55,7 +65,7 @@ fn counts_text(queue: &Value) -> String {
 }
 
 /// A value without quotes, and a hyphen where there is none.
-fn cell(value: &Value) -> String {
+pub(super) fn cell(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
         Value::String(text) => text.clone(),

@@ -40,13 +40,16 @@ async fn development_key(config: &Config, data_dir: &DataDir) -> anyhow::Result<
     store.ensure_tenant(&tenant, "Default").await?;
     if let Some(key) = DataDir::read(&data_dir.api_key()) {
         match store.authenticate(&key).await {
+            // One that an earlier build made lacks the scope of operators.
+            Ok(Some(principal)) if !principal.may(KeyScope::Operator) => {}
             // A suspended tenant keeps its key.
             Ok(Some(_)) | Err(Error::Conflict(Conflict::TenantNotActive)) => return Ok(key),
             Ok(None) => {}
             Err(error) => return Err(error.into()),
         }
     }
-    let new = NewKey { tenant, name: "development".into(), scopes: vec![KeyScope::Admin], expires_at: None };
+    let scopes = vec![KeyScope::Admin, KeyScope::Operator];
+    let new = NewKey { tenant, name: "development".into(), scopes, expires_at: None };
     let created = store.create_key(&new).await?;
     write_private(&data_dir.api_key(), created.secret.expose())?;
     Ok(created.secret.expose().to_owned())
