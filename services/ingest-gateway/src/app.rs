@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use riacho_domain::SpaceId;
 use riacho_models::{Model, Models};
 use riacho_objects::{Key, Objects};
-use riacho_service::{Health, Resources, outward::Outward, spend::Ledger};
+use riacho_service::{CoreConfig, Health, Resources, outward::Outward, spend::Ledger};
 use riacho_store::{Accept, Accepted, Limits, Space, Store};
 use riacho_streams::Streams;
 
@@ -54,19 +54,18 @@ struct Shared {
 impl App {
     pub(crate) fn new(
         config: Config,
-        limits: Limits,
+        core: &CoreConfig,
         resources: Resources,
         models: Models,
         ledger: Ledger,
         releaser: Releaser,
-        outbound_allow: Vec<String>,
     ) -> App {
         let keys = Keys::new(config.key_cache());
         let rates = Rates::default();
         let answers = Answers::new(config.search_cache(), config.search_cache_bytes);
         App(Arc::new(Shared {
             config,
-            limits,
+            limits: core.limits,
             rates,
             answers,
             resources,
@@ -75,7 +74,7 @@ impl App {
             keys,
             releaser,
             outward: OnceLock::new(),
-            outbound_allow,
+            outbound_allow: core.http.outbound_allow.clone(),
             space: Mutex::default(),
             checked: Mutex::default(),
         }))
