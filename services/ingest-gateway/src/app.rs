@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use riacho_domain::SpaceId;
 use riacho_models::{Model, Models};
 use riacho_objects::{Key, Objects};
-use riacho_service::{Health, Resources, outward::Outward, spend::Ledger};
+use riacho_service::{CoreConfig, Health, Resources, outward::Outward, spend::Ledger};
 use riacho_store::{Accept, Accepted, Limits, Space, Store};
 use riacho_streams::Streams;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -42,8 +42,6 @@ pub(crate) struct Behind {
     pub(crate) releaser: Releaser,
     /// Cancelled when the gateway begins to stop.
     pub(crate) stopping: CancellationToken,
-    /// Networks that requests to addresses of clients may go to.
-    pub(crate) outbound_allow: Vec<String>,
 }
 
 struct Shared {
@@ -73,19 +71,19 @@ struct Shared {
 impl App {
     pub(crate) fn new(
         config: Config,
-        limits: Limits,
+        core: &CoreConfig,
         resources: Resources,
         models: Models,
         behind: Behind,
     ) -> App {
-        let Behind { ledger, releaser, stopping, outbound_allow } = behind;
+        let Behind { ledger, releaser, stopping } = behind;
         let keys = Keys::new(config.key_cache());
         let rates = Rates::default();
         let answers = Answers::new(config.search_cache(), config.search_cache_bytes);
         let event_streams = config.max_event_streams.min(Semaphore::MAX_PERMITS);
         App(Arc::new(Shared {
             config,
-            limits,
+            limits: core.limits,
             rates,
             answers,
             resources,
@@ -97,7 +95,7 @@ impl App {
             event_streams: Arc::new(Semaphore::new(event_streams)),
             stopping,
             outward: OnceLock::new(),
-            outbound_allow,
+            outbound_allow: core.http.outbound_allow.clone(),
             space: Mutex::default(),
             checked: Mutex::default(),
         }))

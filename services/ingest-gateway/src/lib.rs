@@ -83,9 +83,8 @@ pub async fn serve(
     let (releaser, releasing) = Releaser::new(resources.store.clone(), resources.streams.clone());
     let limits = Limits::new(&config);
     let ledger = Ledger::open(resources.store.clone(), Prices::new(&core.models.prices), SPEND_LINGER);
-    let outbound_allow = core.http.outbound_allow.clone();
-    let behind = Behind { ledger: ledger.clone(), releaser, stopping: stop.clone(), outbound_allow };
-    let app = App::new(config.clone(), core.limits, resources, models, behind);
+    let behind = Behind { ledger: ledger.clone(), releaser, stopping: stop.clone() };
+    let app = App::new(config.clone(), core, resources, models, behind);
     let health = app.health().spawn(stop.clone());
     let forgetting = tokio::spawn(limits.clone().forget(stop.clone()));
     let releasing = tokio::spawn(releasing);

@@ -18,6 +18,20 @@ async fn post(deployment: &Deployment, path: &str, body: Value) -> Value {
     body
 }
 
+/// Uploads a document; its status once it says that it waits for a paused stage, nothing where it went through.
+async fn waits_for_the_pause(deployment: &Deployment, n: u32) -> Option<(Value, Value)> {
+    let text = format!("# Wait {n}\n\nThe heron waits.\n");
+    let accepted = deployment.upload(&format!("paused-{n}.md"), text).await;
+    let path = format!("/api/v1/documents/{}/status", accepted["id"].as_str().unwrap());
+    let status = eventually(|| async {
+        let status = deployment.get(&path).await;
+        let is_told = status["state"] == "ready" || status["waits"]["reason"] == "paused";
+        if is_told { Ok(status) } else { Err(status) }
+    })
+    .await;
+    (status["state"] != "ready").then_some((accepted, status))
+}
+
 #[tokio::test]
 async fn documents_wait_for_a_paused_stage_say_so_and_go_on_when_it_is_resumed() {
     let _turn = ONE_AT_A_TIME.lock().await;
@@ -26,25 +40,10 @@ async fn documents_wait_for_a_paused_stage_say_so_and_go_on_when_it_is_resumed()
     let by = paused[0]["by"].as_str().unwrap();
     assert!(by.starts_with("cli:"), "{by}");
     // Its replicas follow within a second; what is uploaded meanwhile may go through.
-    let (waiting, mut n) = (
-        async |n: u32| {
-            let accepted = deployment
-                .upload(&format!("paused-{n}.md"), format!("# Wait {n}\n\nThe heron waits.\n"))
-                .await;
-            let path = format!("/api/v1/documents/{}/status", accepted["id"].as_str().unwrap());
-            let status = eventually(|| async {
-                let status = deployment.get(&path).await;
-                let is_told = status["state"] == "ready" || status["waits"]["reason"] == "paused";
-                if is_told { Ok(status) } else { Err(status) }
-            })
-            .await;
-            (status["state"] != "ready").then_some((accepted, status))
-        },
-        0,
-    );
+    let mut n = 0;
     let (accepted, status) = loop {
         n += 1;
-        if let Some(found) = waiting(n).await {
+        if let Some(found) = waits_for_the_pause(&deployment, n).await {
             break found;
         }
         assert!(n < 100, "nothing waits");

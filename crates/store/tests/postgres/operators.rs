@@ -146,7 +146,7 @@ async fn acts_on_tenants_say_what_changed() {
     assert_eq!(page.items[4].detail, json!({"weight": 7}));
     assert_eq!(page.items[3].detail["limits"]["max_bytes"], 10);
     // They outlive the tenant.
-    assert_eq!(db.janitor.remove_deleted_tenants().await.unwrap(), [tenant.clone()]);
+    assert_eq!(db.janitor.remove_deleted_tenants().await.unwrap(), std::slice::from_ref(&tenant));
     assert_eq!(db.janitor.acts(Some(&tenant), &asked).await.unwrap().items.len(), 6);
 }
 

@@ -16,9 +16,12 @@ pub(crate) const LIMIT: &str = "ratelimit";
 /// The header that says what there is.
 pub(crate) const POLICY: &str = "ratelimit-policy";
 
+/// A bucket's name and rate, and what it answered.
+type Seen = (&'static str, Rate, Token);
+
 /// What the buckets of a request answered. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct RatesSeen(Arc<Mutex<Vec<(&'static str, Rate, Token)>>>);
+pub(crate) struct RatesSeen(Arc<Mutex<Vec<Seen>>>);
 
 impl RatesSeen {
     /// Notes what a bucket answered.
@@ -32,21 +35,19 @@ impl RatesSeen {
         if seen.is_empty() {
             return None;
         }
-        let list = |one: fn(&(&'static str, Rate, Token)) -> String| {
-            seen.iter().map(one).collect::<Vec<_>>().join(", ")
-        };
+        let list = |one: fn(&Seen) -> String| seen.iter().map(one).collect::<Vec<_>>().join(", ");
         Some((list(limit), list(policy)))
     }
 }
 
 /// How many are left, and in how many seconds there is one more.
-fn limit((name, rate, token): &(&'static str, Rate, Token)) -> String {
+fn limit((name, rate, token): &Seen) -> String {
     let more = token.wait.unwrap_or(rate.every).as_secs_f64().ceil();
     format!("\"{name}\";r={};t={more:.0}", token.left)
 }
 
 /// How many a bucket holds, and in how many seconds it is full again when it is empty.
-fn policy((name, rate, _): &(&'static str, Rate, Token)) -> String {
+fn policy((name, rate, _): &Seen) -> String {
     let burst = rate.burst.max(1);
     format!("\"{name}\";q={burst};w={:.0}", (rate.every * burst).as_secs_f64().ceil())
 }

@@ -21,7 +21,7 @@ pub(super) async fn run(context: &Context, arguments: Janitor) -> anyhow::Result
         Some(JanitorCommand::List) => list(context).await,
         Some(JanitorCommand::Run { task, dry_run }) => {
             let task = task.parse().map_err(|text| Failure::error(Kind::Usage, text))?;
-            one(context, task, dry_run).await
+            Box::pin(one(context, task, dry_run)).await
         }
     }
 }
