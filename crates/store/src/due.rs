@@ -10,6 +10,8 @@ pub struct DueFigures {
     pub uploads: u64,
     /// Documents past their time to live.
     pub documents: u64,
+    /// Files past their time.
+    pub files: u64,
     /// Releases past their deadline.
     pub overdue: u64,
     /// Rows that were kept for a while only.
@@ -25,6 +27,7 @@ impl Store {
         Ok(DueFigures {
             uploads: count("uploads")?,
             documents: count("documents")?,
+            files: count("files")?,
             overdue: count("overdue")?,
             housekeeping: count("housekeeping")?,
         })
@@ -39,7 +42,9 @@ SELECT (SELECT count(*) FROM document_versions
         WHERE state IN ('releasing', 'extracting', 'embedding', 'indexing') AND deadline < now()) AS overdue,
        (SELECT count(*) FROM idempotency_keys WHERE created_at < now() - interval '7 days')
        + (SELECT count(*) FROM intake_events WHERE created_at < now() - interval '30 days')
-       + (SELECT count(*) FROM dead_letters WHERE resolved_at < now() - interval '30 days') AS housekeeping";
+       + (SELECT count(*) FROM dead_letters WHERE resolved_at < now() - interval '30 days')
+       + (SELECT count(*) FROM file_batches WHERE created_at < now() - interval '30 days') AS housekeeping,
+       (SELECT count(*) FROM files WHERE expires_at < now() AND deleted_at IS NULL) AS files";
 
 /// The statements of this file.
 pub(crate) const STATEMENTS: &[&str] = &[FIGURES];

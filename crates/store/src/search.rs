@@ -1,6 +1,7 @@
 //! Search: hybrid, vector and keyword, over the live versions of one tenant, in one snapshot, so that
 //! no answer mixes versions.
 
+mod condition;
 mod fallback;
 mod filter;
 mod fusion;
@@ -28,7 +29,13 @@ use self::{
     range::{Allowed, Searched},
     vector::Near,
 };
-pub use self::{fallback::Fallback, filter::Filter, fusion::ScoreParts, highlight::Highlight};
+pub use self::{
+    condition::{Comparison, Condition},
+    fallback::Fallback,
+    filter::Filter,
+    fusion::ScoreParts,
+    highlight::Highlight,
+};
 use crate::{
     Error, Store,
     lexemes::Language,

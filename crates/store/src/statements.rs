@@ -5,9 +5,9 @@ use riacho_domain::{DocumentId, SpaceId, TenantId};
 use tokio_postgres::SimpleQueryMessage;
 
 use crate::{
-    accept, attachments, census, chunks, collections, commands, dead_letters, documents, due, frequent_words,
-    indexing, intake, janitor, keys, leases, limits, migrate, pool, purge, release, reuse, search, spaces,
-    spend, stages, start, status, tenants, topology, uploads,
+    accept, attachments, census, chunks, collections, commands, dead_letters, documents, due, files,
+    frequent_words, indexing, intake, janitor, keys, leases, limits, migrate, pool, purge, release, reuse, search, spaces,
+    spend, stages, start, status, tenants, topology, uploads, vector_stores,
 };
 
 impl crate::Store {
@@ -176,6 +176,7 @@ fn all(space: SpaceId) -> Vec<String> {
         dead_letters::STATEMENTS,
         documents::STATEMENTS,
         due::STATEMENTS,
+        files::STATEMENTS,
         frequent_words::STATEMENTS,
         intake::STATEMENTS,
         janitor::STATEMENTS,
@@ -199,5 +200,6 @@ fn all(space: SpaceId) -> Vec<String> {
     all.extend(search::statements(space));
     all.extend(purge::statements(space));
     all.extend(reuse::statements(space));
+    all.extend(vector_stores::statements().into_iter().map(str::to_owned));
     all
 }

@@ -17,6 +17,7 @@ mod limits;
 mod meaning;
 mod missing;
 pub(crate) mod names;
+mod openai;
 mod ops;
 pub(crate) mod problem;
 mod queue;
@@ -123,13 +124,14 @@ pub fn openapi_json() -> Result<String, serde_json::Error> {
 /// The whole interface.
 pub(crate) fn router(app: App, limits: &Limits, operations: riacho_service::ops::Ops) -> Router {
     let config = app.config().clone();
-    let api = Router::from(api(limits)).merge(ops::router()).with_state(app);
+    let api = Router::from(api(limits)).merge(openai::router(limits)).merge(ops::router()).with_state(app);
     api.merge(reference::router(&openapi()))
         .route("/", get(|| async { Redirect::temporary("/docs") }))
         .merge(riacho_service::ops::router(operations))
         .fallback(|| async { Problem::no_route() })
         .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })
         .layer(CatchPanicLayer::custom(panicked))
+        .layer(middleware::from_fn(openai::errors::layer))
         .layer(SetResponseHeaderLayer::if_not_present(
             header::X_CONTENT_TYPE_OPTIONS,
             HeaderValue::from_static("nosniff"),
@@ -165,6 +167,7 @@ fn cors(config: &Config) -> CorsLayer {
             HeaderName::from_static("idempotency-key"),
             HeaderName::from_static(trace::REQUEST_ID),
             HeaderName::from_static("traceparent"),
+            HeaderName::from_static("openai-beta"),
         ])
         .expose_headers([
             header::LOCATION,
