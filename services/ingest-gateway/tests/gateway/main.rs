@@ -8,6 +8,7 @@ mod fixture;
 mod intake;
 mod kept_answers;
 mod limits;
+mod openai;
 mod openapi;
 mod rates;
 mod read;
