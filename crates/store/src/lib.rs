@@ -75,7 +75,10 @@ pub use self::{
     purge::{Purge, PurgeKind, PurgeProgress, Purged, Receipt},
     release::{Accepted, Chunking, Release, ReleasePlan},
     reuse::{ContentHash, Known, WantedVectors},
-    search::{Comparison, Condition, Fallback, Filter, Highlight, Hit, MAX_QUERY, MAX_TOP_K, Mode, ScoreParts, SearchRequest},
+    search::{
+        Comparison, Condition, Fallback, Filter, Highlight, Hit, MAX_QUERY, MAX_TOP_K, Mode, ScoreParts,
+        SearchRequest,
+    },
     spaces::{
         DueIndex, FillMark, Filled, Filling, Gap, GapChunk, IndexBuilt, Missing, Space, SpaceState, Switched,
         drop_space, ensure_live_space, ensure_space,

@@ -21,6 +21,13 @@ use tokio_postgres::{Row, error::SqlState};
 use uuid::Uuid;
 
 pub(crate) use self::keyword::BOUND;
+pub use self::{
+    condition::{Comparison, Condition},
+    fallback::Fallback,
+    filter::Filter,
+    fusion::ScoreParts,
+    highlight::Highlight,
+};
 use self::{
     fallback::Beside,
     fusion::{Found, Leg, Place, fuse},
@@ -28,13 +35,6 @@ use self::{
     keyword::Words,
     range::{Allowed, Searched},
     vector::Near,
-};
-pub use self::{
-    condition::{Comparison, Condition},
-    fallback::Fallback,
-    filter::Filter,
-    fusion::ScoreParts,
-    highlight::Highlight,
 };
 use crate::{
     Error, Store,

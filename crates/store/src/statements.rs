@@ -6,8 +6,8 @@ use tokio_postgres::SimpleQueryMessage;
 
 use crate::{
     accept, attachments, census, chunks, collections, commands, dead_letters, documents, due, files,
-    frequent_words, indexing, intake, janitor, keys, leases, limits, migrate, pool, purge, release, reuse, search, spaces,
-    spend, stages, start, status, tenants, topology, uploads, vector_stores,
+    frequent_words, indexing, intake, janitor, keys, leases, limits, migrate, pool, purge, release, reuse,
+    search, spaces, spend, stages, start, status, tenants, topology, uploads, vector_stores,
 };
 
 impl crate::Store {

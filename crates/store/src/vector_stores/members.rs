@@ -114,7 +114,8 @@ impl Store {
         let states = &states;
         self.transaction(Scope::tenant("members", tenant), |tx| async move {
             let place = async |id| place(&tx, tenant, collection, id).await;
-            let window = Window { after: place(window.after).await?, before: place(window.before).await?, ..*window };
+            let window =
+                Window { after: place(window.after).await?, before: place(window.before).await?, ..*window };
             let (lower, upper) = window.bounds();
             let params: [Param<'_>; 7] =
                 [&tenant.as_str(), &collection, &batch, states, &lower, &upper, &window.rows()];
@@ -175,7 +176,8 @@ async fn place(
     let Some(id) = id else { return Ok(None) };
     let params: [Param<'_>; 3] = [&tenant.as_str(), &id, &collection];
     let row = tx.query_opt(PLACE, &params).await?;
-    let row = row.ok_or_else(|| Error::Invalid("there is nothing in the list at `after` or `before`".into()))?;
+    let row =
+        row.ok_or_else(|| Error::Invalid("there is nothing in the list at `after` or `before`".into()))?;
     Ok(Some(row.try_get("id")?))
 }
 

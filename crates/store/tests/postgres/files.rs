@@ -87,7 +87,11 @@ async fn the_object_of_a_file_is_removed_after_the_last_document_that_names_it()
         purges.into_iter().map(|purge| (purge.document, purge.originals)).collect::<Vec<_>>()
     };
     assert!(db.store.delete_document(&db.acme, document).await.unwrap());
-    assert_eq!(originals().await, [(document, Vec::new())], "the purge of the document leaves the object alone");
+    assert_eq!(
+        originals().await,
+        [(document, Vec::new())],
+        "the purge of the document leaves the object alone"
+    );
     assert!(db.janitor.file_purges(Duration::ZERO, 10).await.unwrap().is_empty());
     assert!(db.store.delete_file(&db.acme, file.id).await.unwrap());
     assert!(!db.store.delete_file(&db.acme, file.id).await.unwrap());
@@ -96,7 +100,10 @@ async fn the_object_of_a_file_is_removed_after_the_last_document_that_names_it()
     assert!(db.janitor.purge_done(&purge, Default::default()).await.unwrap().is_some());
     let purges = db.janitor.file_purges(Duration::ZERO, 10).await.unwrap();
     assert_eq!(purges.iter().map(|purge| &purge.object_key).collect::<Vec<_>>(), [&file.object_key]);
-    assert!(db.janitor.file_purges(Duration::from_secs(60), 10).await.unwrap().is_empty(), "not before the grace");
+    assert!(
+        db.janitor.file_purges(Duration::from_secs(60), 10).await.unwrap().is_empty(),
+        "not before the grace"
+    );
     db.janitor.file_purged(&purges[0], 1).await.unwrap();
     assert_eq!(db.value("SELECT count(*) FROM files"), "0");
     let receipt = format!("SELECT objects FROM receipts WHERE file_id = '{}'", file.id);
@@ -112,7 +119,8 @@ async fn originals_past_their_retention_are_not_those_of_files() {
     let own = db.ready(&db.acme, "en", &["own"]).await;
     let past = db.janitor.originals_past(Duration::ZERO, 10).await.unwrap();
     assert_eq!(past.iter().map(|original| original.document).collect::<Vec<_>>(), [own]);
-    let known = db.janitor.known_objects(&[file.object_key.clone(), "t/acme/originals/x".into()]).await.unwrap();
+    let known =
+        db.janitor.known_objects(&[file.object_key.clone(), "t/acme/originals/x".into()]).await.unwrap();
     assert_eq!(known.into_iter().collect::<Vec<_>>(), [file.object_key]);
 }
 
@@ -141,10 +149,16 @@ async fn whoever_attaches_a_file_while_it_is_forgotten_either_has_it_or_is_told(
         let collection = db.store.create_collection(&db.acme, &format!("c{n}")).await.unwrap();
         let _ = db.raw.run("UPDATE files SET used_at = now() - interval '1 day'");
         let accept = made_of(&db.acme, &file, (collection.id, &collection.name));
-        let (attached, forgotten) =
-            tokio::join!(db.store.accept(&accept), db.janitor.forget_unused_files(Duration::from_secs(60), 10));
+        let (attached, forgotten) = tokio::join!(
+            db.store.accept(&accept),
+            db.janitor.forget_unused_files(Duration::from_secs(60), 10)
+        );
         let is_there = db.store.file(&db.acme, file.id).await.unwrap().is_some();
-        assert_eq!((is_there, forgotten.unwrap()), (attached.is_ok(), u64::from(attached.is_err())), "{attached:?}");
+        assert_eq!(
+            (is_there, forgotten.unwrap()),
+            (attached.is_ok(), u64::from(attached.is_err())),
+            "{attached:?}"
+        );
     }
 }
 
@@ -157,8 +171,12 @@ async fn a_file_past_its_time_goes_with_its_documents() {
     assert_eq!(db.janitor.expire_files(10).await.unwrap(), 0);
     let _ = db.raw.run(&format!("UPDATE files SET expires_at = now() WHERE id = '{}'", short.id));
     assert!(db.store.file(&db.acme, short.id).await.unwrap().is_none(), "nobody has to wait for the janitor");
-    assert_eq!((db.janitor.expire_files(10).await.unwrap(), db.janitor.expire_files(10).await.unwrap()), (1, 0));
-    let state = async |document: DocumentId| db.store.status(&db.acme, document).await.unwrap().map(|s| s.state);
+    assert_eq!(
+        (db.janitor.expire_files(10).await.unwrap(), db.janitor.expire_files(10).await.unwrap()),
+        (1, 0)
+    );
+    let state =
+        async |document: DocumentId| db.store.status(&db.acme, document).await.unwrap().map(|s| s.state);
     assert_eq!((state(gone).await, state(stays).await), (None, Some(State::Releasing)));
 }
 

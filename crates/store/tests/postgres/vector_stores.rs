@@ -1,7 +1,10 @@
 //! Collections as vector stores.
 
 use riacho_domain::State;
-use riacho_store::{ChangedVectorStore, Comparison, Condition, Error, Filter, NewVectorStore, SearchRequest, VectorStore, Window};
+use riacho_store::{
+    ChangedVectorStore, Comparison, Condition, Error, Filter, NewVectorStore, SearchRequest, VectorStore,
+    Window,
+};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
@@ -28,7 +31,8 @@ async fn a_title_is_the_name_where_it_is_free_and_can_be_one() {
         let made = store(&db, title).await;
         assert_eq!((made.title.as_deref(), made.collection.len()), (title, 35), "{}", made.collection);
     }
-    let taken = db.store.create_vector_store(&db.acme, (Uuid::now_v7(), "manuals"), &NewVectorStore::default()).await;
+    let taken =
+        db.store.create_vector_store(&db.acme, (Uuid::now_v7(), "manuals"), &NewVectorStore::default()).await;
     assert!(taken.is_err());
 }
 
@@ -43,9 +47,14 @@ async fn a_change_changes_what_it_names() {
     };
     let days = ChangedVectorStore { expires_after_days: Some(Some(2)), ..ChangedVectorStore::default() };
     assert_eq!(change(days).await, (Some("before".into()), json!({}), Some(2)));
-    let metadata = ChangedVectorStore { metadata: Some(map(json!({"a": "b"}))), ..ChangedVectorStore::default() };
+    let metadata =
+        ChangedVectorStore { metadata: Some(map(json!({"a": "b"}))), ..ChangedVectorStore::default() };
     assert_eq!(change(metadata).await, (Some("before".into()), json!({"a": "b"}), Some(2)));
-    let none = ChangedVectorStore { title: Some(None), expires_after_days: Some(None), ..ChangedVectorStore::default() };
+    let none = ChangedVectorStore {
+        title: Some(None),
+        expires_after_days: Some(None),
+        ..ChangedVectorStore::default()
+    };
     assert_eq!(change(none).await, (None, json!({"a": "b"}), None));
     let nothing = ChangedVectorStore::default();
     assert!(!db.store.change_vector_store(&db.other, id, &nothing).await.unwrap(), "it is another tenant's");
@@ -71,7 +80,8 @@ async fn documents_are_counted_by_what_became_of_them() {
     let all = Window { ascending: true, after: None, before: None, limit: 10 };
     let listed = db.store.vector_stores(&db.acme, &all).await.unwrap().items;
     assert_eq!(listed.iter().map(|store| (store.id, store.counts)).collect::<Vec<_>>(), [(made.id, counts)]);
-    let ready_ones = db.store.members(&db.acme, made.id, None, Some(&[State::Ready]), &all).await.unwrap().items;
+    let ready_ones =
+        db.store.members(&db.acme, made.id, None, Some(&[State::Ready]), &all).await.unwrap().items;
     assert_eq!(ready_ones.iter().map(|member| member.id).collect::<Vec<_>>(), [ready.document.0]);
 }
 
@@ -120,7 +130,11 @@ async fn a_deleted_collection_takes_its_documents_and_frees_its_name() {
 #[tokio::test]
 async fn the_janitor_goes_on_with_a_deletion_that_was_cut_off_and_empties_what_expired() {
     let db = database().await;
-    let (cut_off, expired, kept) = (store(&db, Some("cut off")).await, store(&db, Some("expired")).await, store(&db, Some("kept")).await);
+    let (cut_off, expired, kept) = (
+        store(&db, Some("cut off")).await,
+        store(&db, Some("expired")).await,
+        store(&db, Some("kept")).await,
+    );
     let days = ChangedVectorStore { expires_after_days: Some(Some(1)), ..ChangedVectorStore::default() };
     for of in [&expired, &kept] {
         assert!(db.store.change_vector_store(&db.acme, of.id, &days).await.unwrap());
@@ -140,9 +154,13 @@ async fn the_janitor_goes_on_with_a_deletion_that_was_cut_off_and_empties_what_e
     let now = db.store.vector_store(&db.acme, expired.id).await.unwrap().unwrap();
     assert!(now.is_expired());
     db.store.touch_vector_store(&db.acme, expired.id).await.unwrap();
-    assert!(db.store.vector_store(&db.acme, expired.id).await.unwrap().unwrap().is_expired(), "it stays expired");
+    assert!(
+        db.store.vector_store(&db.acme, expired.id).await.unwrap().unwrap().is_expired(),
+        "it stays expired"
+    );
     assert_eq!(db.janitor.empty_collections(100).await.unwrap(), 6);
-    let left = async |id| db.store.vector_store(&db.acme, id).await.unwrap().map(|store| store.counts.total());
+    let left =
+        async |id| db.store.vector_store(&db.acme, id).await.unwrap().map(|store| store.counts.total());
     assert_eq!((left(expired.id).await, left(kept.id).await), (Some(0), Some(3)));
 }
 
@@ -193,9 +211,10 @@ async fn a_list_goes_on_from_what_was_deleted_meanwhile() {
     }
     let after = async |place| {
         let window = Window { ascending: true, after: Some(place), before: None, limit: 10 };
-        db.store.members(&db.acme, made.id, None, None, &window).await.map(|part| {
-            part.items.into_iter().map(|member| member.id).collect::<Vec<_>>()
-        })
+        db.store
+            .members(&db.acme, made.id, None, None, &window)
+            .await
+            .map(|part| part.items.into_iter().map(|member| member.id).collect::<Vec<_>>())
     };
     assert!(db.store.delete_document(&db.acme, members[1].1).await.unwrap());
     assert_eq!(after(members[1].0).await.unwrap(), [members[2].0, members[3].0]);

@@ -9,7 +9,12 @@ use serde_json::{Value, json};
 use crate::fixture::{Change, Gateway, json};
 
 /// Sends a request and expects an error as OpenAI's clients read it.
-async fn refused(request: RequestBuilder, status: u16, kind: &str, code: &str) -> (Value, reqwest::header::HeaderMap) {
+async fn refused(
+    request: RequestBuilder,
+    status: u16,
+    kind: &str,
+    code: &str,
+) -> (Value, reqwest::header::HeaderMap) {
     let response = request.send().await.unwrap();
     let (actual, headers) = (response.status().as_u16(), response.headers().clone());
     let body: Value = response.json().await.unwrap();
@@ -54,7 +59,8 @@ async fn errors_are_openais_whoever_refuses() {
     refused(gateway.get("/v1/chat/completions"), 404, invalid, "not_found").await;
     refused(gateway.get("/v1"), 404, invalid, "not_found").await;
     refused(gateway.request(Method::PATCH, "/v1/files"), 405, invalid, "method_not_allowed").await;
-    let (_, headers) = refused(gateway.anonymous(Method::GET, "/v1/files"), 401, invalid, "invalid_api_key").await;
+    let (_, headers) =
+        refused(gateway.anonymous(Method::GET, "/v1/files"), 401, invalid, "invalid_api_key").await;
     assert!(headers["www-authenticate"].to_str().unwrap().starts_with("Bearer"));
     let text = gateway.post("/v1/vector_stores").header("content-type", "text/plain").body("x");
     refused(text, 415, invalid, "unsupported_media_type").await;
@@ -86,7 +92,8 @@ async fn a_file_over_the_limit_and_a_form_that_is_none_are_refused_and_leave_not
     refused(gateway.post("/v1/files").json(&json!({})), 400, invalid, "bad_request").await;
     assert_eq!(gateway.deployment.sql("SELECT FROM files").len(), 0);
     riacho_testkit::eventually(|| async {
-        let left: Vec<_> = futures::TryStreamExt::try_collect(gateway.objects.list_all()).await.unwrap_or_default();
+        let left: Vec<_> =
+            futures::TryStreamExt::try_collect(gateway.objects.list_all()).await.unwrap_or_default();
         if left.is_empty() { Ok(()) } else { Err(format!("{} objects", left.len())) }
     })
     .await;
@@ -104,12 +111,16 @@ async fn a_file_is_answered_whole_and_sent_so_that_no_browser_runs_it() {
     });
     assert_eq!(made, expected);
     let listed = json(gateway.get("/v1/files"), 200).await;
-    let page = json!({"object": "list", "data": [expected], "first_id": id, "last_id": id, "has_more": false});
+    let page =
+        json!({"object": "list", "data": [expected], "first_id": id, "last_id": id, "has_more": false});
     assert_eq!(listed, page);
     let content = gateway.get(&format!("/v1/files/{id}/content")).send().await.unwrap();
     let head = |name: &str| content.headers()[name].to_str().unwrap().to_owned();
     assert_eq!((head("content-type"), head("content-length")), ("text/html".into(), "25".into()));
-    assert!(head("content-disposition").starts_with("attachment") && head("content-security-policy").contains("sandbox"));
+    assert!(
+        head("content-disposition").starts_with("attachment")
+            && head("content-security-policy").contains("sandbox")
+    );
     let empty = json(gateway.get("/v1/files?purpose=vision"), 200).await;
     let none = json!({"object": "list", "data": [], "first_id": null, "last_id": null, "has_more": false});
     assert_eq!(empty, none);
@@ -160,15 +171,22 @@ async fn a_file_on_its_way_says_when_to_ask_again_and_one_that_is_ready_does_not
 #[tokio::test]
 async fn a_document_that_was_uploaded_otherwise_is_a_file_of_its_collection() {
     let gateway = Gateway::start().await;
-    let upload = Gateway::form("handbook.txt", "The gauge.").text("metadata", r#"{"year": 2024, "tags": ["a"]}"#);
+    let upload =
+        Gateway::form("handbook.txt", "The gauge.").text("metadata", r#"{"year": 2024, "tags": ["a"]}"#);
     let document = gateway.upload(upload).await["id"].as_str().unwrap().to_owned();
     gateway.publish(&document, "The gauge.").await;
     let stores = json(gateway.get("/v1/vector_stores"), 200).await;
     let store = stores["data"][0]["id"].as_str().unwrap();
-    assert_eq!((&stores["data"][0]["name"], &stores["data"][0]["file_counts"]["completed"]), (&json!("default"), &json!(1)));
+    assert_eq!(
+        (&stores["data"][0]["name"], &stores["data"][0]["file_counts"]["completed"]),
+        (&json!("default"), &json!(1))
+    );
     let id = format!("file-{}", document.replace('-', ""));
     let listed = json(gateway.get(&format!("/v1/vector_stores/{store}/files")), 200).await;
-    assert_eq!((&listed["data"][0]["id"], &listed["data"][0]["attributes"]), (&json!(id), &json!({"year": 2024})));
+    assert_eq!(
+        (&listed["data"][0]["id"], &listed["data"][0]["attributes"]),
+        (&json!(id), &json!({"year": 2024}))
+    );
     let search = gateway.post(&format!("/v1/vector_stores/{store}/search")).json(&json!({"query": "gauge"}));
     assert_eq!(json(search, 200).await["data"][0]["file_id"], json!(id));
     let file = json(gateway.get(&format!("/v1/files/{id}")), 200).await;
@@ -187,14 +205,22 @@ async fn a_vector_store_that_expired_says_so_and_takes_nothing() {
     let gateway = Gateway::start().await;
     let file = file(&gateway, "a.txt", "text").await;
     let body = json!({"name": "short", "expires_after": {"anchor": "last_active_at", "days": 1}});
-    let store = json(gateway.post("/v1/vector_stores").json(&body), 200).await["id"].as_str().unwrap().to_owned();
+    let store =
+        json(gateway.post("/v1/vector_stores").json(&body), 200).await["id"].as_str().unwrap().to_owned();
     gateway.deployment.sql("UPDATE collections SET last_active_at = now() - interval '25 hours'");
     let path = format!("/v1/vector_stores/{store}");
     assert_eq!(json(gateway.get(&path), 200).await["status"], "expired");
     let attach = json!({"file_id": file["id"]});
-    for (tail, body) in [("/files", &attach), ("/search", &json!({"query": "x"})), ("", &json!({"name": "long"}))] {
-        let (error, _) =
-            refused(gateway.post(&format!("{path}{tail}")).json(body), 400, "invalid_request_error", "bad_request").await;
+    for (tail, body) in
+        [("/files", &attach), ("/search", &json!({"query": "x"})), ("", &json!({"name": "long"}))]
+    {
+        let (error, _) = refused(
+            gateway.post(&format!("{path}{tail}")).json(body),
+            400,
+            "invalid_request_error",
+            "bad_request",
+        )
+        .await;
         assert!(error["message"].as_str().unwrap().contains("expired"), "{error}");
     }
 }

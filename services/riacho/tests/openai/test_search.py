@@ -82,7 +82,7 @@ class Search(Case):
         best = all_of_them[0].score
         self.assertLess(all_of_them[-1].score, best)
         only_best = self.search("river station 2020", rewrite_query=True,
-                                ranking_options={"ranker": "auto", "score_threshold": best})
+                                ranking_options={"ranker": "auto", "score_threshold": best - 1e-9})
         self.assertEqual([result.score for result in only_best], [best])
 
     def test_several_queries_are_one_search(self):

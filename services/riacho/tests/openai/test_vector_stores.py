@@ -64,7 +64,7 @@ class VectorStores(Case):
             self.client.vector_stores.create(name="with none", file_ids=[f"file-{uuid.uuid4().hex}"])
 
     def test_a_deleted_vector_store_is_gone_and_its_files_stay(self):
-        added = self.add("The heron stands in the shallows.")
+        added = self.add("The heron of Zyqvoria stands in the shallows.")
         deleted = self.client.vector_stores.delete(self.store.id)
         self.assertEqual((deleted.id, deleted.object, deleted.deleted),
                          (self.store.id, "vector_store.deleted", True))
@@ -74,7 +74,7 @@ class VectorStores(Case):
                      lambda store: self.client.vector_stores.files.retrieve(added.id, vector_store_id=store)]:
             with self.assertRaises(openai.NotFoundError):
                 call(self.store.id)
-        self.assertEqual(native("/api/v1/search", {"query": "heron shallows", "mode": "keyword"})["hits"], [])
+        self.assertEqual(native("/api/v1/search", {"query": "zyqvoria", "mode": "keyword"})["hits"], [])
         self.assertEqual(self.client.files.retrieve(added.id).id, added.id)
         # Its name is free again, and the file can be attached anew.
         self.store = self.client.vector_stores.create(name=self.store.name)

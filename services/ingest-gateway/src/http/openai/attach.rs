@@ -166,7 +166,8 @@ mod tests {
     fn a_strategy_is_read_and_answered_in_the_same_words() {
         let read = |value: Value| serde_json::from_value::<ChunkingStrategy>(value);
         assert_eq!(read(json!({"type": "auto"})).unwrap(), ChunkingStrategy::Auto {});
-        let said = json!({"type": "static", "static": {"max_chunk_size_tokens": 200, "chunk_overlap_tokens": 50}});
+        let said =
+            json!({"type": "static", "static": {"max_chunk_size_tokens": 200, "chunk_overlap_tokens": 50}});
         assert_eq!(serde_json::to_value(read(said.clone()).unwrap()).unwrap(), said);
         for wrong in [json!({"type": "static"}), json!({"type": "other"}), json!({"type": "auto", "x": 1})] {
             assert!(read(wrong.clone()).is_err(), "{wrong}");

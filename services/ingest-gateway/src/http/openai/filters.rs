@@ -62,7 +62,9 @@ fn leaf(object: &Map<String, Value>, kind: &str, place: &str) -> Result<Conditio
     let key = key.ok_or_else(|| Problem::field(format!("{place}.key"), "must be a text"))?;
     let takes_list = matches!(comparison, Comparison::In | Comparison::NotIn);
     match object.get("value") {
-        Some(value @ Value::Array(_)) if takes_list => Ok(Condition::Is(key.into(), comparison, value.clone())),
+        Some(value @ Value::Array(_)) if takes_list => {
+            Ok(Condition::Is(key.into(), comparison, value.clone()))
+        }
         Some(value @ (Value::String(_) | Value::Number(_) | Value::Bool(_))) if !takes_list => {
             Ok(Condition::Is(key.into(), comparison, value.clone()))
         }

@@ -54,9 +54,7 @@ impl Status {
         let Some(text) = text else { return Ok(None) };
         match serde_json::from_value::<Status>(Value::from(text)) {
             Ok(status) => Ok(Some(status.states())),
-            Err(_) => {
-                Err(Problem::field("filter", "must be in_progress, completed, failed or cancelled"))
-            }
+            Err(_) => Err(Problem::field("filter", "must be in_progress, completed, failed or cancelled")),
         }
     }
 }
@@ -124,14 +122,18 @@ impl MemberBody {
 
 /// Metadata as attributes: what is neither a text, a number nor a boolean, which only `/api/v1` takes, is no attribute.
 pub(super) fn shown(metadata: Map<String, Value>) -> Map<String, Value> {
-    metadata.into_iter().filter(|(_, value)| !(value.is_object() || value.is_array() || value.is_null())).collect()
+    metadata
+        .into_iter()
+        .filter(|(_, value)| !(value.is_object() || value.is_array() || value.is_null()))
+        .collect()
 }
 
 async fn member(app: &App, tenant: &TenantId, store: Uuid, id: Uuid) -> Result<Member, Problem> {
     if let Some(member) = app.store().member(tenant, store, id).await? {
         return Ok(member);
     }
-    let kind = if app.store().vector_store(tenant, store).await?.is_some() { Kind::File } else { Kind::Store };
+    let kind =
+        if app.store().vector_store(tenant, store).await?.is_some() { Kind::File } else { Kind::Store };
     Err(kind.not_found())
 }
 
@@ -240,7 +242,10 @@ pub(super) async fn content(
     let text = app.store().text_of(tenant, member.document, None).await?;
     let text = text.ok_or_else(|| {
         let status = Status::of(member.state);
-        Problem::bad_request(format!("there is no text; the file is {}", json!(status).as_str().unwrap_or_default()))
+        Problem::bad_request(format!(
+            "there is no text; the file is {}",
+            json!(status).as_str().unwrap_or_default()
+        ))
     })?;
     let key = Key::text(tenant, member.document, text.version, text.run);
     let bytes = app.objects().get(&key, app.config().max_text_slice_bytes).await?;

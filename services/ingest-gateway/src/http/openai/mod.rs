@@ -49,10 +49,7 @@ pub(super) fn router(limits: &Limits) -> Router<App> {
         .route("/v1/files", get(files::list))
         .route("/v1/files/{file}", get(files::retrieve).delete(files::delete))
         .route("/v1/vector_stores", get(stores::list).post(stores::create))
-        .route(
-            "/v1/vector_stores/{store}",
-            get(stores::retrieve).post(stores::modify).delete(stores::delete),
-        )
+        .route("/v1/vector_stores/{store}", get(stores::retrieve).post(stores::modify).delete(stores::delete))
         .route("/v1/vector_stores/{store}/search", post(search::search))
         .route("/v1/vector_stores/{store}/files", get(members::list).post(members::create))
         .route(

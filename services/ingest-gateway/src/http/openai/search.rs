@@ -127,7 +127,8 @@ impl Asked {
 
 /// Whether it is one of OpenAI's rankers, which are named by a date.
 fn is_dated(name: &str) -> bool {
-    name.strip_prefix("default-").is_some_and(|date| date.len() == 10 && date.bytes().all(|b| b.is_ascii_digit() || b == b'-'))
+    name.strip_prefix("default-")
+        .is_some_and(|date| date.len() == 10 && date.bytes().all(|b| b.is_ascii_digit() || b == b'-'))
 }
 
 /// Search a vector store.
@@ -207,7 +208,9 @@ mod tests {
     #[test]
     fn a_search_is_checked_before_anything_is_asked() {
         let check = |value: Value| Asked::check(serde_json::from_value(value).unwrap());
-        let asked = check(json!({"query": ["a", "b"], "rewrite_query": true, "ranking_options": {"ranker": "default-2024-11-15", "score_threshold": 0.4}}));
+        let asked = check(
+            json!({"query": ["a", "b"], "rewrite_query": true, "ranking_options": {"ranker": "default-2024-11-15", "score_threshold": 0.4}}),
+        );
         let asked = asked.unwrap();
         assert_eq!((asked.queries.len(), asked.results, asked.threshold), (2, 10, 0.4));
         for (bad, field) in [

@@ -82,8 +82,8 @@ async fn receive(app: &App, key: &Key, headers: &HeaderMap, incoming: Incoming) 
     // The limit for each field is its own; axum's is for what is read whole into memory.
     DefaultBodyLimit::disable().apply(&mut request);
     let multipart = Multipart::from_request(request, &()).await;
-    let mut multipart = multipart
-        .map_err(|e| Problem::bad_request(format!("the form cannot be read: {}", e.body_text())))?;
+    let mut multipart =
+        multipart.map_err(|e| Problem::bad_request(format!("the form cannot be read: {}", e.body_text())))?;
     let mut form = Form::default();
     while let Some(field) = multipart.next_field().await.map_err(of_multipart)? {
         let name = field.name().unwrap_or_default().to_owned();
