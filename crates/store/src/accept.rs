@@ -310,7 +310,7 @@ SELECT id FROM documents WHERE tenant_id = $1 AND external_id = $2 AND deleted_a
 const BY_ID: &str = "-- store::accept::existing
 SELECT d.id, d.collection_id, c.name AS collection_name, d.external_id, d.metadata, d.latest_version
 FROM documents AS d JOIN collections AS c ON c.id = d.collection_id
-WHERE d.tenant_id = $1 AND d.id = $2 AND d.deleted_at IS NULL";
+WHERE (d.tenant_id = $1) IS TRUE AND d.id = $2 AND d.deleted_at IS NULL";
 
 const BY_EXTERNAL_ID: &str = "-- store::accept::existing
 SELECT d.id, d.collection_id, c.name AS collection_name, d.external_id, d.metadata, d.latest_version
@@ -327,7 +327,7 @@ SELECT v.document_id, v.version
 FROM same
 JOIN documents AS d ON d.id = same.document_id AND d.latest_version = same.version
 JOIN document_versions AS v ON v.document_id = same.document_id AND v.version = same.version
-WHERE d.tenant_id = $1 AND v.tenant_id = $1
+WHERE (d.tenant_id = $1) IS TRUE AND v.tenant_id = $1
   AND d.deleted_at IS NULL AND (d.expires_at IS NULL OR d.expires_at > now())
   AND v.state IN ('waiting', 'releasing', 'extracting', 'embedding', 'indexing', 'ready')
 ORDER BY d.id LIMIT 1
