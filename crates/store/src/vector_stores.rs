@@ -209,14 +209,20 @@ impl Store {
             return Ok(false);
         }
         self.single(Scope::tenant("delete_vector_store", tenant), TURN_AWAY, &params).await?;
-        while self.empty_collection(tenant, id).await? > 0 {}
+        while self.empty_collection(tenant, id, None).await? > 0 {}
         Ok(true)
     }
 
-    /// Deletes some of a collection's documents. Answers how many; none when there are no more.
-    async fn empty_collection(&self, tenant: &TenantId, id: Uuid) -> Result<u64, Error> {
+    /// Deletes some of a collection's documents, those that did not change after `until`. Answers how many; none when there are
+    /// no more.
+    async fn empty_collection(
+        &self,
+        tenant: &TenantId,
+        id: Uuid,
+        until: Option<DateTime<Utc>>,
+    ) -> Result<u64, Error> {
         self.transaction(Scope::tenant("empty_collection", tenant), |tx| async move {
-            let params: [Param<'_>; 3] = [&tenant.as_str(), &id, &i64::from(DELETED_AT_ONCE)];
+            let params: [Param<'_>; 4] = [&tenant.as_str(), &id, &i64::from(DELETED_AT_ONCE), &until];
             let mut deleted = 0;
             for row in tx.query(DOCUMENTS, &params).await? {
                 // What is attached to one that was just deleted is gone already.
@@ -228,15 +234,16 @@ impl Store {
         .await
     }
 
-    /// Deletes the documents of collections that were deleted or have expired, of all tenants, and removes the rows of deleted ones
-    /// that are empty. Answers how many documents.
+    /// Deletes the documents of collections that were deleted, and those that were in one when it expired, of all tenants. Removes
+    /// the rows of deleted ones that are empty. Answers how many documents.
     pub async fn empty_collections(&self, limit: u32) -> Result<u64, Error> {
         let rows = self.single(Scope::all("empty_collections"), OVER, &[&i64::from(limit)]).await?;
         let mut deleted = 0;
         for row in &rows {
-            let (tenant, id) = (read::tenant(row, "tenant_id")?, row.try_get("id")?);
+            let (tenant, id, until) =
+                (read::tenant(row, "tenant_id")?, row.try_get("id")?, row.try_get("until")?);
             while deleted < u64::from(limit) {
-                match self.empty_collection(&tenant, id).await? {
+                match self.empty_collection(&tenant, id, until).await? {
                     0 => break,
                     documents => deleted += documents,
                 }
@@ -350,13 +357,19 @@ WHERE v.tenant_id = $1 AND v.collection_id = $2 AND v.finished_at IS NULL
   AND d.id = v.document_id AND d.collection_id <> $2";
 
 const DOCUMENTS: &str = "-- store::vector_stores::empty_collection
-SELECT id FROM documents WHERE tenant_id = $1 AND collection_id = $2 AND deleted_at IS NULL ORDER BY id LIMIT $3";
+SELECT id FROM documents
+WHERE tenant_id = $1 AND collection_id = $2 AND deleted_at IS NULL AND ($4::timestamptz IS NULL OR updated_at <= $4)
+ORDER BY id LIMIT $3";
 
+// What was accepted after the end, by who does not know of it, is owed as everywhere.
 const OVER: &str = "-- store::vector_stores::empty_collections
-SELECT c.tenant_id, c.id FROM collections AS c
-WHERE (c.deleted_at IS NOT NULL
-       OR c.expires_after_days IS NOT NULL AND c.last_active_at < now() - make_interval(days => c.expires_after_days))
-  AND EXISTS (SELECT FROM documents AS d WHERE d.collection_id = c.id AND d.deleted_at IS NULL)
+SELECT c.tenant_id, c.id, c.until
+FROM (SELECT tenant_id, id, deleted_at,
+             CASE WHEN deleted_at IS NULL THEN last_active_at + make_interval(days => expires_after_days) END AS until
+      FROM collections) AS c
+WHERE (c.deleted_at IS NOT NULL OR c.until < now())
+  AND EXISTS (SELECT FROM documents AS d WHERE d.collection_id = c.id AND d.deleted_at IS NULL
+              AND (c.until IS NULL OR d.updated_at <= c.until))
 ORDER BY c.id LIMIT $1";
 
 const REMOVE: &str = "-- store::vector_stores::empty_collections

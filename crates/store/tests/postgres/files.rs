@@ -211,7 +211,7 @@ async fn a_tenant_is_removed_when_its_files_are() {
     let purge = db.janitor.file_purges(Duration::ZERO, 10).await.unwrap().remove(0);
     assert_eq!(purge.file, file.id);
     db.janitor.file_purged(&purge, 1).await.unwrap();
-    assert_eq!(db.janitor.remove_deleted_tenants().await.unwrap(), [db.acme.clone()]);
+    assert_eq!(db.janitor.remove_deleted_tenants().await.unwrap(), std::slice::from_ref(&db.acme));
 }
 
 #[tokio::test]

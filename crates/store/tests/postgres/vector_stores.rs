@@ -147,10 +147,14 @@ async fn the_janitor_goes_on_with_a_deletion_that_was_cut_off_and_empties_what_e
         }
     }
     let _ = db.raw.run(&format!(
-        "UPDATE collections SET deleted_at = now(), name = 'deleted' WHERE id = '{}';
-         UPDATE collections SET last_active_at = now() - interval '25 hours' WHERE id = '{}'",
+        "UPDATE collections SET deleted_at = now(), name = 'deleted' WHERE id = '{0}';
+         UPDATE collections SET last_active_at = now() - interval '25 hours' WHERE id = '{1}';
+         UPDATE documents SET updated_at = now() - interval '2 hours' WHERE collection_id = '{1}'",
         cut_off.id, expired.id
     ));
+    let mut late = upload(&db.acme, "after the end");
+    late.collection = Some("expired".into());
+    let late = db.store.accept(&late).await.unwrap().document;
     let now = db.store.vector_store(&db.acme, expired.id).await.unwrap().unwrap();
     assert!(now.is_expired());
     db.store.touch_vector_store(&db.acme, expired.id).await.unwrap();
@@ -161,7 +165,8 @@ async fn the_janitor_goes_on_with_a_deletion_that_was_cut_off_and_empties_what_e
     assert_eq!(db.janitor.empty_collections(100).await.unwrap(), 6);
     let left =
         async |id| db.store.vector_store(&db.acme, id).await.unwrap().map(|store| store.counts.total());
-    assert_eq!((left(expired.id).await, left(kept.id).await), (Some(0), Some(3)));
+    assert_eq!((left(expired.id).await, left(kept.id).await), (Some(1), Some(3)));
+    assert_eq!(db.state(late).await, State::Releasing, "what was accepted is owed");
 }
 
 #[tokio::test]
