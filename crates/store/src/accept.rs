@@ -11,11 +11,12 @@ use uuid::Uuid;
 
 pub(crate) use self::request::Fingerprint;
 use self::request::advisory_keys;
-pub use self::request::{Accept, Body, Idempotency, Target};
+pub use self::request::{Accept, Body, Idempotency, MadeOf, Target};
 pub(crate) use self::write::{STATEMENTS as WRITE_STATEMENTS, wake};
 use crate::{
     Accepted, Conflict, Error, Quota, Store,
     collections::DEFAULT_COLLECTION,
+    files,
     intake::{self, AcceptedEvent, EventAnswer, EventKey},
     read,
     transaction::{Param, Scope, Tx},
@@ -70,6 +71,11 @@ impl Store {
         event: Option<&EventKey>,
     ) -> Result<AcceptedEvent, Error> {
         let found = find(tx, accept, event).await?;
+        if let Some(made_of) = &accept.made_of
+            && found.collection != Some(made_of.collection)
+        {
+            return Err(Error::NotFound("collection"));
+        }
         if let Some(answer) = found.event {
             return Ok(AcceptedEvent { answer, accepted: None });
         }
@@ -105,14 +111,19 @@ impl Store {
             write::remember(tx, accept, event, document, version, true).await?;
             return Ok(Accepted { duplicate: true, ..version_now(tx, document, version).await? });
         }
-        check_quotas(&found)?;
+        check_quotas(accept, &found)?;
         self.write_version(tx, accept, event, &found, &fingerprint).await
     }
 }
 
-/// Refuses what would be new while a quota is used up. A new version is no new document.
-fn check_quotas(found: &Found) -> Result<(), Error> {
-    let counts = |quota: &Quota| *quota != Quota::Documents || found.existing.is_none();
+/// Refuses what would be new while a quota is used up. A new version is no new document, and what is made of a file
+/// brings no bytes.
+fn check_quotas(accept: &Accept, found: &Found) -> Result<(), Error> {
+    let counts = |quota: &Quota| match quota {
+        Quota::Documents => found.existing.is_none(),
+        Quota::Bytes => accept.made_of.is_none(),
+        Quota::Unfinished => true,
+    };
     match found.over_quota.iter().find(|quota| counts(quota)) {
         Some(quota) => Err(Conflict::OverQuota(*quota).into()),
         None => Ok(()),
@@ -135,6 +146,9 @@ async fn find(tx: &Tx, accept: &Accept, event: Option<&EventKey>) -> Result<Foun
     let locks = advisory_keys(accept, event);
     let early = matches!(accept.target, Target::New) && accept.external_id.is_none();
     let early_fingerprint = fingerprint(accept, None);
+    if let Some(made_of) = &accept.made_of {
+        files::use_file(tx, &accept.tenant, made_of.file).await?;
+    }
     tx.prepare(&[
         LOCKS,
         CONTEXT,
@@ -296,7 +310,7 @@ SELECT id FROM documents WHERE tenant_id = $1 AND external_id = $2 AND deleted_a
 const BY_ID: &str = "-- store::accept::existing
 SELECT d.id, d.collection_id, c.name AS collection_name, d.external_id, d.metadata, d.latest_version
 FROM documents AS d JOIN collections AS c ON c.id = d.collection_id
-WHERE d.tenant_id = $1 AND d.id = $2 AND d.deleted_at IS NULL";
+WHERE (d.tenant_id = $1) IS TRUE AND d.id = $2 AND d.deleted_at IS NULL";
 
 const BY_EXTERNAL_ID: &str = "-- store::accept::existing
 SELECT d.id, d.collection_id, c.name AS collection_name, d.external_id, d.metadata, d.latest_version
@@ -313,7 +327,7 @@ SELECT v.document_id, v.version
 FROM same
 JOIN documents AS d ON d.id = same.document_id AND d.latest_version = same.version
 JOIN document_versions AS v ON v.document_id = same.document_id AND v.version = same.version
-WHERE d.tenant_id = $1 AND v.tenant_id = $1
+WHERE (d.tenant_id = $1) IS TRUE AND v.tenant_id = $1
   AND d.deleted_at IS NULL AND (d.expires_at IS NULL OR d.expires_at > now())
   AND v.state IN ('waiting', 'releasing', 'extracting', 'embedding', 'indexing', 'ready')
 ORDER BY d.id LIMIT 1

@@ -103,16 +103,16 @@ const LIST: &str = "-- store::collections::collections
 SELECT c.id, c.name, c.created_at,
        (SELECT count(*) FROM documents AS d
         WHERE d.tenant_id = $1 AND d.collection_id = c.id AND d.deleted_at IS NULL) AS documents
-FROM collections AS c WHERE c.tenant_id = $1 ORDER BY c.name";
+FROM collections AS c WHERE c.tenant_id = $1 AND c.deleted_at IS NULL ORDER BY c.name";
 
 const GET: &str = "-- store::collections::collection
 SELECT c.id, c.name, c.created_at,
        (SELECT count(*) FROM documents AS d
         WHERE d.tenant_id = $1 AND d.collection_id = c.id AND d.deleted_at IS NULL) AS documents
-FROM collections AS c WHERE c.tenant_id = $1 AND c.id = $2";
+FROM collections AS c WHERE c.tenant_id = $1 AND c.id = $2 AND c.deleted_at IS NULL";
 
 const LOCK: &str = "-- store::collections::delete_collection
-SELECT id FROM collections WHERE tenant_id = $1 AND id = $2 FOR UPDATE";
+SELECT id FROM collections WHERE tenant_id = $1 AND id = $2 AND deleted_at IS NULL FOR UPDATE";
 
 const ON_ITS_WAY: &str = "-- store::collections::delete_collection
 SELECT version FROM document_versions

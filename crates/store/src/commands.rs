@@ -80,20 +80,24 @@ impl Store {
     /// not there.
     pub async fn delete_document(&self, tenant: &TenantId, document: DocumentId) -> Result<bool, Error> {
         self.transaction(Scope::tenant("delete_document", tenant), |tx| async move {
-            let params: [Param<'_>; 2] = [&tenant.as_str(), &document.0];
-            tx.prepare(&[LOCK_BY_ID, DELETE]).await?;
-            let (locked, deleted) =
-                futures::join!(tx.query(LOCK_BY_ID, &params), tx.execute(DELETE, &params));
-            locked?;
-            if deleted? == 0 {
-                return Ok(false);
-            }
-            tx.execute(CANCEL_ALL, &params).await?;
-            attachments::delete_below(&tx, tenant, &[(document.0, OfVersions::ALL)]).await?;
-            Ok(true)
+            delete_in(&tx, tenant, document).await
         })
         .await
     }
+}
+
+/// Deletes a document with what is attached to it. False: it was not there.
+pub(crate) async fn delete_in(tx: &Tx, tenant: &TenantId, document: DocumentId) -> Result<bool, Error> {
+    let params: [Param<'_>; 2] = [&tenant.as_str(), &document.0];
+    tx.prepare(&[LOCK_BY_ID, DELETE]).await?;
+    let (locked, deleted) = futures::join!(tx.query(LOCK_BY_ID, &params), tx.execute(DELETE, &params));
+    locked?;
+    if deleted? == 0 {
+        return Ok(false);
+    }
+    tx.execute(CANCEL_ALL, &params).await?;
+    attachments::delete_below(tx, tenant, &[(document.0, OfVersions::ALL)]).await?;
+    Ok(true)
 }
 
 /// Locks a document and its latest version.

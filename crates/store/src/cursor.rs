@@ -25,6 +25,60 @@ impl<T> Page<T> {
     }
 }
 
+/// A part of a list in the order of its ids, which are in the order of time: what comes after one of them, before one, or both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Window {
+    /// The oldest first.
+    pub ascending: bool,
+    /// Only what comes after this one.
+    pub after: Option<Uuid>,
+    /// Only what comes before this one. Without `after`: what comes right before it.
+    pub before: Option<Uuid>,
+    /// The most items, at least 1.
+    pub limit: u32,
+}
+
+/// The items of a [`Window`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part<T> {
+    /// The items in the order that was asked for.
+    pub items: Vec<T>,
+    /// Whether there are more in the direction that was read.
+    pub has_more: bool,
+}
+
+impl Window {
+    /// The lower and the upper bound of the ids, both exclusive.
+    pub(crate) fn bounds(&self) -> (Option<Uuid>, Option<Uuid>) {
+        if self.ascending { (self.after, self.before) } else { (self.before, self.after) }
+    }
+
+    /// Which of two statements reads the rows: the one in ascending order, or the other.
+    pub(crate) fn choose<'a>(&self, ascending: &'a str, descending: &'a str) -> &'a str {
+        if self.ascending == self.is_backwards() { descending } else { ascending }
+    }
+
+    /// One more than the limit, to see whether there are more.
+    pub(crate) fn rows(&self) -> i64 {
+        i64::from(self.limit.max(1)) + 1
+    }
+
+    pub(crate) fn cut<T>(&self, mut items: Vec<T>) -> Part<T> {
+        let limit = self.limit.max(1) as usize;
+        let has_more = items.len() > limit;
+        items.truncate(limit);
+        if self.is_backwards() {
+            items.reverse();
+        }
+        Part { items, has_more }
+    }
+
+    /// What is right before a place is read from there, and turned round.
+    const fn is_backwards(&self) -> bool {
+        self.before.is_some() && self.after.is_none()
+    }
+}
+
 /// A place in a list that is ordered by time and id.
 pub(crate) fn encode_time(time: DateTime<Utc>, id: Uuid) -> String {
     URL_SAFE_NO_PAD.encode(format!("{}.{id}", time.timestamp_micros()))
@@ -70,6 +124,25 @@ fn invalid() -> Error {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn a_window_reads_from_the_place_that_it_is_at() {
+        let (a, b) = (Uuid::from_u128(1), Uuid::from_u128(9));
+        let window = |ascending, after, before| Window { ascending, after, before, limit: 2 };
+        // (window, bounds, read in ascending order, what comes of the rows 1, 2, 3 as they are read)
+        for (window, bounds, ascending, cut) in [
+            (window(true, Some(a), None), (Some(a), None), true, [1, 2]),
+            (window(false, Some(b), None), (None, Some(b)), false, [1, 2]),
+            (window(true, None, Some(b)), (None, Some(b)), false, [2, 1]),
+            (window(false, None, Some(a)), (Some(a), None), true, [2, 1]),
+            (window(true, Some(a), Some(b)), (Some(a), Some(b)), true, [1, 2]),
+        ] {
+            assert_eq!((window.bounds(), window.choose("a", "d") == "a"), (bounds, ascending), "{window:?}");
+            let part = window.cut(vec![1, 2, 3]);
+            assert_eq!((part.items.as_slice(), part.has_more), (cut.as_slice(), true), "{window:?}");
+            assert!(!window.cut(vec![1, 2]).has_more);
+        }
+    }
 
     #[test]
     fn cursors_round_trip_and_foreign_texts_are_refused() {

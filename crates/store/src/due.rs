@@ -10,6 +10,8 @@ pub struct DueFigures {
     pub uploads: u64,
     /// Documents past their time to live.
     pub documents: u64,
+    /// Files past their time.
+    pub files: u64,
     /// Releases past their deadline.
     pub overdue: u64,
     /// Rows that were kept for a while only.
@@ -25,6 +27,7 @@ impl Store {
         Ok(DueFigures {
             uploads: count("uploads")?,
             documents: count("documents")?,
+            files: count("files")?,
             overdue: count("overdue")?,
             housekeeping: count("housekeeping")?,
         })
@@ -44,7 +47,9 @@ SELECT (SELECT count(*) FROM document_versions
        + (SELECT count(*) FROM janitor_runs WHERE requested_at < now() - interval '30 days')
        + (SELECT count(*) FROM stage_pauses WHERE settled_at < now() - interval '30 days')
        + (SELECT count(*) FROM webhook_deliveries WHERE created_at < now() - interval '30 days' AND next_attempt IS NULL)
-       + (SELECT count(*) FROM audit WHERE at < now() - interval '400 days') AS housekeeping";
+       + (SELECT count(*) FROM audit WHERE at < now() - interval '400 days')
+       + (SELECT count(*) FROM file_batches WHERE created_at < now() - interval '30 days') AS housekeeping,
+       (SELECT count(*) FROM files WHERE expires_at < now() AND deleted_at IS NULL) AS files";
 
 /// The statements of this file.
 pub(crate) const STATEMENTS: &[&str] = &[FIGURES];

@@ -157,7 +157,7 @@ impl Store {
         Ok(!rows.is_empty())
     }
 
-    /// Which of the originals' keys belong to a version. The others are orphans, once they are old.
+    /// Which of the originals' keys belong to a version or a file. The others are orphans, once they are old.
     pub async fn known_objects(&self, keys: &[String]) -> Result<HashSet<String>, Error> {
         let rows = self.single(Scope::all("known_objects"), KNOWN_OBJECTS, &[&keys]).await?;
         Ok(rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?)
@@ -195,13 +195,21 @@ impl Store {
         Ok(figures)
     }
 
-    /// Removes idempotency keys after 7 days, producers' events, resolved dead letters, runs of tasks by hand, pauses and what webhooks were told after 30, acts after 400,
+    /// Removes idempotency keys after 7 days, producers' events, resolved dead letters, batches of files, runs of tasks by hand, pauses and what webhooks were told after 30, acts after 400,
     /// and documents whose only upload never came after one. Answers how many rows.
     pub async fn housekeep(&self) -> Result<u64, Error> {
         let mut removed = 0;
-        for sql in
-            [OLD_KEYS, OLD_EVENTS, OLD_LETTERS, OLD_UPLOADS, OLD_RUNS, OLD_PAUSES, OLD_ACTS, OLD_DELIVERIES]
-        {
+        for sql in [
+            OLD_KEYS,
+            OLD_EVENTS,
+            OLD_LETTERS,
+            OLD_BATCHES,
+            OLD_UPLOADS,
+            OLD_RUNS,
+            OLD_PAUSES,
+            OLD_ACTS,
+            OLD_DELIVERIES,
+        ] {
             removed += self.single(Scope::all("housekeep"), sql, &[]).await?.len() as u64;
         }
         Ok(removed)
@@ -314,10 +322,12 @@ FROM (SELECT document_id, version FROM document_versions
 WHERE v.document_id = late.document_id AND v.version = late.version
 RETURNING v.version";
 
+// An object of a file is the file's, and goes with it.
 const ORIGINALS: &str = "-- store::janitor::originals_past
-SELECT tenant_id, document_id, version, object_key FROM document_versions
+SELECT tenant_id, document_id, version, object_key FROM document_versions AS v
 WHERE finished_at < now() - make_interval(secs => $1) AND original_purged_at IS NULL
   AND state IN ('ready', 'failed', 'cancelled', 'expired')
+  AND NOT EXISTS (SELECT FROM files AS f WHERE f.object_key = v.object_key)
 ORDER BY finished_at LIMIT $2";
 
 const ORIGINAL_PURGED: &str = "-- store::janitor::original_purged
@@ -327,7 +337,8 @@ WHERE document_id = $1 AND version = $2 AND original_purged_at IS NULL
 RETURNING version";
 
 const KNOWN_OBJECTS: &str = "-- store::janitor::known_objects
-SELECT DISTINCT object_key FROM document_versions WHERE object_key = ANY ($1) AND original_purged_at IS NULL";
+SELECT object_key FROM document_versions WHERE object_key = ANY ($1) AND original_purged_at IS NULL
+UNION SELECT object_key FROM files WHERE object_key = ANY ($1)";
 
 const KNOWN_VERSIONS: &str = "-- store::janitor::known_versions
 SELECT v.document_id, v.version FROM document_versions AS v
@@ -360,6 +371,9 @@ DELETE FROM audit WHERE at < now() - interval '400 days' RETURNING 1";
 const OLD_DELIVERIES: &str = "-- store::janitor::housekeep
 DELETE FROM webhook_deliveries WHERE created_at < now() - interval '30 days' AND next_attempt IS NULL RETURNING 1";
 
+const OLD_BATCHES: &str = "-- store::janitor::housekeep
+DELETE FROM file_batches WHERE created_at < now() - interval '30 days' RETURNING 1";
+
 const OLD_UPLOADS: &str = "-- store::janitor::housekeep
 UPDATE documents AS d SET deleted_at = now(), updated_at = now()
 FROM (SELECT d.id FROM documents AS d
@@ -389,6 +403,7 @@ pub(crate) const STATEMENTS: &[&str] = &[
     OLD_KEYS,
     OLD_EVENTS,
     OLD_LETTERS,
+    OLD_BATCHES,
     OLD_UPLOADS,
     OLD_RUNS,
     OLD_PAUSES,

@@ -2,7 +2,7 @@
 //! aggregate. Nothing above this crate knows SQL or the driver.
 //!
 //! Two rules hold everywhere. Every write of a stage names its release and is a compare-and-set; and
-//! locks are taken in one order: advisory locks, documents by id, versions by (document, version).
+//! locks are taken in one order: files, advisory locks, documents by id, versions by (document, version).
 
 mod accept;
 mod attachments;
@@ -18,6 +18,7 @@ mod dead_letters;
 mod documents;
 mod due;
 mod error;
+mod files;
 mod frequent_words;
 mod indexing;
 mod intake;
@@ -49,18 +50,19 @@ mod tls;
 mod topology;
 mod transaction;
 mod uploads;
+mod vector_stores;
 mod wakeups;
 mod webhooks;
 
 pub use self::{
-    accept::{Accept, Body, Idempotency, Target},
+    accept::{Accept, Body, Idempotency, MadeOf, Target},
     attachments::Attachment,
     audit::{Act, ActOutcome, Actor, ListActs, MAX_AUDIT_PAGE, NewAct, Verb},
     census::{InFlight, Lost, LostAgain},
     chunks::{ChunkPage, SampledChunk, StoredChunk},
     collections::{Collection, DEFAULT_COLLECTION},
     config::Config,
-    cursor::Page,
+    cursor::{Page, Part, Window},
     day::{Day, TenantDay},
     dead_letters::{
         DeadLetter, LetterFilter, LetterState, ListLetters, MAX_LETTERS, NewDeadLetter, Pace,
@@ -69,6 +71,7 @@ pub use self::{
     documents::{Document, ListDocuments, MAX_PAGE, Original, Parent, TextRef},
     due::DueFigures,
     error::{Conflict, Error},
+    files::{File, FilePurge, NewFile},
     indexing::{IndexAnswer, IndexItem},
     intake::{AcceptedEvent, EventAnswer, EventKey},
     janitor::{PurgeOriginal, QueueFigures, ReleaseCaps},
@@ -81,7 +84,10 @@ pub use self::{
     release::{Accepted, Chunking, Release, ReleasePlan},
     reuse::{ContentHash, Known, WantedVectors},
     schedules::{PlannedTask, RequestedRun, RunState, Schedule, TaskRun},
-    search::{Fallback, Filter, Highlight, Hit, MAX_QUERY, MAX_TOP_K, Mode, ScoreParts, SearchRequest},
+    search::{
+        Comparison, Condition, Fallback, Filter, Highlight, Hit, MAX_QUERY, MAX_TOP_K, Mode, ScoreParts,
+        SearchRequest,
+    },
     spaces::{
         DueIndex, FillMark, Filled, Filling, Gap, GapChunk, IndexBuilt, Missing, Space, SpaceState, Switched,
         drop_space, ensure_live_space, ensure_space,
@@ -92,6 +98,9 @@ pub use self::{
     tenants::{Tenant, TenantState},
     topology::Partition,
     uploads::{AwaitedUpload, UploadStage},
+    vector_stores::{
+        ChangedVectorStore, Counts, FileBatch, MAX_BATCH, Member, MemberId, NewVectorStore, VectorStore,
+    },
     wakeups::Wakeups,
     webhooks::{
         AttemptOutcome, CreatedWebhook, Delivery, DueDelivery, MAX_WEBHOOKS, NewEvent, NewWebhook,

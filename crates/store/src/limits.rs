@@ -234,8 +234,10 @@ impl Store {
 
 const USAGE: &str = "-- store::limits::usage
 SELECT (SELECT count(*) FROM documents WHERE tenant_id = $1 AND deleted_at IS NULL) AS documents,
-       (SELECT coalesce(sum(size), 0)::bigint FROM document_versions
-        WHERE tenant_id = $1 AND original_purged_at IS NULL) AS bytes,
+       (SELECT coalesce(sum(size), 0)::bigint FROM document_versions AS v
+        WHERE tenant_id = $1 AND original_purged_at IS NULL
+          AND NOT EXISTS (SELECT FROM files AS f WHERE f.object_key = v.object_key))
+       + (SELECT coalesce(sum(size), 0)::bigint FROM files WHERE tenant_id = $1) AS bytes,
        (SELECT count(*) FROM document_versions WHERE tenant_id = $1 AND finished_at IS NULL) AS unfinished";
 
 const SET_LIMITS: &str = "-- store::limits::set_tenant_limits

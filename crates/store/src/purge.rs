@@ -27,7 +27,7 @@ pub struct Purge {
     pub kind: PurgeKind,
     /// Only runs that began before this moment, of rows and of objects.
     pub before: DateTime<Utc>,
-    /// The originals' keys; for a whole document only.
+    /// The originals' keys; for a whole document only. Those of files are not among them.
     pub originals: Vec<String>,
     finished_at: Option<DateTime<Utc>>,
 }
@@ -254,7 +254,8 @@ async fn remove_document(tx: &Tx, purge: &Purge, purged: Purged) -> Result<Optio
 // counts from when the live one was finished.
 const CANDIDATES: &str = "-- store::purge::purge_candidates
 (SELECT d.tenant_id, d.id AS document_id, NULL::int AS version, NULL::uuid AS keep, NULL::timestamptz AS finished_at,
-        ARRAY(SELECT v.object_key FROM document_versions AS v WHERE v.document_id = d.id) AS originals, now() AS now
+        ARRAY(SELECT v.object_key FROM document_versions AS v WHERE v.document_id = d.id
+              AND NOT EXISTS (SELECT FROM files AS f WHERE f.object_key = v.object_key)) AS originals, now() AS now
  FROM documents AS d WHERE d.deleted_at < now() - make_interval(secs => $1) ORDER BY d.deleted_at LIMIT $2)
 UNION ALL
 (SELECT v.tenant_id, v.document_id, v.version, NULL, v.finished_at, NULL, now()

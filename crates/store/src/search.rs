@@ -1,6 +1,7 @@
 //! Search: hybrid, vector and keyword, over the live versions of one tenant, in one snapshot, so that
 //! no answer mixes versions.
 
+mod condition;
 mod fallback;
 mod filter;
 mod fusion;
@@ -20,6 +21,13 @@ use tokio_postgres::{Row, error::SqlState};
 use uuid::Uuid;
 
 pub(crate) use self::keyword::BOUND;
+pub use self::{
+    condition::{Comparison, Condition},
+    fallback::Fallback,
+    filter::Filter,
+    fusion::ScoreParts,
+    highlight::Highlight,
+};
 use self::{
     fallback::Beside,
     fusion::{Found, Leg, Place, fuse},
@@ -28,7 +36,6 @@ use self::{
     range::{Allowed, Searched},
     vector::Near,
 };
-pub use self::{fallback::Fallback, filter::Filter, fusion::ScoreParts, highlight::Highlight};
 use crate::{
     Error, Store,
     lexemes::Language,

@@ -6,8 +6,9 @@ use tokio_postgres::SimpleQueryMessage;
 
 use crate::{
     accept, attachments, audit, census, chunks, collections, commands, day, dead_letters, documents, due,
-    frequent_words, indexing, intake, janitor, keys, leases, limits, migrate, pauses, pool, purge, release,
-    reuse, schedules, search, spaces, spend, stages, start, status, tenants, topology, uploads, webhooks,
+    files, frequent_words, indexing, intake, janitor, keys, leases, limits, migrate, pauses, pool, purge,
+    release, reuse, schedules, search, spaces, spend, stages, start, status, tenants, topology, uploads,
+    vector_stores, webhooks,
 };
 
 impl crate::Store {
@@ -178,6 +179,7 @@ fn all(space: SpaceId) -> Vec<String> {
         dead_letters::STATEMENTS,
         documents::STATEMENTS,
         due::STATEMENTS,
+        files::STATEMENTS,
         frequent_words::STATEMENTS,
         intake::STATEMENTS,
         janitor::STATEMENTS,
@@ -204,5 +206,6 @@ fn all(space: SpaceId) -> Vec<String> {
     all.extend(search::statements(space));
     all.extend(purge::statements(space));
     all.extend(reuse::statements(space));
+    all.extend(vector_stores::statements().into_iter().map(str::to_owned));
     all
 }

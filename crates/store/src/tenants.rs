@@ -135,6 +135,7 @@ impl Store {
     pub async fn delete_tenant(&self, id: &TenantId) -> Result<Tenant, Error> {
         let tenant = self.set_state(id, TenantState::Deleting, &["active", "suspended", "deleting"]).await?;
         self.transaction(Scope::all("delete_tenant"), |tx| async move {
+            tx.execute(DELETE_FILES, &[&id.as_str()]).await?;
             tx.query(LOCK_DOCUMENTS, &[&id.as_str()]).await?;
             tx.query(LOCK_VERSIONS, &[&id.as_str()]).await?;
             tx.execute(CANCEL_VERSIONS, &[&id.as_str()]).await?;
@@ -200,11 +201,15 @@ WHERE tenant_id = $1 AND document_id IN (SELECT id FROM documents WHERE tenant_i
 const DELETE_DOCUMENTS: &str = "-- store::tenants::delete_tenant
 UPDATE documents SET deleted_at = now(), updated_at = now() WHERE tenant_id = $1 AND deleted_at IS NULL";
 
+const DELETE_FILES: &str = "-- store::tenants::delete_tenant
+UPDATE files SET deleted_at = now() WHERE tenant_id = $1 AND deleted_at IS NULL";
+
 const REVOKE_KEYS: &str = "-- store::tenants::delete_tenant
 UPDATE api_keys SET revoked_at = now() WHERE tenant_id = $1 AND revoked_at IS NULL";
 
 const REMOVE_DELETED: &str = "-- store::tenants::remove_deleted_tenants
 DELETE FROM tenants AS t WHERE t.state = 'deleting' AND NOT EXISTS (SELECT FROM documents WHERE tenant_id = t.id)
+  AND NOT EXISTS (SELECT FROM files WHERE tenant_id = t.id)
 RETURNING t.id";
 
 const ACTIVE: &str = "-- store::tenants::active_tenants
@@ -221,6 +226,7 @@ pub(crate) const STATEMENTS: &[&str] = &[
     LOCK_VERSIONS,
     CANCEL_VERSIONS,
     DELETE_DOCUMENTS,
+    DELETE_FILES,
     REVOKE_KEYS,
     REMOVE_DELETED,
     ACTIVE,

@@ -1,6 +1,6 @@
 //! Transactions: named, measured, bound to a tenant, run again when they lost against another one.
 //!
-//! The lock order everywhere: advisory locks, then rows of `documents` by id, then rows of
+//! The lock order everywhere: rows of `files`, then advisory locks, then rows of `documents` by id, then rows of
 //! `document_versions` by (document, version).
 
 use std::{

@@ -228,15 +228,26 @@ impl App {
             self.discard(key.clone());
         }
         if let Ok(accepted) = &result {
-            let outcome = match (accepted.replayed, accepted.duplicate) {
-                (true, _) => "replayed",
-                (_, true) => "duplicate",
-                _ => "new",
-            };
-            metrics::counter!(names::ACCEPTED, "source" => "http", "outcome" => outcome).increment(1);
-            self.release(accepted);
+            self.accepted(accepted);
         }
         result
+    }
+
+    /// Writes the row of a document that is made of a file, and releases it behind the answer. The object is the file's.
+    pub(crate) async fn attach(&self, accept: &Accept) -> Result<Accepted, riacho_store::Error> {
+        let accepted = self.store().accept(accept).await?;
+        self.accepted(&accepted);
+        Ok(accepted)
+    }
+
+    fn accepted(&self, accepted: &Accepted) {
+        let outcome = match (accepted.replayed, accepted.duplicate) {
+            (true, _) => "replayed",
+            (_, true) => "duplicate",
+            _ => "new",
+        };
+        metrics::counter!(names::ACCEPTED, "source" => "http", "outcome" => outcome).increment(1);
+        self.release(accepted);
     }
 
     /// Releases what was just written, behind the answer.

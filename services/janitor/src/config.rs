@@ -37,8 +37,8 @@ pub struct Config {
     pub census_after_seconds: u64,
     /// The most documents that are released again in a second after Redis lost them.
     pub lost_per_second: u32,
-    /// Originals of finished documents are removed after this long; texts and chunks stay. Never
-    /// when it is not set.
+    /// Originals of finished documents are removed after this long; texts and chunks stay. Files that were uploaded by
+    /// themselves and have been in no collection for this long are removed too. Never when it is not set.
     pub original_retention_seconds: Option<u64>,
     /// Dead versions and deleted documents are purged this long after the commit that allows it.
     pub purge_grace_seconds: u64,

@@ -37,13 +37,13 @@ tasks! {
     /// Moves dead letters to PostgreSQL.
     DeadLetters = "dead-letters", "moves dead letters to PostgreSQL and fails their documents";
     /// Ends uploads that never came, removes originals past their retention.
-    ExpireUploads = "expire-uploads", "ends presigned uploads that never came; removes originals past their retention";
+    ExpireUploads = "expire-uploads", "ends presigned uploads that never came; removes originals and unused files past their retention";
     /// Ends documents past their time to live.
-    ExpireDocuments = "expire-documents", "ends documents past their time to live";
+    ExpireDocuments = "expire-documents", "ends documents and files past their time to live; empties deleted and unused collections";
     /// Removes objects without a row.
     Orphans = "orphans", "removes objects that no row knows";
     /// Removes what dead versions and deleted documents left.
-    Purge = "purge", "removes what dead versions and deleted documents left, with a receipt";
+    Purge = "purge", "removes what dead versions, deleted documents and deleted files left, with a receipt";
     /// Measures what tenants use.
     Quotas = "quotas", "measures tenants that have quotas or budgets, and tells the gateways which are used up";
     /// Removes consumers that are gone.
@@ -55,7 +55,7 @@ tasks! {
     /// Builds the vector index.
     Index = "index", "builds the vector indexes of large tenants and counts their frequent words; removes spaces that were given up";
     /// Removes what was kept for a while only.
-    Housekeep = "housekeep", "forgets old idempotency keys and intake events; removes deleted tenants and drained partitions that are empty";
+    Housekeep = "housekeep", "forgets old idempotency keys, intake events and batches; removes deleted tenants and drained partitions that are empty";
     /// Sends webhooks what they are to be told.
     RedeliverWebhooks = "redeliver-webhooks", "sends webhooks what they are to be told, signed, and again what did not come through";
     /// Tells of the day in numbers.

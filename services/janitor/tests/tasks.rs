@@ -341,6 +341,83 @@ async fn a_deleted_document_is_purged_to_the_last_object() {
     deployment.reaches(kept, State::Releasing).await;
 }
 
+/// A file in the object store with its row.
+async fn file(deployment: &Deployment, content: &'static str) -> riacho_store::File {
+    let key = Key::original(&deployment.tenant, UploadId::new());
+    let stored = deployment.objects.put(&key, Bytes::from_static(content.as_bytes())).await.unwrap();
+    let new = riacho_store::NewFile {
+        object_key: key.to_string(),
+        filename: "file.txt".into(),
+        content_type: "text/plain".into(),
+        purpose: "assistants".into(),
+        size: stored.size,
+        sha256: stored.sha256,
+        ttl: None,
+    };
+    deployment.store.create_file(&deployment.tenant, &new).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_file_that_is_in_no_collection_is_no_orphan_and_ends_with_its_retention() {
+    let deployment = Deployment::start().await.unwrap();
+    let file = file(&deployment, "not attached").await;
+    let key = Key::parse(&file.object_key).unwrap();
+    let orphan = Key::original(&deployment.tenant, UploadId::new());
+    deployment.objects.put(&orphan, Bytes::from_static(b"nobody's")).await.unwrap();
+    let keeping = janitor_with(
+        &deployment,
+        Config { orphan_age_seconds: 0, original_retention_seconds: None, ..Config::default() },
+    );
+    assert_eq!(counts(&keeping, TaskName::Orphans).await["originals"], 1);
+    assert_eq!(counts(&keeping, TaskName::ExpireUploads).await, BTreeMap::new());
+    assert!(
+        deployment.objects.exists(&key).await.unwrap() && !deployment.objects.exists(&orphan).await.unwrap()
+    );
+
+    let janitor = janitor(&deployment);
+    assert_eq!(counts(&janitor, TaskName::ExpireUploads).await, BTreeMap::from([("files", 1)]));
+    assert!(deployment.objects.exists(&key).await.unwrap(), "the purge removes it");
+    assert_eq!(dry(&janitor, TaskName::Purge).await, BTreeMap::from([("files", 1)]));
+    assert_eq!(counts(&janitor, TaskName::Purge).await, BTreeMap::from([("files", 1), ("objects", 1)]));
+    assert!(!deployment.objects.exists(&key).await.unwrap());
+    let receipt = format!("SELECT objects FROM receipts WHERE file_id = '{}'", file.id);
+    assert_eq!(deployment.sql(&receipt), [[Some("1".to_owned())]]);
+    assert_eq!(counts(&janitor, TaskName::Purge).await, BTreeMap::new());
+}
+
+#[tokio::test]
+async fn what_is_made_of_a_file_is_purged_without_its_object_until_the_file_is_deleted() {
+    let deployment = Deployment::start().await.unwrap();
+    let (store, tenant) = (&deployment.store, &deployment.tenant);
+    let file = file(&deployment, "attached twice").await;
+    let key = Key::parse(&file.object_key).unwrap();
+    let mut documents = Vec::new();
+    for name in ["a", "b"] {
+        let collection = store.create_collection(tenant, name).await.unwrap();
+        let body = Body::Stored { size: file.size, sha256: file.sha256 };
+        let mut accept = riacho_store::Accept::new(tenant.clone(), "file.txt", file.object_key.clone(), body);
+        accept.collection = Some(name.to_owned());
+        accept.external_id = Some(format!("{name}/file"));
+        accept.made_of = Some(riacho_store::MadeOf { file: file.id, collection: collection.id });
+        documents.push(store.accept(&accept).await.unwrap().document);
+    }
+    let janitor = janitor(&deployment);
+    assert!(store.delete_document(tenant, documents[0]).await.unwrap());
+    assert_eq!(counts(&janitor, TaskName::Purge).await["documents"], 1);
+    assert!(deployment.objects.exists(&key).await.unwrap());
+    // Neither the retention of originals nor that of unused files takes what is in use.
+    store.cancel(tenant, documents[1]).await.unwrap();
+    assert_eq!(counts(&janitor, TaskName::ExpireUploads).await, BTreeMap::new());
+    assert!(deployment.objects.exists(&key).await.unwrap());
+
+    assert!(store.delete_file(tenant, file.id).await.unwrap());
+    assert!(store.status(tenant, documents[1]).await.unwrap().is_none());
+    let purged = counts(&janitor, TaskName::Purge).await;
+    assert_eq!((purged["documents"], purged["files"], purged["objects"]), (1, 1, 1), "{purged:?}");
+    assert!(!deployment.objects.exists(&key).await.unwrap());
+    assert_eq!(deployment.sql("SELECT FROM receipts").len(), 3);
+}
+
 #[tokio::test]
 async fn health_shows_what_waits_and_what_stands_on_the_streams() {
     let deployment = Deployment::start().await.unwrap();

@@ -158,13 +158,23 @@ async fn a_tenant_is_made_suspended_exported_and_deleted() {
     let lines = deployment.json(&["ingest", file.to_str().unwrap(), "--api-key", secret]).await;
     assert_eq!(lines.last().unwrap()["ready"], 1);
 
+    let form = reqwest::multipart::Form::new()
+        .text("purpose", "assistants")
+        .part("file", reqwest::multipart::Part::bytes(b"Not attached.".to_vec()).file_name("loose.txt"));
+    let client = riacho_testkit::process::client(secret).unwrap();
+    let upload = client.post(deployment.up.url("/v1/files")).multipart(form);
+    assert!(upload.send().await.unwrap().status().is_success());
+
     let folder = deployment.dir.path().join("export");
     let exported = deployment.json(&["tenant", "export", "acme", "--to", folder.to_str().unwrap()]).await;
-    assert_eq!(exported[0], json!({ "documents": 1, "originals": 1, "texts": 1 }));
+    assert_eq!(exported[0], json!({ "documents": 1, "originals": 1, "texts": 1, "files": 1 }));
     let line: Value =
         serde_json::from_str(fs::read_to_string(folder.join("documents.jsonl")).unwrap().trim()).unwrap();
     let read = |key: &str| fs::read_to_string(folder.join(line[key].as_str().unwrap())).unwrap();
     assert!(read("original").contains("lower harbour") && read("text").contains("lower harbour"));
+    let line: Value =
+        serde_json::from_str(fs::read_to_string(folder.join("files.jsonl")).unwrap().trim()).unwrap();
+    assert_eq!(fs::read_to_string(folder.join(line["file"].as_str().unwrap())).unwrap(), "Not attached.");
 
     let refused =
         async || deployment.riacho(&["search", "boats", "--api-key", secret]).await.status.code() == Some(1);

@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 use riacho_domain::{DocumentId, Lane, TenantId};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
+use uuid::Uuid;
 
 use crate::{Chunking, Error, collections::check_name, intake::EventKey};
 
@@ -79,6 +80,18 @@ pub struct Accept {
     pub traceparent: String,
     /// Write `waiting` for the janitor instead of `releasing`.
     pub hold: bool,
+    /// The file that the document is made of, and the collection that it is attached to. The collection's name and an
+    /// external id that says both go with it.
+    pub made_of: Option<MadeOf>,
+}
+
+/// A file in a collection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MadeOf {
+    /// The file.
+    pub file: Uuid,
+    /// The collection, which is not made where it is not there.
+    pub collection: Uuid,
 }
 
 impl Accept {
@@ -106,6 +119,7 @@ impl Accept {
             idempotency: None,
             traceparent: String::new(),
             hold: false,
+            made_of: None,
         }
     }
 

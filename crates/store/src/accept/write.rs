@@ -213,14 +213,15 @@ async fn write_document(
     let tenant = accept.tenant.as_str();
     let ttl_seconds = ttl_seconds(accept);
     let metadata = accept.metadata.clone().map(Value::Object);
+    let file = accept.made_of.map(|made_of| made_of.file);
     let Some(_) = existing else {
         let metadata = metadata.unwrap_or_else(|| Value::Object(Map::new()));
-        let params: [Param<'_>; 6] =
-            [&tenant, &document.0, &collection, &accept.external_id, &metadata, &ttl_seconds];
+        let params: [Param<'_>; 7] =
+            [&tenant, &document.0, &collection, &accept.external_id, &metadata, &ttl_seconds, &file];
         tx.execute(ADD_DOCUMENT, &params).await?;
         return Ok(());
     };
-    let params: [Param<'_>; 5] = [&document.0, &collection, &metadata, &ttl_seconds, &tenant];
+    let params: [Param<'_>; 6] = [&document.0, &collection, &metadata, &ttl_seconds, &tenant, &file];
     let supersede: [Param<'_>; 2] = [&tenant, &document.0];
     // A presigned upload may never come; the version in flight goes on until it does.
     let supersedes = matches!(accept.body, Body::Stored { .. });
@@ -275,18 +276,19 @@ ON CONFLICT (tenant_id, name) DO UPDATE SET name = excluded.name
 RETURNING id";
 
 const ADD_DOCUMENT: &str = "-- store::accept::write_document
-INSERT INTO documents (tenant_id, id, collection_id, external_id, metadata, latest_version, expires_at)
-VALUES ($1, $2, $3, $4, $5, 1, now() + make_interval(secs => $6))";
+INSERT INTO documents (tenant_id, id, collection_id, external_id, metadata, latest_version, expires_at, file_id)
+VALUES ($1, $2, $3, $4, $5, 1, now() + make_interval(secs => $6), $7)";
 
-// What is live stays as it is: the flip brings what the version brings.
+// What is live stays as it is: the flip brings what the version brings. `IS TRUE` keeps the planner from an index that begins
+// with the tenant; see migration 0006.
 const NEW_VERSION: &str = "-- store::accept::write_document
 UPDATE documents
-SET latest_version = latest_version + 1, updated_at = now(),
+SET latest_version = latest_version + 1, updated_at = now(), file_id = coalesce($6, file_id),
     collection_id = CASE WHEN live_version IS NULL THEN $2 ELSE collection_id END,
     metadata = CASE WHEN live_version IS NULL THEN coalesce($3, metadata) ELSE metadata END,
     expires_at = CASE WHEN live_version IS NULL THEN coalesce(now() + make_interval(secs => $4), expires_at)
                       ELSE expires_at END
-WHERE id = $1 AND tenant_id = $5";
+WHERE id = $1 AND (tenant_id = $5) IS TRUE";
 
 pub(crate) const SUPERSEDE: &str = "-- store::accept::write_document
 UPDATE document_versions SET state = 'cancelled', ended_by = 'superseded', finished_at = now()

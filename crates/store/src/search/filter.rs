@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use serde_json::{Map, Value};
 
+use super::condition::{Comparison, Condition};
 use crate::Error;
 
 const MAX_DEPTH: usize = 8;
@@ -28,6 +29,13 @@ impl Filter {
     pub fn parse(json: &Value) -> Result<Filter, Error> {
         let mut builder = Builder { path: String::new(), variables: Map::new(), leaves: 0 };
         builder.object(json, 0)?;
+        Ok(Filter { path: builder.path, variables: builder.variables })
+    }
+
+    /// The filter that a condition is.
+    pub fn of(condition: &Condition) -> Result<Filter, Error> {
+        let mut builder = Builder { path: String::new(), variables: Map::new(), leaves: 0 };
+        builder.condition(condition, 0)?;
         Ok(Filter { path: builder.path, variables: builder.variables })
     }
 
@@ -73,6 +81,34 @@ impl Builder {
             return Err(invalid("combines at least one part with and, or"));
         }
         self.joined(parts.iter(), operator, |builder, part| builder.object(part, depth + 1))
+    }
+
+    fn condition(&mut self, condition: &Condition, depth: usize) -> Result<(), Error> {
+        if depth >= MAX_DEPTH {
+            return Err(invalid("is nested at most 8 deep"));
+        }
+        match condition {
+            Condition::Is(key, comparison, value) => {
+                self.leaves += 1;
+                if self.leaves > MAX_LEAVES {
+                    return Err(invalid("has at most 100 comparisons"));
+                }
+                let path = whole_key_path(key)?;
+                if *comparison == Comparison::NotIn {
+                    self.path.push('!');
+                }
+                self.operator(&path, comparison.operator(), value)
+            }
+            Condition::All(parts) | Condition::Any(parts) if parts.is_empty() => {
+                Err(invalid("combines at least one part with and, or"))
+            }
+            Condition::All(parts) => {
+                self.joined(parts.iter(), " && ", |builder, part| builder.condition(part, depth + 1))
+            }
+            Condition::Any(parts) => {
+                self.joined(parts.iter(), " || ", |builder, part| builder.condition(part, depth + 1))
+            }
+        }
     }
 
     /// Items between parentheses, with an operator between them.
@@ -185,11 +221,20 @@ impl Builder {
 
 /// `a.b` as `$."a"."b"`; keys are quoted as JSON, which jsonpath reads the same.
 fn key_path(key: &str) -> Result<String, Error> {
+    path_of(key, key.split('.'))
+}
+
+/// `a.b` as `$."a.b"`.
+fn whole_key_path(key: &str) -> Result<String, Error> {
+    path_of(key, std::iter::once(key))
+}
+
+fn path_of<'a>(key: &str, parts: impl Iterator<Item = &'a str>) -> Result<String, Error> {
     if key.is_empty() || key.chars().count() > 200 || key.contains('\0') {
         return Err(invalid("has keys of 1 to 200 characters without U+0000"));
     }
     let mut path = String::from("$");
-    for part in key.split('.') {
+    for part in parts {
         let _ = write!(path, ".{}", Value::String(part.to_owned()));
     }
     Ok(path)

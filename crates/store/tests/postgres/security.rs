@@ -76,6 +76,7 @@ async fn the_services_role_cannot_lift_its_bounds() {
         "TRUNCATE chunks",
         "CREATE TABLE public.mine (x int)",
         "DELETE FROM documents",
+        "DELETE FROM files",
         "INSERT INTO tenants (id, name) VALUES ('mine', 'mine')",
     ] {
         assert!(as_service(&db, "other", sql).is_err(), "{sql}");
@@ -129,6 +130,12 @@ async fn fill(db: &Database) {
         expires_at: None,
     };
     db.store.create_key(&key).await.unwrap();
+    let file = crate::files::file(db, &db.acme, "a file", None).await;
+    let collection = db.store.create_collection(&db.acme, "a collection").await.unwrap();
+    let accept = crate::files::made_of(&db.acme, &file, (collection.id, "a collection"));
+    let attached = db.store.accept(&accept).await.unwrap();
+    let batch = db.store.create_batch(&db.acme, collection.id).await.unwrap();
+    db.store.add_to_batch(&db.acme, batch, &[attached.document]).await.unwrap();
     let _ = db.raw.run(
         "INSERT INTO embedding_spend VALUES ('acme', '2026-11-01', 'model', 'documents', 1, 1, 1, 1);
          INSERT INTO space_gaps (space_id, tenant_id, document_id, chunks) SELECT 99, tenant_id, id, 1 FROM documents

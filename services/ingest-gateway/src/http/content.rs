@@ -139,7 +139,7 @@ fn gone_as_conflict(error: ObjectsError) -> Problem {
 }
 
 /// Sets a header; a value that no header can hold is left out.
-fn set(response: &mut Response, name: HeaderName, value: &str) {
+pub(super) fn set(response: &mut Response, name: HeaderName, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
         response.headers_mut().insert(name, value);
     }

@@ -23,6 +23,7 @@ mod limits;
 mod meaning;
 mod missing;
 pub(crate) mod names;
+mod openai;
 mod ops;
 mod page;
 pub(crate) mod problem;
@@ -145,7 +146,7 @@ pub fn openapi_json() -> Result<String, serde_json::Error> {
 /// The whole interface.
 pub(crate) fn router(app: App, limits: &Limits, operations: riacho_service::ops::Ops) -> Router {
     let config = app.config().clone();
-    let api = Router::from(api(limits)).merge(ops::router()).with_state(app);
+    let api = Router::from(api(limits)).merge(openai::router(limits)).merge(ops::router()).with_state(app);
     let api = api.layer(middleware::from_fn(rate_headers::layer));
     api.merge(reference::router(&openapi()))
         .merge(page::router())
@@ -153,6 +154,7 @@ pub(crate) fn router(app: App, limits: &Limits, operations: riacho_service::ops:
         .fallback(|| async { Problem::no_route() })
         .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })
         .layer(CatchPanicLayer::custom(panicked))
+        .layer(middleware::from_fn(openai::errors::layer))
         .layer(SetResponseHeaderLayer::if_not_present(
             header::X_CONTENT_TYPE_OPTIONS,
             HeaderValue::from_static("nosniff"),
@@ -188,6 +190,7 @@ fn cors(config: &Config) -> CorsLayer {
             HeaderName::from_static("idempotency-key"),
             HeaderName::from_static(trace::REQUEST_ID),
             HeaderName::from_static("traceparent"),
+            HeaderName::from_static("openai-beta"),
         ])
         .expose_headers([
             header::LOCATION,

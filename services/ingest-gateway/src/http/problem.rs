@@ -219,6 +219,11 @@ impl Problem {
     pub(crate) fn detail(&self) -> &str {
         &self.detail
     }
+
+    /// The first field that was wrong.
+    pub(crate) fn first_field(&self) -> Option<&str> {
+        self.errors.first().map(|error| error.field.as_str())
+    }
 }
 
 /// Lets one line in a while through: of a server that is away, every request would say the same.
@@ -309,6 +314,7 @@ impl From<riacho_objects::Error> for Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
+        let this = self.clone();
         let title = self.status.canonical_reason().unwrap_or("Error").to_owned();
         let body = ProblemBody {
             kind: format!("urn:riacho:problem:{}", self.code),
@@ -319,6 +325,8 @@ impl IntoResponse for Problem {
             errors: self.errors,
         };
         let mut response = (self.status, Json(body)).into_response();
+        // For the layer that says it in other words.
+        response.extensions_mut().insert(this);
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

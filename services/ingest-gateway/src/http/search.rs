@@ -55,7 +55,7 @@ pub(super) enum SearchMode {
 }
 
 impl SearchMode {
-    const fn as_str(self) -> &'static str {
+    pub(super) const fn as_str(self) -> &'static str {
         match self {
             SearchMode::Hybrid => "hybrid",
             SearchMode::Vector => "vector",
@@ -323,7 +323,7 @@ async fn find(
     filter: Option<Filter>,
 ) -> Result<(Found, Option<SpaceId>, Option<DateTime<Utc>>), Problem> {
     let asked = body.mode.unwrap_or_default();
-    let mut request = SearchRequest {
+    let request = SearchRequest {
         top_k,
         filter,
         collection: body.collection,
@@ -334,6 +334,19 @@ async fn find(
         fallback: Fallback::Wanted,
         ..SearchRequest::new(caller.tenant, body.query)
     };
+    let (hits, meaning) = hits(app, request, asked).await?;
+    let Meaning { mode, space, warnings, .. } = meaning;
+    let end = hits.iter().filter_map(|hit| hit.expires_at).min();
+    Ok((Found { hits: hits.into_iter().map(hit_body).collect(), mode, warnings }, space, end))
+}
+
+/// Searches in the space that is live, and beside it where that lacks documents: what the request says but for its mode and
+/// its vector, which are found out here.
+pub(super) async fn hits(
+    app: &App,
+    mut request: SearchRequest,
+    asked: SearchMode,
+) -> Result<(Vec<Hit>, Meaning), Problem> {
     let mut changes = 0;
     let mut meaning = Meaning::of(app, &request.tenant, &request.query, asked).await?;
     let hits = loop {
@@ -354,22 +367,26 @@ async fn find(
             hits => break hits?,
         }
     };
-    let Meaning { mode, space, warnings, .. } = meaning;
-    let end = hits.iter().filter_map(|hit| hit.expires_at).min();
-    Ok((Found { hits: hits.into_iter().map(hit_body).collect(), mode, warnings }, space, end))
+    Ok((hits, meaning))
 }
 
-/// Checks what JSON cannot say; answers how many hits are asked for.
-fn check(body: &SearchBody) -> Result<u32, Problem> {
-    if body.query.trim().is_empty() {
+/// Checks a query's length and characters.
+pub(super) fn check_query(query: &str) -> Result<(), Problem> {
+    if query.trim().is_empty() {
         return Err(Problem::field("query", "is empty"));
     }
-    if body.query.chars().count() > MAX_QUERY || body.query.contains('\0') {
+    if query.chars().count() > MAX_QUERY || query.contains('\0') {
         return Err(Problem::field(
             "query",
             format!("must be at most {MAX_QUERY} characters, none of them NUL"),
         ));
     }
+    Ok(())
+}
+
+/// Checks what JSON cannot say; answers how many hits are asked for.
+fn check(body: &SearchBody) -> Result<u32, Problem> {
+    check_query(&body.query)?;
     if body.documents.len() > MAX_DOCUMENTS {
         return Err(Problem::field("documents", format!("may name at most {MAX_DOCUMENTS}")));
     }

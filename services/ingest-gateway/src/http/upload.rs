@@ -21,7 +21,7 @@ use super::{
 };
 
 /// What a form may have beside its file: boundaries, heads and fields.
-const FORM_OVERHEAD_BYTES: u64 = 1 << 20;
+pub(super) const FORM_OVERHEAD_BYTES: u64 = 1 << 20;
 /// The longest Idempotency-Key.
 const MAX_IDEMPOTENCY_KEY: usize = 255;
 /// The header of it.
@@ -178,7 +178,7 @@ impl<'a> Form<'a> {
 /// An error inside a form's field.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
-struct FormError(axum::extract::multipart::MultipartError);
+pub(super) struct FormError(#[from] axum::extract::multipart::MultipartError);
 
 impl From<FormError> for Problem {
     fn from(error: FormError) -> Self {
@@ -186,7 +186,7 @@ impl From<FormError> for Problem {
     }
 }
 
-fn of_multipart(error: axum::extract::multipart::MultipartError) -> Problem {
+pub(super) fn of_multipart(error: axum::extract::multipart::MultipartError) -> Problem {
     let mut cause: Option<&dyn std::error::Error> = Some(&error);
     while let Some(current) = cause {
         if current.is::<body::BodyError>() && matches!(current.downcast_ref(), Some(body::BodyError::Slow)) {

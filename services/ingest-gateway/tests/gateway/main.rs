@@ -10,6 +10,7 @@ mod fixture;
 mod intake;
 mod kept_answers;
 mod limits;
+mod openai;
 mod openapi;
 mod operators;
 mod rates;

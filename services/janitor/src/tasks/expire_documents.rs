@@ -1,4 +1,4 @@
-//! Ends documents past their time to live.
+//! Ends documents and files past their time to live, and empties collections that were deleted or that nobody uses any more.
 
 use super::step_by_step;
 use crate::{Error, job::Job};
@@ -6,8 +6,12 @@ use crate::{Error, job::Job};
 pub(crate) async fn run(job: &Job<'_>) -> Result<(), Error> {
     let store = &job.janitor.store;
     if job.dry_run {
-        job.add("documents", store.due_figures().await?.documents);
+        let due = store.due_figures().await?;
+        job.add("documents", due.documents);
+        job.add("files", due.files);
         return Ok(());
     }
-    step_by_step(job, "documents", |limit| store.expire_documents(limit)).await
+    step_by_step(job, "documents", |limit| store.expire_documents(limit)).await?;
+    step_by_step(job, "files", |limit| store.expire_files(limit)).await?;
+    step_by_step(job, "documents", |limit| store.empty_collections(limit)).await
 }

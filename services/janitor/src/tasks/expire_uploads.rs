@@ -1,7 +1,7 @@
-//! Ends presigned uploads that never came, and removes originals past their retention.
+//! Ends presigned uploads that never came, and removes originals and files past their retention.
 //!
 //! Texts and chunks stay, so a document without its original is searched as before; a retry that
-//! needs the original says that it is gone.
+//! needs the original says that it is gone. A file is removed when it has been in no collection for that long.
 
 use std::time::Duration;
 
@@ -18,7 +18,14 @@ pub(crate) async fn run(job: &Job<'_>) -> Result<(), Error> {
         step_by_step(job, "uploads", |limit| store.expire_uploads(limit)).await?;
     }
     match job.config().original_retention_seconds {
-        Some(seconds) => remove_originals(job, Duration::from_secs(seconds)).await,
+        Some(seconds) => {
+            let retention = Duration::from_secs(seconds);
+            remove_originals(job, retention).await?;
+            if job.dry_run {
+                return Ok(());
+            }
+            step_by_step(job, "files", |limit| store.forget_unused_files(retention, limit)).await
+        }
         None => Ok(()),
     }
 }

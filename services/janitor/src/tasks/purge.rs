@@ -1,4 +1,4 @@
-//! Removes rows and objects of dead runs, dead versions and deleted documents, with a receipt.
+//! Removes rows and objects of dead runs, dead versions, deleted documents and deleted files, with a receipt.
 //!
 //! Of a deleted document first the entries on the streams, of which nothing may come any more, then the rows, so that
 //! nothing points at an object that is gone; then the objects; then the store marks what was purged. A purge that is cut
@@ -34,6 +34,35 @@ pub(crate) async fn run(job: &Job<'_>) -> Result<(), Error> {
         finished += purge_all(job, &documents, &entries).await?;
         // What was not finished would be found again at once.
         if found < batch as usize || finished == 0 {
+            break;
+        }
+    }
+    purge_files(job, grace, batch).await
+}
+
+/// Removes deleted files of which no document is left: first the object, then the row.
+async fn purge_files(job: &Job<'_>, grace: Duration, batch: u32) -> Result<(), Error> {
+    let (store, objects) = (&job.janitor.store, &job.janitor.objects);
+    while job.goes_on() {
+        let purges = store.file_purges(grace, batch).await?;
+        if job.dry_run {
+            job.add("files", purges.len() as u64);
+            break;
+        }
+        for purge in &purges {
+            let mut removed = 0;
+            match Key::parse(&purge.object_key) {
+                Ok(key) => {
+                    removed = u64::from(objects.exists(&key).await?);
+                    objects.delete(&key).await?;
+                }
+                Err(error) => tracing::warn!(key = purge.object_key, %error, "a file's key cannot be read"),
+            }
+            store.file_purged(purge, removed).await?;
+            job.add("files", 1);
+            job.add("objects", removed);
+        }
+        if purges.len() < batch as usize {
             break;
         }
     }

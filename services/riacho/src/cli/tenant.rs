@@ -46,7 +46,7 @@ pub(crate) enum TenantCommand {
         #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1200))]
         months: u32,
     },
-    /// Writes a tenant's documents to a new folder: documents.jsonl, originals, texts
+    /// Writes a tenant's documents and files to a new folder: documents.jsonl, originals, texts, files.jsonl, files
     Export {
         /// The tenant
         id: TenantId,

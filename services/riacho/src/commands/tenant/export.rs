@@ -6,7 +6,7 @@ use anyhow::{Context as _, bail};
 use futures::StreamExt;
 use riacho_domain::TenantId;
 use riacho_objects::{Error, Key, Objects};
-use riacho_store::{Document, ListDocuments, Role, Store};
+use riacho_store::{Document, ListDocuments, Role, Store, Window};
 use serde_json::json;
 
 use super::super::{Context, store_failure};
@@ -20,16 +20,18 @@ struct Written {
     documents: u64,
     originals: u64,
     texts: u64,
+    files: u64,
 }
 
-/// `documents.jsonl` has a line for each document; `originals/` and `texts/` the files that its lines name.
+/// `documents.jsonl` has a line for each document; `originals/` and `texts/` the files that its lines name. `files.jsonl` and `files/`
+/// are the same for files that were uploaded by themselves.
 pub(super) async fn run(context: &Context, tenant: &TenantId, folder: &Path) -> anyhow::Result<()> {
     let store = context.store(Role::Service).await?;
     let objects = Objects::connect(&context.config()?.objects).await?;
     if fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) {
         bail!("{} is not empty", folder.display());
     }
-    for part in ["originals", "texts"] {
+    for part in ["originals", "texts", "files"] {
         fs::create_dir_all(folder.join(part)).with_context(|| format!("cannot make {}", folder.display()))?;
     }
     let mut list = fs::File::create(folder.join("documents.jsonl"))?;
@@ -48,11 +50,41 @@ pub(super) async fn run(context: &Context, tenant: &TenantId, folder: &Path) -> 
         }
     }
     list.sync_all()?;
+    written.files = files(&store, &objects, tenant, folder).await?;
     context.output.result(&written, || {
-        let Written { documents, originals, texts } = written;
-        format!("{documents} documents, {originals} originals and {texts} texts in {}", folder.display())
+        let Written { documents, originals, texts, files } = written;
+        let counted =
+            format!("{documents} documents, {originals} originals, {texts} texts and {files} files");
+        format!("{counted} in {}", folder.display())
     });
     Ok(())
+}
+
+/// Writes the files that were uploaded by themselves, and answers how many.
+async fn files(store: &Store, objects: &Objects, tenant: &TenantId, folder: &Path) -> anyhow::Result<u64> {
+    let mut list = fs::File::create(folder.join("files.jsonl"))?;
+    let mut window = Window { ascending: true, after: None, before: None, limit: PAGE };
+    let mut written = 0;
+    loop {
+        let part = store.list_files(tenant, None, &window).await.map_err(store_failure)?;
+        for file in &part.items {
+            let name = format!("files/{}{}", file.id, extension(&file.filename));
+            if save(objects, &file.object_key, &folder.join(&name)).await? {
+                let line = json!({
+                    "id": file.id, "filename": file.filename, "content_type": file.content_type, "size": file.size,
+                    "purpose": file.purpose, "created_at": file.created_at, "expires_at": file.expires_at, "file": name,
+                });
+                writeln!(list, "{line}")?;
+                written += 1;
+            }
+        }
+        window.after = part.items.last().map(|file| file.id);
+        if !part.has_more {
+            break;
+        }
+    }
+    list.sync_all()?;
+    Ok(written)
 }
 
 /// Writes a document's files, and gives its line.

@@ -1,0 +1,251 @@
+//! The documents of a collection as the files of a vector store.
+
+use chrono::{DateTime, Utc};
+use riacho_domain::{DocumentId, State, TenantId};
+use serde_json::{Map, Value};
+use tokio_postgres::Row;
+use uuid::Uuid;
+
+use crate::{
+    Chunking, Error, Part, Reason, Store, Window,
+    accept::{Fingerprint, LOCK_BY_ID},
+    read, status,
+    transaction::{Param, Scope, Tx},
+};
+
+/// The id of a file in a collection: that of the file which a document was made of, or the document's own where it was
+/// uploaded without one.
+pub type MemberId = Uuid;
+
+/// A document of a collection.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Member {
+    /// What it is called by.
+    pub id: MemberId,
+    /// The document.
+    pub document: DocumentId,
+    /// The file that it was made of.
+    pub file: Option<Uuid>,
+    /// The file's name.
+    pub filename: String,
+    /// Attributes that searches can filter on.
+    pub metadata: Map<String, Value>,
+    /// State of the latest version.
+    pub state: State,
+    /// Why that failed.
+    pub error: Option<Reason>,
+    /// How it is cut.
+    pub chunking: Chunking,
+    /// The original's size; none while an upload is awaited.
+    pub size: Option<u64>,
+    /// When it came into the collection.
+    pub created_at: DateTime<Utc>,
+    /// When the latest version was accepted.
+    pub accepted_at: DateTime<Utc>,
+}
+
+impl Member {
+    fn read(row: &Row) -> Result<Self, Error> {
+        let document = read::document(row, "document_id")?;
+        let file: Option<Uuid> = row.try_get("file_id")?;
+        Ok(Self {
+            id: file.unwrap_or(document.0),
+            document,
+            file,
+            filename: row.try_get("filename")?,
+            metadata: object(row)?,
+            state: read::state(row, "state")?,
+            error: status::reason(row)?,
+            chunking: chunking(row)?,
+            size: read::size_opt(row, "size")?,
+            created_at: row.try_get("created_at")?,
+            accepted_at: row.try_get("accepted_at")?,
+        })
+    }
+}
+
+fn object(row: &Row) -> Result<Map<String, Value>, Error> {
+    match row.try_get("metadata")? {
+        Value::Object(metadata) => Ok(metadata),
+        _ => Err(Error::Row("metadata that is no object".into())),
+    }
+}
+
+fn chunking(row: &Row) -> Result<Chunking, Error> {
+    serde_json::from_value(row.try_get("chunking")?).map_err(|error| Error::Row(error.to_string()))
+}
+
+impl Store {
+    /// A document of a collection, by the file that it was made of or by its own id.
+    pub async fn member(
+        &self,
+        tenant: &TenantId,
+        collection: Uuid,
+        id: MemberId,
+    ) -> Result<Option<Member>, Error> {
+        let params: [Param<'_>; 3] = [&tenant.as_str(), &id, &collection];
+        let rows = self.single(Scope::tenant("member", tenant), GET, &params).await?;
+        rows.first().map(Member::read).transpose()
+    }
+
+    /// What documents are called by, in whatever collection they are.
+    pub async fn member_ids(
+        &self,
+        tenant: &TenantId,
+        documents: &[DocumentId],
+    ) -> Result<Vec<(DocumentId, MemberId)>, Error> {
+        let ids: Vec<Uuid> = documents.iter().map(|document| document.0).collect();
+        let params: [Param<'_>; 2] = [&tenant.as_str(), &ids];
+        let rows = self.single(Scope::tenant("member_ids", tenant), IDS, &params).await?;
+        rows.iter().map(|row| Ok((read::document(row, "id")?, row.try_get("member")?))).collect()
+    }
+
+    /// A part of a collection's documents, of a batch and in some states where these are given. The window's places are
+    /// those that members are called by.
+    pub async fn members(
+        &self,
+        tenant: &TenantId,
+        collection: Uuid,
+        batch: Option<Uuid>,
+        states: Option<&[State]>,
+        window: &Window,
+    ) -> Result<Part<Member>, Error> {
+        let states: Option<Vec<&str>> = states.map(|states| states.iter().map(|s| s.as_str()).collect());
+        let states = &states;
+        self.transaction(Scope::tenant("members", tenant), |tx| async move {
+            let place = async |id| place(&tx, tenant, collection, id).await;
+            let window =
+                Window { after: place(window.after).await?, before: place(window.before).await?, ..*window };
+            let (lower, upper) = window.bounds();
+            let params: [Param<'_>; 7] =
+                [&tenant.as_str(), &collection, &batch, states, &lower, &upper, &window.rows()];
+            let sql = window.choose(LIST_ASCENDING, LIST_DESCENDING);
+            let rows = tx.query(sql, &params).await?;
+            Ok(window.cut(rows.iter().map(Member::read).collect::<Result<_, _>>()?))
+        })
+        .await
+    }
+
+    /// Puts metadata in place of a document's, for the version that is live and for one on its way. False: the document is not
+    /// there.
+    pub async fn set_metadata(
+        &self,
+        tenant: &TenantId,
+        document: DocumentId,
+        metadata: &Map<String, Value>,
+    ) -> Result<bool, Error> {
+        let value = Value::Object(metadata.clone());
+        let value = &value;
+        self.transaction(Scope::tenant("set_metadata", tenant), |tx| async move {
+            let params: [Param<'_>; 2] = [&tenant.as_str(), &document.0];
+            tx.query(LOCK_BY_ID, &params).await?;
+            let changed: [Param<'_>; 3] = [&tenant.as_str(), &document.0, value];
+            if tx.execute(SET, &changed).await? == 0 {
+                return Ok(false);
+            }
+            for row in tx.query(SET_VERSIONS, &changed).await? {
+                // An attachment's is of its own kind: no upload is the same as it.
+                if row.try_get("is_attached")? {
+                    continue;
+                }
+                let fingerprint = Fingerprint {
+                    collection: row.try_get("collection_name")?,
+                    external_id: row.try_get("external_id")?,
+                    metadata,
+                    chunking: &chunking(&row)?,
+                }
+                .hash();
+                let version = read::signed(read::version(&row, "version")?);
+                let params: [Param<'_>; 3] = [&document.0, &version, &fingerprint.as_slice()];
+                tx.execute(SET_FINGERPRINT, &params).await?;
+            }
+            Ok(true)
+        })
+        .await
+    }
+}
+
+/// The document that a place in a list is. One that was deleted is a place until it is purged, so that a list can be read on
+/// from what was just deleted.
+async fn place(
+    tx: &Tx,
+    tenant: &TenantId,
+    collection: Uuid,
+    id: Option<MemberId>,
+) -> Result<Option<Uuid>, Error> {
+    let Some(id) = id else { return Ok(None) };
+    let params: [Param<'_>; 3] = [&tenant.as_str(), &id, &collection];
+    let row = tx.query_opt(PLACE, &params).await?;
+    let row =
+        row.ok_or_else(|| Error::Invalid("there is nothing in the list at `after` or `before`".into()))?;
+    Ok(Some(row.try_get("id")?))
+}
+
+macro_rules! columns {
+    () => {
+        "d.id AS document_id, d.file_id, d.metadata, d.created_at, v.filename, v.state, v.error_code, v.error_message,
+       v.chunking, v.size, v.created_at AS accepted_at
+FROM documents AS d JOIN document_versions AS v ON v.document_id = d.id AND v.version = d.latest_version
+"
+    };
+}
+
+const GET: &str = concat!(
+    "-- store::vector_stores::member
+SELECT ",
+    columns!(),
+    "WHERE d.tenant_id = $1 AND (d.file_id = $2 OR d.id = $2 AND d.file_id IS NULL) AND d.collection_id = $3
+  AND d.deleted_at IS NULL
+ORDER BY d.id DESC LIMIT 1"
+);
+
+const IDS: &str = "-- store::vector_stores::member_ids
+SELECT id, coalesce(file_id, id) AS member FROM documents WHERE (tenant_id = $1) IS TRUE AND id = ANY ($2)";
+
+macro_rules! list {
+    ($order:literal) => {
+        concat!(
+            "-- store::vector_stores::members
+SELECT ",
+            columns!(),
+            "WHERE d.tenant_id = $1 AND d.collection_id = $2 AND d.deleted_at IS NULL AND d.parent_id IS NULL
+  AND ($3::uuid IS NULL OR d.id IN (SELECT document_id FROM file_batch_documents WHERE batch_id = $3))
+  AND ($4::text[] IS NULL OR v.state = ANY ($4))
+  AND ($5::uuid IS NULL OR d.id > $5) AND ($6::uuid IS NULL OR d.id < $6)
+ORDER BY d.id ",
+            $order,
+            " LIMIT $7"
+        )
+    };
+}
+
+const LIST_ASCENDING: &str = list!("ASC");
+const LIST_DESCENDING: &str = list!("DESC");
+
+const PLACE: &str = "-- store::vector_stores::place
+SELECT id FROM documents
+WHERE tenant_id = $1 AND (file_id = $2 OR id = $2 AND file_id IS NULL) AND collection_id = $3
+ORDER BY deleted_at IS NULL DESC, id DESC LIMIT 1";
+
+const SET: &str = "-- store::vector_stores::set_metadata
+WITH changed AS (
+    UPDATE documents SET metadata = $3, updated_at = now() WHERE tenant_id = $1 AND id = $2 AND deleted_at IS NULL
+    RETURNING tenant_id)
+INSERT INTO search_changes AS c (tenant_id, slot, changes)
+SELECT tenant_id, pg_backend_pid() % 16, 1 FROM changed
+ON CONFLICT (tenant_id, slot) DO UPDATE SET changes = c.changes + 1";
+
+// The latest version is what another upload of the same bytes is compared with; those on their way may still go live.
+const SET_VERSIONS: &str = "-- store::vector_stores::set_metadata
+UPDATE document_versions AS v SET metadata = $3
+FROM documents AS d, collections AS c
+WHERE d.tenant_id = $1 AND d.id = $2 AND v.document_id = d.id AND (v.version = d.latest_version OR v.finished_at IS NULL)
+  AND c.id = coalesce(v.collection_id, d.collection_id)
+RETURNING v.version, v.chunking, d.external_id, d.parent_id IS NOT NULL AS is_attached, c.name AS collection_name";
+
+const SET_FINGERPRINT: &str = "-- store::vector_stores::set_metadata
+UPDATE document_versions SET fingerprint = $3 WHERE document_id = $1 AND version = $2";
+
+/// The statements of this file.
+pub(super) const STATEMENTS: &[&str] =
+    &[GET, IDS, LIST_ASCENDING, LIST_DESCENDING, PLACE, SET, SET_VERSIONS, SET_FINGERPRINT];

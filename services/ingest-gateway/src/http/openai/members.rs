@@ -1,0 +1,283 @@
+//! Files of a vector store: attach, list, look at, change their attributes, read, detach.
+
+use axum::{Json, extract::State, response::Response};
+use chrono::{DateTime, Utc};
+use riacho_domain::{ReasonCode, State as DocumentStage, TenantId};
+use riacho_objects::Key;
+use riacho_store::{Member, Reason, VectorStore};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+
+use super::{
+    super::{
+        App,
+        auth::{Caller, Read, Write},
+        extract::{JsonBody, QueryString},
+        problem::Problem,
+        trace::Trace,
+    },
+    attach::{ChunkingStrategy, Named, Wanted, attach, attributes},
+    ids::{Ids, Kind},
+    lists::{DEFAULT_PAGE, DeletedBody, ListQuery, MAX_PAGE, PageBody},
+    polled, seconds,
+    stores::found,
+};
+
+/// What became of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Status {
+    InProgress,
+    Completed,
+    Cancelled,
+    Failed,
+}
+
+impl Status {
+    const fn of(state: DocumentStage) -> Self {
+        match state {
+            DocumentStage::Ready => Status::Completed,
+            DocumentStage::Failed => Status::Failed,
+            DocumentStage::Cancelled | DocumentStage::Expired => Status::Cancelled,
+            _ => Status::InProgress,
+        }
+    }
+
+    /// The states that are this one.
+    fn states(self) -> Vec<DocumentStage> {
+        DocumentStage::ALL.into_iter().filter(|state| Status::of(*state) == self).collect()
+    }
+
+    /// Reads what a list is filtered by.
+    pub(super) fn read(text: Option<&str>) -> Result<Option<Vec<DocumentStage>>, Problem> {
+        let Some(text) = text else { return Ok(None) };
+        match serde_json::from_value::<Status>(Value::from(text)) {
+            Ok(status) => Ok(Some(status.states())),
+            Err(_) => Err(Problem::field("filter", "must be in_progress, completed, failed or cancelled")),
+        }
+    }
+}
+
+/// Why a file failed.
+#[derive(Debug, Serialize)]
+struct LastError {
+    code: &'static str,
+    message: String,
+}
+
+impl From<Reason> for LastError {
+    fn from(reason: Reason) -> Self {
+        let code = match ReasonCode::parse(&reason.code) {
+            ReasonCode::Unsupported | ReasonCode::NeedsOcr => "unsupported_file",
+            ReasonCode::Encrypted
+            | ReasonCode::Corrupt
+            | ReasonCode::TooLarge
+            | ReasonCode::Bomb
+            | ReasonCode::Timeout
+            | ReasonCode::Memory
+            | ReasonCode::Empty
+            | ReasonCode::ParserCrashed
+            | ReasonCode::HashMismatch => "invalid_file",
+            _ => "server_error",
+        };
+        Self { code, message: format!("{}: {}", reason.code, reason.message) }
+    }
+}
+
+/// A file of a vector store.
+#[derive(Debug, Serialize)]
+pub(super) struct MemberBody {
+    pub(super) id: String,
+    object: &'static str,
+    created_at: i64,
+    vector_store_id: String,
+    status: Status,
+    last_error: Option<LastError>,
+    usage_bytes: u64,
+    attributes: Map<String, Value>,
+    chunking_strategy: ChunkingStrategy,
+    #[serde(skip)]
+    pub(super) unfinished_since: Option<DateTime<Utc>>,
+}
+
+impl MemberBody {
+    /// A document of the vector store with this id.
+    pub(super) fn new(store: Uuid, member: Member) -> Self {
+        let status = Status::of(member.state);
+        Self {
+            id: Kind::File.id(member.id),
+            object: "vector_store.file",
+            created_at: seconds(member.created_at),
+            vector_store_id: Kind::Store.id(store),
+            status,
+            last_error: member.error.filter(|_| status == Status::Failed).map(LastError::from),
+            usage_bytes: member.size.filter(|_| status == Status::Completed).unwrap_or(0),
+            attributes: shown(member.metadata),
+            chunking_strategy: ChunkingStrategy::of(&member.chunking),
+            unfinished_since: (status == Status::InProgress).then_some(member.accepted_at),
+        }
+    }
+}
+
+/// Metadata as attributes: what is neither a text, a number nor a boolean, which only `/api/v1` takes, is no attribute.
+pub(super) fn shown(metadata: Map<String, Value>) -> Map<String, Value> {
+    metadata
+        .into_iter()
+        .filter(|(_, value)| !(value.is_object() || value.is_array() || value.is_null()))
+        .collect()
+}
+
+async fn member(app: &App, tenant: &TenantId, store: Uuid, id: Uuid) -> Result<Member, Problem> {
+    if let Some(member) = app.store().member(tenant, store, id).await? {
+        return Ok(member);
+    }
+    let kind =
+        if app.store().vector_store(tenant, store).await?.is_some() { Kind::File } else { Kind::Store };
+    Err(kind.not_found())
+}
+
+fn answered(store: Uuid, member: Member) -> Response {
+    let body = MemberBody::new(store, member);
+    let since = body.unfinished_since;
+    polled(Json(body), since)
+}
+
+/// Attach a file.
+pub(super) async fn create(
+    State(app): State<App>,
+    caller: Caller<Write>,
+    trace: Trace,
+    Ids([id]): Ids<1>,
+    JsonBody(body): JsonBody<Named>,
+) -> Result<Response, Problem> {
+    let tenant = &caller.tenant;
+    let file = Kind::File.of_field("file_id", &body.file_id)?;
+    let wanted = Wanted::new(&app, body)?;
+    let store = found(&app, tenant, id).await?;
+    attach(&app, (tenant, &trace), &store, vec![wanted]).await?;
+    Ok(answered(id, member(&app, tenant, id, file).await?))
+}
+
+/// List the files of a vector store.
+pub(super) async fn list(
+    State(app): State<App>,
+    caller: Caller<Read>,
+    Ids([id]): Ids<1>,
+    QueryString(query): QueryString<ListQuery>,
+) -> Result<Json<PageBody<MemberBody>>, Problem> {
+    let VectorStore { id, .. } = found(&app, &caller.tenant, id).await?;
+    page(&app, &caller.tenant, (id, None), &query).await
+}
+
+/// A page of the files of a vector store, or of a batch of them.
+pub(super) async fn page(
+    app: &App,
+    tenant: &TenantId,
+    (store, batch): (Uuid, Option<Uuid>),
+    query: &ListQuery,
+) -> Result<Json<PageBody<MemberBody>>, Problem> {
+    let states = Status::read(query.filter.as_deref())?;
+    let window = query.window(Kind::File, DEFAULT_PAGE, MAX_PAGE)?;
+    let part = app.store().members(tenant, store, batch, states.as_deref(), &window).await?;
+    Ok(Json(PageBody::new(part, |member| MemberBody::new(store, member), |body| &body.id)))
+}
+
+/// Look at a file of a vector store.
+pub(super) async fn retrieve(
+    State(app): State<App>,
+    caller: Caller<Read>,
+    Ids([store, id]): Ids<2>,
+) -> Result<Response, Problem> {
+    Ok(answered(store, member(&app, &caller.tenant, store, id).await?))
+}
+
+/// What of a file is changed.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Changed {
+    attributes: Option<Map<String, Value>>,
+}
+
+/// Change the attributes of a file; searches filter on the new ones at once.
+pub(super) async fn update(
+    State(app): State<App>,
+    caller: Caller<Write>,
+    Ids([store, id]): Ids<2>,
+    JsonBody(body): JsonBody<Changed>,
+) -> Result<Response, Problem> {
+    let tenant = &caller.tenant;
+    let attributes = attributes(body.attributes.unwrap_or_default())?;
+    let document = member(&app, tenant, store, id).await?.document;
+    match app.store().set_metadata(tenant, document, &attributes).await? {
+        true => Ok(answered(store, member(&app, tenant, store, id).await?)),
+        false => Err(Kind::File.not_found()),
+    }
+}
+
+/// Detach a file: the document is deleted, the file stays.
+pub(super) async fn delete(
+    State(app): State<App>,
+    caller: Caller<Write>,
+    Ids([store, id]): Ids<2>,
+) -> Result<Json<DeletedBody>, Problem> {
+    let member = member(&app, &caller.tenant, store, id).await?;
+    if !app.store().delete_document(&caller.tenant, member.document).await? {
+        return Err(Kind::File.not_found());
+    }
+    if let Some(file) = member.file {
+        app.store().touch_file(&caller.tenant, file).await?;
+    }
+    Ok(Json(DeletedBody::new(Kind::File.id(id), "vector_store.file.deleted")))
+}
+
+/// Read the text of a file.
+pub(super) async fn content(
+    State(app): State<App>,
+    caller: Caller<Read>,
+    Ids([store, id]): Ids<2>,
+) -> Result<Json<Value>, Problem> {
+    let tenant = &caller.tenant;
+    let member = member(&app, tenant, store, id).await?;
+    let text = app.store().text_of(tenant, member.document, None).await?;
+    let text = text.ok_or_else(|| {
+        let status = Status::of(member.state);
+        Problem::bad_request(format!(
+            "there is no text; the file is {}",
+            json!(status).as_str().unwrap_or_default()
+        ))
+    })?;
+    let key = Key::text(tenant, member.document, text.version, text.run);
+    let bytes = app.objects().get(&key, app.config().max_text_slice_bytes).await?;
+    let text = std::str::from_utf8(&bytes).map_err(|e| Problem::internal(&e))?;
+    Ok(Json(json!({
+        "object": "vector_store.file_content.page",
+        "data": [{ "type": "text", "text": text }],
+        "has_more": false,
+        "next_page": null,
+    })))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_state_has_a_status_and_every_filter_its_states() {
+        let all = [Status::InProgress, Status::Completed, Status::Cancelled, Status::Failed];
+        let counts: Vec<usize> = all.map(|status| status.states().len()).into_iter().collect();
+        assert_eq!(counts, [6, 1, 2, 1]);
+        assert_eq!(Status::read(Some("completed")).ok().flatten(), Some(vec![DocumentStage::Ready]));
+        assert!(Status::read(Some("ready")).is_err());
+    }
+
+    #[test]
+    fn every_reason_is_one_of_the_three_codes() {
+        for code in ReasonCode::ALL {
+            let reason = Reason { code: code.to_string(), message: "m".to_owned() };
+            let error = LastError::from(reason);
+            assert!(["server_error", "unsupported_file", "invalid_file"].contains(&error.code));
+            assert_eq!(error.message, format!("{code}: m"));
+        }
+    }
+}
