@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help setup run test topologies chaos lint format-check clippy deny proto build bench clean distclean
+.PHONY: help setup run test topologies chaos test-compose lint format-check clippy deny proto shellcheck build image bench clean distclean
 
 # A shell that is not a login shell often lacks rustup's directory.
 export PATH := $(HOME)/.cargo/bin:$(PATH)
@@ -65,7 +65,12 @@ chaos: setup ## inject faults into a deployment and check it: SEED=.. MINUTES=..
 	@RIACHO_CHAOS_SEED="$(SEED)" RIACHO_CHAOS_MINUTES="$(MINUTES)" RIACHO_CHAOS_PARTITIONS="$(PARTITIONS)" \
 	  cargo test --workspace --locked $(QUIET) --profile $(PROFILE) --test chaos -- --ignored --nocapture a_long_run
 
-lint: setup format-check clippy deny proto ## format, lints, licences, advisories, .proto files
+test-compose: build ## the image and compose/ on a real Docker engine, as root: up, scale, kill, roll, back up, restore
+	@$(SETUP) compose
+	@$(SAY) "testing the image and compose/"
+	@PYTHONDONTWRITEBYTECODE=1 python3 compose/tests/test_compose.py $(ARGS)
+
+lint: setup format-check clippy deny proto shellcheck ## format, lints, licences, advisories, .proto files, shell scripts
 
 format-check:
 	@$(SAY) "checking the format"
@@ -105,6 +110,17 @@ proto:
 	else \
 	  $(SAY) "no earlier .proto files to compare with"; \
 	fi
+
+shellcheck:
+	@if [ -e $(TOOLS)/shellcheck ]; then \
+	  $(SAY) "checking the shell scripts"; \
+	  $(TOOLS)/shellcheck --external-sources $$(git ls-files '*.sh' .ci/run); \
+	else \
+	  $(SAY) "shell scripts not checked: no package of shellcheck for this processor"; \
+	fi
+
+image: ## build the container image riacho:latest with Docker
+	@docker build --tag riacho:latest .
 
 build: ## build the release
 	@$(SETUP) build

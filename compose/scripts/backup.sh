@@ -20,6 +20,7 @@ gateway=$(containers gateway | head -n 1)
 # The order counts. What Redis says of documents that PostgreSQL knows better is dropped when it is read, and what it lacks is
 # found missing and done again. A row of the dump finds its objects, since those are written before it and removed an hour after.
 say "copying Redis" >&2
+# shellcheck disable=SC2016 # the container expands it
 compose exec -T redis sh -c \
   'REDISCLI_AUTH=$(sed "s/^requirepass //" /run/secrets/redis_auth) exec redis-cli --rdb -' >"$partial/redis.rdb" 2>"$partial/redis.log" ||
   fail "Redis: $(tail -n 1 "$partial/redis.log")"

@@ -14,6 +14,7 @@ present=$(setting RIACHO_IMAGE riacho:latest)
 services=(janitor indexer embedder extractor gateway)
 patience=$(setting RIACHO_DEPLOY_PATIENCE 120)
 backup=
+scale=()
 
 docker image inspect "$next" >/dev/null 2>&1 || docker pull "$next" || fail "there is no image $next"
 
@@ -48,7 +49,10 @@ roll_all() {
 
 # Everything stops, the schema changes, everything starts.
 replace_all() {
-  local image=$1
+  local image=$1 service
+  for service in "${services[@]}"; do
+    scale+=(--scale "$service=$(containers "$service" | grep -c . || true)")
+  done
   say "stopping everything for the migration"
   compose stop "${services[@]}" >/dev/null 2>&1
   RIACHO_IMAGE=$image compose run --rm --no-deps -T migrate || return 1
@@ -56,7 +60,7 @@ replace_all() {
 }
 
 start_all() {
-  RIACHO_IMAGE=$1 compose up --detach --no-deps --force-recreate "${services[@]}" >/dev/null 2>&1 || return 1
+  RIACHO_IMAGE=$1 compose up --detach --no-deps --force-recreate "${scale[@]}" "${services[@]}" >/dev/null 2>&1 || return 1
   local service ids=()
   for service in "${services[@]}"; do mapfile -t -O "${#ids[@]}" ids < <(containers "$service"); done
   await_healthy "$patience" "${ids[@]}"

@@ -28,9 +28,10 @@ compose exec -T postgres pg_restore --username postgres --dbname riacho --exit-o
 say "Redis"
 # The server reads its append-only file where there is one, so that has to go; it starts once from the snapshot and writes a new one.
 compose run --rm --no-deps -T --entrypoint sh redis -c 'rm -rf /data/* && cat >/data/dump.rdb' <"$folder/redis.rdb"
+# shellcheck disable=SC2016 # the container expands it
 compose run --rm --no-deps -T --entrypoint sh redis -ec '
-  redis-server /etc/redis.conf --appendonly no --save "" --port 0 --unixsocket /tmp/redis.sock --unixsocketperm 700 >/data/restore.log 2>&1 &
-  cli="redis-cli -s /tmp/redis.sock"
+  redis-server /etc/redis.conf --appendonly no --save "" --port 0 --unixsocket /data/restore.sock --unixsocketperm 700 >/data/restore.log 2>&1 &
+  cli="redis-cli -s /data/restore.sock"
   tries=0
   until [ "$($cli ping 2>/dev/null)" = PONG ]; do
     tries=$((tries + 1))
@@ -44,7 +45,7 @@ compose run --rm --no-deps -T --entrypoint sh redis -ec '
   $cli info persistence | tr -d "\r" | grep -qx aof_last_bgrewrite_status:ok
   $cli shutdown nosave || true
   wait
-  rm -f /data/restore.log'
+  rm -f /data/restore.log /data/restore.sock'
 
 say "the objects"
 compose run --rm --no-deps -T --entrypoint sh gateway -c \

@@ -19,6 +19,10 @@ docker compose version >/dev/null 2>&1 || { echo "this release has no Docker Com
 
 if [ -d /run/systemd/system ]; then systemctl enable --now docker; fi
 
+# A snapshot of Redis is written by a copy of its process, which the kernel would refuse while memory is short.
+echo 'vm.overcommit_memory = 1' >/etc/sysctl.d/60-riacho.conf
+sysctl --quiet --load /etc/sysctl.d/60-riacho.conf
+
 # Docker opens the ports that compose publishes, past this firewall: 80 and 443 of nginx, and nothing else.
 if [ "${1:-}" != --without-firewall ]; then
   apt-get install -y -qq --no-install-recommends ufw
