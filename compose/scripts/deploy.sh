@@ -15,6 +15,7 @@ services=(janitor indexer embedder extractor gateway)
 patience=$(setting RIACHO_DEPLOY_PATIENCE 120)
 backup=
 scale=()
+rolled=()
 
 docker image inspect "$next" >/dev/null 2>&1 || docker pull "$next" || fail "there is no image $next"
 
@@ -43,8 +44,17 @@ roll() {
 
 # The same schema, so that both may work side by side.
 roll_all() {
-  local image=$1 service
-  for service in "${services[@]}"; do roll "$service" "$image" || return 1; done
+  local service
+  for service in "${services[@]}"; do
+    roll "$service" "$next" || return 1
+    rolled+=("$service")
+  done
+}
+
+# Those that were replaced, the last one first.
+roll_back() {
+  local i
+  for ((i = ${#rolled[@]} - 1; i >= 0; i--)); do roll "${rolled[i]}" "$present" || return 1; done
 }
 
 # Everything stops, the schema changes, everything starts.
@@ -80,13 +90,13 @@ if [ "${2:-}" != --without-backup ]; then
 fi
 
 if RIACHO_IMAGE=$next compose run --rm --no-deps -T migrate migrate --check >/dev/null 2>&1; then
-  if roll_all "$next" && "$here/scripts/health-check.sh" --without-backup; then
+  if roll_all && "$here/scripts/health-check.sh" --without-backup; then
     keep_image "$next"
     say "deployed $next"
     exit 0
   fi
   say "rolling back to $present"
-  roll_all "$present" || fail "rolling back to $present failed as well; look at: docker compose logs"
+  roll_back || fail "rolling back to $present failed as well; look at: docker compose logs"
   fail "$next was not healthy; $present is in force again"
 fi
 

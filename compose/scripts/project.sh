@@ -37,13 +37,13 @@ containers() { compose ps --quiet "$1"; }
 # The state of a container's health check: healthy, unhealthy, starting; the container's own state where it has none.
 health() { docker inspect --format '{{if .State.Health}}{{.State.Health.Status}}{{else}}{{.State.Status}}{{end}}' "$1" 2>/dev/null || echo gone; }
 
-# Waits until containers are healthy; fails when one ends, or after some time.
+# Waits until containers are healthy; fails when one ends or is found unhealthy, or after some time.
 await_healthy() {
   local deadline=$((SECONDS + $1)) id state
   shift
   for id in "$@"; do
     until state=$(health "$id"); [ "$state" = healthy ]; do
-      if [ "$state" = gone ] || [ "$(docker inspect --format '{{.State.Running}}' "$id" 2>/dev/null)" != true ]; then
+      if [ "$state" = gone ] || [ "$state" = unhealthy ] || [ "$(docker inspect --format '{{.State.Running}}' "$id" 2>/dev/null)" != true ]; then
         return 1
       fi
       if ((SECONDS > deadline)); then return 1; fi

@@ -97,6 +97,25 @@ def mirror():
     return sites[0]
 
 
+def rust(env):
+    """The image that the Dockerfile compiles in, with the toolchain of this machine."""
+    version = run("rustc", "--version").split()[1]
+    name = f"rust:{version}-slim-bookworm"
+    if has_image(name, env):
+        return
+    say(f"making {name} of this machine's toolchain")
+    context = CACHE / "rust"
+    shutil.rmtree(context, ignore_errors=True)
+    shutil.copytree(run("rustc", "--print", "sysroot").strip(), context / "toolchain", symlinks=True, ignore=shutil.ignore_patterns("doc", "man"))
+    (context / "Dockerfile").write_text(
+        "FROM debian:bookworm-slim\n"
+        "RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends gcc libc6-dev make\n"
+        "COPY toolchain /usr/local/rust\n"
+        "ENV CARGO_HOME=/usr/local/cargo PATH=/usr/local/cargo/bin:/usr/local/rust/bin:/usr/local/bin:/usr/bin:/bin\n")
+    run("docker", "build", "--tag", name, context, env=env)
+    shutil.rmtree(context)
+
+
 def servers(env):
     """Images of the servers under names of their own, as the variables of compose.yaml that name them."""
     bootstrap("trixie", "riacho-test/trixie", env)
@@ -111,4 +130,6 @@ def image(tag, env, binary="prebuilt"):
     """The image of Riacho, by the Dockerfile that everybody uses."""
     # Under the Dockerfile's own name for its base, which is on this machine then and not asked of a registry.
     bootstrap("bookworm", "debian:bookworm-slim", env)
+    if binary == "compiled":
+        rust(env)
     run("docker", "build", "--build-arg", f"BINARY={binary}", "--tag", tag, ".", env=env, timeout=7200)
