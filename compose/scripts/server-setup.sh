@@ -9,23 +9,26 @@ command -v apt-get >/dev/null || { echo "server-setup.sh knows Debian and Ubuntu
 export DEBIAN_FRONTEND=noninteractive
 
 apt-get update -qq
-if ! command -v dockerd >/dev/null; then apt-get install -y -qq --no-install-recommends docker.io iptables; fi
-apt-get install -y -qq --no-install-recommends ca-certificates curl openssl
+# Debian and Ubuntu cut Docker into packages of different names; the compose of Debian 12 is too old.
+known() { apt-cache show --no-all-versions "$1" >/dev/null 2>&1; }
+packages=(ca-certificates curl openssl procps)
+if ! command -v dockerd >/dev/null; then packages+=(docker.io iptables); fi
+if ! command -v docker >/dev/null && known docker-cli; then packages+=(docker-cli); fi
 if ! docker compose version >/dev/null 2>&1; then
-  # Debian 13 and Ubuntu have it under different names; that of Debian 12 is too old.
-  apt-get install -y -qq --no-install-recommends docker-compose-v2 || apt-get install -y -qq --no-install-recommends docker-compose
+  if known docker-compose-v2; then packages+=(docker-compose-v2); else packages+=(docker-compose); fi
 fi
+apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
 docker compose version >/dev/null 2>&1 || { echo "this release has no Docker Compose 2; install Docker's own packages" >&2; exit 1; }
 
 if [ -d /run/systemd/system ]; then systemctl enable --now docker; fi
 
 # A snapshot of Redis is written by a copy of its process, which the kernel would refuse while memory is short.
 echo 'vm.overcommit_memory = 1' >/etc/sysctl.d/60-riacho.conf
-sysctl --quiet --load /etc/sysctl.d/60-riacho.conf
+sysctl --quiet --load /etc/sysctl.d/60-riacho.conf || echo "vm.overcommit_memory is not set; a snapshot of Redis may fail" >&2
 
 # Docker opens the ports that compose publishes, past this firewall: 80 and 443 of nginx, and nothing else.
 if [ "${1:-}" != --without-firewall ]; then
-  apt-get install -y -qq --no-install-recommends ufw
+  apt-get install -y -qq --no-install-recommends ufw >/dev/null
   ufw default deny incoming
   ufw default allow outgoing
   # The port of the session that runs this must stay open, whatever it is.

@@ -415,6 +415,20 @@ class Story:
     def sql(self, text):
         return self.prod.compose("exec", "-T", "postgres", "psql", "-U", "postgres", "-d", "riacho", "-Atc", text).strip()
 
+    def step_server_is_made_ready(self):
+        """On a bare Debian 13, with a firewall of its own; a second run changes nothing."""
+        shutil.copytree(ROOT / "compose", self.folder / "server/compose", ignore=shutil.ignore_patterns(".env", "secrets"))
+        setup = "/opt/riacho/compose/scripts/server-setup.sh"
+        look = "sha256sum /opt/riacho/compose/.env /opt/riacho/compose/secrets/* /etc/systemd/system/riacho-backup.*; stat -c %a /opt/riacho/compose/secrets"
+        told = run("docker", "run", "--rm", "--cap-add", "NET_ADMIN", "--env", "SSH_CONNECTION=192.0.2.1 50000 192.0.2.2 2222",
+                   "--volume", f"{self.folder / 'server'}:/opt/riacho", "riacho-test/trixie", "bash", "-ec",
+                   f"{setup} >&2; echo '--'; {look}; echo '--'; {setup} >&2; {look}; echo '--'; docker compose version; ufw status", env=self.env)
+        _, first, second, rest = told.split("--\n")
+        if first != second or first.count("\n") != 10 or not first.endswith("700\n"):
+            raise Failed(f"a second run left something else behind: {told}")
+        if "Status: active" not in rest or not all(f"{port}/tcp" in rest for port in (2222, 80, 443)):
+            raise Failed(f"the firewall is not as it should be: {rest}")
+
     # --- running it ----------------------------------------------------------------------------------------------
 
     def close(self):
