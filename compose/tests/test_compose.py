@@ -25,7 +25,7 @@ from client import Client, Load, all_ready, eventually
 from engine import ROOT, Failed, run, say
 
 # The embedder, third in the order of a deployment, is never well with it: two services have been replaced then, and go back.
-BROKEN = 'HEALTHCHECK --interval=1s --retries=2 CMD grep -qv embedder /proc/1/cmdline && riacho health'
+BROKEN = 'HEALTHCHECK --interval=1s --retries=2 CMD ! grep -q embedder /proc/1/cmdline && riacho health'
 # Stands in for a version that needs another schema.
 MIGRATING = '''USER root
 RUN printf '%s\\n' '#!/bin/sh' 'case "$*" in "migrate --check") exit 1;; migrate) ;; esac' 'exec riacho "$@"' >/usr/local/bin/gate && chmod 755 /usr/local/bin/gate
