@@ -233,6 +233,10 @@ class Story:
         missing = [text for text in wanted if text not in lines]
         if missing:
             raise Failed(f"the front does not send {missing}: {answer}")
+        # A page's own policy is the only one, and what the gateway sends already is not sent twice.
+        page = run(*curl, "--include", f"https://riacho.test:{self.prod.tls}/docs").lower()
+        if "style-src 'self'" not in page or page.count("content-security-policy:") != 1 or page.count("x-content-type-options:") != 1:
+            raise Failed(f"the headers of a page: {page[:1500]}")
         for path, status in (("/metrics", 404), ("/api/v1/documents", 401)):
             seen = Client(self.prod.tls, tls=True).ask("GET", path)[0]
             if seen != status:
@@ -422,8 +426,8 @@ class Story:
         look = "sha256sum /opt/riacho/compose/.env /opt/riacho/compose/secrets/* /etc/systemd/system/riacho-backup.*; stat -c %a /opt/riacho/compose/secrets"
         told = run("docker", "run", "--rm", "--cap-add", "NET_ADMIN", "--env", "SSH_CONNECTION=192.0.2.1 50000 192.0.2.2 2222",
                    "--volume", f"{self.folder / 'server'}:/opt/riacho", "riacho-test/trixie", "bash", "-ec",
-                   f"{setup} >&2; echo '--'; {look}; echo '--'; {setup} >&2; {look}; echo '--'; docker compose version; ufw status", env=self.env)
-        _, first, second, rest = told.split("--\n")
+                   f"{setup} >&2; echo '%%'; {look}; echo '%%'; {setup} >&2; {look}; echo '%%'; docker compose version; ufw status", env=self.env)
+        _, first, second, rest = told.split("%%\n")
         if first != second or first.count("\n") != 10 or not first.endswith("700\n"):
             raise Failed(f"a second run left something else behind: {told}")
         if "Status: active" not in rest or not all(f"{port}/tcp" in rest for port in (2222, 80, 443)):
