@@ -90,7 +90,7 @@ if [ "${2:-}" != --without-backup ]; then
 fi
 
 if RIACHO_IMAGE=$next compose run --rm --no-deps -T migrate migrate --check >/dev/null 2>&1; then
-  if roll_all && "$here/scripts/health-check.sh" --without-backup; then
+  if roll_all && "$here/scripts/health-check.sh" --services; then
     keep_image "$next"
     say "deployed $next"
     exit 0
@@ -101,7 +101,7 @@ if RIACHO_IMAGE=$next compose run --rm --no-deps -T migrate migrate --check >/de
 fi
 
 [ -n "$backup" ] || fail "$next needs another schema, and without a backup there is no way back; run without --without-backup"
-if replace_all "$next" && "$here/scripts/health-check.sh" --without-backup; then
+if replace_all "$next" && "$here/scripts/health-check.sh" --services; then
   keep_image "$next"
   say "deployed $next, with its schema"
   exit 0

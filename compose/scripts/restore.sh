@@ -53,5 +53,5 @@ compose run --rm --no-deps -T --entrypoint sh gateway -c \
 
 say "starting everything"
 compose up --detach --wait --wait-timeout 300
-"$here/scripts/health-check.sh" --without-backup
+"$here/scripts/health-check.sh" --services
 say "restored from $folder"

@@ -60,7 +60,7 @@ class Project:
         if production:
             self.files.append("compose/compose.prod.yaml")
             lines += ["RIACHO_DOMAIN=riacho.test", f"RIACHO_BACKUPS={self.folder / 'backups'}", f"RIACHO_SECRETS={self.folder / 'secrets'}",
-                      f"RIACHO_HTTP_LISTEN=127.0.0.1:{self.http}", f"RIACHO_HTTPS_LISTEN=127.0.0.1:{self.tls}", "RIACHO_DEPLOY_PATIENCE=180",
+                      f"RIACHO_HTTP_LISTEN=127.0.0.1:{self.http}", f"RIACHO_HTTPS_LISTEN=127.0.0.1:{self.tls}", "RIACHO_DEPLOY_PATIENCE=180", "RIACHO_DISK_PERCENT=100",
                       "ACME_DIRECTORY=https://pebble:14000/dir"]
             self.env["RIACHO_SETTINGS"] = str(self.settings)
         self.settings.write_text("\n".join(lines) + "\n")

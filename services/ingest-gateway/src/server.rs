@@ -24,6 +24,8 @@ use crate::Config;
 const MAX_HEAD_BYTES: usize = 64 << 10;
 /// The most headers of a request.
 const MAX_HEADERS: usize = 100;
+/// How long a gateway that stops waits for the first request of a client that has connected.
+const FIRST_REQUEST: Duration = Duration::from_secs(1);
 /// The pause after an accept that failed, for example because files ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -108,14 +110,22 @@ async fn connection(
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY");
     }
+    let asked = CancellationToken::new();
+    let seen = asked.clone();
     let service = TowerToHyperService::new(router.map_request(move |mut request: Request<Incoming>| {
+        seen.cancel();
         request.extensions_mut().insert(ConnectInfo(peer));
         request
     }));
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let stopped = async {
+        stop.cancelled().await;
+        // A connection that has brought no request is closed by a graceful shutdown, although one may be on its way.
+        let _ = tokio::time::timeout(FIRST_REQUEST, asked.cancelled()).await;
+    };
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        () = stop.cancelled() => {
+        () = stopped => {
             connection.as_mut().graceful_shutdown();
             connection.as_mut().await
         }

@@ -56,27 +56,32 @@ async fn requests_over_the_cap_are_told_to_come_back() {
 
 #[tokio::test]
 async fn who_is_connected_is_answered_by_a_gateway_that_stops() {
-    let mut gateway = Gateway::with_config(Config { max_connections: 1, ..Config::default() }).await;
+    let config = Config { max_connections: 1, grace_seconds: 60, ..Config::default() };
+    let mut gateway = Gateway::with_config(config).await;
     let address = gateway.base.trim_start_matches("http://").to_owned();
-    let ask = "GET /livez HTTP/1.1\r\nhost: gateway\r\nconnection: close\r\n\r\n";
-    // The only connection that may be open, in the middle of a request ..
+    // The only connection that may be open, in the middle of an upload ..
+    let key = &gateway.deployment.key;
+    let upload = format!(
+        "POST /api/v1/documents?filename=a.txt HTTP/1.1\r\nhost: gateway\r\nauthorization: Bearer {key}\r\n\
+         content-length: 6\r\nconnection: close\r\n\r\nbeg"
+    );
     let mut open = TcpStream::connect(&address).await.unwrap();
-    let (first, rest) = ask.split_at(20);
-    open.write_all(first.as_bytes()).await.unwrap();
-    // .. so that the others wait in the kernel with all of theirs.
+    open.write_all(upload.as_bytes()).await.unwrap();
+    // .. so that the others wait in the kernel with all of their requests.
     let mut waiting = Vec::new();
     for _ in 0..3 {
         let mut stream = TcpStream::connect(&address).await.unwrap();
-        stream.write_all(ask.as_bytes()).await.unwrap();
+        stream.write_all(b"GET /livez HTTP/1.1\r\nhost: gateway\r\nconnection: close\r\n\r\n").await.unwrap();
         waiting.push(stream);
     }
     let stopping = tokio::spawn(async move { gateway.stop().await });
     riacho_testkit::eventually(|| async { TcpStream::connect(&address).await.is_err() }).await;
-    open.write_all(rest.as_bytes()).await.unwrap();
-    for mut stream in std::iter::once(open).chain(waiting) {
+    open.write_all(b"un.").await.unwrap();
+    for (mut stream, status) in std::iter::once((open, "202")).chain(waiting.into_iter().map(|s| (s, "200")))
+    {
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
-        assert!(answer.starts_with("HTTP/1.1 200"), "{answer:?}");
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer:?}");
     }
     stopping.await.unwrap();
 }
