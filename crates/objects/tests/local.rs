@@ -32,6 +32,22 @@ fn stalled(parts: usize) -> impl stream::Stream<Item = Result<Bytes, std::io::Er
 }
 
 #[tokio::test]
+async fn services_that_look_at_one_directory_at_once_do_not_disturb_each_other() {
+    let directory = tempfile::tempdir().unwrap();
+    let objects = Objects::connect(&config(directory.path())).await.unwrap();
+    for _ in 0..50 {
+        let looks = (0..16).map(|_| {
+            let objects = objects.clone();
+            tokio::spawn(async move { objects.check().await })
+        });
+        for look in looks.collect::<Vec<_>>() {
+            look.await.unwrap().unwrap();
+        }
+    }
+    assert_eq!(files(directory.path()), Vec::<String>::new(), "nothing is left");
+}
+
+#[tokio::test]
 async fn nobody_sees_an_upload_before_its_end_and_a_dropped_one_leaves_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let objects = Objects::connect(&config(directory.path())).await.unwrap();

@@ -13,7 +13,7 @@ use hyper_util::{
 };
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    sync::{OwnedSemaphorePermit, Semaphore},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt;
@@ -24,10 +24,13 @@ use crate::Config;
 const MAX_HEAD_BYTES: usize = 64 << 10;
 /// The most headers of a request.
 const MAX_HEADERS: usize = 100;
+/// How long a gateway that stops waits for the first request of a client that has connected.
+const FIRST_REQUEST: Duration = Duration::from_secs(1);
 /// The pause after an accept that failed, for example because files ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Serves `router` until `stop`, then lets requests in hand finish within the grace period.
+/// Serves `router` until `stop`, then lets requests in hand, and those of clients that are connected, finish within the
+/// grace period.
 pub(crate) async fn serve(listener: TcpListener, router: Router, config: &Config, stop: CancellationToken) {
     let permits = Arc::new(Semaphore::new(config.max_connections.clamp(1, Semaphore::MAX_PERMITS)));
     let tracker = TaskTracker::new();
@@ -39,6 +42,19 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, config: &Config
         .max_buf_size(MAX_HEAD_BYTES)
         .max_headers(MAX_HEADERS);
 
+    let take = |permit: Option<OwnedSemaphorePermit>, stream: TcpStream, peer: SocketAddr| {
+        let (builder, router, permits) = (builder.clone(), router.clone(), permits.clone());
+        let (stop, hard_stop) = (stop.clone(), hard_stop.clone());
+        tracker.spawn(hard_stop.run_until_cancelled_owned(async move {
+            let permit = match permit {
+                Some(permit) => Ok(permit),
+                None => permits.acquire_owned().await,
+            };
+            connection(builder, stream, peer, router, stop).await;
+            drop(permit);
+        }));
+    };
+
     loop {
         let accepted = stop
             .run_until_cancelled(async {
@@ -49,21 +65,18 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, config: &Config
             .await;
         let Some((Ok(permit), accepted)) = accepted else { break };
         match accepted {
-            Ok((stream, peer)) => {
-                let (builder, router) = (builder.clone(), router.clone());
-                let (stop, hard_stop) = (stop.clone(), hard_stop.clone());
-                tracker.spawn(async move {
-                    hard_stop.run_until_cancelled(connection(builder, stream, peer, router, stop)).await;
-                    drop(permit);
-                });
-            }
+            Ok((stream, peer)) => take(Some(permit), stream, peer),
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be taken");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
-    drop(listener);
+    // The kernel has told these clients that they are connected, and would reset them; they may have sent a request
+    // that no proxy sends a second time.
+    for (stream, peer) in waiting(listener) {
+        take(None, stream, peer);
+    }
     tracker.close();
     if tokio::time::timeout(config.grace(), tracker.wait()).await.is_err() {
         tracing::warn!(
@@ -73,6 +86,17 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, config: &Config
         hard_stop.cancel();
         tracker.wait().await;
     }
+}
+
+/// The connections that wait in the kernel; nobody can connect any more after that.
+fn waiting(listener: TcpListener) -> Vec<(TcpStream, SocketAddr)> {
+    let mut found = Vec::new();
+    let Ok(listener) = listener.into_std() else { return found };
+    while let Ok((stream, peer)) = listener.accept() {
+        let taken = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
+        found.extend(taken.map(|stream| (stream, peer)));
+    }
+    found
 }
 
 async fn connection(
@@ -86,14 +110,22 @@ async fn connection(
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY");
     }
+    let asked = CancellationToken::new();
+    let seen = asked.clone();
     let service = TowerToHyperService::new(router.map_request(move |mut request: Request<Incoming>| {
+        seen.cancel();
         request.extensions_mut().insert(ConnectInfo(peer));
         request
     }));
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let stopped = async {
+        stop.cancelled().await;
+        // A connection that has brought no request is closed by a graceful shutdown, although one may be on its way.
+        let _ = tokio::time::timeout(FIRST_REQUEST, asked.cancelled()).await;
+    };
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        () = stop.cancelled() => {
+        () = stopped => {
             connection.as_mut().graceful_shutdown();
             connection.as_mut().await
         }

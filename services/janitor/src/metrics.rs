@@ -21,7 +21,7 @@ pub mod names {
     /// XLEN less lag and pending.
     pub const STAGE_CONSERVATION_ERROR: &str = "riacho_stage_conservation_error";
     /// Whether a stage is paused.
-    pub const STAGE_PAUSED: &str = "riacho_stage_paused";
+    pub const STAGE_PAUSED: &str = "riacho_stage_pause_requested";
     /// Bytes on a stage's streams.
     pub const STAGE_BYTES: &str = "riacho_stage_bytes";
     /// Dead letters on their way to PostgreSQL.

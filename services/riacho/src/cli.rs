@@ -89,7 +89,9 @@ pub(crate) enum Command {
     /// Runs several stages in one process
     Work(Work),
     /// Brings the schema of the database to this binary's version
-    Migrate,
+    Migrate(Migrate),
+    /// Asks the service of this configuration whether it is ready, for the health check of a container
+    Health,
     /// Uploads files and folders, and waits until they are searchable
     Ingest(Ingest),
     /// Searches the documents
@@ -135,6 +137,13 @@ pub(crate) enum Command {
     /// Prints the description of the HTTP interface
     #[command(hide = true)]
     Openapi,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Migrate {
+    /// Changes nothing: says whether the schema is the one that this binary works with, and fails if not
+    #[arg(long)]
+    pub(crate) check: bool,
 }
 
 #[derive(Debug, Subcommand)]

@@ -275,7 +275,7 @@ fn retry_after(response: &Response) -> Option<Duration> {
 }
 
 /// The innermost reason; the outer ones repeat the address.
-fn root_cause(error: &reqwest::Error) -> String {
+pub(crate) fn root_cause(error: &reqwest::Error) -> String {
     let mut cause: &dyn std::error::Error = error;
     while let Some(inner) = cause.source() {
         cause = inner;

@@ -123,7 +123,7 @@ async fn tasks_are_listed_and_run_over_http_and_by_the_command_line() {
     for metric in [
         "riacho_canary_seconds ",
         "riacho_janitor_task_runs_total{task=\"canary\",outcome=\"ok\"}",
-        "riacho_stage_paused{stage=\"embed\"}",
+        "riacho_stage_pause_requested{stage=\"embed\"}",
     ] {
         assert!(metrics.contains(metric), "{metric}");
     }

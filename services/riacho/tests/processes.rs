@@ -69,3 +69,27 @@ async fn services_run_as_processes_and_a_killed_worker_is_replaced() {
     }
     assert!(cluster.dir.path().join("objects").is_dir());
 }
+
+#[tokio::test]
+async fn a_health_check_says_whether_the_service_beside_it_is_ready() {
+    let mut cluster = Cluster::new();
+    cluster.set("RIACHO__HTTP__OPS_LISTEN", &format!("0.0.0.0:{}", free_port().unwrap()));
+    assert_eq!(cluster.run(&["health"]).status.code(), Some(3), "nothing listens");
+    let unfit = cluster.run(&["migrate", "--check"]);
+    assert_eq!(unfit.status.code(), Some(1), "{}", String::from_utf8_lossy(&unfit.stderr));
+    cluster.prepare();
+    assert_eq!(cluster.json(&["migrate", "--check"])["fits"], true);
+
+    let mut worker = cluster.spawn(&["indexer"]);
+    eventually(|| async { cluster.run(&["health"]).status.success() }).await;
+    cluster.to_postgres.refuse();
+    eventually(|| async {
+        let output = cluster.run(&["health"]);
+        let says = String::from_utf8_lossy(&output.stderr).into_owned();
+        if output.status.code() == Some(1) && says.contains("postgres") { Ok(()) } else { Err(says) }
+    })
+    .await;
+    cluster.to_postgres.pass();
+    eventually(|| async { cluster.run(&["health"]).status.success() }).await;
+    assert!(worker.stop().await.unwrap().success());
+}

@@ -3,6 +3,10 @@
 use reqwest::{Method, StatusCode};
 use riacho_ingest_gateway::Config;
 use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 use crate::fixture::{Gateway, is_problem, json, problem};
 
@@ -48,6 +52,38 @@ async fn requests_over_the_cap_are_told_to_come_back() {
     drop(sender);
     assert_eq!(left.await.unwrap().unwrap().status(), StatusCode::ACCEPTED);
     json(gateway.get("/api/v1/documents"), 200).await;
+}
+
+#[tokio::test]
+async fn who_is_connected_is_answered_by_a_gateway_that_stops() {
+    let config = Config { max_connections: 1, grace_seconds: 60, ..Config::default() };
+    let mut gateway = Gateway::with_config(config).await;
+    let address = gateway.base.trim_start_matches("http://").to_owned();
+    // The only connection that may be open, in the middle of an upload ..
+    let key = &gateway.deployment.key;
+    let upload = format!(
+        "POST /api/v1/documents?filename=a.txt HTTP/1.1\r\nhost: gateway\r\nauthorization: Bearer {key}\r\n\
+         content-length: 6\r\nconnection: close\r\n\r\nbeg"
+    );
+    let mut open = TcpStream::connect(&address).await.unwrap();
+    open.write_all(upload.as_bytes()).await.unwrap();
+    // .. so that the others wait in the kernel with all of their requests.
+    let mut waiting = Vec::new();
+    for _ in 0..3 {
+        let mut stream = TcpStream::connect(&address).await.unwrap();
+        stream.write_all(b"GET /livez HTTP/1.1\r\nhost: gateway\r\nconnection: close\r\n\r\n").await.unwrap();
+        waiting.push(stream);
+    }
+    let stopping = tokio::spawn(async move { gateway.stop().await });
+    riacho_testkit::eventually(|| async { TcpStream::connect(&address).await.is_err() }).await;
+    open.write_all(b"un.").await.unwrap();
+    for (mut stream, status) in std::iter::once((open, "202")).chain(waiting.into_iter().map(|s| (s, "200")))
+    {
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer:?}");
+    }
+    stopping.await.unwrap();
 }
 
 #[tokio::test]

@@ -57,7 +57,10 @@ async fn who_signs_in_with_a_key_may_do_what_the_key_may_until_signing_out() {
 
     let browser = gateway.browser(&gateway.deployment.key).await;
     let who = json(browser.plain(Method::GET, SESSION), 200).await;
-    assert_eq!((&who["tenant"], &who["scopes"]), (&json!(gateway.deployment.tenant), &json!(["admin"])));
+    assert_eq!(
+        (&who["tenant"], &who["scopes"]),
+        (&json!(gateway.deployment.tenant), &json!(["admin", "operator"]))
+    );
     assert_eq!(who["csrf"], browser.csrf);
     json(browser.plain(Method::GET, "/api/v1/documents"), 200).await;
     json(browser.request(Method::POST, "/api/v1/documents?filename=a.txt").body("text"), 202).await;

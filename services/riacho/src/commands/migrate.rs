@@ -1,11 +1,18 @@
 //! `riacho migrate`: brings the schema to this binary's version, and makes the first space where there is none.
 
 use riacho_models::Models;
+use riacho_store::Role;
 use serde_json::json;
 
 use super::{Context, space::live_space, store_failure};
+use crate::cli::Migrate;
 
-pub(super) async fn run(context: &Context) -> anyhow::Result<()> {
+pub(super) async fn run(context: &Context, arguments: &Migrate) -> anyhow::Result<()> {
+    if arguments.check {
+        context.store(Role::Service).await?;
+        context.output.result(&json!({ "fits": true }), || "the schema is the one of this build".to_owned());
+        return Ok(());
+    }
     let config = context.config()?;
     let report = riacho_store::migrate::migrate(&config.database).await.map_err(store_failure)?;
     let models = Models::load(&config.models)?;

@@ -6,6 +6,7 @@ mod completions;
 mod config;
 mod dead_letters;
 mod eval;
+mod health;
 mod ingest;
 mod janitor;
 mod key;
@@ -92,7 +93,8 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Indexer => serve::worker(&context, crate::cli::Worker::Indexer).await,
         Command::Janitor(arguments) => janitor::run(&context, arguments).await,
         Command::Work(work) => serve::workers(&context, work).await,
-        Command::Migrate => migrate::run(&context).await,
+        Command::Migrate(arguments) => migrate::run(&context, &arguments).await,
+        Command::Health => health::run(&context).await,
         Command::Ingest(arguments) => ingest::run(&context, arguments).await,
         Command::Search(arguments) => search::run(&context, arguments).await,
         Command::Status(arguments) => status::run(&context, arguments).await,

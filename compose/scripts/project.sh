@@ -1,0 +1,61 @@
+# shellcheck shell=bash
+# What the scripts share: where the project is, its settings, and `compose` with its files. Sourced, not run.
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+settings=${RIACHO_SETTINGS:-$here/.env}
+
+fail() {
+  printf '%s: %s\n' "${0##*/}" "$*" >&2
+  exit 1
+}
+
+say() { printf '%s %s\n' "$(date -u +%H:%M:%S)" "$*"; }
+
+# A setting: from the environment, else from the file, else the default.
+setting() {
+  local name=$1 otherwise=${2:-} line
+  if [ -n "${!name:-}" ]; then
+    printf '%s' "${!name}"
+  elif line=$(grep -E "^$name=." "$settings" | tail -n 1); then
+    printf '%s' "${line#*=}"
+  else
+    printf '%s' "$otherwise"
+  fi
+}
+
+compose() {
+  # RIACHO_COMPOSE_FILES adds files of one's own, separated by colons.
+  local files=(--file "$here/compose.yaml" --file "$here/compose.prod.yaml") more
+  IFS=: read -r -a more <<<"${RIACHO_COMPOSE_FILES:-}"
+  for file in "${more[@]}"; do files+=(--file "$file"); done
+  docker compose --project-directory "$here" --env-file "$settings" "${files[@]}" "$@"
+}
+
+# The containers of a service that run.
+containers() { compose ps --quiet "$1"; }
+
+# The state of a container's health check: healthy, unhealthy, starting; the container's own state where it has none.
+health() { docker inspect --format '{{if .State.Health}}{{.State.Health.Status}}{{else}}{{.State.Status}}{{end}}' "$1" 2>/dev/null || echo gone; }
+
+# Waits until containers are healthy; fails when one ends or is found unhealthy, or after some time.
+await_healthy() {
+  local deadline=$((SECONDS + $1)) id state
+  shift
+  for id in "$@"; do
+    until state=$(health "$id"); [ "$state" = healthy ]; do
+      if [ "$state" = gone ] || [ "$state" = unhealthy ] || [ "$(docker inspect --format '{{.State.Running}}' "$id" 2>/dev/null)" != true ]; then
+        return 1
+      fi
+      if ((SECONDS > deadline)); then return 1; fi
+      sleep 0.5
+    done
+  done
+}
+
+[ -r "$settings" ] || fail "there is no $settings; server-setup.sh makes it from env.example"
+# Two of these at a time would undo each other's work. A script that another one runs has the lock already.
+if [ -z "${RIACHO_LOCKED:-}" ] && [ "${needs_lock:-yes}" = yes ]; then
+  exec 9>"$settings.lock"
+  flock --wait 600 9 || fail "another script has been at work on this project for ten minutes"
+  export RIACHO_LOCKED=1
+fi
