@@ -49,4 +49,7 @@ for old in "$backups"/[0-9]*T*Z; do
   if [[ ${old##*/} < $limit && ${old##*/} != "$name" ]]; then rm -rf "$old"; fi
 done
 rm -rf "$backups"/.partial-*
+# The node exporter's folder, where the deployment is watched.
+textfiles=$(setting RIACHO_TEXTFILES /var/lib/riacho/textfiles)
+if [ -d "$textfiles" ]; then "$(dirname "$0")/backup-metric.sh" "$textfiles"; fi
 echo "$backups/$name"

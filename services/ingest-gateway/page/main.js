@@ -9,6 +9,7 @@ const VIEWS = [
   ["documents", "Documents", () => import("./views/documents.js")],
   ["search", "Search", () => import("./views/search.js")],
   ["dead-letters", "Dead letters", () => import("./views/letters.js")],
+  ["operations", "Operations", () => import("./views/operate.js")],
   ["tenant", "Tenant", () => import("./views/tenant.js")],
 ];
 

@@ -10,8 +10,8 @@ use std::{
     process::Stdio,
 };
 
-use riacho_testkit::openai::OpenAi;
-use support::Deployment;
+use riacho_testkit::{openai::OpenAi, process::Process};
+use support::{Deployment, RIACHO};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
     process::Command,
@@ -52,11 +52,19 @@ async fn somebody_uploads_watches_searches_reads_the_cited_page_and_replays_in_a
         .spawn()
         .unwrap();
     let (mut answers, told) = (walk.stdin.take().unwrap(), walk.stdout.take().unwrap());
+    let mut another: Option<Process> = None;
     let mut lines = BufReader::new(told).lines();
     while let Some(line) = lines.next_line().await.unwrap() {
         println!("{line}");
         match line.strip_prefix("ask: ") {
             Some("let the provider take every text") => provider.normal(),
+            Some("start another embedder") => {
+                let mut args = vec!["--data-dir", deployment.data_dir().to_str().unwrap(), "embedder"];
+                args.extend(&settings);
+                let key = [("OPENAI_API_KEY", provider.api_key())];
+                another = Some(Process::spawn(RIACHO, &args, &key).unwrap());
+            }
+            Some("kill that embedder") => another.take().unwrap().kill9().unwrap(),
             Some(other) => panic!("nobody knows how to {other}"),
             None => continue,
         }

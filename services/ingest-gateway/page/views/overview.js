@@ -3,7 +3,7 @@
 import { get, watch } from "../api.js";
 import { line } from "../chart.js";
 import { badge, fill, h } from "../dom.js";
-import { count, duration, rate } from "../format.js";
+import { count, duration, rate, time } from "../format.js";
 
 const DOES = {
   extract: "takes the text out of files and cuts it into passages",
@@ -51,6 +51,11 @@ function tell(element, kind, text) {
 
 /** What is not as it should be, in words. */
 function health(data) {
+  const paused = data.stages.filter((stage) => stage.paused);
+  if (paused.length) {
+    const each = paused.map(({ stage, paused: { by, since, reason } }) => `${stage} is paused since ${time(since)} by ${by}${reason && `: ${reason}`}`);
+    return ["degraded", `Degraded: ${each.join("; ")}. What waits for it stays; resume it under Operations.`];
+  }
   const idle = data.stages.filter((stage) => stage.backlog > 0 && stage.consumers === 0);
   if (idle.length) {
     const names = idle.map((stage) => stage.stage).join(" and ");
@@ -114,8 +119,9 @@ function update({ box, figures }, stage, failures) {
   figures.retrying.textContent = count(stage.retrying);
   fill(figures.failures, failures
     ? h("a", { href: `#/dead-letters?stage=${stage.stage}` }, count(failures)) : "0");
-  box.classList.toggle("stuck", stage.backlog > 0 && stage.consumers === 0);
-  box.classList.toggle("busy", stage.backlog > 0 && stage.consumers > 0);
+  const isStuck = stage.paused !== null || (stage.backlog > 0 && stage.consumers === 0);
+  box.classList.toggle("stuck", isStuck);
+  box.classList.toggle("busy", stage.backlog > 0 && !isStuck);
 }
 
 function drawLines(charts, history) {

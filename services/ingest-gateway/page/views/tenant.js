@@ -1,18 +1,20 @@
-// The tenant: what it uses and may use, its collections, its embedding spaces and its keys.
+// The tenant: what it uses and may use, its collections, its embedding spaces, its keys and its webhooks.
 
 import { change, get } from "../api.js";
 import { act, badge, confirmed, fill, h, notice, table } from "../dom.js";
 import { count, size, time } from "../format.js";
+import { drawWebhooks } from "./webhooks.js";
 
-const SCOPES = ["documents:read", "documents:write", "search", "admin"];
+const SCOPES = ["documents:read", "documents:write", "search", "admin", "operator"];
 
 export async function show(main, { signal, who }) {
   const isAdmin = who.scopes.includes("admin");
   const [usage, { collections }, { spaces }] = await Promise.all([
     get("/api/v1/usage", signal), get("/api/v1/collections", signal), get("/api/v1/spaces", signal)]);
   const keys = h("section", { "aria-label": "Keys" });
-  fill(main, h("h1", {}, `Tenant ${who.tenant}`), drawUsage(usage), drawCollections(collections), drawSpaces(spaces), keys);
-  if (isAdmin) await drawKeys(keys, signal, who);
+  const webhooks = h("section", { "aria-label": "Webhooks" });
+  fill(main, h("h1", {}, `Tenant ${who.tenant}`), drawUsage(usage), drawCollections(collections), drawSpaces(spaces), keys, isAdmin && webhooks);
+  if (isAdmin) await Promise.all([drawKeys(keys, signal, who), drawWebhooks(webhooks, signal)]);
   else fill(keys, h("h2", {}, "Keys"), h("p", { class: "muted" }, "Keys are shown to keys with the scope admin."));
 }
 
@@ -68,7 +70,8 @@ async function drawKeys(element, signal, who) {
 
 function newKey(made, again) {
   const name = h("input", { id: "key-name", required: true, maxlength: 200 });
-  const boxes = SCOPES.map((scope) => h("input", { type: "checkbox", id: `scope-${scope}`, value: scope, checked: scope !== "admin" }));
+  const usual = (scope) => scope !== "admin" && scope !== "operator";
+  const boxes = SCOPES.map((scope) => h("input", { type: "checkbox", id: `scope-${scope}`, value: scope, checked: usual(scope) }));
   const button = h("button", { class: "primary" }, "Make a key");
   const make = async () => {
     const scopes = boxes.filter((box) => box.checked).map((box) => box.value);

@@ -41,10 +41,12 @@ const ASSETS: &[Asset] = assets! {
     "views/document.js" as "text/javascript; charset=utf-8",
     "views/documents.js" as "text/javascript; charset=utf-8",
     "views/letters.js" as "text/javascript; charset=utf-8",
+    "views/operate.js" as "text/javascript; charset=utf-8",
     "views/overview.js" as "text/javascript; charset=utf-8",
     "views/search.js" as "text/javascript; charset=utf-8",
     "views/signin.js" as "text/javascript; charset=utf-8",
     "views/tenant.js" as "text/javascript; charset=utf-8",
+    "views/webhooks.js" as "text/javascript; charset=utf-8",
 };
 
 /// `/` and the files that it asks for.

@@ -172,6 +172,53 @@ async function readsTheOverview() {
   await picture("overview");
 }
 
+/** Every figure on the page is the API's, while a stage is paused and while a worker is gone. */
+async function figuresEqual(what) {
+  await until(`the figures of the page and of the API are the same ${what}`, async () => {
+    const before = await api("GET", "/api/v1/queue/info");
+    const shown = await page.evaluate(() => Object.fromEntries([...document.querySelectorAll(".flow [data-stage]")].map((box) =>
+      [box.dataset.stage, Object.fromEntries([...box.querySelectorAll("[data-figure]")].map((one) => [one.dataset.figure, one.textContent]))])));
+    const after = await api("GET", "/api/v1/queue/info");
+    const figures = ["backlog", "pending", "retrying", "consumers"];
+    return before.stages.every((stage, at) => figures.every((figure) =>
+      String(stage[figure]) === shown[stage.stage]?.[figure] && stage[figure] === after.stages[at][figure])
+      && shown[stage.stage].failures === String(before.unresolved[stage.stage] ?? 0));
+  });
+}
+
+async function pausesAndLosesAWorker() {
+  await nav("Operations").click();
+  const embed = page.locator("[data-stage=embed]");
+  await embed.getByPlaceholder("why").fill("the provider is away");
+  await embed.getByRole("button", { name: "Pause" }).click();
+  await embed.locator(".badge.paused").waitFor();
+  await page.locator("[data-task=consumers]").getByRole("button", { name: "Try" }).click();
+  await page.getByText("consumers, tried: ok").waitFor();
+  await picture("operations");
+  await nav("Documents").click();
+  for (const name of ["one.md", "two.md", "three.md"]) {
+    const buffer = Buffer.from(`# ${name}\n\nThe heron waits at the weir of ${name}.\n`);
+    await page.locator("#files").setInputFiles({ name, mimeType: "text/markdown", buffer });
+  }
+  await go("");
+  await page.getByText(/embed is paused since .* the provider is away/).waitFor();
+  await page.locator("[data-stage=embed] [data-figure=backlog]", { hasText: "3" }).waitFor();
+  await figuresEqual("while a stage is paused");
+  await picture("overview-paused");
+  await ask("start another embedder");
+  await page.locator("[data-stage=embed] [data-figure=consumers]", { hasText: "2" }).waitFor();
+  await figuresEqual("with another worker");
+  await ask("kill that embedder");
+  await page.locator("[data-stage=embed] [data-figure=consumers]", { hasText: "1" }).waitFor();
+  await figuresEqual("while a worker is gone");
+  await nav("Operations").click();
+  await embed.getByRole("button", { name: "Resume" }).click();
+  await embed.locator(".badge.reads").waitFor();
+  await go("");
+  await page.getByText(/^Healthy\. Nothing is waiting/).waitFor();
+  await figuresEqual("at the end");
+}
+
 async function makesAKey() {
   await nav("Tenant").click();
   await page.getByLabel("Name").fill("reader");
@@ -205,7 +252,7 @@ async function signsOut() {
 }
 
 try {
-  for (const step of [signsIn, uploads, searches, replays, readsTheOverview, makesAKey, usesTheKeyboard, signsOut]) {
+  for (const step of [signsIn, uploads, searches, replays, readsTheOverview, pausesAndLosesAWorker, makesAKey, usesTheKeyboard, signsOut]) {
     console.log(step.name);
     await step();
     assert.deepEqual(complaints, [], `the browser complains in ${step.name}`);
