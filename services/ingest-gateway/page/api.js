@@ -25,7 +25,9 @@ async function send(method, path, options) {
   let response;
   try {
     response = await fetch(path, { method, credentials: "same-origin", cache: "no-store", ...options });
-  } catch {
+  } catch (error) {
+    // Whoever asked has gone on to something else.
+    if (error.name === "AbortError") throw error;
     throw new Problem(0, "unreachable", "the server cannot be reached");
   }
   if (response.ok) return response;

@@ -35,13 +35,18 @@ export function notice(text, kind = "info") {
   if (kind !== "error") setTimeout(() => box.remove(), 6000);
 }
 
+/** Tells what went wrong, unless it was only given up. */
+export function failed(error) {
+  if (error.name !== "AbortError") notice(error.message, "error");
+}
+
 /** Runs what a button asks for, with the button off meanwhile, and tells what went wrong. */
 export async function act(button, work) {
   button.disabled = true;
   try {
     return await work();
   } catch (error) {
-    notice(error.message, "error");
+    failed(error);
     return undefined;
   } finally {
     button.disabled = false;

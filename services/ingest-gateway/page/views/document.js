@@ -1,7 +1,7 @@
 // One document: where it is, what it went through, and its passages beside the text.
 
 import { change, get, query, watch } from "../api.js";
-import { act, badge, confirmed, fill, h, notice } from "../dom.js";
+import { act, badge, confirmed, failed, fill, h, notice } from "../dom.js";
 import { count, duration, pages, size, time } from "../format.js";
 
 /** Code points of text that are shown before and after a passage. */
@@ -27,7 +27,7 @@ export async function showDocument(main, id, context) {
   };
   await update(await get(`${base}/status`, signal));
   watch(`${base}/events`, signal, (name, data) => {
-    if (name === "status") update(data).catch((error) => signal.aborted || notice(error.message, "error"));
+    if (name === "status") update(data).catch(failed);
   }, () => {});
 }
 
@@ -112,7 +112,7 @@ async function drawReading(element, base, now, fields, signal) {
     const page = await get(`${base}/chunks${query({ limit: CHUNKS, cursor })}`, signal);
     for (const chunk of page.chunks) {
       const button = h("button", { type: "button", class: "chunk", "aria-pressed": "false",
-        onclick: () => choose(chunk, button).catch((error) => notice(error.message, "error")) },
+        onclick: () => choose(chunk, button).catch(failed) },
       h("span", { class: "muted" }, `${chunk.ordinal + 1}. ${[pages(chunk.pages), `${chunk.token_count} tokens`].filter(Boolean).join(", ")}`),
       chunk.heading_path.length > 0 && h("strong", {}, chunk.heading_path.join(" / ")),
       h("span", { class: "excerpt" }, chunk.text.slice(0, 160)));

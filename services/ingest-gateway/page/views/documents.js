@@ -1,7 +1,7 @@
 // Documents: upload, filter, list; and one of them.
 
 import { get, query, upload } from "../api.js";
-import { badge, fill, h, notice, table } from "../dom.js";
+import { badge, failed, fill, h, table } from "../dom.js";
 import { size, time } from "../format.js";
 import { showDocument } from "./document.js";
 
@@ -107,7 +107,7 @@ function uploader(onDone) {
       row.text.textContent = error.message;
     }
     running -= 1;
-    if (waiting.length === 0) onDone().catch((error) => notice(error.message, "error"));
+    if (waiting.length === 0) onDone().catch(failed);
     next();
   };
   const take = (files) => {

@@ -256,6 +256,7 @@ try {
     console.log(step.name);
     await step();
     assert.deepEqual(complaints, [], `the browser complains in ${step.name}`);
+    assert.deepEqual(await page.locator(".toast.error").allTextContents(), [], `the page complains in ${step.name}`);
   }
 } catch (error) {
   await page.screenshot({ path: path.join(screenshots, "failed.png") }).catch(() => {});
