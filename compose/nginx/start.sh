@@ -3,7 +3,7 @@
 set -eu
 
 if [ "${1:-}" = check ]; then
-  # Both listeners; the certificate may still be the one made here.
+  # The certificate may still be the one made here.
   exec openssl s_client -connect 127.0.0.1:8443 -alpn h2 -brief </dev/null >/dev/null 2>&1
 fi
 

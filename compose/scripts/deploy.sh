@@ -64,7 +64,7 @@ replace_all() {
     scale+=(--scale "$service=$(containers "$service" | grep -c . || true)")
   done
   say "stopping everything for the migration"
-  compose stop "${services[@]}" >/dev/null 2>&1
+  compose stop "${services[@]}" >/dev/null 2>&1 || return 1
   RIACHO_IMAGE=$image compose run --rm --no-deps -T migrate || return 1
   start_all "$image"
 }
@@ -89,7 +89,9 @@ if [ "${2:-}" != --without-backup ]; then
   say "backup: $backup"
 fi
 
-if RIACHO_IMAGE=$next compose run --rm --no-deps -T migrate migrate --check >/dev/null 2>&1; then
+fits=0
+checked=$(RIACHO_IMAGE=$next compose run --rm --no-deps -T migrate migrate --check 2>&1) || fits=$?
+if [ "$fits" = 0 ]; then
   if roll_all && "$here/scripts/health-check.sh" --services; then
     keep_image "$next"
     say "deployed $next"
@@ -100,6 +102,8 @@ if RIACHO_IMAGE=$next compose run --rm --no-deps -T migrate migrate --check >/de
   fail "$next was not healthy; $present is in force again"
 fi
 
+# 4 is said where the schema is another one, and nowhere else: whatever else is wrong, everything goes on as it is.
+[ "$fits" = 4 ] || fail "$next cannot be asked whether it fits the schema, and nothing was changed: $checked"
 [ -n "$backup" ] || fail "$next needs another schema, and without a backup there is no way back; run without --without-backup"
 if replace_all "$next" && "$here/scripts/health-check.sh" --services; then
   keep_image "$next"

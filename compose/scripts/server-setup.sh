@@ -31,9 +31,10 @@ if [ "${1:-}" != --without-firewall ]; then
   apt-get install -y -qq --no-install-recommends ufw >/dev/null
   ufw default deny incoming
   ufw default allow outgoing
-  # The port of the session that runs this must stay open, whatever it is.
-  port=${SSH_CONNECTION##* }
-  ufw allow "${port:-22}/tcp"
+  # The ports that one comes in by must stay open, whatever they are: those of the server of SSH, and the one that runs this.
+  connection=${SSH_CONNECTION:-}
+  ports=$({ sshd -T 2>/dev/null || true; } | awk '$1 == "port" { print $2 }')
+  for port in ${ports:-22} ${connection##* }; do ufw allow "$port/tcp"; done
   ufw allow 80/tcp
   ufw allow 443/tcp
   ufw --force enable

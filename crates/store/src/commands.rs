@@ -96,6 +96,7 @@ pub(crate) async fn delete_in(tx: &Tx, tenant: &TenantId, document: DocumentId) 
         return Ok(false);
     }
     tx.execute(CANCEL_ALL, &params).await?;
+    tx.execute(DETACH, &params).await?;
     attachments::delete_below(tx, tenant, &[(document.0, OfVersions::ALL)]).await?;
     Ok(true)
 }
@@ -117,6 +118,11 @@ pub(crate) async fn lock(tx: &Tx, tenant: &TenantId, document: DocumentId) -> Re
         original_gone: row.try_get("original_gone")?,
     })
 }
+
+// The file that it was made of is kept for as long as one that was never used.
+const DETACH: &str = "-- store::commands::delete
+UPDATE files SET used_at = now() FROM documents AS d
+WHERE d.tenant_id = $1 AND d.id = $2 AND files.id = d.file_id AND files.deleted_at IS NULL";
 
 const LOCK_LATEST: &str = "-- store::commands::lock
 SELECT v.version, v.state,
@@ -146,4 +152,4 @@ WHERE tenant_id = $1 AND document_id = $2
   AND state IN ('awaiting_upload', 'waiting', 'releasing', 'extracting', 'embedding', 'indexing')";
 
 /// The statements of this file.
-pub(crate) const STATEMENTS: &[&str] = &[LOCK_LATEST, CANCEL, FRESH, DELETE, CANCEL_ALL];
+pub(crate) const STATEMENTS: &[&str] = &[LOCK_LATEST, CANCEL, FRESH, DELETE, CANCEL_ALL, DETACH];

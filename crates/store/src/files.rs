@@ -155,12 +155,6 @@ impl Store {
         .await
     }
 
-    /// Notes that a file was used: its retention, where it is in no collection, counts from now.
-    pub async fn touch_file(&self, tenant: &TenantId, id: Uuid) -> Result<(), Error> {
-        let params: [Param<'_>; 2] = [&tenant.as_str(), &id];
-        self.single(Scope::tenant("touch_file", tenant), USE, &params).await.map(|_| ())
-    }
-
     /// Deletes files past their time, of all tenants, with the documents that were made of them. Answers how many.
     pub async fn expire_files(&self, limit: u32) -> Result<u64, Error> {
         let rows = self.single(Scope::all("expire_files"), EXPIRED, &[&i64::from(limit)]).await?;

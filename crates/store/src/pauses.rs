@@ -113,11 +113,15 @@ const OVER: &str = "-- store::pauses::settle_pauses
 SELECT id, paused_at, resumed_at FROM stage_pauses WHERE resumed_at IS NOT NULL AND settled_at IS NULL
 ORDER BY paused_at LIMIT 1 FOR UPDATE";
 
+// What was released again keeps its first deadline and not the time of its first release: it gets the whole pause.
 const PROLONG: &str = "-- store::pauses::settle_pauses
 UPDATE document_versions AS v
 SET deadline = v.deadline + ($2::timestamptz - greatest($1::timestamptz, waited.since))
-FROM (SELECT document_id, version, coalesce(released_at, state_changed_at) AS since FROM document_versions
-      WHERE state IN ('releasing', 'extracting', 'embedding', 'indexing') AND coalesce(released_at, state_changed_at) < $2
+FROM (SELECT document_id, version,
+             CASE WHEN losses + stalls > 0 THEN $1 ELSE coalesce(released_at, state_changed_at) END AS since
+      FROM document_versions
+      WHERE state IN ('releasing', 'extracting', 'embedding', 'indexing')
+        AND (losses + stalls > 0 OR coalesce(released_at, state_changed_at) < $2)
       ORDER BY document_id, version FOR NO KEY UPDATE) AS waited
 WHERE v.document_id = waited.document_id AND v.version = waited.version";
 

@@ -87,7 +87,11 @@ impl Pipeline {
     pub async fn stop(mut self) -> Result<()> {
         self.stop.cancel();
         while let Some(ended) = self.tasks.join_next().await {
-            ended??;
+            match ended? {
+                // What it asked for, before there was anything to stop.
+                Err(error) if matches!(error.downcast_ref(), Some(riacho_service::Error::Stopped(_))) => {}
+                other => other?,
+            }
         }
         Ok(())
     }

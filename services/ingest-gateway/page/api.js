@@ -103,13 +103,29 @@ export function upload(file, fields, onProgress) {
   });
 }
 
+/** How long to wait after an answer that a browser does not come back from by itself. */
+const AGAIN = 3000;
+
 /** Server-sent events until the signal; `onEvent` gets a name and data, `onLost` is called while there is no connection. */
 export function watch(path, signal, onEvent, onLost) {
-  const source = new EventSource(path);
-  for (const name of ["queue", "status"]) {
-    source.addEventListener(name, (event) => onEvent(name, JSON.parse(event.data)));
-  }
-  source.addEventListener("problem", (event) => onEvent("problem", event.data));
-  source.addEventListener("error", () => onLost(source.readyState === EventSource.CLOSED));
-  signal.addEventListener("abort", () => source.close());
+  let source = null;
+  let timer = null;
+  const open = () => {
+    source = new EventSource(path);
+    for (const name of ["queue", "status"]) {
+      source.addEventListener(name, (event) => onEvent(name, JSON.parse(event.data)));
+    }
+    source.addEventListener("problem", (event) => onEvent("problem", event.data));
+    source.addEventListener("error", () => {
+      onLost();
+      if (source.readyState !== EventSource.CLOSED) return;
+      // Where the session has ended, this asks for the key again; where the document has, nothing more comes.
+      timer = setTimeout(() => get("/api/v1/session").then(open, () => { timer = setTimeout(open, AGAIN); }), AGAIN);
+    });
+  };
+  open();
+  signal.addEventListener("abort", () => {
+    clearTimeout(timer);
+    source.close();
+  });
 }

@@ -17,10 +17,18 @@ const main = document.getElementById("main");
 let who = null;
 let leaving = new AbortController();
 
+function decoded(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
+}
+
 /** The parts of the address after `#/`, and what stands behind its question mark. */
 function place() {
   const [path, search = ""] = location.hash.replace(/^#\/?/, "").split("?");
-  return { parts: path.split("/").map(decodeURIComponent), fields: new URLSearchParams(search) };
+  return { parts: path.split("/").map(decoded), fields: new URLSearchParams(search) };
 }
 
 async function show() {

@@ -24,6 +24,9 @@ pub(crate) const HISTORY: Duration = Duration::from_secs(3_600);
 /// The figures of all stages at a moment.
 #[derive(Debug)]
 pub(crate) struct Figures {
+    /// Before the first of them was asked for.
+    begun: Instant,
+    /// After the last.
     at: Instant,
     /// Of each stage, in flow order, with what it settled a second lately; no rate where that is not known.
     pub(crate) stages: Vec<(StageName, StageFigures, Option<f64>)>,
@@ -50,10 +53,14 @@ impl Sampler {
         partitions: &[u16],
         max_age: Duration,
     ) -> Result<Arc<Figures>, riacho_streams::Error> {
+        let asked = Instant::now();
         let mut past = self.0.lock().await;
-        if let Some(last) = past.last.as_ref().filter(|last| last.at.elapsed() < max_age) {
+        // What was begun while this one waited is new enough for everybody.
+        let is_fresh = |last: &&Arc<Figures>| last.begun >= asked || last.begun.elapsed() < max_age;
+        if let Some(last) = past.last.as_ref().filter(is_fresh) {
             return Ok(Arc::clone(last));
         }
+        let begun = Instant::now();
         let mut stages = Vec::new();
         for stage in StageName::ALL {
             stages.push((stage, streams.figures(stage, partitions).await?));
@@ -67,7 +74,7 @@ impl Sampler {
             let rate = past.rate(stage, figures.settled, at);
             (stage, figures, rate)
         });
-        let figures = Arc::new(Figures { at, stages: stages.collect(), dead_letters });
+        let figures = Arc::new(Figures { begun, at, stages: stages.collect(), dead_letters });
         past.remember(&figures);
         Ok(figures)
     }
@@ -89,10 +96,10 @@ impl Past {
     }
 }
 
-/// What was settled a second between two moments. A count that goes back began anew, and is then the least that was settled.
+/// What was settled a second between two moments; unknown where the count went back, as when a Redis comes back without its
+/// last seconds, or a partition goes.
 fn rate(earlier: Option<u64>, later: Option<u64>, between: Duration) -> Option<f64> {
-    let (earlier, later) = (earlier?, later?);
-    let count = later.checked_sub(earlier).unwrap_or(later);
+    let count = later?.checked_sub(earlier?)?;
     (between >= SHORTEST).then(|| count as f64 / between.as_secs_f64())
 }
 
@@ -162,7 +169,7 @@ async fn write(app: &App, at: Duration, keep: u32) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A clock that is wrong moves the samples, and no more.
+/// By this process's clock. Where one is ahead, the others' samples are refused until they are as far.
 pub(crate) fn since_epoch() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
@@ -175,7 +182,7 @@ mod tests {
     fn a_rate_is_what_was_settled_meanwhile() {
         let seconds = Duration::from_secs;
         assert_eq!(rate(Some(100), Some(150), seconds(10)), Some(5.0));
-        assert_eq!(rate(Some(100), Some(30), seconds(10)), Some(3.0), "the streams began anew");
+        assert_eq!(rate(Some(100), Some(30), seconds(10)), None, "it went back");
         assert_eq!(rate(None, Some(30), seconds(10)), None);
         assert_eq!(rate(Some(1), Some(2), Duration::from_millis(1)), None, "too short to tell");
     }

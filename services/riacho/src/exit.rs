@@ -13,6 +13,8 @@ pub(crate) enum Kind {
     Usage = 2,
     /// A server could not be reached.
     Unreachable = 3,
+    /// The database has another schema than this build needs.
+    OtherSchema = 4,
     /// A signal ended it.
     Interrupted = 130,
 }

@@ -231,8 +231,10 @@ async fn is_at_rest(cluster: &Cluster, start: u64) {
     eventually(|| async { ["extract", "embed", "index"].iter().all(|stage| length(cluster, stage) == 0) })
         .await;
     assert_eq!(cluster.redis.command(&["XLEN", "riacho:{0}:dead"]).int(), 0);
-    for key in cluster.redis.command(&["KEYS", "riacho:*:release:*"]).list() {
-        cluster.redis.command(&["DEL", key.text()]);
+    for pattern in ["riacho:*:release:*", "riacho:history"] {
+        for key in cluster.redis.command(&["KEYS", pattern]).list() {
+            cluster.redis.command(&["DEL", key.text()]);
+        }
     }
     eventually(|| async {
         let now = data_bytes(&cluster.redis).unwrap();

@@ -250,14 +250,15 @@ impl Store {
     }
 }
 
+// Those that wait longest first, so that no webhooks that always have something due keep others from theirs.
 const DUE: &str = "-- store::webhooks::due_deliveries
 WITH due AS (
     SELECT d.id FROM webhooks AS w
     CROSS JOIN LATERAL (
-        SELECT id FROM webhook_deliveries WHERE webhook_id = w.id AND next_attempt <= now()
+        SELECT id, next_attempt FROM webhook_deliveries WHERE webhook_id = w.id AND next_attempt <= now()
         ORDER BY next_attempt LIMIT $2 FOR UPDATE SKIP LOCKED) AS d
     WHERE w.disabled_at IS NULL AND w.id <> ALL ($3::uuid[])
-    LIMIT $1)
+    ORDER BY d.next_attempt LIMIT $1)
 UPDATE webhook_deliveries AS d
 SET attempts = d.attempts + 1, last_attempt = clock_timestamp(), next_attempt = clock_timestamp() + make_interval(secs => $4)
 FROM due, webhooks AS w

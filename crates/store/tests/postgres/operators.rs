@@ -38,13 +38,16 @@ async fn nothing_fails_for_its_deadline_while_a_stage_is_paused_and_the_time_is_
     let before = db.store.accept(&upload(&db.acme, "before")).await.unwrap().document;
     db.store.pause_stage(STAGE, "key:1", "").await.unwrap();
     let during = db.store.accept(&upload(&db.acme, "during")).await.unwrap().document;
-    // It was paused for two hours; one was released before that, one an hour ago.
+    let again = db.store.accept(&upload(&db.acme, "again")).await.unwrap().document;
+    // It was paused for two hours; one was released before that, one an hour ago, and one was lost in its middle and released again.
     let _ = db.raw.run(&format!(
         "UPDATE stage_pauses SET paused_at = now() - interval '2 hours';
          UPDATE document_versions SET deadline = now() - interval '1 minute', released_at = now() - interval '3 hours'
          WHERE document_id = '{before}';
          UPDATE document_versions SET deadline = now() + interval '1 hour', released_at = now() - interval '1 hour'
-         WHERE document_id = '{during}'"
+         WHERE document_id = '{during}';
+         UPDATE document_versions SET deadline = now() + interval '1 hour', released_at = now() - interval '1 hour', losses = 1
+         WHERE document_id = '{again}'"
     ));
     assert_eq!(db.janitor.fail_overdue(10).await.unwrap(), 0, "it is paused");
     assert_eq!(db.janitor.due_figures().await.unwrap().overdue, 0);
@@ -52,14 +55,19 @@ async fn nothing_fails_for_its_deadline_while_a_stage_is_paused_and_the_time_is_
     db.store.resume_stage(STAGE, "key:1").await.unwrap();
     assert_eq!(db.janitor.fail_overdue(10).await.unwrap(), 0, "the pause is not settled");
     let (was_before, was_during) = (deadline(&db, before), deadline(&db, during));
-    assert_eq!(db.janitor.settle_pauses().await.unwrap(), 2);
+    let was_again = deadline(&db, again);
+    assert_eq!(db.janitor.settle_pauses().await.unwrap(), 3);
     assert_eq!(db.janitor.settle_pauses().await.unwrap(), 0, "once");
     let given = |now: DateTime<Utc>, was: DateTime<Utc>| (now - was).num_seconds();
     assert!((7_200..7_260).contains(&given(deadline(&db, before), was_before)));
     assert!((3_600..3_660).contains(&given(deadline(&db, during), was_during)));
+    assert!(
+        (7_200..7_260).contains(&given(deadline(&db, again), was_again)),
+        "its deadline is of its first release"
+    );
     assert_eq!(db.janitor.fail_overdue(10).await.unwrap(), 0, "its deadline is in two hours now");
     let _ = db.raw.run("UPDATE document_versions SET deadline = now() - interval '1 second'");
-    assert_eq!(db.janitor.fail_overdue(10).await.unwrap(), 2);
+    assert_eq!(db.janitor.fail_overdue(10).await.unwrap(), 3);
     assert_eq!(db.state(before).await, State::Failed);
     // The services pause and resume, and no more.
     db.store.pause_stage(STAGE, "key:1", "").await.unwrap();

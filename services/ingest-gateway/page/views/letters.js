@@ -99,7 +99,13 @@ function actions(chosen, fields, result, done) {
       request.cursor = answer.next_cursor;
       tell(result, what, total, dry, answer.remaining);
     } while (answer.next_cursor);
-    if (!dry) done();
+    if (!dry) {
+      // The table is read anew, and what is told below it with it.
+      const left = total.skipped.map((one) => one.detail);
+      notice(`${count(total.letters)} ${what === "replay" ? "replayed" : "discarded"}${left.length ? `; left alone: ${[...new Set(left)].join("; ")}` : ""}.`,
+        left.length ? "error" : "info");
+      done();
+    }
   };
   const button = (label, kind, work) => {
     const made = h("button", { type: "button", class: kind, onclick: () => act(made, work) }, label);

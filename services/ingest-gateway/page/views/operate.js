@@ -27,10 +27,15 @@ export async function show(main, { fields, signal, who }) {
   if (who.scopes.includes("admin")) drawAudit(audit, await get(`/api/v1/audit${query({ limit: 50, cursor: fields.get("cursor") })}`, signal));
   const timer = setInterval(() => {
     // What somebody has opened or marked is not taken away.
-    if (main.querySelector("details[open]") || !document.getSelection().isCollapsed || main.contains(document.activeElement)) return;
+    if (main.querySelector("details[open]") || !document.getSelection().isCollapsed || isBusy(main)) return;
     refresh().catch(() => {});
   }, REFRESH);
   signal.addEventListener("abort", () => clearInterval(timer));
+}
+
+/** Whether somebody is at one of the fields or buttons. */
+function isBusy(main) {
+  return document.activeElement !== main && main.contains(document.activeElement);
 }
 
 function button(label, kind, work) {

@@ -58,7 +58,8 @@ async function drawKeys(element, signal, who) {
   };
   const rows = keys.map((key) => {
     const button = h("button", { type: "button", class: "danger", onclick: () => act(button, end(key)) }, "End");
-    const state = key.revoked_at ? "ended" : "works";
+    const isOver = key.expires_at && Date.parse(key.expires_at) <= Date.now();
+    const state = key.revoked_at ? "ended" : isOver ? "expired" : "works";
     return h("tr", {}, h("td", {}, key.name), h("td", {}, h("code", {}, key.id)), h("td", {}, key.scopes.join(", ")),
       h("td", {}, time(key.created_at)), h("td", {}, key.expires_at ? time(key.expires_at) : "never"),
       h("td", {}, badge(state), !key.revoked_at && button));
@@ -79,7 +80,9 @@ function newKey(made, again) {
     await again();
     const shown = document.querySelector("[aria-label=Keys] [aria-live]");
     const secret = h("code", { class: "secret" }, created.secret);
-    const copy = h("button", { type: "button", onclick: () => navigator.clipboard.writeText(created.secret).then(() => notice("Copied.")) }, "Copy");
+    // Over plain http a browser gives no clipboard; the key can be marked with a click then.
+    const copy = navigator.clipboard
+      && h("button", { type: "button", onclick: () => navigator.clipboard.writeText(created.secret).then(() => notice("Copied.")) }, "Copy");
     fill(shown, h("div", { class: "notice attention" }, h("p", {}, "This is the key. It is shown this once and kept nowhere:"),
       h("p", { class: "row" }, secret, copy)));
   };

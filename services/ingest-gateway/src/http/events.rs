@@ -13,11 +13,10 @@ use axum::{
         sse::{Event, KeepAlive, Sse},
     },
 };
-use futures::{Stream, StreamExt as _, stream};
-use riacho_domain::TenantId;
+use futures::{Stream, stream};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
@@ -36,6 +35,9 @@ const LOOK_AT_DOCUMENT: Duration = Duration::from_millis(500);
 const SILENCE: Duration = Duration::from_secs(15);
 /// After so long a client has to come again, and show its key again.
 const AT_MOST: Duration = Duration::from_secs(900);
+
+/// How long a client may take nothing.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// They last: no time limit.
 pub(super) fn router() -> OpenApiRouter<App> {
@@ -67,7 +69,7 @@ impl Step {
 )]
 async fn queue_events(State(app): State<App>, caller: Caller<Read>) -> Result<Response, Problem> {
     let permit = app.event_stream()?;
-    let tenant = caller.tenant;
+    let (tenant, key) = (caller.tenant, caller.key_id);
     let look = move |app: App, _: Option<String>| {
         let tenant = tenant.clone();
         async move {
@@ -78,7 +80,7 @@ async fn queue_events(State(app): State<App>, caller: Caller<Read>) -> Result<Re
             (step, None)
         }
     };
-    Ok(events(app, permit, LOOK, None, look))
+    Ok(events(Watch { app, key, permit, every: LOOK }, None, look))
 }
 
 /// Watch a document.
@@ -107,7 +109,7 @@ async fn document_events(
     if now.has_ended() && told.as_deref() == Some(&*id_of(&now)?) {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
-    let tenant: TenantId = caller.tenant;
+    let (tenant, key) = (caller.tenant, caller.key_id);
     let look = move |app: App, told: Option<String>| {
         let tenant = tenant.clone();
         async move {
@@ -128,41 +130,74 @@ async fn document_events(
             }
         }
     };
-    Ok(events(app, permit, LOOK_AT_DOCUMENT, told, look))
+    Ok(events(Watch { app, key, permit, every: LOOK_AT_DOCUMENT }, told, look))
 }
 
-/// Looks again and again, until the last event, the gateway's stop, or the longest time.
-fn events<F, Fut>(
+/// Who watches.
+struct Watch {
     app: App,
+    /// The public part of the key that was shown.
+    key: String,
     permit: OwnedSemaphorePermit,
     every: Duration,
-    told: Option<String>,
-    look: F,
-) -> Response
+}
+
+/// Looks again and again, until the last event, the gateway's stop, the key's end or the longest time. The looks are made beside the
+/// answer, so that a client that takes nothing keeps its place for [`PATIENCE`] only.
+fn events<F, Fut>(watch: Watch, told: Option<String>, look: F) -> Response
 where
     F: Fn(App, Option<String>) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = (Step, Option<String>)> + Send + 'static,
 {
-    let (stop, end) = (app.stopping().clone(), tokio::time::Instant::now() + AT_MOST);
+    let (sender, receiver) = mpsc::channel(1);
+    tokio::spawn(async move {
+        let Watch { app, key, permit, every } = watch;
+        let stop = app.stopping().clone();
+        let looks = tokio::time::timeout(AT_MOST, look_on(&app, &key, every, told, look, sender));
+        // Why it ended makes no difference.
+        let _ = stop.run_until_cancelled(looks).await;
+        drop(permit);
+    });
+    let events = stream::unfold(receiver, |mut receiver| async move {
+        receiver.recv().await.map(|event| (Ok::<_, Infallible>(event), receiver))
+    });
+    sse(events)
+}
+
+async fn look_on<F, Fut>(
+    app: &App,
+    key: &str,
+    every: Duration,
+    mut told: Option<String>,
+    look: F,
+    sender: mpsc::Sender<Event>,
+) where
+    F: Fn(App, Option<String>) -> Fut,
+    Fut: Future<Output = (Step, Option<String>)>,
+{
     let mut ticks = tokio::time::interval(every);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let state = Some((app, look, ticks, told));
-    let steps = stream::unfold(state, |state| async move {
-        let (app, look, mut ticks, told) = state?;
-        ticks.tick().await;
-        let (step, told) = look(app.clone(), told).await;
-        let state = (!step.is_last).then_some((app, look, ticks, told));
-        Some((step.event, state))
-    });
-    let ended = async move {
+    loop {
         tokio::select! {
-            () = stop.cancelled_owned() => {}
-            () = tokio::time::sleep_until(end) => {}
+            _ = ticks.tick() => {}
+            () = sender.closed() => return,
         }
-        drop(permit);
-    };
-    let events = steps.filter_map(std::future::ready).map(Ok::<_, Infallible>);
-    sse(events.take_until(ended))
+        // A key that was revoked, or whose tenant is suspended, sees nothing more.
+        let seen = app.keys().of_session(app.store(), key).await;
+        if seen.is_err_and(|problem| matches!(problem.code(), "unauthorized" | "forbidden")) {
+            return;
+        }
+        let (step, now_told) = look(app.clone(), told).await;
+        told = now_told;
+        if let Some(event) = step.event
+            && sender.send_timeout(event, PATIENCE).await.is_err()
+        {
+            return;
+        }
+        if step.is_last {
+            return;
+        }
+    }
 }
 
 fn sse(events: impl Stream<Item = Result<Event, Infallible>> + Send + 'static) -> Response {

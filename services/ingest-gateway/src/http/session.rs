@@ -26,6 +26,7 @@ use super::{
     extract::JsonBody,
     problem::{Problem, ProblemBody},
 };
+use crate::rates::Counted;
 
 /// The header of the token.
 pub(crate) const CSRF: HeaderName = HeaderName::from_static("riacho-csrf");
@@ -99,6 +100,12 @@ async fn begin(
     let found = app.store().authenticate(key.trim()).await?;
     let principal =
         found.ok_or_else(|| Problem::unauthorized("the key is not known, has expired or was revoked"))?;
+    let limits = principal.limits.over(app.limits());
+    app.rates().take(app.streams(), &principal.tenant, Counted::Requests, &limits, None).await?;
+    // Who signs in anew leaves no session behind.
+    if let Some(earlier) = secret(&headers) {
+        app.streams().end_session(&hash(earlier)).await.map_err(|error| away(&error))?;
+    }
     let mut bytes = [0_u8; SECRET_BYTES];
     rand::rng().fill_bytes(&mut bytes);
     let secret = hex::encode(bytes);
@@ -187,7 +194,13 @@ fn secret(headers: &HeaderMap) -> Option<&str> {
     let cookies = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
     let pairs = cookies.flat_map(|value| value.split(';')).filter_map(|pair| pair.trim().split_once('='));
     let mut secrets = pairs.filter(|(name, _)| *name == COOKIE).map(|(_, secret)| secret);
-    secrets.find(|secret| secret.len() == 2 * SECRET_BYTES && secret.bytes().all(|b| b.is_ascii_hexdigit()))
+    let secret = secrets.next()?;
+    // A neighbouring host of the domain can set a cookie of the same name, and which of two is ours nobody can tell.
+    if secrets.next().is_some() {
+        return None;
+    }
+    let is_one = secret.len() == 2 * SECRET_BYTES && secret.bytes().all(|b| b.is_ascii_hexdigit());
+    is_one.then_some(secret)
 }
 
 fn hash(secret: &str) -> String {
@@ -234,9 +247,10 @@ mod tests {
         let secret_text = "0a".repeat(32);
         let found = |value: &str| secret(&with_cookie(value)).map(str::to_owned);
         assert_eq!(found(&format!("a=b; {COOKIE}={secret_text}; c=d")).as_deref(), Some(&*secret_text));
+        let two = format!("{COOKIE}={secret_text}; {COOKIE}={secret_text}");
         let (short, odd) = ("0a".repeat(31), "zz".repeat(32));
         for wrong in
-            [format!("{COOKIE}={short}"), format!("{COOKIE}={odd}"), format!("x{COOKIE}={secret_text}")]
+            [two, format!("{COOKIE}={short}"), format!("{COOKIE}={odd}"), format!("x{COOKIE}={secret_text}")]
         {
             assert_eq!(found(&wrong), None, "{wrong}");
         }

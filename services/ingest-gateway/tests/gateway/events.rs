@@ -158,3 +158,19 @@ async fn samples_of_the_figures_are_kept_once_whoever_takes_them() {
     assert_eq!(samples.last().unwrap()["stages"]["extract"]["rate_per_second"], 0.0);
     assert_eq!(samples.last().unwrap()["stages"]["embed"]["consumers"], 0);
 }
+
+#[tokio::test]
+async fn a_revoked_key_sees_nothing_more() {
+    let config = Config { key_cache_seconds: 0, ..Config::default() };
+    let gateway = Gateway::with_config(config).await;
+    let new = json!({"name": "reader", "scopes": ["documents:read"]});
+    let made = json(gateway.post("/api/v1/keys").json(&new), 201).await;
+    let reader = made["secret"].as_str().unwrap();
+    let watch = gateway.anonymous(reqwest::Method::GET, "/api/v1/queue/events").bearer_auth(reader);
+    let mut events = Events::of(watch).await;
+    events.next().await.unwrap();
+    let key = format!("/api/v1/keys/{}", made["key"]["id"].as_str().unwrap());
+    let ended = gateway.request(reqwest::Method::DELETE, &key).send().await.unwrap();
+    assert_eq!(ended.status(), 204);
+    while events.next().await.is_some() {}
+}

@@ -72,7 +72,11 @@ impl Context {
 
 /// An error of the database as the end of a command.
 fn store_failure(error: riacho_store::Error) -> anyhow::Error {
-    let kind = if error.is_retryable() { Kind::Unreachable } else { Kind::Failed };
+    let kind = match &error {
+        riacho_store::Error::SchemaVersion(_) => Kind::OtherSchema,
+        error if error.is_retryable() => Kind::Unreachable,
+        _ => Kind::Failed,
+    };
     Failure::error(kind, error.to_string())
 }
 

@@ -156,10 +156,12 @@ fn median(of: &[u64]) -> u64 {
     sorted.get(sorted.len() / 2).copied().unwrap_or(0)
 }
 
-/// Forgets what stays for a while only (markers of releases, answers to producers and to searches), waits for rest, and gives the
+/// Forgets what stays for a while only (markers of releases, answers to producers and to searches, the last hour's figures), waits for rest, and gives the
 /// memory then, and why it is too much.
 pub(crate) async fn memory_at_rest(cluster: &Cluster, start: u64) -> Result<(u64, Option<String>), String> {
-    for pattern in ["riacho:*:release:*", "riacho:{intake}:default:results", "riacho:answer*"] {
+    for pattern in
+        ["riacho:*:release:*", "riacho:{intake}:default:results", "riacho:answer*", "riacho:history"]
+    {
         let keys = cluster.redis(&["KEYS", pattern])?;
         for key in keys.list() {
             cluster.redis(&["DEL", key.text()])?;

@@ -39,9 +39,10 @@ fn translated(problem: &Problem, response: &Response) -> Response {
     });
     let mut translated = (status, Json(json!({ "error": error }))).into_response();
     let headers = translated.headers_mut();
-    for name in [header::RETRY_AFTER, header::WWW_AUTHENTICATE, header::CACHE_CONTROL] {
-        if let Some(value) = response.headers().get(&name) {
-            headers.insert(name, value.clone());
+    // All but those of the body: rates, methods and waits are told as everywhere.
+    for (name, value) in response.headers() {
+        if ![header::CONTENT_TYPE, header::CONTENT_LENGTH].contains(name) {
+            headers.insert(name.clone(), value.clone());
         }
     }
     // A conflict and a quota stay what they are however often the same is sent.

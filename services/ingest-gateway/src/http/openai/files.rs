@@ -102,7 +102,7 @@ pub(super) async fn delete(
     caller: Caller<Write>,
     Ids([id]): Ids<1>,
 ) -> Result<Json<DeletedBody>, Problem> {
-    let store = app.store();
+    let store = caller.store(&app);
     let is_deleted = store.delete_file(&caller.tenant, id).await?
         || store.delete_document(&caller.tenant, DocumentId(id)).await?;
     match is_deleted {

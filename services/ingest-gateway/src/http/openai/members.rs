@@ -222,11 +222,8 @@ pub(super) async fn delete(
     Ids([store, id]): Ids<2>,
 ) -> Result<Json<DeletedBody>, Problem> {
     let member = member(&app, &caller.tenant, store, id).await?;
-    if !app.store().delete_document(&caller.tenant, member.document).await? {
+    if !caller.store(&app).delete_document(&caller.tenant, member.document).await? {
         return Err(Kind::File.not_found());
-    }
-    if let Some(file) = member.file {
-        app.store().touch_file(&caller.tenant, file).await?;
     }
     Ok(Json(DeletedBody::new(Kind::File.id(id), "vector_store.file.deleted")))
 }

@@ -250,7 +250,7 @@ pub(super) async fn delete(
     caller: Caller<Write>,
     Ids([id]): Ids<1>,
 ) -> Result<Json<DeletedBody>, Problem> {
-    match app.store().delete_vector_store(&caller.tenant, id).await? {
+    match caller.store(&app).delete_vector_store(&caller.tenant, id).await? {
         true => Ok(Json(DeletedBody::new(Kind::Store.id(id), "vector_store.deleted"))),
         false => Err(Kind::Store.not_found()),
     }
