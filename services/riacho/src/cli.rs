@@ -25,6 +25,7 @@ Exit codes:
   1    it ran and something failed: a document, a task, a server that refused
   2    the command line or the configuration is wrong
   3    a server could not be reached
+  4    the database has another schema than this build needs
   130  interrupted
 
 `riacho up --demo` starts everything, ingests the sample documents and answers a search.";
