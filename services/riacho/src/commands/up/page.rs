@@ -47,6 +47,7 @@ fn text(deployment: &Deployment<'_>, url: &str, took: Duration) -> String {
         "
 Riacho {version} serves. It was ready after {seconds:.1} s.
 
+  page         {url}/
   API          {url}/api/v1
   reference    {url}/docs
   health       {url}/health
