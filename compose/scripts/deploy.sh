@@ -57,17 +57,16 @@ roll_back() {
   for ((i = ${#rolled[@]} - 1; i >= 0; i--)); do roll "${rolled[i]}" "$present" || return 1; done
 }
 
-# Everything stops, the schema changes, everything starts.
-replace_all() {
-  local image=$1 service
+# Everything is to be started as often as it runs now.
+note_scale() {
+  local service
   for service in "${services[@]}"; do
     scale+=(--scale "$service=$(containers "$service" | grep -c . || true)")
   done
-  say "stopping everything for the migration"
-  compose stop "${services[@]}" >/dev/null 2>&1 || return 1
-  RIACHO_IMAGE=$image compose run --rm --no-deps -T migrate || return 1
-  start_all "$image"
 }
+
+# Whether an image fits the schema as it is: 0, or 4 where it needs another one.
+check_schema() { RIACHO_IMAGE=$1 compose run --rm --no-deps -T migrate migrate --check 2>&1; }
 
 start_all() {
   RIACHO_IMAGE=$1 compose up --detach --no-deps --force-recreate "${scale[@]}" "${services[@]}" >/dev/null 2>&1 || return 1
@@ -90,7 +89,7 @@ if [ "${2:-}" != --without-backup ]; then
 fi
 
 fits=0
-checked=$(RIACHO_IMAGE=$next compose run --rm --no-deps -T migrate migrate --check 2>&1) || fits=$?
+checked=$(check_schema "$next") || fits=$?
 if [ "$fits" = 0 ]; then
   if roll_all && "$here/scripts/health-check.sh" --services; then
     keep_image "$next"
@@ -105,11 +104,25 @@ fi
 # 4 is said where the schema is another one, and nowhere else: whatever else is wrong, everything goes on as it is.
 [ "$fits" = 4 ] || fail "$next cannot be asked whether it fits the schema, and nothing was changed: $checked"
 [ -n "$backup" ] || fail "$next needs another schema, and without a backup there is no way back; run without --without-backup"
-if replace_all "$next" && "$here/scripts/health-check.sh" --services; then
+note_scale
+say "stopping everything for the migration"
+if ! compose stop "${services[@]}" >/dev/null 2>&1; then
+  start_all "$present" || fail "the services could be neither stopped nor started again; look at: docker compose logs"
+  fail "the services could not be stopped; $present is in force, and nothing was changed"
+fi
+if RIACHO_IMAGE=$next compose run --rm --no-deps -T migrate && start_all "$next" && "$here/scripts/health-check.sh" --services; then
   keep_image "$next"
   say "deployed $next, with its schema"
   exit 0
 fi
+# The backup is older than what was accepted since: it is the way back only where the schema is another one by now.
+fits=0
+checked=$(check_schema "$present") || fits=$?
+if [ "$fits" = 0 ]; then
+  start_all "$present" || fail "starting $present again failed as well; look at: docker compose logs"
+  fail "$next did not change the schema; $present is in force again, and nothing was lost"
+fi
+[ "$fits" = 4 ] || fail "everything is stopped, and $present cannot be asked whether the schema is still its own: $checked; the backup is $backup"
 say "going back to $present and to the backup"
 "$here/scripts/restore.sh" "$backup" --yes || fail "restoring $backup failed as well; look at: docker compose logs"
 fail "$next was not healthy; $present is in force again, with the documents of $backup"

@@ -28,7 +28,7 @@ from engine import ROOT, Failed, run, say
 BROKEN = 'HEALTHCHECK --interval=1s --retries=2 CMD ! grep -q embedder /proc/1/cmdline && riacho health'
 # Stands in for a version that needs another schema.
 MIGRATING = '''USER root
-RUN printf '%s\\n' '#!/bin/sh' 'case "$*" in "migrate --check") exit 1;; migrate) ;; esac' 'exec riacho "$@"' >/usr/local/bin/gate && chmod 755 /usr/local/bin/gate
+RUN printf '%s\\n' '#!/bin/sh' 'case "$*" in "migrate --check") exit 4;; migrate) ;; esac' 'exec riacho "$@"' >/usr/local/bin/gate && chmod 755 /usr/local/bin/gate
 USER 10001:10001
 ENTRYPOINT ["gate"]'''
 SAMPLES = ROOT / "docs/examples"
