@@ -96,6 +96,12 @@ impl Keys {
         format!("{}:session:{hash}", self.prefix)
     }
 
+    /// The sessions of an API key, by the time that they began.
+    #[must_use]
+    pub fn sessions_of(&self, api_key: &str) -> String {
+        format!("{}:sessions:{api_key}", self.prefix)
+    }
+
     /// The figures of the last hour.
     #[must_use]
     pub fn history(&self) -> String {

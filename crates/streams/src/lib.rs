@@ -42,4 +42,5 @@ pub use keys::Keys;
 pub use liveness::{Beat, Observer, consumer_name};
 pub use release::ReleaseOutcome;
 pub use servers::{Home, Look, Memory, ServerIdentity};
+pub use sessions::NewSession;
 pub use tokens::{Rate, Token};

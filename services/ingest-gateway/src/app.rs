@@ -10,7 +10,6 @@ use riacho_objects::{Key, Objects};
 use riacho_service::{CoreConfig, Health, Resources, outward::Outward, spend::Ledger};
 use riacho_store::{Accept, Accepted, Limits, Space, Store};
 use riacho_streams::Streams;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -21,6 +20,7 @@ use crate::{
     rates::Rates,
     release::Releaser,
     sampler::Sampler,
+    watchers::Watchers,
 };
 
 /// How long an address that a client named may take to be connected to.
@@ -56,8 +56,7 @@ struct Shared {
     keys: Keys,
     releaser: Releaser,
     sampler: Sampler,
-    /// One for each connection that is sent events.
-    event_streams: Arc<Semaphore>,
+    watchers: Watchers,
     stopping: CancellationToken,
     /// Made when it is needed for the first time.
     outward: OnceLock<Outward>,
@@ -80,7 +79,7 @@ impl App {
         let keys = Keys::new(config.key_cache());
         let rates = Rates::default();
         let answers = Answers::new(config.search_cache(), config.search_cache_bytes);
-        let event_streams = config.max_event_streams.min(Semaphore::MAX_PERMITS);
+        let watchers = Watchers::new(config.max_event_streams, config.max_event_streams_per_tenant);
         App(Arc::new(Shared {
             config,
             limits: core.limits,
@@ -92,7 +91,7 @@ impl App {
             keys,
             releaser,
             sampler: Sampler::default(),
-            event_streams: Arc::new(Semaphore::new(event_streams)),
+            watchers,
             stopping,
             outward: OnceLock::new(),
             outbound_allow: core.http.outbound_allow.clone(),
@@ -164,10 +163,9 @@ impl App {
         &self.0.stopping
     }
 
-    /// A place among those who are sent events.
-    pub(crate) fn event_stream(&self) -> Result<OwnedSemaphorePermit, Problem> {
-        let permit = Arc::clone(&self.0.event_streams).try_acquire_owned();
-        permit.map_err(|_| Problem::unavailable("too many connections are being sent events"))
+    /// Who is sent events.
+    pub(crate) fn watchers(&self) -> &Watchers {
+        &self.0.watchers
     }
 
     pub(crate) fn keys(&self) -> &Keys {

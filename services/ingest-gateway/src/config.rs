@@ -69,6 +69,8 @@ pub struct Config {
     pub history_seconds: u64,
     /// Connections at once that are sent events; more are answered 503.
     pub max_event_streams: usize,
+    /// Of these, connections of one tenant; more are answered 429.
+    pub max_event_streams_per_tenant: usize,
 
     /// How long a signed upload URL is valid where the request does not say.
     pub upload_url_seconds: u64,
@@ -135,6 +137,7 @@ impl Default for Config {
             session_seconds: 43_200,
             history_seconds: 10,
             max_event_streams: 200,
+            max_event_streams_per_tenant: 50,
             upload_url_seconds: 900,
             max_upload_url_seconds: 86_400,
             upload_margin_seconds: 3_600,

@@ -13,6 +13,7 @@ mod rates;
 mod release;
 mod sampler;
 mod server;
+mod watchers;
 
 use std::time::Duration;
 

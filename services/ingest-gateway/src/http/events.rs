@@ -3,7 +3,7 @@
 //! Both are made by looking again and telling what changed: PostgreSQL and the streams are the truth, so an event that got lost is
 //! made up for by the next look, whichever gateway answers.
 
-use std::{convert::Infallible, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
     extract::State,
@@ -14,9 +14,10 @@ use axum::{
     },
 };
 use futures::{Stream, stream};
+use riacho_domain::TenantId;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
@@ -26,6 +27,7 @@ use super::{
     problem::{Problem, ProblemBody},
     queue, status,
 };
+use crate::watchers::{Full, Place};
 
 /// Between two looks at the streams.
 const LOOK: Duration = Duration::from_secs(1);
@@ -64,23 +66,27 @@ impl Step {
     get, path = "/api/v1/queue/events", tag = "queue",
     responses(
         (status = 200, description = "Events.", body = String, content_type = "text/event-stream"),
+        (status = 429, description = "Too many of this tenant are watching.", body = ProblemBody, content_type = "application/problem+json"),
         (status = 503, description = "Too many are watching.", body = ProblemBody, content_type = "application/problem+json"),
     ),
 )]
 async fn queue_events(State(app): State<App>, caller: Caller<Read>) -> Result<Response, Problem> {
-    let permit = app.event_stream()?;
+    let place = Arc::new(enter(&app, &caller.tenant)?);
     let (tenant, key) = (caller.tenant, caller.key_id);
+    let watch = Watch { app, key, place: Arc::clone(&place), every: LOOK };
     let look = move |app: App, _: Option<String>| {
-        let tenant = tenant.clone();
+        let (tenant, place) = (tenant.clone(), Arc::clone(&place));
         async move {
-            let step = match queue::read(&app, &tenant, LOOK.mul_f32(0.9)).await {
+            let max_age = LOOK.mul_f32(0.9);
+            let counts = place.tally(app.store(), &tenant, max_age);
+            let step = match Box::pin(queue::read(&app, counts, max_age)).await {
                 Ok(body) => Step { event: json_event("queue", &body), is_last: false },
                 Err(problem) => Step::problem(&problem),
             };
             (step, None)
         }
     };
-    Ok(events(Watch { app, key, permit, every: LOOK }, None, look))
+    Ok(events(watch, None, look))
 }
 
 /// Watch a document.
@@ -94,6 +100,7 @@ async fn queue_events(State(app): State<App>, caller: Caller<Read>) -> Result<Re
         (status = 200, description = "Events.", body = String, content_type = "text/event-stream"),
         (status = 204, description = "It has ended, and the last event was that."),
         (status = 404, description = "No such document.", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 429, description = "Too many of this tenant are watching.", body = ProblemBody, content_type = "application/problem+json"),
         (status = 503, description = "Too many are watching.", body = ProblemBody, content_type = "application/problem+json"),
     ),
 )]
@@ -103,7 +110,7 @@ async fn document_events(
     DocumentPath(document): DocumentPath,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let permit = app.event_stream()?;
+    let place = Arc::new(enter(&app, &caller.tenant)?);
     let told = headers.get("last-event-id").and_then(|id| id.to_str().ok()).map(str::to_owned);
     let now = status::read(&app, &caller.tenant, document).await?;
     if now.has_ended() && told.as_deref() == Some(&*id_of(&now)?) {
@@ -130,7 +137,15 @@ async fn document_events(
             }
         }
     };
-    Ok(events(Watch { app, key, permit, every: LOOK_AT_DOCUMENT }, told, look))
+    Ok(events(Watch { app, key, place, every: LOOK_AT_DOCUMENT }, told, look))
+}
+
+/// A place for somebody of a tenant.
+fn enter(app: &App, tenant: &TenantId) -> Result<Place, Problem> {
+    app.watchers().enter(tenant).map_err(|full| match full {
+        Full::All => Problem::unavailable("too many connections are being sent events"),
+        Full::Tenant => Problem::over_rate("connections that are sent events", 1),
+    })
 }
 
 /// Who watches.
@@ -138,7 +153,7 @@ struct Watch {
     app: App,
     /// The public part of the key that was shown.
     key: String,
-    permit: OwnedSemaphorePermit,
+    place: Arc<Place>,
     every: Duration,
 }
 
@@ -151,12 +166,12 @@ where
 {
     let (sender, receiver) = mpsc::channel(1);
     tokio::spawn(async move {
-        let Watch { app, key, permit, every } = watch;
+        let Watch { app, key, place, every } = watch;
         let stop = app.stopping().clone();
         let looks = tokio::time::timeout(AT_MOST, look_on(&app, &key, every, told, look, sender));
         // Why it ended makes no difference.
         let _ = stop.run_until_cancelled(looks).await;
-        drop(permit);
+        drop(place);
     });
     let events = stream::unfold(receiver, |mut receiver| async move {
         receiver.recv().await.map(|event| (Ok::<_, Infallible>(event), receiver))

@@ -12,6 +12,7 @@ mod collections;
 mod content;
 mod dead_letters;
 mod documents;
+mod etag;
 mod events;
 mod extract;
 mod fetch;
@@ -73,7 +74,7 @@ use crate::{Config, http::problem::Problem};
 #[openapi(
     info(
         title = "Riacho",
-        description = "Uploads become searchable knowledge that can be cited. Every error is `application/problem+json` (RFC 9457).",
+        description = "Uploads become searchable knowledge that can be cited. Every error is `application/problem+json` (RFC 9457). What is read as JSON has an `ETag`: who sends it as `If-None-Match` is answered 304 where nothing has changed.",
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
     ),
     security(("key" = [])),
@@ -147,7 +148,7 @@ pub fn openapi_json() -> Result<String, serde_json::Error> {
 pub(crate) fn router(app: App, limits: &Limits, operations: riacho_service::ops::Ops) -> Router {
     let config = app.config().clone();
     let api = Router::from(api(limits)).merge(openai::router(limits)).merge(ops::router()).with_state(app);
-    let api = api.layer(middleware::from_fn(rate_headers::layer));
+    let api = api.layer(middleware::from_fn(etag::layer)).layer(middleware::from_fn(rate_headers::layer));
     api.merge(reference::router(&openapi()))
         .merge(page::router())
         .merge(riacho_service::ops::router(operations))

@@ -1,10 +1,10 @@
 //! The pipeline at work: entries of each stage, and the caller's documents by state.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use axum::{Json, extract::State};
 use chrono::{DateTime, SecondsFormat, Utc};
-use riacho_domain::{StageName, TenantId};
+use riacho_domain::StageName;
 use riacho_store::Pause;
 use riacho_streams::StageFigures;
 use serde::Serialize;
@@ -16,7 +16,7 @@ use super::{
     auth::{Caller, Read},
     problem::{Problem, ProblemBody},
 };
-use crate::sampler::Figures;
+use crate::{sampler::Figures, watchers::Tally};
 
 pub(super) fn router() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(info)).routes(routes!(health))
@@ -136,21 +136,25 @@ pub(super) fn redis_away(error: &riacho_streams::Error) -> Problem {
     ),
 )]
 async fn info(State(app): State<App>, caller: Caller<Read>) -> Result<Json<QueueBody>, Problem> {
-    read(&app, &caller.tenant, Duration::ZERO).await.map(Json)
+    let counts = async { Tally::count(app.store(), &caller.tenant).await.map(Arc::new) };
+    Box::pin(read(&app, counts, Duration::ZERO)).await.map(Json)
 }
 
 /// The pipeline at work, with figures that are `max_age` old at most.
-pub(super) async fn read(app: &App, tenant: &TenantId, max_age: Duration) -> Result<QueueBody, Problem> {
+pub(super) async fn read(
+    app: &App,
+    counts: impl Future<Output = Result<Arc<Tally>, riacho_store::Error>>,
+    max_age: Duration,
+) -> Result<QueueBody, Problem> {
     let (partitions, paused) = (partitions(app).await?, app.store().paused_stages().await?);
     let figures = app.sampler().figures(app.streams(), &partitions, max_age);
-    let (counts, unresolved) = (app.store().state_counts(tenant), app.store().unresolved_letters(tenant));
-    let (figures, counts, unresolved) = tokio::join!(figures, counts, unresolved);
-    let figures = figures.map_err(|error| redis_away(&error))?;
+    let (figures, counts) = tokio::join!(figures, counts);
+    let (figures, counts) = (figures.map_err(|error| redis_away(&error))?, counts?);
     Ok(QueueBody {
         stages: stage_bodies(&figures, &paused),
-        documents: counts?.into_iter().map(|(state, count)| (state.as_str(), count)).collect(),
+        documents: counts.documents.iter().map(|(state, count)| (state.as_str(), *count)).collect(),
         dead_letters: figures.dead_letters,
-        unresolved: unresolved?.into_iter().collect(),
+        unresolved: counts.unresolved.clone(),
     })
 }
 

@@ -31,7 +31,8 @@ pub(crate) fn wanted(headers: &HeaderMap, etag: &str, size: u64) -> Wanted {
     parse(range, size)
 }
 
-fn matches(tags: &str, etag: &str) -> bool {
+/// Whether `If-None-Match` names a tag; weakly, as RFC 9110 asks of it.
+pub(crate) fn matches(tags: &str, etag: &str) -> bool {
     tags.trim() == "*" || tags.split(',').any(|tag| tag.trim().trim_start_matches("W/") == etag)
 }
 

@@ -15,6 +15,7 @@ use axum::{
 use chrono::{DateTime, TimeDelta, Utc};
 use rand::RngCore;
 use riacho_store::Principal;
+use riacho_streams::NewSession;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
@@ -31,6 +32,10 @@ use crate::rates::Counted;
 /// The header of the token.
 pub(crate) const CSRF: HeaderName = HeaderName::from_static("riacho-csrf");
 const COOKIE: &str = "riacho_session";
+/// The cookie's name over HTTPS: browsers take one of such a name only from the host itself, and only when it is `Secure`.
+const HOST_COOKIE: &str = "__Host-riacho_session";
+/// How many sessions of one key there may be; the oldest ends when another begins.
+const SESSIONS_OF_KEY: u32 = 20;
 /// Bytes of a session's secret.
 const SECRET_BYTES: usize = 32;
 
@@ -104,7 +109,7 @@ async fn begin(
     app.rates().take(app.streams(), &principal.tenant, Counted::Requests, &limits, None).await?;
     // Who signs in anew leaves no session behind.
     if let Some(earlier) = secret(&headers) {
-        app.streams().end_session(&hash(earlier)).await.map_err(|error| away(&error))?;
+        end_one(&app, earlier).await?;
     }
     let mut bytes = [0_u8; SECRET_BYTES];
     rand::rng().fill_bytes(&mut bytes);
@@ -113,10 +118,14 @@ async fn begin(
     let until = Utc::now() + TimeDelta::from_std(longest).unwrap_or(TimeDelta::MAX);
     let kept = Kept { key_id: principal.key_id.clone(), until };
     let kept = serde_json::to_vec(&kept).map_err(|error| Problem::internal(&error))?;
-    app.streams()
-        .begin_session(&hash(&secret), kept.into(), app.config().session_idle())
-        .await
-        .map_err(|error| away(&error))?;
+    let session = NewSession {
+        hash: &hash(&secret),
+        content: kept.into(),
+        api_key: &principal.key_id,
+        idle: app.config().session_idle(),
+        longest,
+    };
+    app.streams().begin_session(session, SESSIONS_OF_KEY).await.map_err(|error| away(&error))?;
     tracing::info!(tenant = %principal.tenant, key = principal.key_id, "signed in");
     let mut response = Json(SessionBody::new(&principal, &secret)).into_response();
     set_cookie(&mut response, &headers, &secret, longest.as_secs());
@@ -150,7 +159,7 @@ async fn look(State(app): State<App>, headers: HeaderMap) -> Result<Response, Pr
 async fn end(State(app): State<App>, headers: HeaderMap) -> Result<Response, Problem> {
     if let Some(secret) = secret(&headers) {
         check_token(&headers, secret)?;
-        app.streams().end_session(&hash(secret)).await.map_err(|error| away(&error))?;
+        end_one(&app, secret).await?;
     }
     let mut response = StatusCode::NO_CONTENT.into_response();
     set_cookie(&mut response, &headers, "", 0);
@@ -166,10 +175,18 @@ pub(crate) async fn principal(app: &App, parts: &Parts) -> Result<Option<Princip
     find(app, secret).await.map(Some)
 }
 
-async fn find(app: &App, secret: &str) -> Result<Principal, Problem> {
+async fn kept(app: &App, secret: &str) -> Result<Option<Kept>, Problem> {
     let kept = app.streams().session(&hash(secret), app.config().session_idle()).await;
-    let kept = kept.map_err(|error| away(&error))?.ok_or_else(nobody)?;
-    let kept: Kept = serde_json::from_slice(&kept).map_err(|_| nobody())?;
+    Ok(kept.map_err(|error| away(&error))?.and_then(|kept| serde_json::from_slice(&kept).ok()))
+}
+
+async fn end_one(app: &App, secret: &str) -> Result<(), Problem> {
+    let Some(kept) = kept(app, secret).await? else { return Ok(()) };
+    app.streams().end_session(&hash(secret), &kept.key_id).await.map_err(|error| away(&error))
+}
+
+async fn find(app: &App, secret: &str) -> Result<Principal, Problem> {
+    let kept = kept(app, secret).await?.ok_or_else(nobody)?;
     if kept.until <= Utc::now() {
         return Err(nobody());
     }
@@ -193,9 +210,10 @@ fn away(error: &riacho_streams::Error) -> Problem {
 fn secret(headers: &HeaderMap) -> Option<&str> {
     let cookies = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
     let pairs = cookies.flat_map(|value| value.split(';')).filter_map(|pair| pair.trim().split_once('='));
-    let mut secrets = pairs.filter(|(name, _)| *name == COOKIE).map(|(_, secret)| secret);
+    let name = cookie_name(headers);
+    let mut secrets = pairs.filter(|(found, _)| *found == name).map(|(_, secret)| secret);
     let secret = secrets.next()?;
-    // A neighbouring host of the domain can set a cookie of the same name, and which of two is ours nobody can tell.
+    // Without HTTPS a neighbouring host of the domain can set a cookie of the same name, and which of two is ours nobody can tell.
     if secrets.next().is_some() {
         return None;
     }
@@ -220,11 +238,18 @@ fn check_token(headers: &HeaderMap, secret: &str) -> Result<(), Problem> {
     }
 }
 
+/// Over HTTPS, as the proxy in front says, which a page of another origin has no way to, the name is one that is safe there.
+fn cookie_name(request: &HeaderMap) -> &'static str {
+    match request.get("x-forwarded-proto").is_some_and(|proto| proto == "https") {
+        true => HOST_COOKIE,
+        false => COOKIE,
+    }
+}
+
 fn set_cookie(response: &mut Response, request: &HeaderMap, secret: &str, seconds: u64) {
-    // Set by the proxy in front, which a page of another origin has no way to.
-    let is_https = request.get("x-forwarded-proto").is_some_and(|proto| proto == "https");
-    let secure = if is_https { "; Secure" } else { "" };
-    let cookie = format!("{COOKIE}={secret}; Path=/; HttpOnly; SameSite=Strict; Max-Age={seconds}{secure}");
+    let name = cookie_name(request);
+    let secure = if name == HOST_COOKIE { "; Secure" } else { "" };
+    let cookie = format!("{name}={secret}; Path=/; HttpOnly; SameSite=Strict; Max-Age={seconds}{secure}");
     if let Ok(cookie) = HeaderValue::from_str(&cookie) {
         response.headers_mut().insert(header::SET_COOKIE, cookie);
     }

@@ -137,6 +137,25 @@ async fn no_more_than_so_many_watch_and_a_stop_does_not_wait_for_them() {
 }
 
 #[tokio::test]
+async fn no_tenant_takes_the_places_of_others_and_a_place_is_free_when_its_connection_ends() {
+    let config = Config { max_event_streams_per_tenant: 1, ..Config::default() };
+    let gateway = Gateway::with_config(config).await;
+    let path = "/api/v1/queue/events";
+    let mut events = Events::of(gateway.get(path)).await;
+    events.next().await.unwrap();
+    problem(gateway.get(path), 429, "rate_limited").await;
+    let (_, key) = gateway.deployment.add_tenant("other").await.unwrap();
+    let mut others = Events::of(gateway.anonymous(reqwest::Method::GET, path).bearer_auth(&key)).await;
+    others.next().await.unwrap();
+    drop(events);
+    eventually(|| async {
+        let status = gateway.get(path).send().await.unwrap().status();
+        if status == 200 { Ok(()) } else { Err(status) }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn samples_of_the_figures_are_kept_once_whoever_takes_them() {
     let config = Config { history_seconds: 1, ..Config::default() };
     let gateway = Gateway::with_config(config).await;

@@ -1,9 +1,12 @@
 //! The facade for OpenAI's API, where its SDK does not look: heads, shapes, and what was refused by whom. That SDK itself runs
 //! against the whole deployment in services/riacho/tests/openai.rs.
 
+use std::time::Duration;
+
 use reqwest::{Method, RequestBuilder, multipart};
 use riacho_ingest_gateway::Config;
 use riacho_store::Limits;
+use riacho_testkit::eventually;
 use serde_json::{Value, json};
 
 use crate::fixture::{Change, Gateway, json};
@@ -91,7 +94,7 @@ async fn a_file_over_the_limit_and_a_form_that_is_none_are_refused_and_leave_not
     }
     refused(gateway.post("/v1/files").json(&json!({})), 400, invalid, "bad_request").await;
     assert_eq!(gateway.deployment.sql("SELECT FROM files").len(), 0);
-    riacho_testkit::eventually(|| async {
+    eventually(|| async {
         let left: Vec<_> =
             futures::TryStreamExt::try_collect(gateway.objects.list_all()).await.unwrap_or_default();
         if left.is_empty() { Ok(()) } else { Err(format!("{} objects", left.len())) }
@@ -234,4 +237,36 @@ async fn uploads_count_against_the_rate_of_uploads() {
     let (_, headers) = refused(again, 429, "requests", "rate_limit_exceeded").await;
     assert!(headers["retry-after"].to_str().unwrap().parse::<u64>().unwrap() >= 1);
     assert!(!headers.contains_key("x-should-retry"), "it may be sent again later");
+}
+
+#[tokio::test]
+async fn a_batch_is_filled_when_its_client_does_not_wait() {
+    let gateway = Gateway::start().await;
+    let store = store(&gateway).await;
+    let mut ids = Vec::new();
+    for n in 0..120 {
+        let made = file(&gateway, &format!("{n}.txt"), &format!("text {n}")).await;
+        ids.push(made["id"].as_str().unwrap().to_owned());
+    }
+    let path = format!("/v1/vector_stores/{store}/file_batches");
+    let sql = "SELECT (SELECT count(*) FROM file_batches), (SELECT count(*) FROM file_batch_documents)";
+    let count = || {
+        gateway.deployment.sql(sql)[0].iter().map(|n| n.as_deref().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    // Until one has come so far that there is a batch; mostly the first does.
+    while count()[0] == "0" {
+        let hasty = gateway.post(&path).json(&json!({"file_ids": ids})).timeout(Duration::from_millis(30));
+        let _ = hasty.send().await;
+    }
+    eventually(|| async {
+        let (batches, documents) = (count()[0].parse::<u64>().unwrap(), count()[1].parse::<u64>().unwrap());
+        if documents == 120 * batches { Ok(()) } else { Err((batches, documents)) }
+    })
+    .await;
+    let unknown =
+        gateway.post(&path).json(&json!({"file_ids": [ids[0], "file-00000000000000000000000000000000"]}));
+    let before = count();
+    let (error, _) = refused(unknown, 404, "invalid_request_error", "not_found").await;
+    assert!(error["message"].as_str().unwrap().contains("file"), "{error}");
+    assert_eq!(count(), before, "no batch of which some is missing");
 }

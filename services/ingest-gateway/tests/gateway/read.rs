@@ -33,6 +33,41 @@ async fn documents_are_listed_in_pages() {
 }
 
 #[tokio::test]
+async fn who_has_read_what_has_not_changed_is_sent_none_of_it() {
+    let gateway = Gateway::start().await;
+    let path = format!("/api/v1/documents/{}", id(&gateway.upload(Gateway::form("a.txt", TEXT)).await));
+    // From there it goes no further here.
+    eventually(|| async {
+        let body = json(gateway.get(&path), 200).await;
+        if body["state"] == "extracting" { Ok(()) } else { Err(body) }
+    })
+    .await;
+    let first = gateway.get(&path).send().await.unwrap();
+    let header = |name: &str| first.headers()[name].to_str().unwrap().to_owned();
+    let etag = header("etag");
+    assert_eq!(
+        (header("cache-control"), header("vary")),
+        ("private, no-cache".into(), "authorization, cookie".into())
+    );
+    let body = first.text().await.unwrap();
+    let again = |etag: String| gateway.get(&path).header("if-none-match", etag).send();
+    let known = again(format!("\"other\", W/{etag}")).await.unwrap();
+    assert_eq!(
+        (known.status(), known.headers()["etag"].to_str().unwrap()),
+        (StatusCode::NOT_MODIFIED, &*etag)
+    );
+    assert_eq!(known.text().await.unwrap(), "");
+    let other = again("\"other\"".to_owned()).await.unwrap();
+    assert_eq!((other.status(), other.text().await.unwrap()), (StatusCode::OK, body));
+    let cancelled = gateway.post(&format!("{path}/cancel")).send().await.unwrap();
+    assert!(cancelled.status().is_success(), "{}", cancelled.status());
+    assert_eq!(again(etag).await.unwrap().status(), StatusCode::OK, "it has changed");
+    // Errors are about a moment, and what is secret is not kept.
+    let wrong = gateway.get("/api/v1/documents?limit=x").send().await.unwrap();
+    assert!(wrong.headers().get("etag").is_none());
+}
+
+#[tokio::test]
 async fn the_original_is_sent_whole_and_in_ranges() {
     let gateway = Gateway::start().await;
     let form = Gateway::form("a \"b\" é.html", "<script>0123456789");

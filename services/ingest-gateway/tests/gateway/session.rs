@@ -53,7 +53,16 @@ async fn who_signs_in_with_a_key_may_do_what_the_key_may_until_signing_out() {
     assert!(cookie.contains("; HttpOnly; SameSite=Strict;") && !cookie.contains("Secure"), "{cookie}");
     assert!(!cookie.contains(&gateway.deployment.key));
     let over_tls = gateway.sign_in(&gateway.deployment.key).header("x-forwarded-proto", "https");
-    assert!(set_cookie(&over_tls.send().await.unwrap()).ends_with("; Secure"));
+    let secure = set_cookie(&over_tls.send().await.unwrap());
+    assert!(secure.starts_with("__Host-riacho_session=") && secure.ends_with("; Secure"), "{secure}");
+    // Over HTTPS only the cookie counts that nobody but this host can have set.
+    let pair = secure.split(';').next().unwrap();
+    let look = |cookie: &str| {
+        let look = gateway.anonymous(Method::GET, SESSION).header("cookie", cookie);
+        look.header("x-forwarded-proto", "https").send()
+    };
+    assert_eq!(look(pair).await.unwrap().status(), 200);
+    assert_eq!(look(pair.strip_prefix("__Host-").unwrap()).await.unwrap().status(), 204);
 
     let browser = gateway.browser(&gateway.deployment.key).await;
     let who = json(browser.plain(Method::GET, SESSION), 200).await;
@@ -99,6 +108,28 @@ async fn a_request_that_changes_something_needs_the_sessions_own_token() {
     let allowed = asked.send().await.unwrap();
     let allowed = allowed.headers().get("access-control-allow-headers").map(|names| names.to_str().unwrap());
     assert!(!allowed.unwrap_or_default().contains("riacho-csrf"), "{allowed:?}");
+}
+
+#[tokio::test]
+async fn of_many_sessions_of_a_key_the_oldest_ends() {
+    let gateway = Gateway::start().await;
+    let key = &gateway.deployment.key;
+    let status = async |browser: &Browser<'_>| {
+        browser.plain(Method::GET, SESSION).send().await.unwrap().status().as_u16()
+    };
+    let (first, second) = (gateway.browser(key).await, gateway.browser(key).await);
+    // Who signs out makes room again.
+    second.request(Method::DELETE, SESSION).send().await.unwrap();
+    let mut others = Vec::new();
+    for _ in 0..19 {
+        others.push(gateway.browser(key).await);
+    }
+    assert_eq!(status(&first).await, 200);
+    let last = gateway.browser(key).await;
+    assert_eq!(status(&first).await, 204);
+    for browser in others.iter().chain([&last]) {
+        assert_eq!(status(browser).await, 200);
+    }
 }
 
 #[tokio::test]

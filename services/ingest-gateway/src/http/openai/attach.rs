@@ -113,6 +113,29 @@ impl Wanted {
     }
 }
 
+/// The files that are to be attached to a vector store, which has to be there as they have.
+pub(super) async fn known_files(
+    app: &App,
+    tenant: &TenantId,
+    store: &VectorStore,
+    wanted: &[Wanted],
+) -> Result<Vec<File>, Problem> {
+    if store.is_expired() {
+        return Err(Problem::bad_request("the vector store has expired"));
+    }
+    let ids: Vec<Uuid> = wanted.iter().map(|wanted| wanted.file).collect();
+    let files = app.store().files(tenant, &ids).await?;
+    match wanted.iter().all(|wanted| files.iter().any(|file| file.id == wanted.file)) {
+        true => Ok(files),
+        false => Err(Kind::File.not_found()),
+    }
+}
+
+/// How urgent files are: many at once give way to others.
+pub(super) fn lane(wanted: &[Wanted]) -> Lane {
+    if wanted.len() > 1 { Lane::Bulk } else { Lane::Interactive }
+}
+
 /// Attaches files to a vector store, in no order. When one of them fails, those before it stay attached; the same request
 /// again attaches the rest and changes nothing of these.
 pub(super) async fn attach(
@@ -121,12 +144,19 @@ pub(super) async fn attach(
     store: &VectorStore,
     wanted: Vec<Wanted>,
 ) -> Result<Vec<Accepted>, Problem> {
-    if store.is_expired() {
-        return Err(Problem::bad_request("the vector store has expired"));
-    }
-    let lane = if wanted.len() > 1 { Lane::Bulk } else { Lane::Interactive };
-    let ids: Vec<Uuid> = wanted.iter().map(|wanted| wanted.file).collect();
-    let files = app.store().files(tenant, &ids).await?;
+    let files = known_files(app, tenant, store, &wanted).await?;
+    let lane = lane(&wanted);
+    attach_known(app, (tenant, trace, lane), store, &files, wanted).await
+}
+
+/// As [`attach`], where the files were looked up.
+pub(super) async fn attach_known(
+    app: &App,
+    (tenant, trace, lane): (&TenantId, &Trace, Lane),
+    store: &VectorStore,
+    files: &[File],
+    wanted: Vec<Wanted>,
+) -> Result<Vec<Accepted>, Problem> {
     let mut accepts = Vec::with_capacity(wanted.len());
     for wanted in wanted {
         let file = files.iter().find(|file| file.id == wanted.file).ok_or_else(|| Kind::File.not_found())?;

@@ -2,7 +2,7 @@
 
 use axum::{Json, extract::State, response::Response};
 use riacho_domain::TenantId;
-use riacho_store::{FileBatch, MAX_BATCH};
+use riacho_store::{FileBatch, MAX_BATCH, VectorStore};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use uuid::Uuid;
@@ -15,7 +15,7 @@ use super::{
         problem::Problem,
         trace::Trace,
     },
-    attach::{ChunkingStrategy, Named, Wanted, attach},
+    attach::{ChunkingStrategy, Named, Wanted, attach_known, known_files, lane},
     ids::{Ids, Kind},
     lists::{ListQuery, PageBody},
     members::{self, MemberBody},
@@ -23,7 +23,7 @@ use super::{
     stores::{CountsBody, found},
 };
 
-/// Documents are added to their batch so many at a time.
+/// Documents are attached, and added to their batch, so many at a time.
 const ADDED_AT_ONCE: usize = 100;
 
 /// A batch.
@@ -110,13 +110,32 @@ pub(super) async fn create(
     let wanted = body.named()?.into_iter().map(|named| Wanted::new(&app, named));
     let wanted = wanted.collect::<Result<Vec<_>, _>>()?;
     let store = found(&app, tenant, id).await?;
-    let attached = attach(&app, (tenant, &trace), &store, wanted).await?;
-    let batch_id = app.store().create_batch(tenant, id).await?;
-    for some in attached.chunks(ADDED_AT_ONCE) {
-        let documents: Vec<_> = some.iter().map(|accepted| accepted.document).collect();
+    let tenant = tenant.clone();
+    // Goes on where the client has no patience: what is attached is in its batch, whoever asks for that.
+    let filled = tokio::spawn(async move {
+        let batch_id = fill(&app, (&tenant, &trace), &store, wanted).await?;
+        batch(&app, &tenant, id, batch_id).await
+    });
+    Ok(answered(&filled.await.map_err(|error| Problem::internal(&error))??))
+}
+
+/// Attaches files, some at a time, each of which is in a new batch as soon as it is attached.
+async fn fill(
+    app: &App,
+    (tenant, trace): (&TenantId, &Trace),
+    store: &VectorStore,
+    mut wanted: Vec<Wanted>,
+) -> Result<Uuid, Problem> {
+    let files = known_files(app, tenant, store, &wanted).await?;
+    let lane = lane(&wanted);
+    let batch_id = app.store().create_batch(tenant, store.id).await?;
+    while !wanted.is_empty() {
+        let some = wanted.drain(..wanted.len().min(ADDED_AT_ONCE)).collect();
+        let attached = attach_known(app, (tenant, trace, lane), store, &files, some).await?;
+        let documents: Vec<_> = attached.iter().map(|accepted| accepted.document).collect();
         app.store().add_to_batch(tenant, batch_id, &documents).await?;
     }
-    Ok(answered(&batch(&app, tenant, id, batch_id).await?))
+    Ok(batch_id)
 }
 
 /// Look at a batch.
