@@ -243,7 +243,7 @@ impl Store {
         rows.first().map(RequestedRun::read).transpose()
     }
 
-    /// Notes how a run went that was taken up.
+    /// Notes how a run went that was taken up, also where another janitor took its end for granted meanwhile.
     pub async fn run_finished(
         &self,
         id: Uuid,
@@ -321,7 +321,7 @@ RETURNING ",
 
 const RUN_FINISHED: &str = "-- store::schedules::run_finished
 UPDATE janitor_runs SET finished_at = now(), outcome = CASE WHEN $2 THEN 'ok' ELSE 'failed' END, seconds = $3, summary = $4
-WHERE id = $1 AND finished_at IS NULL RETURNING id";
+WHERE id = $1 AND (finished_at IS NULL OR summary ->> 'error' = 'the janitor that ran it went away') RETURNING id";
 
 const ABANDON_RUNS: &str = "-- store::schedules::abandon_runs
 UPDATE janitor_runs SET finished_at = now(), outcome = 'failed',

@@ -3,7 +3,10 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fmt,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -56,6 +59,9 @@ pub struct Summary {
     pub counts: BTreeMap<&'static str, u64>,
     /// How long it took.
     pub seconds: f64,
+    /// Whether it was stopped between two steps.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub is_stopped: bool,
 }
 
 impl fmt::Display for Summary {
@@ -127,14 +133,21 @@ impl Janitor {
         stop: CancellationToken,
     ) -> (Summary, Result<(), Error>) {
         let start = Instant::now();
-        let job = Job { janitor: self, dry_run, stop, counts: Mutex::default() };
+        let job = Job {
+            janitor: self,
+            dry_run,
+            stop,
+            is_stopped: AtomicBool::new(false),
+            counts: Mutex::default(),
+        };
         let result = tasks::run(task, &job).await;
+        let is_stopped = job.is_stopped.into_inner();
         let counts = job.counts.into_inner().unwrap_or_else(PoisonError::into_inner);
         let seconds = start.elapsed().as_secs_f64();
         let outcome = if result.is_ok() { "ok" } else { "failed" };
         ::metrics::histogram!(names::TASK_SECONDS, "task" => task.as_str(), "outcome" => outcome)
             .record(seconds);
-        let summary = Summary { task, dry_run, counts, seconds };
+        let summary = Summary { task, dry_run, counts, seconds, is_stopped };
         if !dry_run {
             ::metrics::counter!(names::TASK_RUNS, "task" => task.as_str(), "outcome" => outcome).increment(1);
             self.write_down(&summary, &result).await;
@@ -195,6 +208,7 @@ pub(crate) struct Job<'a> {
     pub(crate) janitor: &'a Janitor,
     pub(crate) dry_run: bool,
     stop: CancellationToken,
+    is_stopped: AtomicBool,
     counts: Mutex<BTreeMap<&'static str, u64>>,
 }
 
@@ -206,12 +220,15 @@ impl Job<'_> {
 
     /// Whether another step may begin.
     pub(crate) fn goes_on(&self) -> bool {
-        !self.stop.is_cancelled()
+        let is_stopped = self.stop.is_cancelled();
+        self.is_stopped.fetch_or(is_stopped, Ordering::Relaxed);
+        !is_stopped
     }
 
     /// Waits until no other step may begin. Cancel safe.
     pub(crate) async fn stopped(&self) {
         self.stop.cancelled().await;
+        self.is_stopped.store(true, Ordering::Relaxed);
     }
 
     pub(crate) fn config(&self) -> &Config {
@@ -226,7 +243,8 @@ mod tests {
     #[test]
     fn a_summary_is_one_line() {
         let counts = BTreeMap::from([("chunks", 120), ("documents", 3), ("objects", 0)]);
-        let mut summary = Summary { task: TaskName::Purge, dry_run: false, counts, seconds: 0.5 };
+        let mut summary =
+            Summary { task: TaskName::Purge, dry_run: false, counts, seconds: 0.5, is_stopped: false };
         assert_eq!(summary.to_string(), "purge: chunks 120, documents 3");
         summary.counts.clear();
         summary.dry_run = true;

@@ -44,7 +44,13 @@ async fn one(janitor: Janitor, request: RequestedRun, stop: CancellationToken) {
         Ok(task) => {
             tracing::info!(task = task.as_str(), dry_run, by = request.requested_by, "a run was asked for");
             let (summary, result) = janitor.run_and_tell(task, dry_run, stop).await;
-            (result.is_ok(), Duration::from_secs_f64(summary.seconds), report(&summary, &result))
+            // A run by the schedule goes on at its next turn; this one was to go to its end.
+            let stopped = "the janitor stopped before the end of the run; what was done stays done";
+            let report = match result.is_ok() && summary.is_stopped {
+                true => json!({ "error": stopped, "counts": summary.counts }),
+                false => report(&summary, &result),
+            };
+            (result.is_ok() && !summary.is_stopped, Duration::from_secs_f64(summary.seconds), report)
         }
         // A janitor of another version planned it.
         Err(error) => (false, Duration::ZERO, json!({ "error": error })),

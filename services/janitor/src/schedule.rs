@@ -1,4 +1,4 @@
-//! When tasks run: cron expressions, one task at a time for each name.
+//! When tasks run by themselves: cron expressions. A run that somebody asked for may go beside one of these.
 
 use std::{collections::BTreeMap, time::Duration};
 

@@ -213,6 +213,13 @@ async fn the_janitor_that_leads_says_what_it_has_and_runs_what_is_asked_for() {
     let failed = ask("backup", false).await;
     assert_eq!(failed.state, RunState::Failed);
     assert!(failed.summary.unwrap()["error"].as_str().unwrap().contains("janitor.backup.command"));
+    // No stage runs, so a canary lasts until the janitor stops, which is no end that was asked for.
+    let canary = deployment.store.request_run("canary", false, "0123456789abcdef").await.unwrap().id;
+    let state = async || deployment.store.requested_run(canary).await.unwrap().unwrap();
+    eventually(async || (state().await.state == RunState::Running).then_some(())).await;
     stop.cancel();
     running.await.unwrap();
+    let ended = state().await;
+    assert_eq!(ended.state, RunState::Failed);
+    assert!(ended.summary.unwrap()["error"].as_str().unwrap().contains("the janitor stopped"));
 }

@@ -7,6 +7,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicU16, Ordering},
     },
+    time::Duration,
 };
 
 use axum::{Router, body::Bytes, extract::State, http::HeaderMap, http::StatusCode, routing::post};
@@ -14,7 +15,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use hmac::{Hmac, KeyInit, Mac};
 use riacho_domain::ReasonCode;
 use riacho_janitor::{Config, Janitor, TaskName, Webhooks};
-use riacho_store::{CreatedWebhook, Delivery, NewWebhook, Role};
+use riacho_store::{AttemptOutcome, CreatedWebhook, Delivery, DueDelivery, NewWebhook, Role};
 use riacho_testkit::Deployment;
 use serde_json::{Value, json};
 use sha2::Sha256;
@@ -200,6 +201,36 @@ async fn what_does_not_come_through_is_sent_again_with_the_same_id_and_given_up_
         delivered.delivered_at.is_some() && delivered.given_up_at.is_none() && delivered.last_error.is_none()
     );
     assert_eq!(deployment.store.webhooks(&deployment.tenant).await.unwrap()[0].failing_since, None);
+}
+
+#[tokio::test]
+async fn what_is_asked_for_again_is_sent_however_an_earlier_attempt_ends() {
+    let deployment = Deployment::start().await.unwrap();
+    let hook = webhook(&deployment, "http://127.0.0.1:9/hook", &["document.failed"]).await;
+    failed(&deployment, "a.txt").await;
+    let store = deployment.resources(Role::Janitor).unwrap().store;
+    let due = async || store.due_deliveries(1, 1, &[]).await.unwrap().pop();
+    let ended = async |attempt: &DueDelivery| {
+        let outcome = AttemptOutcome::Delivered { status: 200 };
+        store.attempt_ended(attempt, &outcome, Duration::from_secs(3600)).await.unwrap();
+    };
+    let again = async |attempt: &DueDelivery| {
+        let asked =
+            deployment.store.redeliver(&deployment.tenant, hook.webhook.id, attempt.id).await.unwrap();
+        assert!(asked);
+    };
+    let first = due().await.unwrap();
+    again(&first).await;
+    ended(&first).await;
+    let second = due().await.expect("asked for while the first was on its way");
+    again(&second).await;
+    let third = due().await.expect("by another janitor, while the second is on its way");
+    assert_eq!((second.attempt, third.attempt), (1, 1));
+    ended(&second).await;
+    assert_eq!(deliveries(&deployment, &hook).await[0].delivered_at, None, "the third tells how it ended");
+    ended(&third).await;
+    assert!(deliveries(&deployment, &hook).await[0].delivered_at.is_some());
+    assert_eq!(due().await, None);
 }
 
 #[tokio::test]

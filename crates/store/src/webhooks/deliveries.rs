@@ -69,6 +69,8 @@ pub struct DueDelivery {
     pub payload: String,
     /// The attempt that is begun, from 1.
     pub attempt: u32,
+    /// When it was begun.
+    pub begun_at: DateTime<Utc>,
     /// What it is signed with.
     pub key: SigningKey,
 }
@@ -158,6 +160,7 @@ impl Store {
                     url: row.try_get("url")?,
                     payload: row.try_get("payload")?,
                     attempt: read::count(row, "attempts")?,
+                    begun_at: row.try_get("last_attempt")?,
                     key: SigningKey(row.try_get("secret")?),
                 })
             })
@@ -181,7 +184,8 @@ impl Store {
         let (is_delivered, attempt) = (error.is_none(), read::signed(delivery.attempt));
         let (again, patience) = (again.map(|again| again.as_secs_f64()), disable_after.as_secs_f64());
         self.transaction(Scope::all("attempt_ended"), |tx| async move {
-            let params: [Param<'_>; 6] = [&delivery.id, &attempt, &status, &error, &again, &is_delivered];
+            let params: [Param<'_>; 7] =
+                [&delivery.id, &attempt, &status, &error, &again, &is_delivered, &delivery.begun_at];
             tx.execute(ENDED, &params).await?;
             if is_delivered {
                 tx.execute(CAME_THROUGH, &[&delivery.webhook]).await?;
@@ -263,15 +267,15 @@ UPDATE webhook_deliveries AS d
 SET attempts = d.attempts + 1, last_attempt = clock_timestamp(), next_attempt = clock_timestamp() + make_interval(secs => $4)
 FROM due, webhooks AS w
 WHERE d.id = due.id AND w.id = d.webhook_id
-RETURNING d.id, d.tenant_id, d.webhook_id, w.url, d.payload, d.attempts, w.secret";
+RETURNING d.id, d.tenant_id, d.webhook_id, w.url, d.payload, d.attempts, d.last_attempt, w.secret";
 
-// One that was asked for again meanwhile keeps its turn.
+// One that was asked for again meanwhile keeps its turn, also where that has begun: it counts from 1 again, at another time.
 const ENDED: &str = "-- store::webhooks::attempt_ended
 UPDATE webhook_deliveries
 SET last_status = $3, last_error = $4, next_attempt = clock_timestamp() + make_interval(secs => $5),
     delivered_at = CASE WHEN $6 THEN clock_timestamp() END,
     given_up_at = CASE WHEN NOT $6 AND $5::float8 IS NULL THEN clock_timestamp() END
-WHERE id = $1 AND attempts = $2";
+WHERE id = $1 AND attempts = $2 AND last_attempt = $7";
 
 const CAME_THROUGH: &str = "-- store::webhooks::attempt_ended
 UPDATE webhooks SET failing_since = NULL WHERE id = $1 AND failing_since IS NOT NULL";

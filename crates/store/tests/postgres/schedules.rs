@@ -89,6 +89,11 @@ async fn runs_that_nobody_takes_up_expire_and_those_of_a_janitor_that_went_away_
         db.store.requested_run(left.id).await.unwrap().unwrap().state,
     ];
     assert_eq!(states, [RunState::Expired, RunState::Failed]);
+    // It was only away, and tells how its run ended after all. What was told is not told again.
+    for (is_ok, state) in [(true, RunState::Ok), (false, RunState::Ok)] {
+        db.janitor.run_finished(left.id, is_ok, Duration::from_secs(1), &json!({})).await.unwrap();
+        assert_eq!(db.store.requested_run(left.id).await.unwrap().unwrap().state, state);
+    }
     let _ = db.raw.run("UPDATE janitor_runs SET requested_at = now() - interval '31 days'");
     assert_eq!(db.janitor.due_figures().await.unwrap().housekeeping, 2);
     assert_eq!(db.janitor.housekeep().await.unwrap(), 2);
