@@ -1,14 +1,25 @@
 //! What the figures were: samples of a while, each taken once whoever takes them.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use crate::{
     Error, Streams,
     client::Value,
     entry::{FIELD, id_millis, pairs},
+    inspect::server_millis,
 };
 
 impl Streams {
+    /// The time since 1970 by the clock of the Redis that keeps the samples.
+    ///
+    /// # Errors
+    /// When Redis is away.
+    pub async fn time(&self) -> Result<Duration, Error> {
+        server_millis(&self.conn(), Some(&self.keys().history())).await.map(Duration::from_millis)
+    }
+
     /// Adds the sample of a moment, and forgets all but the last `keep`. False: there is one of this moment or of a later
     /// one. Whoever takes samples at the same round moments therefore takes each once.
     ///

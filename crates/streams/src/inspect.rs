@@ -52,7 +52,7 @@ impl Streams {
     /// The figures of a stage.
     pub async fn figures(&self, stage: StageName, partitions: &[u16]) -> Result<StageFigures, Error> {
         let conn = self.conn();
-        let now_ms = server_millis(&conn).await?;
+        let now_ms = server_millis(&conn, None).await?;
         let mut total = StageFigures { lag: Some(0), settled: Some(0), ..StageFigures::default() };
         let mut consumers = std::collections::BTreeSet::new();
         for partition in partitions {
@@ -216,7 +216,7 @@ impl Streams {
         partitions: &[u16],
     ) -> Result<Vec<LaneBacklog>, Error> {
         let conn = self.conn();
-        let now_ms = server_millis(&conn).await?;
+        let now_ms = server_millis(&conn, None).await?;
         let mut backlogs = Vec::new();
         for partition in partitions.iter().copied() {
             for lane in Lane::ALL {
@@ -274,8 +274,9 @@ fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-async fn server_millis(conn: &Conn) -> Result<u64, Error> {
-    let parts = list(conn.call("TIME", None, vec![]).await?);
+/// The clock of the server that has a key, or of any.
+pub(crate) async fn server_millis(conn: &Conn, key: Option<&str>) -> Result<u64, Error> {
+    let parts = list(conn.call("TIME", key, vec![]).await?);
     let part = |at: usize| parts.get(at).and_then(Value::as_u64).ok_or(Error::Reply("time"));
     Ok(part(0)? * 1000 + part(1)? / 1000)
 }

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use riacho_domain::{Lane, ReleaseId, StageName, TenantId};
 use riacho_streams::{
-    Action, Answer, AnswerBudget, Beat, Config, Error, IntakeAnswer, Observer, Settlement, Streams,
+    Action, Answer, AnswerBudget, Beat, Config, Error, IntakeAnswer, NewSession, Observer, Settlement,
+    Streams,
 };
 use support::{Reply, Server};
 
@@ -250,4 +251,41 @@ async fn kept_answers_have_one_budget_and_each_tenant_a_part_of_it() {
     for key in [keys.answers_bytes(number), keys.answer("one"), keys.answer("four"), keys.answer("five")] {
         assert!(server.raw(&["PTTL", key.as_str()]).int() > 0, "{key} stays for ever, or is not there");
     }
+}
+
+#[tokio::test]
+async fn samples_are_kept_once_for_each_moment_of_the_servers_clock() {
+    let server = Server::start().await;
+    let streams = &server.streams;
+    let now = u64::try_from(streams.time().await.unwrap().as_millis()).unwrap();
+    assert!(now > 1_700_000_000_000, "milliseconds since 1970: {now}");
+    for (at, is_new) in [(now, true), (now, false), (now + 10, true), (now + 5, false), (now + 20, true)] {
+        assert_eq!(streams.add_sample(at, Bytes::from(at.to_string()), 2).await.unwrap(), is_new, "{at}");
+    }
+    let kept = |since| async move { streams.samples(since).await.unwrap() };
+    let last = [now + 10, now + 20].map(|at| (at, Bytes::from(at.to_string())));
+    assert_eq!(kept(0).await, last);
+    assert_eq!(kept(now + 11).await, last[1..]);
+}
+
+#[tokio::test]
+async fn of_many_sessions_of_a_key_the_oldest_end() {
+    let server = Server::start().await;
+    let (streams, idle, longest) = (&server.streams, Duration::from_secs(60), Duration::from_secs(600));
+    let begin = async |hash: &str| {
+        let session = NewSession { hash, content: Bytes::from(hash.to_owned()), api_key: "k", idle, longest };
+        streams.begin_session(session, 2).await.unwrap();
+        // Sessions of one millisecond are in the order of their hashes.
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    };
+    for hash in ["a", "b", "c"] {
+        begin(hash).await;
+    }
+    let lives = async |hash: &str| streams.session(hash, idle).await.unwrap().is_some();
+    assert_eq!((lives("a").await, lives("b").await, lives("c").await), (false, true, true));
+    streams.end_session("c", "k").await.unwrap();
+    begin("d").await;
+    assert_eq!((lives("b").await, lives("c").await, lives("d").await), (true, false, true));
+    let key = streams.keys().sessions_of("k");
+    assert_eq!(server.raw(&["ZCARD", &key]), Reply::Int(2));
 }

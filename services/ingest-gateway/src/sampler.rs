@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use riacho_domain::StageName;
@@ -149,29 +149,29 @@ impl From<&Figures> for Sample {
 pub(crate) async fn run(app: App, every: Duration, stop: CancellationToken) {
     let keep = u32::try_from(HISTORY.as_secs() / every.as_secs().max(1)).unwrap_or(u32::MAX).max(2);
     loop {
-        let now = since_epoch();
-        let next = every * u32::try_from(now.as_millis() / every.as_millis().max(1) + 1).unwrap_or(u32::MAX);
-        if stop.run_until_cancelled(tokio::time::sleep(next.saturating_sub(now))).await.is_none() {
-            return;
-        }
-        if let Some(Err(error)) = stop.run_until_cancelled(write(&app, next, keep)).await {
+        let taken = stop.run_until_cancelled(take(&app, every, keep)).await;
+        let Some(result) = taken else { return };
+        if let Err(error) = result {
             tracing::debug!(%error, "a sample of the figures is left out");
+            if stop.run_until_cancelled(tokio::time::sleep(every)).await.is_none() {
+                return;
+            }
         }
     }
 }
 
-async fn write(app: &App, at: Duration, keep: u32) -> anyhow::Result<()> {
+/// Waits for the next round moment and writes its sample down. The moment is by the clock of Redis: by their own, the samples of a
+/// gateway whose clock is behind would be refused for those of one whose clock is ahead.
+async fn take(app: &App, every: Duration, keep: u32) -> anyhow::Result<()> {
+    let now = app.streams().time().await?;
+    let at = every * u32::try_from(now.as_millis() / every.as_millis().max(1) + 1).unwrap_or(u32::MAX);
+    tokio::time::sleep(at.saturating_sub(now)).await;
     let partitions: Vec<u16> = app.store().partitions().await?.iter().map(|of| of.partition).collect();
     let figures = app.sampler().figures(app.streams(), &partitions, Duration::from_secs(1)).await?;
     let sample = serde_json::to_vec(&Sample::from(&*figures))?;
     let at = u64::try_from(at.as_millis()).unwrap_or(u64::MAX);
     app.streams().add_sample(at, sample.into(), keep).await?;
     Ok(())
-}
-
-/// By this process's clock. Where one is ahead, the others' samples are refused until they are as far.
-pub(crate) fn since_epoch() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 #[cfg(test)]

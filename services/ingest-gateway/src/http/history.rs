@@ -14,7 +14,7 @@ use super::{
     problem::{Problem, ProblemBody},
     queue::redis_away,
 };
-use crate::sampler::{HISTORY, Sample, StageSample, since_epoch};
+use crate::sampler::{HISTORY, Sample, StageSample};
 
 pub(super) fn router() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(history))
@@ -73,7 +73,8 @@ impl StageSampleBody {
     ),
 )]
 async fn history(State(app): State<App>, _: Caller<Read>) -> Result<Json<HistoryBody>, Problem> {
-    let since = since_epoch().saturating_sub(HISTORY);
+    let now = app.streams().time().await.map_err(|error| redis_away(&error))?;
+    let since = now.saturating_sub(HISTORY);
     let since = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
     let kept = app.streams().samples(since).await.map_err(|error| redis_away(&error))?;
     // A sample that another version wrote otherwise is left out.
