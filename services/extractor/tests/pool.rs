@@ -260,6 +260,8 @@ async fn a_child_is_confined_before_its_first_document() {
     assert_eq!(limit("Max address space"), (1u64 << 30).to_string());
     assert_eq!((limit("Max file size").as_str(), limit("Max core file size").as_str()), ("0", "0"));
     assert!(limit("Max cpu time").parse::<u64>().is_ok_and(|seconds| seconds <= 70));
+    let first_to_go = std::fs::read_to_string(format!("/proc/{child}/oom_score_adj")).unwrap();
+    assert_eq!(first_to_go.trim(), "1000", "a parser and not its service, where memory runs out");
 }
 
 #[tokio::test]
