@@ -331,4 +331,11 @@ async fn a_slow_receiver_keeps_no_other_waiting_and_an_attempt_whose_janitor_die
     deployment.sql("UPDATE webhook_deliveries SET next_attempt = now() WHERE next_attempt > now() AND attempts = 1 AND last_status IS NULL AND last_error IS NULL");
     let counts = send(&janitor).await;
     assert_eq!((counts["delivered"], counts["failed"]), (1, 1));
+
+    for n in 0..3 {
+        failed(&deployment, &format!("more {n}.txt")).await;
+    }
+    let some = deployment.janitor.due_deliveries(10, 4, &[(quick.webhook.id, 3)]).await.unwrap();
+    let of_quick = some.iter().filter(|due| due.webhook == quick.webhook.id).count();
+    assert_eq!((of_quick, some.len()), (1, 4), "those on their way count");
 }

@@ -141,15 +141,17 @@ impl Delivery {
 }
 
 impl Store {
-    /// Begins attempts of deliveries that are due: so many of each webhook at most, and none of those that are busy.
+    /// Begins attempts of deliveries that are due: so many of each webhook at most, with those that `running` says are on their way.
     pub async fn due_deliveries(
         &self,
         limit: u32,
         of_each: u32,
-        busy: &[Uuid],
+        running: &[(Uuid, u32)],
     ) -> Result<Vec<DueDelivery>, Error> {
-        let params: [Param<'_>; 4] =
-            [&i64::from(limit), &i64::from(of_each), &busy, &ATTEMPT_LASTS.as_secs_f64()];
+        let (webhooks, counts): (Vec<Uuid>, Vec<i64>) =
+            running.iter().map(|(webhook, count)| (*webhook, i64::from(*count))).unzip();
+        let params: [Param<'_>; 5] =
+            [&i64::from(limit), &i64::from(of_each), &webhooks, &counts, &ATTEMPT_LASTS.as_secs_f64()];
         let rows = self.single(Scope::all("due_deliveries"), DUE, &params).await?;
         rows.iter()
             .map(|row| {
@@ -258,13 +260,14 @@ impl Store {
 const DUE: &str = "-- store::webhooks::due_deliveries
 WITH due AS (
     SELECT d.id FROM webhooks AS w
+    LEFT JOIN unnest($3::uuid[], $4::bigint[]) AS running (webhook, count) ON running.webhook = w.id
     CROSS JOIN LATERAL (
         SELECT id, next_attempt FROM webhook_deliveries WHERE webhook_id = w.id AND next_attempt <= now()
-        ORDER BY next_attempt LIMIT $2 FOR UPDATE SKIP LOCKED) AS d
-    WHERE w.disabled_at IS NULL AND w.id <> ALL ($3::uuid[])
+        ORDER BY next_attempt LIMIT greatest($2 - coalesce(running.count, 0), 0) FOR UPDATE SKIP LOCKED) AS d
+    WHERE w.disabled_at IS NULL
     ORDER BY d.next_attempt LIMIT $1)
 UPDATE webhook_deliveries AS d
-SET attempts = d.attempts + 1, last_attempt = clock_timestamp(), next_attempt = clock_timestamp() + make_interval(secs => $4)
+SET attempts = d.attempts + 1, last_attempt = clock_timestamp(), next_attempt = clock_timestamp() + make_interval(secs => $5)
 FROM due, webhooks AS w
 WHERE d.id = due.id AND w.id = d.webhook_id
 RETURNING d.id, d.tenant_id, d.webhook_id, w.url, d.payload, d.attempts, d.last_attempt, w.secret";

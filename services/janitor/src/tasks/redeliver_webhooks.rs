@@ -6,7 +6,7 @@
 mod sign;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     time::{Duration, Instant},
 };
 
@@ -37,9 +37,9 @@ pub(crate) async fn run(job: &Job<'_>) -> Result<(), Error> {
     let (mut running, mut busy, mut failed) = (JoinSet::new(), HashMap::<Uuid, u32>::new(), None);
     loop {
         if failed.is_none() && start.elapsed() < RUN && running.len() < most {
-            let full = busy.iter().filter(|(_, count)| **count >= OF_EACH).map(|(id, _)| *id);
             let free = u32::try_from(most - running.len()).unwrap_or(u32::MAX);
-            match store.due_deliveries(free, OF_EACH, &full.collect::<Vec<_>>()).await {
+            let on_their_way: Vec<_> = busy.iter().map(|(webhook, count)| (*webhook, *count)).collect();
+            match store.due_deliveries(free, OF_EACH, &on_their_way).await {
                 Ok(due) => {
                     for due in due {
                         *busy.entry(due.webhook).or_default() += 1;
@@ -58,8 +58,11 @@ pub(crate) async fn run(job: &Job<'_>) -> Result<(), Error> {
             // Nothing is on its way, and nothing was due.
             Ok(None) => return failed.map_or(Ok(()), Err),
             Ok(Some(Ok((webhook, ended)))) => {
-                if let Some(count) = busy.get_mut(&webhook) {
-                    *count = count.saturating_sub(1);
+                if let Entry::Occupied(mut count) = busy.entry(webhook) {
+                    *count.get_mut() -= 1;
+                    if *count.get() == 0 {
+                        count.remove();
+                    }
                 }
                 match ended {
                     Ok(ended) => ended.count(job),
