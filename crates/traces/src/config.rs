@@ -164,7 +164,8 @@ mod tests {
 
     #[test]
     fn spans_go_below_the_address() {
-        let target = |endpoint: &str| Config { endpoint: Some(endpoint.into()), ..Config::default() }.target();
+        let target =
+            |endpoint: &str| Config { endpoint: Some(endpoint.into()), ..Config::default() }.target();
         for (endpoint, at) in [
             ("http://c:4318", "http://c:4318/v1/traces"),
             ("http://c:4318/", "http://c:4318/v1/traces"),
@@ -190,7 +191,10 @@ mod tests {
         assert!(key == "headers" && message.contains('2') && !message.contains("hush"), "{message}");
         assert_eq!(wrong(Config { sampler_arg: 1.5, ..Config::default() }).0, "sampler_arg");
         assert_eq!(wrong(Config { sampler_arg: f64::NAN, ..Config::default() }).0, "sampler_arg");
-        assert_eq!(wrong(Config { resource_attributes: "=x".into(), ..Config::default() }).0, "resource_attributes");
+        assert_eq!(
+            wrong(Config { resource_attributes: "=x".into(), ..Config::default() }).0,
+            "resource_attributes"
+        );
     }
 
     #[test]

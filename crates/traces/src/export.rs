@@ -93,8 +93,12 @@ pub fn install(config: &Config) -> Result<Option<String>, Error> {
         exporter.set_resource(&resource(config, service, &instance));
         exporters.insert(service, exporter);
     }
-    let exporter =
-        ByService { exporters, waiting: Arc::clone(&waiting), trouble: client.trouble(), said: Mutex::default() };
+    let exporter = ByService {
+        exporters,
+        waiting: Arc::clone(&waiting),
+        trouble: client.trouble(),
+        said: Mutex::default(),
+    };
     let batches = BatchConfigBuilder::default()
         .with_max_queue_size(config.queue)
         .with_max_export_batch_size(BATCH.min(config.queue))
@@ -247,7 +251,10 @@ impl ByService {
             (before, true) if before.is_none_or(|at| at.elapsed() >= SAID_EVERY) => {
                 *said = Some(Instant::now());
                 let error = self.trouble.take().unwrap_or_else(|| "no answer in time".to_owned());
-                tracing::warn!(error, "the collector takes no traces; what does not fit into the queue is dropped");
+                tracing::warn!(
+                    error,
+                    "the collector takes no traces; what does not fit into the queue is dropped"
+                );
             }
             _ => {}
         }

@@ -14,7 +14,7 @@ mod span;
 pub use config::{Config, Protocol, Sampler};
 pub use export::{install, shutdown};
 pub use parent::Traceparent;
-pub use span::{Kind, Span, attributes};
+pub use span::{Attribute, Kind, Span, attributes};
 
 /// Why traces cannot be set up.
 #[derive(Debug, thiserror::Error)]

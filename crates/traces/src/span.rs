@@ -1,5 +1,7 @@
 //! One span: what it is about, how it ends.
 
+use std::borrow::Cow;
+
 use opentelemetry::{
     Context, KeyValue, Value,
     trace::{Link, Span as _, SpanBuilder, SpanKind, Status, TraceContextExt, Tracer},
@@ -81,6 +83,9 @@ pub enum Kind {
     Internal,
 }
 
+/// Something that is said of a span.
+pub type Attribute = (&'static str, Value);
+
 /// A span, or nothing where traces are off or the trace is not sampled. It ends when it is dropped.
 #[derive(Debug, Default)]
 pub struct Span(Option<Box<SdkSpan>>);
@@ -104,9 +109,9 @@ impl Span {
     pub fn start<const N: usize>(
         service: &'static str,
         kind: Kind,
-        name: &'static str,
+        name: impl Into<Cow<'static, str>>,
         parent: Option<Traceparent>,
-        attributes: impl FnOnce() -> [(&'static str, Value); N],
+        attributes: impl FnOnce() -> [Attribute; N],
     ) -> Span {
         let Some(installed) = export::installed() else { return Span::none() };
         Span::begin(installed.tracer(service), builder(kind, name), parent, attributes)
@@ -120,7 +125,7 @@ impl Span {
         kind: Kind,
         name: &'static str,
         parent: &str,
-        attributes: impl FnOnce() -> [(&'static str, Value); N],
+        attributes: impl FnOnce() -> [Attribute; N],
     ) -> Span {
         let Some(installed) = export::installed() else { return Span::none() };
         let Ok(parent) = parent.parse() else { return Span::none() };
@@ -130,26 +135,25 @@ impl Span {
     /// Of work on several traces at once: a span in each trace would say the same of all.
     /// It stands below the first, and links to the others.
     #[must_use]
-    pub fn linked<'a, const N: usize>(
+    pub fn linked<const N: usize>(
         service: &'static str,
         kind: Kind,
         name: &'static str,
-        spans: impl IntoIterator<Item = &'a Span>,
-        attributes: impl FnOnce() -> [(&'static str, Value); N],
+        spans: &[Traceparent],
+        attributes: impl FnOnce() -> [Attribute; N],
     ) -> Span {
         let Some(installed) = export::installed() else { return Span::none() };
-        let mut contexts = spans.into_iter().filter_map(|span| span.0.as_ref()).map(|s| s.span_context().clone());
-        let Some(parent) = contexts.next() else { return Span::none() };
-        let links = contexts.map(Link::with_context).collect();
+        let [parent, others @ ..] = spans else { return Span::none() };
+        let links = others.iter().map(|other| Link::with_context(other.context())).collect();
         let builder = builder(kind, name).with_links(links);
-        Span::begin(installed.tracer(service), builder, Some(Traceparent::of(&parent)), attributes)
+        Span::begin(installed.tracer(service), builder, Some(*parent), attributes)
     }
 
     fn begin<const N: usize>(
         tracer: &opentelemetry_sdk::trace::SdkTracer,
         builder: SpanBuilder,
         parent: Option<Traceparent>,
-        attributes: impl FnOnce() -> [(&'static str, Value); N],
+        attributes: impl FnOnce() -> [Attribute; N],
     ) -> Span {
         let context = match parent {
             Some(parent) => Context::new().with_remote_span_context(parent.context()),
@@ -189,16 +193,16 @@ impl Span {
     }
 
     /// It failed, for a reason of a fixed set.
-    pub fn fail(&mut self, reason: impl AsRef<str>) {
+    pub fn fail(&mut self, reason: impl ToString) {
         if let Some(span) = &mut self.0 {
-            let reason = reason.as_ref().to_owned();
+            let reason = reason.to_string();
             span.set_attribute(KeyValue::new(attributes::ERROR_TYPE, reason.clone()));
             span.set_status(Status::error(reason));
         }
     }
 }
 
-fn builder(kind: Kind, name: &'static str) -> SpanBuilder {
+fn builder(kind: Kind, name: impl Into<Cow<'static, str>>) -> SpanBuilder {
     let kind = match kind {
         Kind::Server => SpanKind::Server,
         Kind::Client => SpanKind::Client,

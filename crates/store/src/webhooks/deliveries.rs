@@ -71,6 +71,8 @@ pub struct DueDelivery {
     pub attempt: u32,
     /// What it is signed with.
     pub key: SigningKey,
+    /// W3C Trace Context of the request that made the version it is about; empty where it is about none, or that is gone.
+    pub traceparent: String,
 }
 
 /// How an attempt went.
@@ -159,6 +161,7 @@ impl Store {
                     payload: row.try_get("payload")?,
                     attempt: read::count(row, "attempts")?,
                     key: SigningKey(row.try_get("secret")?),
+                    traceparent: row.try_get("traceparent")?,
                 })
             })
             .collect()
@@ -263,7 +266,10 @@ UPDATE webhook_deliveries AS d
 SET attempts = d.attempts + 1, last_attempt = clock_timestamp(), next_attempt = clock_timestamp() + make_interval(secs => $4)
 FROM due, webhooks AS w
 WHERE d.id = due.id AND w.id = d.webhook_id
-RETURNING d.id, d.tenant_id, d.webhook_id, w.url, d.payload, d.attempts, w.secret";
+RETURNING d.id, d.tenant_id, d.webhook_id, w.url, d.payload, d.attempts, w.secret,
+    coalesce((SELECT v.traceparent FROM document_versions AS v
+              WHERE v.tenant_id = d.tenant_id AND v.document_id = (d.payload::jsonb #>> '{data,document_id}')::uuid
+                AND v.version = (d.payload::jsonb #>> '{data,version}')::int), '') AS traceparent";
 
 // One that was asked for again meanwhile keeps its turn.
 const ENDED: &str = "-- store::webhooks::attempt_ended
