@@ -234,7 +234,7 @@ async fn lose(deployment: &Deployment, document: DocumentId, times: usize, how: 
         };
         let again = deployment.janitor.release_lost(&[release], how).await.unwrap();
         released += again.plans.len();
-        failed += again.failed.len();
+        failed += again.failed.len() as u64;
         for plan in &again.plans {
             deployment.release(plan).await.unwrap();
         }

@@ -13,7 +13,7 @@ use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitEx
 
 use crate::{Error, config::LogConfig};
 
-pub use fields::FIELDS;
+pub use fields::{FIELDS, OF_EVERY_LINE};
 
 /// Upper bounds of the duration histograms, in seconds: from a handler's start to a long document. What an alert
 /// compares a quantile with is a bound, 2 s here: between two bounds a quantile is a guess.
