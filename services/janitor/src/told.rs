@@ -80,7 +80,10 @@ pub(crate) fn purged(purge: &Purge, purged: &Purged) {
     let (version, text) = match purge.kind {
         PurgeKind::Document => (None, "nothing is left of the deleted document"),
         PurgeKind::Version(version) => (Some(version), "nothing is left of the version"),
-        PurgeKind::LostRuns { version, .. } => (Some(version), "nothing is left of runs that lost"),
+        // The document stays as it is.
+        PurgeKind::LostRuns { version, .. } => {
+            return tracing::debug!(document = %purge.document, version, chunks = purged.chunks, "nothing is left of runs that lost");
+        }
     };
     tracing::info!(step = "purged", tenant = %purge.tenant, document = %purge.document, version, trace_id = trace_id(&purge.traceparent),
         chunks = purged.chunks, objects = purged.objects, "{text}");

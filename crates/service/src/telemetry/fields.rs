@@ -32,7 +32,6 @@ pub const FIELDS: &[(&str, &str)] = &[
     ("error", "what went wrong, for people"),
     ("status", "the HTTP status"),
     ("state", "the document's state"),
-    ("outcome", "how it ended"),
     ("class", "the delay class that an event waits in"),
     ("counts", "whether a failure is an attempt"),
     ("seconds", "how long it took"),

@@ -58,7 +58,9 @@ async fn purge_files(job: &Job<'_>, grace: Duration, batch: u32) -> Result<(), E
                     removed = u64::from(objects.exists(&key).await?);
                     objects.delete(&key).await?;
                 }
-                Err(error) => tracing::warn!(object_key = purge.object_key, %error, "a file's key cannot be read"),
+                Err(error) => {
+                    tracing::warn!(object_key = purge.object_key, %error, "a file's key cannot be read")
+                }
             }
             store.file_purged(purge, removed).await?;
             job.add("files", 1);
