@@ -105,8 +105,8 @@ fn span(service: &'static str, plan: &ReleasePlan) -> Span {
 }
 
 /// Says in the log that a document is released, before it is: what the extractor says of it comes later.
-pub fn tell(plan: &ReleasePlan, reason: &'static str) {
-    tracing::info!(step = "released", tenant = %plan.tenant, document = %plan.document, version = plan.version,
+pub fn tell(service: &'static str, plan: &ReleasePlan, reason: &'static str) {
+    tracing::info!(service, step = "released", tenant = %plan.tenant, document = %plan.document, version = plan.version,
         release = %plan.release, lane = %plan.lane, trace_id = trace_id(&plan.traceparent), reason, "the document is released");
 }
 

@@ -57,7 +57,7 @@ impl Releaser {
 
 /// Sends releases; again and again while Redis is away, until the janitor takes them for stale.
 async fn release(store: &Store, streams: &Streams, mut plans: Vec<ReleasePlan>) {
-    plans.iter().for_each(|plan| tell(plan, "accept"));
+    plans.iter().for_each(|plan| tell(SERVICE, plan, "accept"));
     let (begin, mut pause) = (Instant::now(), PAUSE.0);
     while !plans.is_empty() {
         let mut left = Vec::new();

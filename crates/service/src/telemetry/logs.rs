@@ -19,6 +19,9 @@ use tracing_subscriber::{Layer, layer::Context, registry::LookupSpan};
 
 use crate::config::LogFormat;
 
+/// The services, as they are named in lines.
+const SERVICES: [&str; 5] = ["ingest-gateway", "extractor", "embedder", "indexer", "janitor"];
+
 /// Writes lines to standard error.
 pub(super) struct Logs {
     format: LogFormat,
@@ -41,8 +44,12 @@ impl Logs {
 
     /// The line of an event, with its end.
     fn line(&self, level: Level, target: &str, fields: Fields) -> String {
-        let service = if self.is_alone { self.service } else { service_of(target, &fields, self.service) };
-        let Fields { message, log_target, list } = fields;
+        let service = match fields.service {
+            Some(service) => service,
+            None if self.is_alone => self.service,
+            None => service_of(target, &fields, self.service),
+        };
+        let Fields { message, log_target, list, .. } = fields;
         let line = Line { level, service, target: log_target.as_deref().unwrap_or(target), message, list };
         match self.format {
             LogFormat::Json => line.json(),
@@ -102,6 +109,8 @@ struct Fields {
     message: String,
     /// Where a line comes from that a library wrote in another way.
     log_target: Option<String>,
+    /// Whose line it is, where what is shared by services says so.
+    service: Option<&'static str>,
     list: Vec<(&'static str, Value)>,
 }
 
@@ -110,6 +119,10 @@ impl Fields {
         match field.name() {
             "message" => self.message = value.as_str().map_or_else(|| value.to_string(), str::to_owned),
             "log.target" => self.log_target = value.as_str().map(str::to_owned),
+            "service" => {
+                self.service =
+                    value.as_str().and_then(|name| SERVICES.into_iter().find(|known| *known == name))
+            }
             name if name.starts_with("log.") => {}
             name => {
                 let name = name.strip_prefix("r#").unwrap_or(name);
@@ -265,7 +278,7 @@ mod tests {
             ("attempt", 2.into()),
             ("empty", "".into()),
         ];
-        Fields { message: "an event\u{1b}[2J failed".into(), log_target: None, list }
+        Fields { message: "an event\u{1b}[2J failed".into(), log_target: None, service: None, list }
     }
 
     fn line(format: LogFormat, services: &[&'static str]) -> String {
@@ -296,8 +309,7 @@ mod tests {
 
     #[test]
     fn in_a_process_of_several_services_a_line_is_of_one() {
-        let all = ["ingest-gateway", "extractor", "embedder", "indexer", "janitor"];
-        let value: Value = serde_json::from_str(&line(LogFormat::Json, &all)).unwrap();
+        let value: Value = serde_json::from_str(&line(LogFormat::Json, &SERVICES)).unwrap();
         assert_eq!(value["service"], "embedder");
         let none = Fields::default();
         assert_eq!(service_of("riacho_janitor::told", &none, "riacho"), "janitor");

@@ -208,16 +208,17 @@ impl Step {
     /// Of a document that is cut into several batches, the later ones are details.
     fn tell(&self, stage: StageName, work: &Work) {
         let (batch, chunks) = work.batch;
-        let step = match stage {
-            StageName::Extract => "extracted",
-            StageName::Embed => "embedded",
-            StageName::Index => "indexed",
+        let (step, text) = match stage {
+            StageName::Extract => ("extracted", "the document is extracted"),
+            StageName::Embed => ("embedded", "the document is embedded"),
+            StageName::Index => ("indexed", "the document is indexed"),
         };
         match self {
+            Step::Done | Step::Ready if stage == StageName::Extract => tracing::info!(step, "{text}"),
             Step::Done | Step::Ready if batch > 0 => {
                 tracing::debug!(step, batch, chunks, "a further batch of the document is done");
             }
-            Step::Done | Step::Ready => tracing::info!(step, batch, chunks, "the document went on"),
+            Step::Done | Step::Ready => tracing::info!(step, batch, chunks, "{text}"),
             Step::Failed(reason) => tracing::info!(step = "failed", %reason, "the document failed"),
             Step::Nothing => {}
         }

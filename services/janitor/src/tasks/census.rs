@@ -115,7 +115,7 @@ async fn release_again(job: &Job<'_>, lost: &[Release], how: Lost, pace: &Pace) 
         job.add("failed", again.failed.len() as u64);
         released += again.plans.len();
         // What cannot be sent now stays `releasing`, and the task `release` sends it.
-        again.plans.iter().for_each(|plan| tell(plan, reason));
+        again.plans.iter().for_each(|plan| tell("janitor", plan, reason));
         for sent in send("janitor", &janitor.store, &janitor.streams, &again.plans).await {
             let outcome = if sent.is_ok() { "released" } else { "left" };
             metrics::counter!(RELEASES, "reason" => reason, "outcome" => outcome).increment(1);

@@ -60,7 +60,7 @@ async fn send_all(job: &Job<'_>, plans: Vec<ReleasePlan>, reason: &'static str) 
     let janitor = job.janitor;
     let mut all_fitted = true;
     let mut failed = None;
-    plans.iter().for_each(|plan| tell(plan, reason));
+    plans.iter().for_each(|plan| tell("janitor", plan, reason));
     for sent in send("janitor", &janitor.store, &janitor.streams, &plans).await {
         let (outcome, counted_as) = match sent {
             Ok(Sent::Released) if reason == "stale" => ("released", "sent_again"),
