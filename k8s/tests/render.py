@@ -20,8 +20,8 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 KUBECTL = ROOT / ".riacho/tools/bin/kubectl"
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-# Overlays, the other way to scale one of them, and one with a component that it does not have by itself.
-VARIANTS = ("dev", "prod", "prod-hpa", "prod+provider")
+# Overlays, the other way to scale one of them, and one with each component that it does not have by itself.
+VARIANTS = ("dev", "prod", "prod-hpa", "prod+provider", "prod+traces")
 
 
 @functools.cache

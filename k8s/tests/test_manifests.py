@@ -94,6 +94,17 @@ class Manifests(unittest.TestCase):
         self.assertEqual(sorted(holders), ["embedder", "gateway", "janitor", "migrate"])
         self.assertNotIn("models-api-key", json.dumps(RENDERED["prod"]))
 
+    def test_a_collector_is_named_and_reached_with_its_component_only(self):
+        endpoint, port = "RIACHO__TRACES__ENDPOINT", 4318
+        policy = find(RENDERED["prod+traces"], "NetworkPolicy", "traces-to-collector")["spec"]
+        self.assertEqual(policy["egress"][0]["ports"], [{"protocol": "TCP", "port": port}])
+        self.assertNotIn("podSelector", policy["egress"][0]["to"][0])
+        settings = [one["data"] for one in checks.of_kind(RENDERED["prod+traces"], "ConfigMap") if endpoint in one.get("data", {})]
+        self.assertEqual([data[endpoint].rpartition(":")[2] for data in settings], [str(port)])
+        for variant in set(RENDERED) - {"prod+traces"}:
+            self.assertNotIn(endpoint, json.dumps(RENDERED[variant]), variant)
+            self.assertNotIn(str(port), json.dumps(checks.of_kind(RENDERED[variant], "NetworkPolicy")), variant)
+
     def test_the_alert_rules_are_those_of_compose(self):
         self.assertEqual(rules.TARGET.read_text(), rules.rendered(),
                          "run .riacho/venv/bin/python k8s/tests/rules.py")

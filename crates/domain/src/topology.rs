@@ -31,6 +31,16 @@ impl StageName {
         }
     }
 
+    /// The service that does its work, as it is named in traces and logs.
+    #[must_use]
+    pub const fn service(self) -> &'static str {
+        match self {
+            StageName::Extract => "extractor",
+            StageName::Embed => "embedder",
+            StageName::Index => "indexer",
+        }
+    }
+
     /// The stage that takes this one's outputs; none after the last.
     #[must_use]
     pub const fn next(self) -> Option<StageName> {

@@ -208,7 +208,7 @@ impl Drop for Receiver<'_> {
         let key = self.key.clone();
         runtime.spawn(async move {
             if let Err(error) = upload.abort().await {
-                tracing::warn!(%key, error = %Error::from_store(&error), "parts of an ended upload are left in the store");
+                tracing::warn!(object_key = %key, error = %Error::from_store(&error), "parts of an ended upload are left in the store");
             }
         });
     }

@@ -55,13 +55,14 @@ pub const METRICS: &[Metric] = &[
 ];
 
 /// What every process measures, whatever service it is.
-pub const OF_EVERY_PROCESS: [&[Metric]; 6] = [
+pub const OF_EVERY_PROCESS: [&[Metric]; 7] = [
     METRICS,
     riacho_streams::metrics::METRICS,
     riacho_store::metrics::METRICS,
     riacho_objects::metrics::METRICS,
     riacho_models::metrics::METRICS,
     riacho_stage::metrics::METRICS,
+    riacho_traces::metrics::METRICS,
 ];
 
 /// Describes metrics to the recorder. Call it after the recorder is installed; more than once is harmless.

@@ -5,6 +5,7 @@ use riacho_proto::v1::{ChunkSettings, ExtractRequested};
 use riacho_stage::codec::{ReleaseMeta, encode_release};
 use riacho_store::{Release, ReleasePlan, Store};
 use riacho_streams::{ReleaseOutcome, Streams};
+use riacho_traces::{Kind, Span, attributes};
 
 /// How many releases are on their way to Redis at once.
 const AT_ONCE: usize = 32;
@@ -41,9 +42,14 @@ impl Error {
 }
 
 /// Puts releases onto their streams and writes so, and answers each in order. Sending one again is
-/// harmless.
-pub async fn send(store: &Store, streams: &Streams, plans: &[ReleasePlan]) -> Vec<Result<Sent, Error>> {
-    let adding: Vec<_> = plans.iter().map(|plan| add(streams, plan)).collect();
+/// harmless. `service` is who does it, for the traces of the documents.
+pub async fn send(
+    service: &'static str,
+    store: &Store,
+    streams: &Streams,
+    plans: &[ReleasePlan],
+) -> Vec<Result<Sent, Error>> {
+    let adding: Vec<_> = plans.iter().map(|plan| add(service, streams, plan)).collect();
     let outcomes: Vec<_> = stream::iter(adding).buffered(AT_ONCE).collect().await;
     let added: Vec<Release> = plans
         .iter()
@@ -65,19 +71,59 @@ pub async fn send(store: &Store, streams: &Streams, plans: &[ReleasePlan]) -> Ve
     sent
 }
 
-async fn add(streams: &Streams, plan: &ReleasePlan) -> Result<ReleaseOutcome, riacho_streams::Error> {
-    let envelope = encode_release(&meta(plan), request(plan));
-    streams.release(plan.partition, plan.lane, &envelope, plan.release).await
+async fn add(
+    service: &'static str,
+    streams: &Streams,
+    plan: &ReleasePlan,
+) -> Result<ReleaseOutcome, riacho_streams::Error> {
+    let mut span = span(service, plan);
+    let envelope = encode_release(&meta(plan, span.or(&plan.traceparent)), request(plan));
+    let outcome = streams.release(plan.partition, plan.lane, &envelope, plan.release).await;
+    match &outcome {
+        Ok(ReleaseOutcome::Added) => {}
+        Ok(ReleaseOutcome::AlreadyThere) => span.set(attributes::OUTCOME, "already_there"),
+        Ok(ReleaseOutcome::Full) => span.fail("full"),
+        Err(_) => span.fail("redis"),
+    }
+    outcome
 }
 
-fn meta(plan: &ReleasePlan) -> ReleaseMeta {
+fn span(service: &'static str, plan: &ReleasePlan) -> Span {
+    Span::below(service, Kind::Producer, "send extract", &plan.traceparent, || {
+        [
+            (attributes::MESSAGING_SYSTEM, "redis".into()),
+            (attributes::MESSAGING_OPERATION_TYPE, "send".into()),
+            (attributes::MESSAGING_OPERATION_NAME, "release".into()),
+            (attributes::MESSAGING_DESTINATION, "extract".into()),
+            (attributes::TENANT, plan.tenant.to_string().into()),
+            (attributes::DOCUMENT, plan.document.to_string().into()),
+            (attributes::VERSION, i64::from(plan.version).into()),
+            (attributes::RELEASE, plan.release.to_string().into()),
+            (attributes::LANE, plan.lane.as_str().into()),
+        ]
+    })
+}
+
+/// Says in the log that a document is released, before it is: what the extractor says of it comes later.
+pub fn tell(service: &'static str, plan: &ReleasePlan, reason: &'static str) {
+    tracing::info!(service, step = "released", tenant = %plan.tenant, document = %plan.document, version = plan.version,
+        release = %plan.release, lane = %plan.lane, trace_id = trace_id(&plan.traceparent), reason, "the document is released");
+}
+
+/// The trace that a traceparent names, for the log; nothing where it is none.
+#[must_use]
+pub fn trace_id(traceparent: &str) -> Option<String> {
+    traceparent.parse::<riacho_traces::Traceparent>().ok().map(|parent| parent.trace_id())
+}
+
+fn meta(plan: &ReleasePlan, traceparent: String) -> ReleaseMeta {
     ReleaseMeta {
         tenant: plan.tenant.clone(),
         document: plan.document,
         version: plan.version,
         release: plan.release,
         lane: plan.lane,
-        traceparent: plan.traceparent.clone(),
+        traceparent,
     }
 }
 

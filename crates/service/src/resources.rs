@@ -155,7 +155,7 @@ async fn follow(store: Store, runner: Runner, has_fixed_partitions: bool, stop: 
             && let Ok(found) = store.partitions().await
             && runner.add_partitions(&numbers(&found))
         {
-            tracing::info!(consumer = runner.consumer(), "partitions were added, and are read from now on");
+            tracing::info!(worker = runner.consumer(), "partitions were added, and are read from now on");
         }
     }
 }

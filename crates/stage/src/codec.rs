@@ -109,12 +109,13 @@ pub fn encode_release(meta: &ReleaseMeta, request: v1::ExtractRequested) -> Byte
     envelope.encode_to_vec().into()
 }
 
-/// Makes an output's event. The payload may go to the object store on the way.
+/// Makes an output's event, below a span of its input's trace. The payload may go to the object store on the way.
 pub async fn encode_output(
     input: &EventMeta,
     stage: StageName,
     ordinal: usize,
     output: Output,
+    traceparent: &str,
     claims: &Claims,
 ) -> Result<Bytes, CodecError> {
     let id = derived_event_id(&input.id, stage.as_str(), ordinal);
@@ -144,21 +145,21 @@ pub async fn encode_output(
         version: input.version,
         release: input.release.to_string(),
         lane: output.lane.to_proto().into(),
-        traceparent: input.traceparent.clone(),
+        traceparent: traceparent.to_owned(),
         payload: Some(payload),
         ..Default::default()
     };
     Ok(envelope.encode_to_vec().into())
 }
 
-/// Makes a dead letter of an entry, with its bytes. One entry, one dead letter: a repetition has the
+/// Makes a dead letter of an entry, with its bytes, below a span of the event's trace. One entry, one dead letter: a repetition has the
 /// same id.
 pub(crate) fn dead_letter(
     stage: StageName,
     stream: String,
     entry: &Entry,
     attempts: u32,
-    about: Option<&EventMeta>,
+    about: Option<(&EventMeta, &str)>,
     (reason, message): (ReasonCode, &str),
 ) -> Bytes {
     let id = derived_event_id(&format!("{stream} {}", entry.id), "dead", 0);
@@ -169,7 +170,7 @@ pub(crate) fn dead_letter(
         reason_code: reason.to_string(),
         message: message.to_owned(),
         attempts,
-        trace_id: about.map_or("", EventMeta::trace_id).to_owned(),
+        trace_id: about.map_or("", |(about, _)| about.trace_id()).to_owned(),
         original: entry.body.clone(),
         time: Some(SystemTime::now().into()),
     };
@@ -182,14 +183,14 @@ pub(crate) fn dead_letter(
         payload: Some(Payload::DeadLetter(letter)),
         ..Default::default()
     };
-    if let Some(about) = about {
+    if let Some((about, traceparent)) = about {
         envelope.subject = about.document.to_string();
         envelope.tenant = about.tenant.to_string();
         envelope.document = about.document.to_string();
         envelope.version = about.version;
         envelope.release = about.release.to_string();
         envelope.lane = about.lane.to_proto().into();
-        envelope.traceparent.clone_from(&about.traceparent);
+        envelope.traceparent = traceparent.to_owned();
     }
     envelope.encode_to_vec().into()
 }

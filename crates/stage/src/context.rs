@@ -13,6 +13,7 @@ use riacho_domain::StageName;
 use riacho_streams::{
     Action, Answer, Error as StreamsError, MAX_BYTES, MAX_OUTPUTS, Settlement, Streams, Target,
 };
+use riacho_traces::{Kind, Span, Traceparent, attributes};
 use tokio_util::sync::CancellationToken;
 
 use crate::{Claims, CodecError, EventMeta, Failure, Output, codec};
@@ -26,11 +27,24 @@ pub struct Context {
     cancelled: CancellationToken,
     emitter: Option<Emitter>,
     is_alone: bool,
+    service: &'static str,
+    spans: Vec<Traceparent>,
 }
 
 impl Context {
-    pub(crate) fn new(consumer: Arc<str>, cancelled: CancellationToken, emitter: Option<Emitter>) -> Self {
-        Self { consumer, cancelled, emitter, is_alone: false }
+    pub(crate) fn new(
+        stage: StageName,
+        consumer: Arc<str>,
+        cancelled: CancellationToken,
+        emitter: Option<Emitter>,
+    ) -> Self {
+        let service = stage.service();
+        Self { consumer, cancelled, emitter, is_alone: false, service, spans: Vec::new() }
+    }
+
+    /// With the spans of the events that run, as far as they are recorded.
+    pub(crate) fn within(self, spans: Vec<Traceparent>) -> Self {
+        Self { spans, ..self }
     }
 
     /// Of a last run, which has its process for itself.
@@ -56,6 +70,18 @@ impl Context {
             () = self.cancelled.cancelled() => Err(EmitError::Cancelled),
             result = emitter.emit(outputs) => result,
         }
+    }
+
+    /// Begins a span of a part of the run, a call of another server say: below the first event that is traced, with links
+    /// to the others. None where no event is traced.
+    #[must_use]
+    pub fn span<const N: usize>(
+        &self,
+        kind: Kind,
+        name: &'static str,
+        attributes: impl FnOnce() -> [riacho_traces::Attribute; N],
+    ) -> Span {
+        Span::linked(self.service, kind, name, &self.spans, attributes)
     }
 
     /// Cancelled when the time limit is over, or when the runner must stop now.
@@ -115,6 +141,21 @@ impl EmitError {
     }
 }
 
+impl EmitError {
+    /// What it is, of a fixed set.
+    pub(crate) const fn kind(&self) -> &'static str {
+        match self {
+            EmitError::Fenced => "fenced",
+            EmitError::Gone => "gone",
+            EmitError::Cancelled => "cancelled",
+            EmitError::Batch => "batch",
+            EmitError::Refused(_) => "refused",
+            EmitError::Codec(_) => "codec",
+            EmitError::Redis(_) => "redis",
+        }
+    }
+}
+
 impl From<EmitError> for Failure {
     fn from(error: EmitError) -> Self {
         if error.is_retryable() {
@@ -133,6 +174,8 @@ pub(crate) struct Emitter {
     pub(crate) stage: StageName,
     pub(crate) consumer: Arc<str>,
     pub(crate) input: EventMeta,
+    /// What outputs stand below in the trace.
+    pub(crate) parent: String,
     /// The delivery that this run was given.
     pub(crate) deliveries: u32,
     pub(crate) ordinal: AtomicUsize,
@@ -140,14 +183,48 @@ pub(crate) struct Emitter {
 
 impl Emitter {
     async fn emit(&self, outputs: Vec<Output>) -> Result<(), EmitError> {
-        for call in self.encode(outputs).await? {
-            self.send(call).await?;
+        let mut span = self.publish(outputs.len());
+        let sent = async {
+            for call in self.encode(outputs, &span.or(&self.parent)).await? {
+                self.send(call).await?;
+            }
+            Ok(())
+        };
+        let sent: Result<(), EmitError> = sent.await;
+        if let Err(error) = &sent {
+            span.fail(error.kind());
         }
-        Ok(())
+        sent
     }
 
-    /// Encodes outputs, and splits them into calls within their bounds.
-    pub(crate) async fn encode(&self, outputs: Vec<Output>) -> Result<Vec<Vec<(Target, Bytes)>>, EmitError> {
+    /// The span of putting outputs onto the next stage's streams.
+    pub(crate) fn publish(&self, outputs: usize) -> Span {
+        let Some(next) = self.stage.next() else { return Span::none() };
+        let name = match next {
+            StageName::Extract => "send extract",
+            StageName::Embed => "send embed",
+            StageName::Index => "send index",
+        };
+        Span::below(self.stage.service(), Kind::Producer, name, &self.parent, || {
+            [
+                (attributes::MESSAGING_SYSTEM, "redis".into()),
+                (attributes::MESSAGING_OPERATION_TYPE, "send".into()),
+                (attributes::MESSAGING_OPERATION_NAME, "handoff".into()),
+                (attributes::MESSAGING_DESTINATION, next.as_str().into()),
+                (attributes::MESSAGING_BATCH, i64::try_from(outputs).unwrap_or(i64::MAX).into()),
+                (attributes::TENANT, self.input.tenant.to_string().into()),
+                (attributes::DOCUMENT, self.input.document.to_string().into()),
+                (attributes::VERSION, i64::from(self.input.version).into()),
+            ]
+        })
+    }
+
+    /// Encodes outputs, below a span of the trace, and splits them into calls within their bounds.
+    pub(crate) async fn encode(
+        &self,
+        outputs: Vec<Output>,
+        parent: &str,
+    ) -> Result<Vec<Vec<(Target, Bytes)>>, EmitError> {
         let next = self.stage.next().ok_or(EmitError::Batch)?;
         let mut calls: Vec<Vec<(Target, Bytes)>> = Vec::new();
         let mut bytes = 0;
@@ -155,7 +232,7 @@ impl Emitter {
             let target = Target::Work(next, output.lane);
             let ordinal = self.ordinal.fetch_add(1, Ordering::Relaxed);
             let encoded =
-                codec::encode_output(&self.input, self.stage, ordinal, output, &self.claims).await?;
+                codec::encode_output(&self.input, self.stage, ordinal, output, parent, &self.claims).await?;
             match calls.last_mut() {
                 Some(call) if call.len() < MAX_OUTPUTS && bytes + encoded.len() <= MAX_BYTES => {
                     bytes += encoded.len();

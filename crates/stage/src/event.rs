@@ -66,8 +66,10 @@ pub enum Outcome {
     /// These events follow, the last of this run. Empty only for the topology's last stage, or
     /// after [`Context::emit`](crate::Context::emit).
     Emit(Vec<Output>),
-    /// Nothing follows: the stage wrote a terminal state.
-    Ended,
+    /// Nothing follows: the stage wrote that the document failed.
+    Failed(ReasonCode),
+    /// Nothing follows: the version is complete, and searches see it.
+    Ready,
     /// The release is not the version's current one any more; counted, not an error.
     Superseded,
 }

@@ -178,7 +178,7 @@ async fn a_large_payload_becomes_a_claim_check_and_comes_back_whole() {
     let slot = Arc::clone(&got);
     let mut embed = stage(move |event| {
         *slot.lock().unwrap() = Some(event.payload);
-        async { Ok(Outcome::Ended) }
+        async { Ok(Outcome::Failed(riacho_domain::ReasonCode::Empty)) }
     });
     embed.name = StageName::Embed;
     let other = spawn(&server, claims, quick(), embed);

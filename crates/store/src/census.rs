@@ -6,7 +6,7 @@ use riacho_domain::{ReasonCode, ReleaseId};
 use uuid::Uuid;
 
 use crate::{
-    Error, Release, ReleasePlan, Store, metrics, read,
+    Error, Release, ReleasePlan, Store, Touched, metrics, read,
     release::plan_columns,
     start::ROAD,
     topology::partition_of,
@@ -42,7 +42,7 @@ pub struct LostAgain {
     /// New releases, to be put onto their streams.
     pub plans: Vec<ReleasePlan>,
     /// Versions that were lost too often, and failed.
-    pub failed: u64,
+    pub failed: Vec<Touched>,
 }
 
 impl Store {
@@ -99,7 +99,7 @@ impl Store {
                 Ok(LostAgain { plans, failed })
             })
             .await?;
-        metrics::failed(ReasonCode::Stalled.as_str(), again.failed);
+        metrics::failed(ReasonCode::Stalled.as_str(), again.failed.len() as u64);
         Ok(again)
     }
 }
@@ -120,12 +120,12 @@ async fn fail(
     versions: &[i32],
     releases: &[Uuid],
     how: Lost,
-) -> Result<u64, Error> {
+) -> Result<Vec<Touched>, Error> {
     let (losses, stalls) = how.counts();
     let (most_losses, most_stalls) = (MAX_LOSSES - losses, MAX_STALLS - stalls);
     let code = ReasonCode::Stalled.as_str();
     let params: [Param<'_>; 6] = [&documents, &versions, &releases, &most_losses, &most_stalls, &code];
-    tx.execute(FAIL, &params).await
+    tx.query(FAIL, &params).await?.iter().map(Touched::read).collect()
 }
 
 const IN_FLIGHT: &str = "-- store::census::in_flight
@@ -151,7 +151,8 @@ SET state = 'failed', error_code = $6, finished_at = now(),
         || v.stalls || ' more times without a known loss'
 FROM unnest($1::uuid[], $2::int[], $3::uuid[]) AS lost (document, number, release)
 WHERE v.document_id = lost.document AND v.version = lost.number AND v.release_id = lost.release
-  AND v.state IN ('extracting', 'embedding', 'indexing') AND (v.losses > $4 OR v.stalls > $5)";
+  AND v.state IN ('extracting', 'embedding', 'indexing') AND (v.losses > $4 OR v.stalls > $5)
+RETURNING v.tenant_id, v.document_id, v.version, v.traceparent";
 
 // The deadline stays: a document that circles comes to its end.
 const RELEASE_AGAIN: &str = concat!(

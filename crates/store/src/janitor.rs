@@ -3,6 +3,7 @@
 use std::{collections::HashSet, time::Duration};
 
 use riacho_domain::{DocumentId, ReasonCode, ReleaseId, State, TenantId, Version};
+use tokio_postgres::Row;
 use uuid::Uuid;
 
 use crate::{
@@ -48,6 +49,30 @@ pub struct PurgeOriginal {
     pub version: Version,
     /// The original's key.
     pub object_key: String,
+}
+
+/// A version that a task of the janitor changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Touched {
+    /// The document's tenant.
+    pub tenant: TenantId,
+    /// The document.
+    pub document: DocumentId,
+    /// Its version.
+    pub version: Version,
+    /// W3C Trace Context of the request that made the version.
+    pub traceparent: String,
+}
+
+impl Touched {
+    pub(crate) fn read(row: &Row) -> Result<Touched, Error> {
+        Ok(Touched {
+            tenant: read::tenant(row, "tenant_id")?,
+            document: read::document(row, "document_id")?,
+            version: read::version(row, "version")?,
+            traceparent: row.try_get("traceparent")?,
+        })
+    }
 }
 
 impl Store {
@@ -115,21 +140,23 @@ impl Store {
         self.count(Scope::all("expire_uploads"), EXPIRE_UPLOADS, limit).await
     }
 
-    /// Ends documents past their time to live; they are invisible, and purge removes them.
-    pub async fn expire_documents(&self, limit: u32) -> Result<u64, Error> {
+    /// Ends documents past their time to live; they are invisible, and purge removes them. Answers which.
+    pub async fn expire_documents(&self, limit: u32) -> Result<Vec<Touched>, Error> {
         self.transaction(Scope::all("expire_documents"), |tx| async move {
             let rows = tx.query(EXPIRE_DOCUMENTS, &[&i64::from(limit)]).await?;
-            let ids = rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<Uuid>, _>>()?;
+            let ended = rows.iter().map(Touched::read).collect::<Result<Vec<_>, _>>()?;
+            let ids: Vec<Uuid> = ended.iter().map(|one| one.document.0).collect();
             tx.execute(EXPIRE_VERSIONS, &[&ids]).await?;
-            Ok(ids.len() as u64)
+            Ok(ended)
         })
         .await
     }
 
-    /// Fails releases that passed their deadline; none while a stage is paused, or a pause is not settled. Answers how many.
-    pub async fn fail_overdue(&self, limit: u32) -> Result<u64, Error> {
-        let overdue = self.count(Scope::all("fail_overdue"), FAIL_OVERDUE, limit).await?;
-        failed(ReasonCode::DeadlineExceeded.as_str(), overdue);
+    /// Fails releases that passed their deadline; none while a stage is paused, or a pause is not settled. Answers which.
+    pub async fn fail_overdue(&self, limit: u32) -> Result<Vec<Touched>, Error> {
+        let rows = self.single(Scope::all("fail_overdue"), FAIL_OVERDUE, &[&i64::from(limit)]).await?;
+        let overdue = rows.iter().map(Touched::read).collect::<Result<Vec<_>, _>>()?;
+        failed(ReasonCode::DeadlineExceeded.as_str(), overdue.len() as u64);
         Ok(overdue)
     }
 
@@ -302,7 +329,8 @@ FROM (SELECT o.id FROM documents AS o
                         WHERE v.document_id = o.id AND v.expires_at > now() AND v.finished_at IS NULL)
       ORDER BY o.id LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED) AS late
 WHERE d.id = late.id
-RETURNING d.id";
+RETURNING d.tenant_id, d.id AS document_id, d.latest_version AS version,
+    coalesce((SELECT v.traceparent FROM document_versions AS v WHERE v.document_id = d.id AND v.version = d.latest_version), '') AS traceparent";
 
 const EXPIRE_VERSIONS: &str = "-- store::janitor::expire_documents
 UPDATE document_versions AS v
@@ -320,7 +348,7 @@ FROM (SELECT document_id, version FROM document_versions
         AND NOT EXISTS (SELECT FROM stage_pauses WHERE settled_at IS NULL)
       ORDER BY document_id, version LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED) AS late
 WHERE v.document_id = late.document_id AND v.version = late.version
-RETURNING v.version";
+RETURNING v.tenant_id, v.document_id, v.version, v.traceparent";
 
 // An object of a file is the file's, and goes with it.
 const ORIGINALS: &str = "-- store::janitor::originals_past

@@ -74,7 +74,7 @@ pub use self::{
     files::{File, FilePurge, NewFile},
     indexing::{IndexAnswer, IndexItem},
     intake::{AcceptedEvent, EventAnswer, EventKey},
-    janitor::{PurgeOriginal, QueueFigures, ReleaseCaps},
+    janitor::{PurgeOriginal, QueueFigures, ReleaseCaps, Touched},
     keys::{ApiKey, CreatedKey, KeyScope, NewKey, Principal},
     leases::Lease,
     limits::{Limits, OverBudget, OwnLimits, Quota, Usage},

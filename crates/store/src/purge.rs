@@ -29,6 +29,8 @@ pub struct Purge {
     pub before: DateTime<Utc>,
     /// The originals' keys; for a whole document only. Those of files are not among them.
     pub originals: Vec<String>,
+    /// W3C Trace Context of the request that made the version, the latest of a document.
+    pub traceparent: String,
     finished_at: Option<DateTime<Utc>>,
 }
 
@@ -114,6 +116,7 @@ impl Purge {
             // Half of the grace is for clocks that differ.
             before: now - grace / 2,
             originals: row.try_get::<_, Option<Vec<String>>>("originals")?.unwrap_or_default(),
+            traceparent: row.try_get::<_, Option<String>>("traceparent")?.unwrap_or_default(),
             finished_at: row.try_get("finished_at")?,
         })
     }
@@ -255,10 +258,11 @@ async fn remove_document(tx: &Tx, purge: &Purge, purged: Purged) -> Result<Optio
 const CANDIDATES: &str = "-- store::purge::purge_candidates
 (SELECT d.tenant_id, d.id AS document_id, NULL::int AS version, NULL::uuid AS keep, NULL::timestamptz AS finished_at,
         ARRAY(SELECT v.object_key FROM document_versions AS v WHERE v.document_id = d.id
-              AND NOT EXISTS (SELECT FROM files AS f WHERE f.object_key = v.object_key)) AS originals, now() AS now
+              AND NOT EXISTS (SELECT FROM files AS f WHERE f.object_key = v.object_key)) AS originals, now() AS now,
+        (SELECT v.traceparent FROM document_versions AS v WHERE v.document_id = d.id AND v.version = d.latest_version) AS traceparent
  FROM documents AS d WHERE d.deleted_at < now() - make_interval(secs => $1) ORDER BY d.deleted_at LIMIT $2)
 UNION ALL
-(SELECT v.tenant_id, v.document_id, v.version, NULL, v.finished_at, NULL, now()
+(SELECT v.tenant_id, v.document_id, v.version, NULL, v.finished_at, NULL, now(), v.traceparent
  FROM document_versions AS v JOIN documents AS d ON d.id = v.document_id
  LEFT JOIN document_versions AS l ON l.document_id = d.id AND l.version = d.live_version
  WHERE v.finished_at < now() - make_interval(secs => $1) AND v.purged_at IS NULL AND d.deleted_at IS NULL
@@ -266,7 +270,7 @@ UNION ALL
    AND (l.version IS NULL OR l.version < v.version OR l.finished_at < now() - make_interval(secs => $1))
  ORDER BY v.finished_at LIMIT $2)
 UNION ALL
-(SELECT v.tenant_id, v.document_id, v.version, v.run_id, v.finished_at, NULL, now()
+(SELECT v.tenant_id, v.document_id, v.version, v.run_id, v.finished_at, NULL, now(), v.traceparent
  FROM document_versions AS v JOIN documents AS d ON d.id = v.document_id AND d.live_version = v.version
  WHERE v.finished_at < now() - make_interval(secs => $1) AND v.purged_at IS NULL AND d.deleted_at IS NULL
    AND v.extractions > 1 AND v.strays_purged_at IS NULL AND v.state = 'ready' AND v.run_id = d.live_run
@@ -352,6 +356,7 @@ mod tests {
     fn runs_that_began_later_are_not_covered() {
         let now = Utc::now();
         let purge = |before| Purge {
+            traceparent: String::new(),
             tenant: "acme".parse().unwrap_or_else(|_| unreachable!()),
             document: DocumentId::new(),
             kind: PurgeKind::Version(1),

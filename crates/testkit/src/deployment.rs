@@ -203,7 +203,9 @@ impl Deployment {
     /// # Errors
     /// When a server refuses.
     pub async fn release(&self, plan: &ReleasePlan) -> Result<()> {
-        for sent in release::send(&self.store, &self.streams, std::slice::from_ref(plan)).await {
+        for sent in
+            release::send("ingest-gateway", &self.store, &self.streams, std::slice::from_ref(plan)).await
+        {
             sent?;
         }
         Ok(())

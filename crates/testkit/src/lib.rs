@@ -1,5 +1,6 @@
 //! Fixtures, fault proxies and the process harness of the tests.
 
+pub mod collector;
 mod deployment;
 mod eventually;
 mod line_extractor;

@@ -39,7 +39,7 @@ impl Stage for LineExtractor {
         let chunks = cut(&request.filename, &String::from_utf8_lossy(&text));
         if chunks.is_empty() {
             self.store.fail(&release, ReasonCode::Empty, "the file has no text").await.map_err(failed)?;
-            return Ok(Outcome::Ended);
+            return Ok(Outcome::Failed(ReasonCode::Empty));
         }
         let run = match extraction.sealed {
             Some(sealed) => sealed.run,

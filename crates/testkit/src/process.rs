@@ -20,7 +20,8 @@ use tokio::time::{Instant, sleep};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Variables that would change what a process under test does.
-const FOREIGN: [&str; 6] = ["RIACHO__", "REDIS_URL", "DATABASE_URL", "OPENAI_API_KEY", "S3_", "AWS_"];
+const FOREIGN: [&str; 7] =
+    ["RIACHO__", "REDIS_URL", "DATABASE_URL", "OPENAI_API_KEY", "S3_", "AWS_", "OTEL_"];
 
 /// A running process of a binary under test. Dropping it kills it.
 #[derive(Debug)]

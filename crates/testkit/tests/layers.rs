@@ -10,7 +10,7 @@ use cargo_metadata::{DependencyKind, MetadataCommand};
 const LAYERS: &[&[&str]] = &[
     &["riacho-proto"],
     &["riacho-domain"],
-    &["riacho-streams", "riacho-store", "riacho-objects", "riacho-models"],
+    &["riacho-streams", "riacho-store", "riacho-objects", "riacho-models", "riacho-traces"],
     &["riacho-stage"],
     &["riacho-service"],
     &["riacho-ingest-gateway", "riacho-extractor", "riacho-embedder", "riacho-indexer", "riacho-janitor"],
@@ -36,6 +36,10 @@ const SOLE_IMPORTERS: &[(&str, &str)] = &[
     ("object_store", "riacho-objects"),
     ("rig-core", "riacho-models"),
     ("metrics-exporter-prometheus", "riacho-service"),
+    ("opentelemetry", "riacho-traces"),
+    ("opentelemetry_sdk", "riacho-traces"),
+    ("opentelemetry-otlp", "riacho-traces"),
+    ("opentelemetry-http", "riacho-traces"),
 ];
 
 /// What each crate depends on, without its dev-dependencies: a test may reach past its layer.

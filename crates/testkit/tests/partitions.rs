@@ -23,7 +23,7 @@ impl Stage for Seen {
 
     async fn run(&self, event: Event, _: &Context) -> Result<Outcome, Failure> {
         self.0.lock().unwrap().push(event.envelope.document);
-        Ok(Outcome::Ended)
+        Ok(Outcome::Failed(riacho_domain::ReasonCode::Empty))
     }
 }
 

@@ -12,6 +12,7 @@ use riacho_proto::v1::{ChunksCut, ChunksEmbedded, EmbeddedChunk, envelope::Paylo
 use riacho_service::spend::Ledger;
 use riacho_stage::{BatchLimits, BatchStage, Context, Event, EventMeta, Failure, Outcome, Output};
 use riacho_store::{Purpose, Release, Store, WantedVectors};
+use riacho_traces::{self as traces, attributes};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -96,7 +97,7 @@ impl Embedder {
     async fn embed_all(
         &self,
         events: Vec<Event>,
-        is_alone: bool,
+        context: &Context,
     ) -> Result<Vec<Result<Outcome, Failure>>, Failure> {
         // What carries no chunks is refused whoever gets it.
         let engine = match events.first().and_then(space_of) {
@@ -109,7 +110,7 @@ impl Embedder {
             Some(engine) => Some(engine.slot(lane).await.ok_or_else(verdict::crowded)?),
             None => None,
         };
-        self.embed(engine, events, is_alone).await
+        self.embed(engine, events, context).await
     }
 
     /// Embeds events whose spaces are of one model; none where no model of this process fits.
@@ -117,8 +118,9 @@ impl Embedder {
         &self,
         engine: Option<&Engine>,
         events: Vec<Event>,
-        is_alone: bool,
+        context: &Context,
     ) -> Result<Vec<Result<Outcome, Failure>>, Failure> {
+        let is_alone = context.is_alone();
         if let Some(engine) = engine {
             self.wait_for_the_model(engine, is_alone).await?;
         }
@@ -140,7 +142,18 @@ impl Embedder {
         let until = Instant::now() + self.config.time_limit() * 3 / 4;
         let series = Series::until(Some(until));
         let series = if is_alone { series.pressing() } else { series };
+        let mut span = context.span(traces::Kind::Client, "embeddings", || {
+            [
+                (attributes::GEN_AI_OPERATION, "embeddings".into()),
+                (attributes::GEN_AI_MODEL, engine.model.id().to_string().into()),
+                (attributes::COUNT, i64::try_from(texts.all().len()).unwrap_or(i64::MAX).into()),
+            ]
+        });
         let reached = embed_series(&*engine.model, texts.all(), Kind::Passage, series).await;
+        if reached.ended.is_some() {
+            span.fail("provider");
+        }
+        drop(span);
         self.ledger.note_calls(engine.model.id(), Purpose::Documents, texts.owners(), &reached.calls);
         let failure = match &reached.ended {
             Some(error) => {
@@ -277,7 +290,7 @@ impl BatchStage for Embedder {
 
     async fn run(&self, events: Vec<Event>, context: &Context) -> Vec<Result<Outcome, Failure>> {
         let count = events.len();
-        self.embed_all(events, context.is_alone()).await.unwrap_or_else(|failure| vec![Err(failure); count])
+        self.embed_all(events, context).await.unwrap_or_else(|failure| vec![Err(failure); count])
     }
 }
 

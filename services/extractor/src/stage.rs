@@ -13,6 +13,7 @@ use riacho_stage::{
     Context, DEFAULT_TIME_LIMIT, EmitError, Event, Failure as StageFailure, Outcome, Output, Stage,
 };
 use riacho_store::{Attachment, MissingPages, Reason, Release, Seal, Sealed, SealedRun, Store};
+use riacho_traces::{Kind, attributes};
 use sha2::{Digest, Sha256};
 use tokio::{
     sync::{Semaphore, SemaphorePermit, watch},
@@ -111,17 +112,25 @@ impl Extractor {
         let extraction = self.store.begin_extraction(&job.release).await?.ok_or(Exit::Superseded)?;
         let run = match extraction.sealed {
             Some(sealed) => self.replay(job, sealed).await?,
-            None => self.run(job).await?,
+            None => self.run(job, context).await?,
         };
         self.hand_on(job, run, context).await
     }
 
     /// Parses, stores, cuts and seals; or takes the run that another delivery sealed meanwhile.
-    async fn run(&self, job: &Job) -> Result<Run, Exit> {
+    async fn run(&self, job: &Job, context: &Context) -> Result<Run, Exit> {
         // What is attached to a message may be as large again, and whether it is one nobody knows before.
         let _room = self.room_for(job.lane, job.request.size.saturating_mul(2)).await?;
         let original = self.original(job).await?;
-        let mut extracted = self.parse(job, original).await?;
+        let mut span = context.span(Kind::Internal, "parse", || {
+            [(attributes::COUNT, i64::try_from(original.len()).unwrap_or(i64::MAX).into())]
+        });
+        let parsed = self.parse(job, original).await;
+        if let Err(Exit::Document(failure)) = &parsed {
+            span.fail(failure.reason);
+        }
+        drop(span);
+        let mut extracted = parsed?;
         self.attach(job, std::mem::take(&mut extracted.attachments)).await?;
         if let Some(failure) = extracted.unreadable {
             return Err(Exit::Document(failure));
@@ -333,9 +342,8 @@ impl Stage for Extractor {
             Err(Exit::Document(failure)) => failure,
         };
         metrics::failed(failure.reason);
-        tracing::info!(document = %job.release.document, reason = %failure.reason, "document has no text");
         match self.store.fail(&job.release, failure.reason, &failure.message).await {
-            Ok(true) => Ok(Outcome::Ended),
+            Ok(true) => Ok(Outcome::Failed(failure.reason)),
             Ok(false) => Ok(Outcome::Superseded),
             Err(error) => Err(store_failure(&error)),
         }

@@ -37,7 +37,7 @@ impl Stage for Keeper {
     async fn run(&self, event: Event, _: &Context) -> Result<Outcome, Failure> {
         let Payload::ChunksCut(chunks) = event.payload else { panic!("not chunks") };
         self.0.send(chunks).unwrap();
-        Ok(Outcome::Ended)
+        Ok(Outcome::Failed(ReasonCode::Empty))
     }
 }
 

@@ -7,6 +7,8 @@ use riacho_proto::v1::{ChunksEmbedded, EmbeddedChunk, envelope::Payload};
 use riacho_stage::{BatchLimits, BatchStage, Context, Event, EventMeta, Failure, Outcome};
 use riacho_store::{IndexAnswer, IndexItem, Release, Store};
 
+use riacho_traces::{Kind, attributes};
+
 use crate::Config;
 
 /// What a chunk weighs beside its text and vector: its row, and its entries in the indexes.
@@ -47,12 +49,24 @@ impl BatchStage for Indexer {
         }
     }
 
-    async fn run(&self, events: Vec<Event>, _: &Context) -> Vec<Result<Outcome, Failure>> {
+    async fn run(&self, events: Vec<Event>, context: &Context) -> Vec<Result<Outcome, Failure>> {
         let mut items = Vec::with_capacity(events.len());
         // One answer for each event: refused here, or that of the transaction.
         let refused: Vec<Option<Failure>> =
             events.into_iter().map(|event| item(event).map(|item| items.push(item)).err()).collect();
-        let mut answers = match self.store.index(&items).await {
+        let mut span = context.span(Kind::Client, "postgres index", || {
+            [
+                (attributes::DB_SYSTEM, "postgresql".into()),
+                (attributes::DB_OPERATION, "index".into()),
+                (attributes::COUNT, i64::try_from(items.len()).unwrap_or(i64::MAX).into()),
+            ]
+        });
+        let indexed = self.store.index(&items).await;
+        if indexed.is_err() {
+            span.fail("postgres");
+        }
+        drop(span);
+        let mut answers = match indexed {
             Ok(answers) => answers.into_iter(),
             Err(error) => {
                 let failure = store_failure(&error);
@@ -90,7 +104,8 @@ fn item(event: Event) -> Result<IndexItem, Failure> {
 
 fn outcome(answer: IndexAnswer) -> Result<Outcome, Failure> {
     match answer {
-        IndexAnswer::Written { .. } => Ok(Outcome::Emit(vec![])),
+        IndexAnswer::Written { ready: true } => Ok(Outcome::Ready),
+        IndexAnswer::Written { ready: false } => Ok(Outcome::Emit(vec![])),
         IndexAnswer::Superseded => Ok(Outcome::Superseded),
         IndexAnswer::Rejected { message } => Err(Failure::permanent(ReasonCode::Internal, message)),
     }

@@ -4,16 +4,17 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use riacho_domain::SpaceId;
+use riacho_domain::{SpaceId, TenantId};
 use riacho_models::{Model, Models};
 use riacho_objects::{Key, Objects};
 use riacho_service::{CoreConfig, Health, Resources, outward::Outward, spend::Ledger};
 use riacho_store::{Accept, Accepted, Limits, Space, Store};
 use riacho_streams::Streams;
+use riacho_traces::{Kind, Span, attributes};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Config,
+    Config, SERVICE,
     answers::Answers,
     http::{auth::Keys, problem::Problem},
     metrics::names,
@@ -216,7 +217,7 @@ impl App {
     /// Writes the document's row, and releases it behind the answer. An object that no row names
     /// afterwards is deleted, where that is certain.
     pub(crate) async fn accept(&self, accept: &Accept, key: &Key) -> Result<Accepted, riacho_store::Error> {
-        let result = self.store().accept(accept).await;
+        let result = self.write(accept).await;
         let unused = match &result {
             Ok(accepted) => accepted.duplicate || accepted.replayed,
             // After a lost connection the row may be there; the janitor finds orphans.
@@ -226,24 +227,42 @@ impl App {
             self.discard(key.clone());
         }
         if let Ok(accepted) = &result {
-            self.accepted(accepted);
+            self.accepted(accept, accepted);
         }
         result
     }
 
     /// Writes the row of a document that is made of a file, and releases it behind the answer. The object is the file's.
     pub(crate) async fn attach(&self, accept: &Accept) -> Result<Accepted, riacho_store::Error> {
-        let accepted = self.store().accept(accept).await?;
-        self.accepted(&accepted);
+        let accepted = self.write(accept).await?;
+        self.accepted(accept, &accepted);
         Ok(accepted)
     }
 
-    fn accepted(&self, accepted: &Accepted) {
-        let outcome = match (accepted.replayed, accepted.duplicate) {
-            (true, _) => "replayed",
-            (_, true) => "duplicate",
-            _ => "new",
-        };
+    /// Writes the row, in a span of its own.
+    async fn write(&self, accept: &Accept) -> Result<Accepted, riacho_store::Error> {
+        let mut span = Span::below(SERVICE, Kind::Client, "postgres accept", &accept.traceparent, || {
+            [
+                (attributes::DB_SYSTEM, "postgresql".into()),
+                (attributes::DB_OPERATION, "accept".into()),
+                (attributes::TENANT, accept.tenant.to_string().into()),
+            ]
+        });
+        let result = self.store().accept(accept).await;
+        match &result {
+            Ok(accepted) => {
+                span.set(attributes::DOCUMENT, accepted.document.to_string());
+                span.set(attributes::VERSION, i64::from(accepted.version));
+                span.set(attributes::OUTCOME, outcome(accepted));
+            }
+            Err(_) => span.fail("refused"),
+        }
+        result
+    }
+
+    fn accepted(&self, accept: &Accept, accepted: &Accepted) {
+        let outcome = outcome(accepted);
+        tell_accepted(&accept.tenant, accepted, &accept.traceparent, "http");
         metrics::counter!(names::ACCEPTED, "source" => "http", "outcome" => outcome).increment(1);
         self.release(accepted);
     }
@@ -264,4 +283,30 @@ impl App {
             }
         });
     }
+}
+
+/// What an upload came to.
+const fn outcome(accepted: &Accepted) -> &'static str {
+    match (accepted.replayed, accepted.duplicate) {
+        (true, _) => "replayed",
+        (_, true) => "duplicate",
+        _ => "new",
+    }
+}
+
+/// Says in the log that a document was accepted, or is there already. Before its release, so that the log is in order.
+pub(crate) fn tell_accepted(tenant: &TenantId, accepted: &Accepted, traceparent: &str, source: &'static str) {
+    let (document, version) = (accepted.document, accepted.version);
+    let trace_id = riacho_service::release::trace_id(traceparent);
+    let step = match outcome(accepted) {
+        "new" if version > 1 => "replaced",
+        "new" => "accepted",
+        _ => "deduplicated",
+    };
+    let text = match step {
+        "accepted" => "the document is accepted",
+        "replaced" => "the document gets a new version",
+        _ => "the document is there already",
+    };
+    tracing::info!(step, %tenant, %document, version, state = accepted.state.as_str(), source, trace_id, "{text}");
 }

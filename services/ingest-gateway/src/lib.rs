@@ -26,6 +26,9 @@ use tokio_util::sync::CancellationToken;
 pub use config::{ChunkingConfig, Config};
 pub use http::{openapi, openapi_json};
 
+/// The service, as it is named in traces.
+const SERVICE: &str = "ingest-gateway";
+
 use crate::{
     app::{App, Behind},
     http::Limits,

@@ -49,7 +49,7 @@ async fn lead(
     asked: Instant,
     stop: &CancellationToken,
 ) {
-    tracing::info!(token = lease.token, "leading the janitors");
+    tracing::info!(lease = lease.token, "leading the janitors");
     metrics::gauge!(names::LEADER).set(1.0);
     let leading = stop.child_token();
     let mut running = loops(janitor, timetable, trouble, &leading, |task| !task.is_for_everybody());

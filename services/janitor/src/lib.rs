@@ -14,6 +14,7 @@ mod requests;
 mod schedule;
 mod task;
 mod tasks;
+mod told;
 mod trouble;
 
 use riacho_service::{CoreConfig, Resources};

@@ -37,6 +37,8 @@ pub(crate) struct Config {
     pub(crate) limits: riacho_store::Limits,
     /// Logs.
     pub(crate) log: LogConfig,
+    /// Traces, and the collector they are exported to.
+    pub(crate) traces: riacho_traces::Config,
     /// Where the services listen.
     pub(crate) http: HttpConfig,
     /// The HTTP interface and the intake of producers' events.
@@ -62,6 +64,7 @@ impl Config {
             stage: self.stage.clone(),
             limits: self.limits,
             log: self.log.clone(),
+            traces: self.traces.clone(),
             http: self.http.clone(),
         }
     }
@@ -92,6 +95,7 @@ impl Config {
         networks.map_err(|wrong| invalid("http.outbound_allow", wrong))?;
         let lanes = self.stage.lanes.check();
         lanes.map_err(|(key, wrong)| invalid(&format!("stage.lanes.{key}"), wrong.to_owned()))?;
+        self.traces.check().map_err(|(key, wrong)| invalid(&format!("traces.{key}"), wrong))?;
         let janitor = self.janitor.check();
         janitor.map_err(|(key, wrong)| invalid(&format!("janitor.{key}"), wrong))?;
         self.database.check().map_err(|(key, error)| invalid(key, error.to_string()))?;

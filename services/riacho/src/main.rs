@@ -41,7 +41,11 @@ fn run(cli: cli::Cli) -> anyhow::Result<()> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
-    let result = runtime.block_on(commands::run(cli));
+    let result = runtime.block_on(async {
+        let result = commands::run(cli).await;
+        riacho_traces::shutdown().await;
+        result
+    });
     // What still blocks (a model that loads, a name that resolves) must not hold up the end.
     runtime.shutdown_background();
     result

@@ -120,7 +120,10 @@ fn is_stop(error: &anyhow::Error) -> bool {
 
 /// Runs services as the whole of this process, with the operations endpoints beside them.
 pub(crate) async fn run_process(services: &[Service], config: Config) -> anyhow::Result<()> {
-    let metrics = riacho_service::telemetry::init(&config.log)?;
+    let metrics = {
+        let names: Vec<&'static str> = services.iter().map(|service| service.name()).collect();
+        riacho_service::telemetry::init(&config.log, &config.traces, &names)?
+    };
     let stop = riacho_service::shutdown_signal().context("cannot listen to signals")?;
     let group = match Group::connect(services, &config, &metrics, &stop).await {
         Err(_) if stop.is_cancelled() => return Ok(()),

@@ -4,7 +4,7 @@
 const PREFIX: &str = "RIACHO__";
 
 /// The usual names, and the keys they set.
-const USUAL: [(&str, &[&str]); 12] = [
+const USUAL: [(&str, &[&str]); 24] = [
     ("REDIS_URL", &["redis", "url"]),
     ("DATABASE_URL", &["database", "url"]),
     ("OPENAI_API_KEY", &["models", "api_key"]),
@@ -17,6 +17,18 @@ const USUAL: [(&str, &[&str]); 12] = [
     ("AWS_SECRET_ACCESS_KEY", &["objects", "s3", "secret_access_key"]),
     ("AWS_SESSION_TOKEN", &["objects", "s3", "session_token"]),
     ("RUST_LOG", &["log", "filter"]),
+    ("OTEL_EXPORTER_OTLP_ENDPOINT", &["traces", "endpoint"]),
+    ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", &["traces", "endpoint"]),
+    ("OTEL_EXPORTER_OTLP_HEADERS", &["traces", "headers"]),
+    ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", &["traces", "headers"]),
+    ("OTEL_EXPORTER_OTLP_TIMEOUT", &["traces", "timeout_ms"]),
+    ("OTEL_EXPORTER_OTLP_PROTOCOL", &["traces", "protocol"]),
+    ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", &["traces", "protocol"]),
+    ("OTEL_SERVICE_NAME", &["traces", "service_name"]),
+    ("OTEL_RESOURCE_ATTRIBUTES", &["traces", "resource_attributes"]),
+    ("OTEL_TRACES_SAMPLER", &["traces", "sampler"]),
+    ("OTEL_TRACES_SAMPLER_ARG", &["traces", "sampler_arg"]),
+    ("OTEL_SDK_DISABLED", &["traces", "disabled"]),
 ];
 
 /// One key that the environment sets.

@@ -33,6 +33,8 @@ pub struct CoreConfig {
     pub limits: riacho_store::Limits,
     /// Section `log`.
     pub log: LogConfig,
+    /// Section `traces`.
+    pub traces: riacho_traces::Config,
     /// Section `http`.
     pub http: HttpConfig,
 }

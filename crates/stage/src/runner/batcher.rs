@@ -117,7 +117,11 @@ impl<S: BatchStage> Driver<S> {
             batch.into_iter().for_each(|opened| worker::hand_back(line, opened.0));
             return None;
         };
-        let (works, events): (Vec<Work>, Vec<Event>) = batch.into_iter().map(|opened| *opened).unzip();
+        let (mut works, events): (Vec<Work>, Vec<Event>) = batch.into_iter().map(|opened| *opened).unzip();
+        for (work, event) in works.iter_mut().zip(&events) {
+            work.batch = worker::batch_of(&event.payload);
+            work.span = worker::traced(line, &work.meta);
+        }
         let spans: Vec<tracing::Span> = works.iter().map(|work| worker::span(line, work)).collect();
         let span = if self.emits {
             spans[0].clone()
@@ -127,7 +131,9 @@ impl<S: BatchStage> Driver<S> {
         let cancelled = line.cancel.child_token();
         let emitter = works.first().filter(|_| self.emits).map(|work| work.emitter(line, 0));
         let is_alone = matches!(gate, Gate::Alone { .. });
-        let context = Context::new(Arc::clone(&line.consumer), cancelled.clone(), emitter).alone(is_alone);
+        let traced = works.iter().filter_map(|work| work.span.traceparent()).collect();
+        let context = Context::new(line.stage, Arc::clone(&line.consumer), cancelled.clone(), emitter);
+        let context = context.alone(is_alone).within(traced);
         let begun = Instant::now();
         let run = self.stage.run(events, &context);
         let ended = guarded((line.stage, lane), line.time_limit, run, &cancelled).instrument(span).await;

@@ -5,8 +5,9 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use riacho_domain::{DelayClass, Lane, ReasonCode};
+use riacho_domain::{DelayClass, Lane, ReasonCode, StageName};
 use riacho_streams::{Action, Entry, Target};
+use riacho_traces::{Kind, Span, attributes};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::line::{Holding, LAST_RUN, Line, Work};
@@ -54,7 +55,8 @@ pub(super) fn all_with(
         line.lanes.count(entry.lane);
         let room = (place, None);
         let is_held = line.held.insert(partition, entry.lane, &entry.id);
-        one(line, Holding { partition, entry, envelope_id: String::new(), is_held, room });
+        let sending = Span::none();
+        one(line, Holding { partition, entry, envelope_id: String::new(), is_held, room, sending });
     }
 }
 
@@ -69,9 +71,10 @@ fn one(line: &Arc<Line>, mut holding: Holding) {
             holding.envelope_id.clone_from(&meta.id);
             if holding.entry.deliveries > LAST_RUN {
                 let message = "the event ended its process each time it ran, the last time alone";
-                return condemn(line, holding, Some(&meta), ReasonCode::Poison, message);
+                return condemn(line, holding, Some((&meta, &meta.traceparent)), ReasonCode::Poison, message);
             }
-            begin(line, Box::new(Work { holding, meta, payload }));
+            let span = Span::none();
+            begin(line, Box::new(Work { holding, meta, payload, span, batch: (0, 0) }));
         }
         // Left to a consumer that knows the version, while one lives, and else for a while.
         Err(CodecError::Version(version)) => {
@@ -111,20 +114,45 @@ fn wait(line: &Line, holding: Holding, outcome: &'static str) {
 /// Makes an entry a dead letter, with its bytes.
 pub(super) fn condemn(
     line: &Line,
-    holding: Holding,
-    meta: Option<&EventMeta>,
+    mut holding: Holding,
+    about: Option<(&EventMeta, &str)>,
     reason: ReasonCode,
     message: &str,
 ) {
-    let (stage, entry) = (line.stage, &holding.entry);
-    tracing::warn!(%stage, entry = %entry.id, document = meta.map(|meta| meta.document.to_string()), %reason, message,
-        "an event becomes a dead letter");
+    let (stage, entry, meta) = (line.stage, &holding.entry, about.map(|(meta, _)| meta));
+    tracing::warn!(step = "dead letter", %stage, entry = %entry.id, event = meta.map(|meta| &meta.id), tenant = meta.map(|meta| meta.tenant.as_str()),
+        document = meta.map(|meta| meta.document.to_string()), version = meta.map(|meta| meta.version),
+        attempt = meta.map(|meta| meta.attempt), trace_id = meta.map(EventMeta::trace_id), worker = &*line.consumer,
+        %reason, error = message, "an event becomes a dead letter");
     metrics::counter!(names::DEAD_LETTERS, "stage" => stage.as_str(), "reason" => reason.as_str())
         .increment(1);
     let stream = line.streams.keys().work(holding.partition, stage, entry.lane);
     let attempts = if entry.deliveries >= LAST_RUN { line.config.max_attempts } else { entry.deliveries };
-    let letter = codec::dead_letter(stage, stream, entry, attempts, meta, (reason, message));
+    let parent = about.map_or("", |(_, parent)| parent);
+    let mut sending = sending_dead(stage, meta, parent);
+    sending.fail(reason);
+    let below = sending.or(parent);
+    let about = meta.map(|meta| (meta, &*below));
+    let letter = codec::dead_letter(stage, stream, entry, attempts, about, (reason, message));
+    holding.sending = sending;
     holding.settle(line, Action::Done(vec![(Target::Dead, letter)]), "dead_letter");
+}
+
+/// The span of putting an event among the dead letters.
+fn sending_dead(stage: StageName, meta: Option<&EventMeta>, parent: &str) -> Span {
+    let Some(meta) = meta else { return Span::none() };
+    Span::below(stage.service(), Kind::Producer, "send dead letter", parent, || {
+        [
+            (attributes::MESSAGING_SYSTEM, "redis".into()),
+            (attributes::MESSAGING_OPERATION_TYPE, "send".into()),
+            (attributes::MESSAGING_OPERATION_NAME, "handoff".into()),
+            (attributes::MESSAGING_DESTINATION, "dead".into()),
+            (attributes::TENANT, meta.tenant.to_string().into()),
+            (attributes::DOCUMENT, meta.document.to_string().into()),
+            (attributes::VERSION, i64::from(meta.version).into()),
+            (attributes::STAGE, stage.as_str().into()),
+        ]
+    })
 }
 
 /// How long ago an entry was added; zero where the clocks disagree.

@@ -79,6 +79,7 @@ async fn settle(line: Arc<Line>, batch: Vec<Settling>, _call: OwnedSemaphorePerm
 
 fn answered(line: &Arc<Line>, settling: Settling, answer: Answer) {
     let stage = line.stage.as_str();
+    let mut settling = settling;
     let outcome = match answer {
         Answer::Done => settling.outcome,
         Answer::Gone => "gone",
@@ -95,6 +96,9 @@ fn answered(line: &Arc<Line>, settling: Settling, answer: Answer) {
             return again(line, settling);
         }
     };
+    if outcome != settling.outcome {
+        settling.sending.fail(outcome);
+    }
     metrics::counter!(names::PROCESSED, "stage" => stage, "outcome" => outcome).increment(1);
     if settling.is_held {
         line.held.remove(settling.partition, settling.settlement.lane, &settling.settlement.entry_id);

@@ -14,6 +14,7 @@ use std::{
 use riacho_domain::{Lane, StageName};
 use riacho_proto::v1::envelope::Payload;
 use riacho_streams::{Action, Beat, Entry, Error, Settlement, Streams};
+use riacho_traces::Span;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -173,6 +174,8 @@ pub(super) struct Holding {
     pub(super) is_held: bool,
     /// None where a read delivered more than was asked for.
     pub(super) room: Permits,
+    /// Of what is sent with the settlement; it ends with that.
+    pub(super) sending: Span,
 }
 
 /// For a place among all events that are held, and for one among those of the lane where that is limited.
@@ -182,9 +185,16 @@ impl Holding {
     /// Queues what becomes of the entry; the finisher answers for it. `outcome` is for the metrics.
     pub(super) fn settle(self, line: &Line, action: Action, outcome: &'static str) {
         let settlement = Settlement::of(&self.entry, &self.envelope_id, action);
-        let Holding { partition, is_held, room, .. } = self;
-        let settling =
-            Settling { partition, settlement, outcome, is_held, waited: Duration::ZERO, _room: room };
+        let Holding { partition, is_held, room, sending, .. } = self;
+        let settling = Settling {
+            partition,
+            settlement,
+            outcome,
+            is_held,
+            waited: Duration::ZERO,
+            _room: room,
+            sending,
+        };
         // The finisher outlives everything that is held; a closed queue means that the process ends.
         let _ = line.settle.send(settling);
     }
@@ -201,6 +211,10 @@ pub(super) struct Work {
     pub(super) meta: EventMeta,
     /// As it stood in the envelope: compressed, perhaps, or a claim check.
     pub(super) payload: Payload,
+    /// Of its run; none before.
+    pub(super) span: Span,
+    /// Which batch of its document it is, and how many chunks that has.
+    pub(super) batch: (u32, usize),
 }
 
 impl Borrow<Settlement> for Settling {
@@ -219,4 +233,6 @@ pub(super) struct Settling {
     pub(super) waited: Duration,
     /// Given back when the settlement is answered.
     pub(super) _room: Permits,
+    /// Of what is sent with it.
+    pub(super) sending: Span,
 }

@@ -104,7 +104,7 @@ impl Runner {
             let changed = *known != paused;
             for stage in known.symmetric_difference(&paused) {
                 let is = if paused.contains(stage) { "paused" } else { "resumed" };
-                tracing::info!(%stage, consumer = %self.0.consumer, "the stage is {is}");
+                tracing::info!(%stage, worker = %self.0.consumer, "the stage is {is}");
             }
             *known = paused;
             changed
@@ -211,7 +211,7 @@ impl Line {
     /// Reads until the stop, then waits until nothing is held any more.
     async fn run_until_drained(self: &Arc<Self>, mut partitions: watch::Receiver<Vec<u16>>) {
         let (mut intake, mut read) = (JoinSet::new(), BTreeSet::new());
-        tracing::info!(stage = %self.stage, consumer = %self.consumer, "stage runs");
+        tracing::info!(stage = %self.stage, worker = %self.consumer, "stage runs");
         loop {
             for partition in partitions.borrow_and_update().iter().copied() {
                 if read.insert(partition) {
@@ -243,6 +243,6 @@ impl Line {
         if tokio::time::timeout(HAND_BACK, self.held.empty()).await.is_err() {
             tracing::warn!(stage = %self.stage, "events could not be handed back; others will claim them");
         }
-        tracing::info!(stage = %self.stage, consumer = %self.consumer, "stage stopped");
+        tracing::info!(stage = %self.stage, worker = %self.consumer, "stage stopped");
     }
 }

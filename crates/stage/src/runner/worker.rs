@@ -3,8 +3,10 @@
 
 use std::sync::Arc;
 
-use riacho_domain::{DelayClass, Lane, ReasonCode, RetryPolicy};
+use riacho_domain::{DelayClass, Lane, ReasonCode, RetryPolicy, StageName};
+use riacho_proto::v1::envelope::Payload;
 use riacho_streams::{Action, Answer, Settlement};
+use riacho_traces::{Kind, attributes};
 use tokio::sync::RwLockReadGuard;
 
 use super::{
@@ -13,7 +15,7 @@ use super::{
     line::{LAST_RUN, Line, Work},
 };
 use crate::{
-    ClaimError, CodecError, EmitError, Event, Failure, Outcome, Output, codec,
+    ClaimError, CodecError, EmitError, Event, EventMeta, Failure, Outcome, Output, codec,
     context::Emitter,
     foreground::{FOREGROUND, Turn},
     guard::Ended,
@@ -49,7 +51,10 @@ pub(super) async fn opened(line: &Arc<Line>, mut work: Box<Work>) -> Option<Open
         Err(error @ CodecError::Claim(ClaimError::Gone(_))) => {
             fail(line, *work, Failure::transient(error.to_string()), ReasonCode::AttemptsExhausted);
         }
-        Err(error) => condemn(line, work.holding, Some(&work.meta), error.reason(), &error.to_string()),
+        Err(error) => {
+            let about = Some((&work.meta, &*work.meta.traceparent));
+            condemn(line, work.holding, about, error.reason(), &error.to_string());
+        }
     }
     None
 }
@@ -108,25 +113,55 @@ pub(super) fn span(line: &Line, work: &Work) -> tracing::Span {
             .record(wait);
     }
     tracing::info_span!("event", stage = %line.stage, tenant = %meta.tenant, document = %meta.document,
-        version = meta.version, release = %meta.release, attempt = meta.attempt, trace_id = meta.trace_id())
+        version = meta.version, release = %meta.release, event = meta.id, attempt = meta.attempt, lane = %meta.lane,
+        worker = &*line.consumer, trace_id = meta.trace_id())
+}
+
+/// The span of an event's run in its trace. Each delivery has its own, below the same parent.
+pub(super) fn traced(line: &Line, meta: &EventMeta) -> riacho_traces::Span {
+    let name = match line.stage {
+        StageName::Extract => "process extract",
+        StageName::Embed => "process embed",
+        StageName::Index => "process index",
+    };
+    riacho_traces::Span::below(line.stage.service(), Kind::Consumer, name, &meta.traceparent, || {
+        [
+            (attributes::MESSAGING_SYSTEM, "redis".into()),
+            (attributes::MESSAGING_OPERATION_TYPE, "process".into()),
+            (attributes::MESSAGING_OPERATION_NAME, "process".into()),
+            (attributes::MESSAGING_DESTINATION, line.stage.as_str().into()),
+            (attributes::MESSAGING_GROUP, line.stage.as_str().into()),
+            (attributes::MESSAGING_MESSAGE, meta.id.clone().into()),
+            (attributes::TENANT, meta.tenant.to_string().into()),
+            (attributes::DOCUMENT, meta.document.to_string().into()),
+            (attributes::VERSION, i64::from(meta.version).into()),
+            (attributes::RELEASE, meta.release.to_string().into()),
+            (attributes::STAGE, line.stage.as_str().into()),
+            (attributes::ATTEMPT, i64::from(meta.attempt).into()),
+            (attributes::LANE, meta.lane.as_str().into()),
+            (attributes::WORKER, line.consumer.to_string().into()),
+        ]
+    })
 }
 
 /// Settles an event as its run ended. `emitted` is how many outputs went before.
 pub(super) async fn conclude(
     line: &Arc<Line>,
-    work: Work,
+    mut work: Work,
     emitted: usize,
     ended: Ended<Result<Outcome, Failure>>,
 ) {
     let exhausted = ReasonCode::AttemptsExhausted;
+    let step = Step::of(&ended);
     let (action, outcome) = match ended {
         Ended::Returned(Ok(Outcome::Emit(outputs))) => {
-            match last_outputs(line, &work, emitted, outputs).await {
+            match last_outputs(line, &mut work, emitted, outputs).await {
                 Ok(action) => (action, "emitted"),
                 Err(failure) => return fail(line, work, failure, exhausted),
             }
         }
-        Ended::Returned(Ok(Outcome::Ended)) => (Action::Done(vec![]), "ended"),
+        Ended::Returned(Ok(Outcome::Ready)) => (Action::Done(vec![]), "emitted"),
+        Ended::Returned(Ok(Outcome::Failed(_))) => (Action::Done(vec![]), "ended"),
         Ended::Returned(Ok(Outcome::Superseded)) => {
             metrics::counter!(names::SUPERSEDED, "stage" => line.stage.as_str()).increment(1);
             (Action::Done(vec![]), "superseded")
@@ -144,13 +179,68 @@ pub(super) async fn conclude(
     };
     line.breaker.succeeded();
     line.needs.is_over();
+    work.span.set(attributes::OUTCOME, outcome);
+    if let Step::Failed(reason) = step {
+        work.span.fail(reason);
+    }
+    step.tell(line.stage, &work);
     work.holding.settle(line, action, outcome);
+}
+
+/// What an event's run was for its document: a line of the log each, within the event's span.
+enum Step {
+    Done,
+    Ready,
+    Failed(ReasonCode),
+    Nothing,
+}
+
+impl Step {
+    fn of(ended: &Ended<Result<Outcome, Failure>>) -> Step {
+        match ended {
+            Ended::Returned(Ok(Outcome::Emit(_))) => Step::Done,
+            Ended::Returned(Ok(Outcome::Ready)) => Step::Ready,
+            Ended::Returned(Ok(Outcome::Failed(reason))) => Step::Failed(*reason),
+            _ => Step::Nothing,
+        }
+    }
+
+    /// Of a document that is cut into several batches, the later ones are details.
+    fn tell(&self, stage: StageName, work: &Work) {
+        let (batch, chunks) = work.batch;
+        let (step, text) = match stage {
+            StageName::Extract => ("extracted", "the document is extracted"),
+            StageName::Embed => ("embedded", "the document is embedded"),
+            StageName::Index => ("indexed", "the document is indexed"),
+        };
+        match self {
+            Step::Done | Step::Ready if stage == StageName::Extract => tracing::info!(step, "{text}"),
+            Step::Done | Step::Ready if batch > 0 => {
+                tracing::debug!(step, batch, chunks, "a further batch of the document is done");
+            }
+            Step::Done | Step::Ready => tracing::info!(step, batch, chunks, "{text}"),
+            Step::Failed(reason) => tracing::info!(step = "failed", %reason, "the document failed"),
+            Step::Nothing => {}
+        }
+        if matches!(self, Step::Ready) {
+            tracing::info!(step = "ready", "the document is ready");
+        }
+    }
+}
+
+/// Which batch of its document an event is, and how many chunks that has.
+pub(super) fn batch_of(payload: &Payload) -> (u32, usize) {
+    match payload {
+        Payload::ChunksCut(cut) => (cut.batch, cut.chunks.len()),
+        Payload::ChunksEmbedded(embedded) => (embedded.batch, embedded.chunks.len()),
+        _ => (0, 0),
+    }
 }
 
 /// The handoff of a run's last outputs. Those that do not fit into one call go before it.
 async fn last_outputs(
     line: &Line,
-    work: &Work,
+    work: &mut Work,
     emitted: usize,
     outputs: Vec<Output>,
 ) -> Result<Action, Failure> {
@@ -162,18 +252,21 @@ async fn last_outputs(
         return Ok(Action::Done(vec![]));
     }
     let emitter = work.emitter(line, emitted);
-    let mut calls = emitter.encode(outputs).await?;
+    let sending = emitter.publish(outputs.len());
+    let mut calls = emitter.encode(outputs, &sending.or(&emitter.parent)).await?;
     let last = calls.pop().unwrap_or_default();
     for call in calls {
         let sent = line.cancel.run_until_cancelled(emitter.send(call)).await;
         sent.unwrap_or(Err(EmitError::Cancelled))?;
     }
+    work.holding.sending = sending;
     Ok(Action::Done(last))
 }
 
 /// Settles an event whose run failed: it waits for the next one, or is given up for `exhausted`.
-pub(super) fn fail(line: &Line, work: Work, failure: Failure, exhausted: ReasonCode) {
+pub(super) fn fail(line: &Line, mut work: Work, failure: Failure, exhausted: ReasonCode) {
     let deliveries = work.holding.entry.deliveries;
+    work.holding.sending = riacho_traces::Span::none();
     let (code, message) = match failure {
         Failure::Transient { message, counts: true, .. } if line.is_last_run(deliveries) => {
             (exhausted, message)
@@ -181,29 +274,45 @@ pub(super) fn fail(line: &Line, work: Work, failure: Failure, exhausted: ReasonC
         Failure::Transient { message, retry_after, counts } => {
             let policy = RetryPolicy { max_attempts: line.config.max_attempts };
             let class = policy.class(work.meta.attempt, retry_after);
-            tracing::info!(stage = %line.stage, document = %work.meta.document, attempt = work.meta.attempt,
-                counts, message, class = class.consumer(), "an event failed and waits");
+            tell_retry(line, &work.meta, counts, &message, class);
+            work.span.set(attributes::OUTCOME, "retried");
+            work.span.fail("transient");
             let count = if counts { deliveries } else { line.uncounted(deliveries) };
             return work.holding.settle(line, Action::Retry(class, count), "retried");
         }
         Failure::Unavailable { message } => {
             line.needs.begins(&message);
-            tracing::debug!(stage = %line.stage, document = %work.meta.document, message, "an event waits for a server");
+            tracing::debug!(stage = %line.stage, document = %work.meta.document, error = message, "an event waits for a server");
+            work.span.set(attributes::OUTCOME, "retried");
+            work.span.fail("unavailable");
             let count = line.uncounted(deliveries);
             return work.holding.settle(line, Action::Retry(UNAVAILABLE, count), "retried");
         }
         Failure::Permanent { code, .. } if line.breaker.failed(code) => {
             let count = line.uncounted(deliveries);
+            work.span.set(attributes::OUTCOME, "spared");
+            work.span.fail(code);
             return work.holding.settle(line, Action::Retry(SPARED, count), "spared");
         }
         Failure::Permanent { code, message } => (code, message),
     };
-    condemn(line, work.holding, Some(&work.meta), code, &message);
+    work.span.set(attributes::OUTCOME, "dead_letter");
+    work.span.fail(code);
+    let parent = work.span.or(&work.meta.traceparent);
+    condemn(line, work.holding, Some((&work.meta, &parent)), code, &message);
+}
+
+fn tell_retry(line: &Line, meta: &EventMeta, counts: bool, error: &str, class: DelayClass) {
+    tracing::info!(step = "retried", stage = %line.stage, tenant = %meta.tenant, document = %meta.document, version = meta.version,
+        event = meta.id, attempt = meta.attempt, trace_id = meta.trace_id(), worker = &*line.consumer,
+        counts, error, class = class.consumer(), "an event failed and waits");
 }
 
 /// Gives an event back that did not run to its end: no attempt.
-pub(super) fn hand_back(line: &Line, work: Work) {
+pub(super) fn hand_back(line: &Line, mut work: Work) {
     let count = work.holding.uncounted(line);
+    work.holding.sending = riacho_traces::Span::none();
+    work.span.set(attributes::OUTCOME, "handed_back");
     if line.stop.is_cancelled() {
         work.holding.settle(line, Action::HandBack(count), "handed_back");
     } else {
@@ -220,6 +329,7 @@ impl Work {
             stage: line.stage,
             consumer: Arc::clone(&line.consumer),
             input: self.meta.clone(),
+            parent: self.span.or(&self.meta.traceparent),
             deliveries: self.holding.entry.deliveries,
             ordinal: emitted.into(),
         }

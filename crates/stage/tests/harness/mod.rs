@@ -205,7 +205,7 @@ pub(crate) fn handed_on(server: &Server) -> i64 {
 }
 
 pub(crate) fn ended() -> Answer {
-    Ok(Outcome::Ended)
+    Ok(Outcome::Failed(riacho_domain::ReasonCode::Empty))
 }
 
 pub(crate) fn document(meta: &EventMeta) -> String {

@@ -73,6 +73,8 @@ pub struct DueDelivery {
     pub begun_at: DateTime<Utc>,
     /// What it is signed with.
     pub key: SigningKey,
+    /// W3C Trace Context of the request that made the version it is about; empty where it is about none, or that is gone.
+    pub traceparent: String,
 }
 
 /// How an attempt went.
@@ -164,6 +166,7 @@ impl Store {
                     attempt: read::count(row, "attempts")?,
                     begun_at: row.try_get("last_attempt")?,
                     key: SigningKey(row.try_get("secret")?),
+                    traceparent: row.try_get("traceparent")?,
                 })
             })
             .collect()
@@ -270,7 +273,10 @@ UPDATE webhook_deliveries AS d
 SET attempts = d.attempts + 1, last_attempt = clock_timestamp(), next_attempt = clock_timestamp() + make_interval(secs => $5)
 FROM due, webhooks AS w
 WHERE d.id = due.id AND w.id = d.webhook_id
-RETURNING d.id, d.tenant_id, d.webhook_id, w.url, d.payload, d.attempts, d.last_attempt, w.secret";
+RETURNING d.id, d.tenant_id, d.webhook_id, w.url, d.payload, d.attempts, d.last_attempt, w.secret,
+    coalesce((SELECT v.traceparent FROM document_versions AS v
+              WHERE v.tenant_id = d.tenant_id AND v.document_id = (d.payload::jsonb #>> '{data,document_id}')::uuid
+                AND v.version = (d.payload::jsonb #>> '{data,version}')::int), '') AS traceparent";
 
 // One that was asked for again meanwhile keeps its turn, also where that has begun: it counts from 1 again, at another time.
 const ENDED: &str = "-- store::webhooks::attempt_ended

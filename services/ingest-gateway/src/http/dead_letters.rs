@@ -5,7 +5,8 @@ use std::time::Duration;
 use axum::{Json, extract::State};
 use riacho_domain::DocumentId;
 use riacho_store::{
-    LetterFilter, LetterState, ListLetters, MAX_LETTERS, Pace, Resolve, Resolved, Selection, Verb,
+    LetterFilter, LetterState, ListLetters, MAX_LETTERS, Pace, ReplayedVersion, Resolve, Resolved, Selection,
+    Verb,
 };
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
@@ -207,6 +208,10 @@ async fn discard(
 async fn note(app: &App, caller: &Caller<Write>, verb: Verb, asked: &Resolve, done: &Resolved) {
     if asked.dry_run || done.letters == 0 {
         return;
+    }
+    for version in &done.versions {
+        let ReplayedVersion { document, version, letters } = version;
+        tracing::info!(step = "redelivered", tenant = %caller.tenant, %document, version, letters, "a dead letter's document is released again");
     }
     tracing::info!(tenant = %caller.tenant, letters = done.letters, remaining = done.remaining, ?verb, "dead letters were resolved");
     if let Err(error) = caller.store(app).note_letters(verb, Some(&caller.tenant), asked, done).await {

@@ -213,7 +213,9 @@ pub(super) async fn cancel(
     caller: Caller<Write>,
     DocumentPath(document): DocumentPath,
 ) -> Result<Json<StatusBody>, Problem> {
-    Ok(Json(app.store().cancel(&caller.tenant, document).await?.into()))
+    let status = app.store().cancel(&caller.tenant, document).await?;
+    tracing::info!(step = "cancelled", tenant = %caller.tenant, %document, version = status.version, "the document is cancelled");
+    Ok(Json(status.into()))
 }
 
 /// How to retry.
@@ -243,6 +245,7 @@ pub(super) async fn retry(
     QueryString(query): QueryString<RetryQuery>,
 ) -> Result<Response, Problem> {
     let again = app.store().retry(&caller.tenant, document, query.lane, false).await?;
+    tracing::info!(step = "tried again", tenant = %caller.tenant, %document, version = again.version, "the document is tried again");
     app.release(&again);
     Ok(accepted(&again))
 }

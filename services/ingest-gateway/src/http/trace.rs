@@ -4,15 +4,16 @@ use std::time::Instant;
 
 use axum::{
     extract::{FromRequestParts, MatchedPath, Request},
-    http::{HeaderMap, HeaderValue, request::Parts},
+    http::{HeaderMap, HeaderValue, Method, request::Parts},
     middleware::Next,
     response::Response,
 };
+use riacho_traces::{Kind, Span, Traceparent, attributes};
 use tracing::Instrument;
 use uuid::Uuid;
 
 use super::problem::Problem;
-use crate::metrics::names;
+use crate::{SERVICE, metrics::names};
 
 /// The header of a request's id, in requests and responses.
 pub(crate) const REQUEST_ID: &str = "x-request-id";
@@ -30,25 +31,46 @@ pub(crate) struct Trace {
 }
 
 impl Trace {
-    /// Takes up the client's trace, or begins one.
-    pub(crate) fn of(headers: &HeaderMap) -> Trace {
-        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-        let request_id = text(REQUEST_ID)
+    fn of(headers: &HeaderMap) -> Trace {
+        let request_id = text(headers, REQUEST_ID)
             .filter(|id| is_request_id(id))
             .map_or_else(|| Uuid::now_v7().to_string(), str::to_owned);
-        Trace::begin(request_id, text(TRACEPARENT))
+        Trace::within(request_id, &Span::none(), parent_of(headers))
     }
 
-    /// The trace of work that is not a request, below `parent` where that is a traceparent.
-    pub(crate) fn begin(request_id: String, parent: Option<&str>) -> Trace {
-        let (trace_id, flags) = parent.and_then(parse_traceparent).map_or_else(
-            || (Uuid::new_v4().simple().to_string(), "01".to_owned()),
-            |(trace, flags)| (trace.to_owned(), flags.to_owned()),
-        );
-        let span = rand::random_range(1..=u64::MAX);
-        let traceparent = format!("00-{trace_id}-{span:016x}-{flags}");
-        Trace { request_id, trace_id, traceparent }
+    /// The trace of a span; where that is not recorded, of its parent, or one of its own.
+    pub(crate) fn within(request_id: String, span: &Span, parent: Option<Traceparent>) -> Trace {
+        // Where traces are off here, others may record it.
+        let otherwise = || Traceparent::unrecorded(parent, !Span::enabled());
+        let own = span.traceparent().unwrap_or_else(otherwise);
+        Trace { request_id, trace_id: own.trace_id(), traceparent: own.to_string() }
     }
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name).and_then(|value| value.to_str().ok())
+}
+
+/// The place in a trace that the client named.
+fn parent_of(headers: &HeaderMap) -> Option<Traceparent> {
+    text(headers, TRACEPARENT)?.parse().ok()
+}
+
+/// The span of a request to the API. What probes, scrapes and shows the page has none.
+fn span_of(method: &Method, route: &str, parent: Option<Traceparent>) -> Span {
+    if !Span::enabled() || !(route.starts_with("/api/") || route.starts_with("/v1/")) {
+        return Span::none();
+    }
+    let method = known(method);
+    Span::start(SERVICE, Kind::Server, format!("{method} {route}"), parent, || {
+        [(attributes::HTTP_METHOD, method.into()), (attributes::HTTP_ROUTE, route.to_owned().into())]
+    })
+}
+
+/// A method of a fixed set, so that a client cannot make series.
+fn known(method: &Method) -> &'static str {
+    let methods = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"];
+    methods.into_iter().find(|known| *known == method.as_str()).unwrap_or("other")
 }
 
 impl<S: Sync> FromRequestParts<S> for Trace {
@@ -64,32 +86,18 @@ fn is_request_id(id: &str) -> bool {
         && id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':'))
 }
 
-/// Trace id and flags of a W3C traceparent of version 00.
-fn parse_traceparent(text: &str) -> Option<(&str, &str)> {
-    let hex = |part: &str, len: usize| {
-        part.len() == len && part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
-    };
-    let not_zero = |part: &str| part.bytes().any(|b| b != b'0');
-    let mut parts = text.trim().split('-');
-    let (version, trace, span, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-    let fits = version == "00"
-        && hex(trace, 32)
-        && hex(span, 16)
-        && hex(flags, 2)
-        && not_zero(trace)
-        && not_zero(span)
-        && parts.next().is_none();
-    fits.then_some((trace, flags))
-}
-
 /// Runs a request in its span, gives the response the request's id, and measures.
 pub(crate) async fn layer(mut request: Request, next: Next) -> Response {
-    let trace = Trace::of(request.headers());
     let method = request.method().clone();
     let route = request
         .extensions()
         .get::<MatchedPath>()
         .map_or_else(|| "none".to_owned(), |path| path.as_str().to_owned());
+    let parent = parent_of(request.headers());
+    let mut traced = span_of(&method, &route, parent);
+    let Trace { request_id, .. } = Trace::of(request.headers());
+    traced.set(attributes::REQUEST, request_id.clone());
+    let trace = Trace::within(request_id, &traced, parent);
     let span = tracing::info_span!("request", request_id = %trace.request_id, trace_id = %trace.trace_id, %method, %route);
     let id = HeaderValue::from_str(&trace.request_id);
     request.extensions_mut().insert(trace);
@@ -97,15 +105,16 @@ pub(crate) async fn layer(mut request: Request, next: Next) -> Response {
     let start = Instant::now();
     let mut response = next.run(request).instrument(span.clone()).await;
     let status = response.status().as_u16();
+    traced.set(attributes::HTTP_STATUS, i64::from(status));
+    if status >= 500 {
+        traced.fail(status);
+    }
+    drop(traced);
     if let Ok(id) = id {
         response.headers_mut().insert(REQUEST_ID, id);
     }
-    // One of a fixed set, so that a client cannot make series.
-    let method = match method.as_str() {
-        name @ ("GET" | "HEAD" | "POST" | "PUT" | "DELETE" | "OPTIONS" | "PATCH") => name.to_owned(),
-        _ => "other".to_owned(),
-    };
-    metrics::histogram!(names::REQUEST_SECONDS, "method" => method.clone(), "route" => route.clone())
+    let method = known(&method);
+    metrics::histogram!(names::REQUEST_SECONDS, "method" => method, "route" => route.clone())
         .record(start.elapsed().as_secs_f64());
     metrics::counter!(names::REQUESTS, "method" => method, "route" => route, "status" => status.to_string())
         .increment(1);
@@ -116,28 +125,24 @@ pub(crate) async fn layer(mut request: Request, next: Next) -> Response {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
     #[test]
     fn a_trace_is_taken_up_and_a_wrong_one_is_not() {
-        let trace = Trace::begin("r".into(), Some(PARENT));
-        assert!(
-            trace.traceparent.starts_with("00-4bf92f3577b34da6a3ce929d0e0e4736-"),
-            "{}",
-            trace.traceparent
-        );
+        let trace_of = |parent: &str| {
+            let headers = HeaderMap::from_iter([(TRACEPARENT.parse().unwrap(), parent.parse().unwrap())]);
+            Trace::of(&headers)
+        };
+        let trace = trace_of(PARENT);
+        assert_eq!(trace.trace_id, "4bf92f3577b34da6a3ce929d0e0e4736");
+        assert!(trace.traceparent.starts_with("00-4bf92f3577b34da6a3ce929d0e0e4736-"), "{trace:?}");
         assert_ne!(trace.traceparent, PARENT, "the work's parent is this request, not the client's span");
-        for wrong in [
-            "",
-            "00-xyz",
-            &PARENT.to_uppercase(),
-            &PARENT.replace("4bf92f3577b34da6a3ce929d0e0e4736", &"0".repeat(32)),
-        ] {
-            assert!(parse_traceparent(wrong).is_none(), "{wrong}");
-        }
-        assert!(parse_traceparent(&Trace::begin("r".into(), None).traceparent).is_some());
+        let other = trace_of("00-xyz");
+        assert_ne!(other.trace_id, trace.trace_id);
+        assert!(other.traceparent.parse::<Traceparent>().is_ok(), "{other:?}");
     }
 
     #[test]

@@ -18,6 +18,8 @@ use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 
+use crate::app::tell_accepted;
+
 use super::{
     App,
     auth::{Caller, Upload, Write},
@@ -117,6 +119,7 @@ async fn presign(
     accept.idempotency = idempotency_key(&headers)?
         .map(|key| Idempotency { key, request_hash: request_hash(&accept, &chunking) });
     let row = app.store().accept(&accept).await?;
+    tell_accepted(&caller.tenant, &row, &accept.traceparent, "upload");
     // An earlier answer to the same Idempotency-Key has its own file, which may have been sent since.
     let Some(awaited) = app.store().awaited_upload(&caller.tenant, row.document).await? else {
         return Ok(accepted(&row));
@@ -305,6 +308,7 @@ async fn process(
         .store()
         .complete_upload(&caller.tenant, document, (stored.size, stored.sha256), &trace.traceparent, false)
         .await?;
+    tell_accepted(&caller.tenant, &done, &trace.traceparent, "upload");
     app.release(&done);
     Ok(accepted(&done))
 }

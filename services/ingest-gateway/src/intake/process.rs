@@ -6,10 +6,12 @@ use riacho_objects::{Error as ObjectsError, Key, Stored};
 use riacho_proto::{ENVELOPE_VERSION, Message, v1, v1::envelope::Payload};
 use riacho_store::{Accept, Body, EventAnswer, EventKey, NewDeadLetter};
 use riacho_streams::{IntakeAnswer, IntakeEntry};
+use riacho_traces::{Kind, Span, attributes};
 
 use super::event::{Content, Rejection, Sender, UploadEvent, read};
 use crate::{
-    app::App,
+    SERVICE,
+    app::{App, tell_accepted},
     http::{names::content_type, problem::Problem, trace::Trace},
     metrics::names,
 };
@@ -113,7 +115,7 @@ async fn keep(app: &App, entry: &IntakeEntry, rejection: &Rejection) -> Option<(
 /// Writes the rejection down where the event can be named, so that sending again gets the same; one
 /// that is not final is only spoken.
 async fn record(app: &App, tenant: &TenantId, sender: &Sender, rejection: Rejection) -> Option<EventAnswer> {
-    tracing::warn!(%tenant, source = sender.source, event = sender.id, code = rejection.code, message = rejection.message, "event rejected");
+    tracing::warn!(%tenant, source = sender.source, event = sender.id, reason = rejection.code, error = rejection.message, "event rejected");
     let spoken =
         || EventAnswer::Rejected { code: rejection.code.to_owned(), message: rejection.message.clone() };
     // An event that is not for this tenant, or has no usable name, leaves no row.
@@ -146,7 +148,18 @@ async fn take_in(
         return Ok(answer);
     }
     let key = Key::original(tenant, UploadId::new());
-    let accepted = accept(app, tenant, sender, event, &key).await;
+    let mut span = span_of(tenant, sender, &event);
+    let accepted = accept(app, tenant, sender, event, (&key, &span)).await;
+    match &accepted {
+        Ok((EventAnswer::Accepted { document, version }, _)) => {
+            span.set(attributes::DOCUMENT, document.to_string());
+            span.set(attributes::VERSION, i64::from(*version));
+        }
+        Ok((EventAnswer::Rejected { code, .. }, _)) => span.fail(code),
+        Err(Failed::Rejected(rejection)) => span.fail(rejection.code),
+        Err(Failed::Later(_)) => span.fail("later"),
+    }
+    drop(span);
     let unused = match &accepted {
         Ok((_, used)) => !used,
         // After a lost connection the row may be there; the janitor finds orphans.
@@ -159,13 +172,28 @@ async fn take_in(
     accepted.map(|(answer, _)| answer)
 }
 
+/// The span of taking an event in, below the producer's.
+fn span_of(tenant: &TenantId, sender: &Sender, event: &UploadEvent) -> Span {
+    let parent = event.traceparent.parse().ok();
+    Span::start(SERVICE, Kind::Consumer, "process intake", parent, || {
+        [
+            (attributes::MESSAGING_SYSTEM, "redis".into()),
+            (attributes::MESSAGING_OPERATION_TYPE, "process".into()),
+            (attributes::MESSAGING_OPERATION_NAME, "process".into()),
+            (attributes::MESSAGING_DESTINATION, "intake".into()),
+            (attributes::MESSAGING_MESSAGE, sender.id.clone().into()),
+            (attributes::TENANT, tenant.to_string().into()),
+        ]
+    })
+}
+
 /// Stores and accepts; says whether the stored object is in use.
 async fn accept(
     app: &App,
     tenant: &TenantId,
     sender: &Sender,
     event: UploadEvent,
-    key: &Key,
+    (key, span): (&Key, &Span),
 ) -> Result<(EventAnswer, bool), Failed> {
     let stored = store(app, &event.content, key).await?;
     if event.sha256.is_some_and(|promised| promised != stored.sha256) {
@@ -176,10 +204,11 @@ async fn accept(
         content_type(Some(event.content_type.as_str()).filter(|text| !text.is_empty()), &event.filename);
     let mut accept = Accept::new(tenant.clone(), event.filename, key.to_string(), body);
     accept.content_type = content_type;
-    accept.traceparent = Trace::begin(sender.id.clone(), Some(&event.traceparent)).traceparent;
+    accept.traceparent = Trace::within(sender.id.clone(), span, event.traceparent.parse().ok()).traceparent;
     event.settings.apply(&mut accept, app.config()).map_err(|problem| Failed::Rejected(problem.into()))?;
     let done = app.store().accept_event(&event_key(tenant, sender), &accept).await?;
     if let Some(accepted) = &done.accepted {
+        tell_accepted(tenant, accepted, &accept.traceparent, "intake");
         app.release(accepted);
     }
     metrics::counter!(names::INTAKE, "outcome" => if done.accepted.is_some() { "accepted" } else { "known" })

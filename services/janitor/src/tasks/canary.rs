@@ -50,7 +50,7 @@ async fn accept(job: &Job<'_>, tenant: &TenantId, word: &str) -> Result<Document
     let mut accept = Accept::new(tenant.clone(), "canary.md", key.to_string(), body);
     (accept.lane, accept.ttl) = (Lane::Interactive, Some(LIVES));
     let accepted = janitor.store.accept(&accept).await?;
-    for sent in send(&janitor.store, &janitor.streams, accepted.release.as_slice()).await {
+    for sent in send("janitor", &janitor.store, &janitor.streams, accepted.release.as_slice()).await {
         // Where the stream is full, it waits like any other: that is part of what is measured.
         let _: Sent = sent?;
     }

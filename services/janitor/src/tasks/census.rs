@@ -10,12 +10,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use riacho_domain::ReleaseId;
-use riacho_service::{metrics::names::RELEASES, release::send};
+use riacho_domain::{ReasonCode, ReleaseId};
+use riacho_service::{
+    metrics::names::RELEASES,
+    release::{send, tell},
+};
 use riacho_store::{InFlight, Lost, Release};
 
 use super::each_partition;
-use crate::{Error, census::Why, job::Job, metrics::names};
+use crate::{Error, census::Why, job::Job, metrics::names, told};
 
 /// At most so many releases of a partition are compared in one census, the oldest first.
 const COMPARED_MAX: u32 = 100_000;
@@ -108,10 +111,12 @@ async fn release_again(job: &Job<'_>, lost: &[Release], how: Lost, pace: &Pace) 
             break;
         }
         let again = janitor.store.release_lost(some, how).await?;
-        job.add("failed", again.failed);
+        again.failed.iter().for_each(|one| told::failed(one, ReasonCode::Stalled));
+        job.add("failed", again.failed.len() as u64);
         released += again.plans.len();
         // What cannot be sent now stays `releasing`, and the task `release` sends it.
-        for sent in send(&janitor.store, &janitor.streams, &again.plans).await {
+        again.plans.iter().for_each(|plan| tell("janitor", plan, reason));
+        for sent in send("janitor", &janitor.store, &janitor.streams, &again.plans).await {
             let outcome = if sent.is_ok() { "released" } else { "left" };
             metrics::counter!(RELEASES, "reason" => reason, "outcome" => outcome).increment(1);
             job.add(if sent.is_ok() { "released" } else { "unsent" }, 1);

@@ -10,7 +10,7 @@ use riacho_store::NewDeadLetter;
 use riacho_streams::DeadEntry;
 
 use super::each_partition;
-use crate::{Error, job::Job};
+use crate::{Error, job::Job, told};
 
 /// A dead letter is up to a few hundred kilobytes.
 const BATCH: usize = 32;
@@ -37,7 +37,10 @@ async fn move_all(job: &Job<'_>, partition: u16) -> Result<(), Error> {
         let mut moved = Vec::with_capacity(found);
         for entry in entries {
             let id = entry.stream_id.clone();
-            if store.add_dead_letter(&letter_of(entry, &stream)).await? {
+            let (letter, traceparent) = letter_of(entry, &stream);
+            let _span = told::dead_letter(&letter, &traceparent);
+            if store.add_dead_letter(&letter).await? {
+                told::failed_by_letter(&letter);
                 job.add("moved", 1);
             }
             moved.push(id);
@@ -50,12 +53,13 @@ async fn move_all(job: &Job<'_>, partition: u16) -> Result<(), Error> {
     Ok(())
 }
 
-fn letter_of(entry: DeadEntry, stream: &str) -> NewDeadLetter {
+/// The letter, and where it stands in a trace.
+fn letter_of(entry: DeadEntry, stream: &str) -> (NewDeadLetter, String) {
     let Ok(envelope) = Envelope::decode(entry.envelope.clone()) else {
-        return unreadable(entry, stream, "the dead letter's envelope cannot be decoded");
+        return (unreadable(entry, stream, "the dead letter's envelope cannot be decoded"), String::new());
     };
     let Some(Payload::DeadLetter(letter)) = envelope.payload else {
-        return unreadable(entry, stream, "the entry is no dead letter");
+        return (unreadable(entry, stream, "the entry is no dead letter"), String::new());
     };
     let DeadLetter { stage, stream, entry_id, reason_code, message, attempts, trace_id, original, time } =
         letter;
@@ -63,7 +67,7 @@ fn letter_of(entry: DeadEntry, stream: &str) -> NewDeadLetter {
         time.and_then(|time| DateTime::from_timestamp(time.seconds, u32::try_from(time.nanos).ok()?));
     // The address is of the original's making and may be anything. One that names no document
     // leaves a letter without one.
-    NewDeadLetter {
+    let letter = NewDeadLetter {
         tenant: envelope.tenant.parse().ok(),
         document: envelope.document.parse().ok(),
         version: (envelope.version > 0).then_some(envelope.version),
@@ -77,7 +81,8 @@ fn letter_of(entry: DeadEntry, stream: &str) -> NewDeadLetter {
         trace_id,
         original: original.to_vec(),
         occurred_at: occurred_at.unwrap_or_else(Utc::now),
-    }
+    };
+    (letter, envelope.traceparent)
 }
 
 fn unreadable(entry: DeadEntry, stream: &str, message: &str) -> NewDeadLetter {
@@ -106,7 +111,7 @@ mod tests {
     fn what_is_no_dead_letter_is_kept_with_its_bytes() {
         for bytes in [&b"\xff\xff"[..], &[]] {
             let entry = DeadEntry { stream_id: "1-0".into(), envelope: bytes.to_vec().into() };
-            let letter = letter_of(entry, "riacho:{0}:dead");
+            let (letter, _) = letter_of(entry, "riacho:{0}:dead");
             assert_eq!((letter.original.as_slice(), letter.reason_code.as_str()), (bytes, "undecodable"));
         }
     }
@@ -121,7 +126,7 @@ mod tests {
             ..Envelope::default()
         };
         let entry = DeadEntry { stream_id: "1-0".into(), envelope: envelope.encode_to_vec().into() };
-        let letter = letter_of(entry, "riacho:{0}:dead");
+        let (letter, _) = letter_of(entry, "riacho:{0}:dead");
         assert!(letter.tenant.is_none() && letter.document.is_none() && letter.version.is_none());
         assert_eq!(letter.message, "gone");
     }

@@ -49,7 +49,7 @@ async fn remove_originals(job: &Job<'_>, retention: Duration) -> Result<(), Erro
             match Key::parse(&original.object_key) {
                 Ok(key) => objects.delete(&key).await?,
                 Err(error) => {
-                    tracing::warn!(key = original.object_key, %error, "an original's key cannot be read")
+                    tracing::warn!(object_key = original.object_key, %error, "an original's key cannot be read")
                 }
             }
             job.add("originals", 1);

@@ -14,7 +14,9 @@ use riacho_domain::DocumentId;
 use riacho_objects::{Key, KeyKind, Objects, Prefix};
 use riacho_store::{Purge, PurgeKind, Purged};
 
-use crate::{Error, job::Job};
+use riacho_traces::attributes;
+
+use crate::{Error, job::Job, told};
 
 pub(crate) async fn run(job: &Job<'_>) -> Result<(), Error> {
     let grace = Duration::from_secs(job.config().purge_grace_seconds);
@@ -56,7 +58,9 @@ async fn purge_files(job: &Job<'_>, grace: Duration, batch: u32) -> Result<(), E
                     removed = u64::from(objects.exists(&key).await?);
                     objects.delete(&key).await?;
                 }
-                Err(error) => tracing::warn!(key = purge.object_key, %error, "a file's key cannot be read"),
+                Err(error) => {
+                    tracing::warn!(object_key = purge.object_key, %error, "a file's key cannot be read")
+                }
             }
             store.file_purged(purge, removed).await?;
             job.add("files", 1);
@@ -107,6 +111,7 @@ async fn remove_entries(job: &Job<'_>, documents: &[Purge]) -> Result<HashMap<Do
 /// Purges one candidate; false when it is needed again, or must wait for the next run.
 async fn purge_one(job: &Job<'_>, purge: &Purge, entries: u64) -> Result<bool, Error> {
     let store = &job.janitor.store;
+    let mut span = told::purging(purge);
     let mut purged = Purged { entries, ..Purged::default() };
     loop {
         let progress = store.purge_rows(purge, job.config().batch.max(1)).await?;
@@ -115,6 +120,7 @@ async fn purge_one(job: &Job<'_>, purge: &Purge, entries: u64) -> Result<bool, E
         job.add("chunks", progress.chunks);
         job.add("vectors", progress.vectors);
         if progress.abandoned || !progress.done && !job.goes_on() {
+            span.set(attributes::OUTCOME, if progress.abandoned { "abandoned" } else { "interrupted" });
             return Ok(false);
         }
         if progress.done {
@@ -124,6 +130,7 @@ async fn purge_one(job: &Job<'_>, purge: &Purge, entries: u64) -> Result<bool, E
     purged.objects = remove_objects(&job.janitor.objects, purge).await?;
     job.add("objects", purged.objects);
     let receipt = store.purge_done(purge, purged).await?;
+    told::purged(purge, &purged);
     job.add("dead_letters", receipt.map_or(0, |receipt| receipt.purged.dead_letters));
     Ok(true)
 }
@@ -172,7 +179,7 @@ async fn remove_originals(objects: &Objects, purge: &Purge) -> Result<u64, Error
                 removed += u64::from(objects.exists(&key).await?);
                 objects.delete(&key).await?;
             }
-            Err(error) => tracing::warn!(key = original, %error, "an original's key cannot be read"),
+            Err(error) => tracing::warn!(object_key = original, %error, "an original's key cannot be read"),
         }
     }
     Ok(removed)

@@ -14,10 +14,11 @@ use chrono::Utc;
 use reqwest::{Method, header};
 use riacho_service::outward::{Outward, OutwardError};
 use riacho_store::{AttemptOutcome, DueDelivery};
+use riacho_traces::Span;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use crate::{Error, Janitor, job::Job};
+use crate::{Error, Janitor, job::Job, told};
 
 /// Attempts of one webhook at once: one that is slow keeps no other waiting.
 const OF_EACH: u32 = 4;
@@ -91,7 +92,10 @@ impl Ended {
 /// Makes an attempt, and notes how it went.
 async fn deliver(janitor: Janitor, due: DueDelivery) -> (Uuid, Result<Ended, Error>) {
     let ended = async {
-        let outcome = attempt(&janitor, &due).await?;
+        let mut span = told::delivering(&due);
+        let outcome = attempt(&janitor, &due, &span).await?;
+        told::delivered(&due, &outcome, &mut span);
+        drop(span);
         let disable_after = Duration::from_secs(janitor.config.webhooks.disable_after_seconds);
         let is_disabled = janitor.store.attempt_ended(&due, &outcome, disable_after).await?;
         if is_disabled {
@@ -103,10 +107,11 @@ async fn deliver(janitor: Janitor, due: DueDelivery) -> (Uuid, Result<Ended, Err
     (due.webhook, ended)
 }
 
-async fn attempt(janitor: &Janitor, due: &DueDelivery) -> Result<AttemptOutcome, Error> {
+async fn attempt(janitor: &Janitor, due: &DueDelivery, span: &Span) -> Result<AttemptOutcome, Error> {
     let (outward, config) = (janitor.outward()?, &janitor.config.webhooks);
     let limit = Duration::from_secs(config.time_limit_seconds.max(1));
-    let answer = tokio::time::timeout(limit, send(outward, due)).await.unwrap_or(Err(OutwardError::Timeout));
+    let answer =
+        tokio::time::timeout(limit, send(outward, due, span)).await.unwrap_or(Err(OutwardError::Timeout));
     let again = || {
         let place = usize::try_from(due.attempt).unwrap_or(usize::MAX).saturating_sub(1);
         // Those that failed together do not come back together.
@@ -124,16 +129,19 @@ async fn attempt(janitor: &Janitor, due: &DueDelivery) -> Result<AttemptOutcome,
 }
 
 /// Sends a delivery once; the status that was answered. What is answered besides is not read.
-async fn send(outward: &Outward, due: &DueDelivery) -> Result<u16, OutwardError> {
+async fn send(outward: &Outward, due: &DueDelivery, span: &Span) -> Result<u16, OutwardError> {
     let url = outward.check(&due.url).await?;
     let (id, at) = (format!("msg_{}", due.id.simple()), Utc::now().timestamp());
     let signature = sign::signature(&due.key, &id, at, &due.payload);
-    let request = outward
+    let mut request = outward
         .request(Method::POST, &url)?
         .header(header::CONTENT_TYPE, "application/json")
         .header("webhook-id", id)
         .header("webhook-timestamp", at.to_string())
         .header("webhook-signature", signature)
         .body(due.payload.clone());
+    if let Some(parent) = span.traceparent() {
+        request = request.header("traceparent", parent.to_string());
+    }
     Ok(request.send().await?.status().as_u16())
 }

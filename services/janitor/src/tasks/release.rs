@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use riacho_service::{
     metrics::names,
-    release::{Sent, send},
+    release::{Sent, send, tell},
 };
 use riacho_store::{ReleaseCaps, ReleasePlan};
 
@@ -60,7 +60,8 @@ async fn send_all(job: &Job<'_>, plans: Vec<ReleasePlan>, reason: &'static str) 
     let janitor = job.janitor;
     let mut all_fitted = true;
     let mut failed = None;
-    for sent in send(&janitor.store, &janitor.streams, &plans).await {
+    plans.iter().for_each(|plan| tell("janitor", plan, reason));
+    for sent in send("janitor", &janitor.store, &janitor.streams, &plans).await {
         let (outcome, counted_as) = match sent {
             Ok(Sent::Released) if reason == "stale" => ("released", "sent_again"),
             Ok(Sent::Released) => ("released", "released"),

@@ -5,6 +5,7 @@ pub mod canary;
 pub mod cluster;
 pub mod prometheus;
 pub mod searches;
+pub mod story;
 
 use std::{
     path::{Path, PathBuf},

@@ -87,7 +87,7 @@ pub(super) async fn run(context: &Context, arguments: cli::Up) -> anyhow::Result
     let listener = listen(&config.http.listen).await?;
     let address = listener.local_addr().context("cannot listen")?;
     settings.set("http.listen", &address.to_string());
-    let metrics = riacho_service::telemetry::init(&config.log)?;
+    let metrics = riacho_service::telemetry::init(&config.log, &config.traces, &[])?;
 
     let data_dir = context.data_dir().create()?;
     // Reading a model's files takes as long as starting the servers, and blocks.

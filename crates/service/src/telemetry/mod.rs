@@ -1,18 +1,19 @@
-//! Logs and metrics of the process.
+//! Logs, metrics and traces of the process.
+
+mod fields;
+mod logs;
 
 use std::{
-    io::IsTerminal,
     sync::{Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
-use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
 
-use crate::{
-    Error,
-    config::{LogConfig, LogFormat},
-};
+use crate::{Error, config::LogConfig};
+
+pub use fields::{FIELDS, OF_EVERY_LINE};
 
 /// Upper bounds of the duration histograms, in seconds: from a handler's start to a long document. What an alert
 /// compares a quantile with is a bound, 2 s here: between two bounds a quantile is a guess.
@@ -89,31 +90,29 @@ fn filter(configured: &str) -> Result<EnvFilter, Error> {
         .map_err(|error| Error::Telemetry(format!("log.filter: {error}")))
 }
 
-/// Sets up logs (to standard error) and metrics. Call it once, at the start of a process.
+/// Sets up logs (to standard error), metrics, and the export of traces where one is configured, for a process of these
+/// services. Call it once, at the start of a process, on its runtime; what is left of traces is sent by
+/// [`riacho_traces::shutdown`].
 ///
 /// # Errors
 ///
-/// When the filter cannot be read, or something else has set up logs or metrics before.
-pub fn init(config: &LogConfig) -> Result<Metrics, Error> {
-    let registry = tracing_subscriber::registry().with(filter(&config.filter)?);
-    let result = match config.format {
-        LogFormat::Json => registry
-            .with(
-                fmt::layer()
-                    .json()
-                    .flatten_event(true)
-                    .with_current_span(true)
-                    .with_span_list(false)
-                    .with_writer(std::io::stderr),
-            )
-            .try_init(),
-        LogFormat::Text => {
-            let colours = std::io::stderr().is_terminal();
-            registry.with(fmt::layer().with_ansi(colours).with_writer(std::io::stderr)).try_init()
-        }
-    };
-    result.map_err(|e| Error::Telemetry(e.to_string()))?;
-    Metrics::install()
+/// When the filter or the settings of traces cannot be used, or something else has set up logs or metrics before.
+pub fn init(
+    log: &LogConfig,
+    traces: &riacho_traces::Config,
+    services: &[&'static str],
+) -> Result<Metrics, Error> {
+    let registry = tracing_subscriber::registry().with(filter(&log.filter)?);
+    registry
+        .with(logs::Logs::new(log.format, services))
+        .try_init()
+        .map_err(|e| Error::Telemetry(e.to_string()))?;
+    let metrics = Metrics::install()?;
+    let target = riacho_traces::install(traces).map_err(|e| Error::Telemetry(format!("traces: {e}")))?;
+    if let Some(target) = target {
+        tracing::info!(address = target, "traces are exported");
+    }
+    Ok(metrics)
 }
 
 #[cfg(test)]
