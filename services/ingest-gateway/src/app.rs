@@ -21,6 +21,7 @@ use crate::{
     rates::Rates,
     release::Releaser,
     sampler::Sampler,
+    unpack::Unpacker,
 };
 
 /// How long an address that a client named may take to be connected to.
@@ -58,6 +59,10 @@ struct Shared {
     sampler: Sampler,
     /// One for each connection that is sent events.
     event_streams: Arc<Semaphore>,
+    /// One for each request with many documents.
+    bulk_requests: Arc<Semaphore>,
+    /// Made when it is needed for the first time.
+    unpacker: OnceLock<Unpacker>,
     stopping: CancellationToken,
     /// Made when it is needed for the first time.
     outward: OnceLock<Outward>,
@@ -80,6 +85,7 @@ impl App {
         let keys = Keys::new(config.key_cache());
         let rates = Rates::default();
         let answers = Answers::new(config.search_cache(), config.search_cache_bytes);
+        let bulk_requests = config.bulk.max_requests.clamp(1, Semaphore::MAX_PERMITS);
         let event_streams = config.max_event_streams.min(Semaphore::MAX_PERMITS);
         App(Arc::new(Shared {
             config,
@@ -93,6 +99,8 @@ impl App {
             releaser,
             sampler: Sampler::default(),
             event_streams: Arc::new(Semaphore::new(event_streams)),
+            bulk_requests: Arc::new(Semaphore::new(bulk_requests)),
+            unpacker: OnceLock::new(),
             stopping,
             outward: OnceLock::new(),
             outbound_allow: core.http.outbound_allow.clone(),
@@ -168,6 +176,23 @@ impl App {
     pub(crate) fn event_stream(&self) -> Result<OwnedSemaphorePermit, Problem> {
         let permit = Arc::clone(&self.0.event_streams).try_acquire_owned();
         permit.map_err(|_| Problem::unavailable("too many connections are being sent events"))
+    }
+
+    /// A place among the requests with many documents.
+    pub(crate) fn bulk_request(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        let permit = Arc::clone(&self.0.bulk_requests).try_acquire_owned();
+        permit.map_err(|_| Problem::unavailable("too many requests with many documents are in hand"))
+    }
+
+    /// Starts the processes that unpack archives.
+    pub(crate) fn unpacker(&self) -> Result<&Unpacker, Problem> {
+        if let Some(unpacker) = self.0.unpacker.get() {
+            return Ok(unpacker);
+        }
+        let bulk = &self.0.config.bulk;
+        let made = Unpacker::new(bulk.command.clone(), bulk.unpack_memory_bytes);
+        let made = made.map_err(|error| Problem::internal(&error))?;
+        Ok(self.0.unpacker.get_or_init(|| made))
     }
 
     pub(crate) fn keys(&self) -> &Keys {

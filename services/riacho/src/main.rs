@@ -28,6 +28,10 @@ fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|command| command == riacho_extractor::wire::SUBCOMMAND) {
         return riacho_extractor::child::main();
     }
+    if std::env::args_os().nth(1).is_some_and(|command| command == riacho_ingest_gateway::unpack::SUBCOMMAND)
+    {
+        return riacho_ingest_gateway::unpack::child_main();
+    }
     let cli = cli::Cli::parse();
     let json = cli.global.json;
     match run(cli) {
