@@ -14,6 +14,7 @@ mod output;
 mod progress;
 mod samples;
 mod services;
+mod sync;
 
 use std::process::ExitCode;
 

@@ -1,5 +1,5 @@
 //! Thousands of documents in a request: all become searchable, whatever breaks off, and memory stays bounded.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 mod support;
 

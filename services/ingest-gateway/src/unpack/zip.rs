@@ -49,10 +49,9 @@ pub(super) fn unpack<R: Read + Seek>(stream: BufReader<R>, out: &mut Out) -> Sai
             out.skip(number, &name, why)?;
             continue;
         }
-        match out.file(number, &name, &mut file, cause)? {
-            Err(Wrong::Bomb) => return Ok(Err(Wrong::Bomb)),
-            // The next file stands for itself.
-            Ok(()) | Err(_) => {}
+        // After any other fault the next file stands for itself.
+        if let Err(Wrong::Bomb) = out.file(number, &name, &mut file, cause)? {
+            return Ok(Err(Wrong::Bomb));
         }
     }
     Ok(Ok(()))
