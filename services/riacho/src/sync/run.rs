@@ -3,7 +3,7 @@
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     path::{Path, PathBuf},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use anyhow::Context;
@@ -275,7 +275,7 @@ impl Sync {
         if self.refused.get(&found.path) == Some(&found.stat) {
             return;
         }
-        if !self.options.watch || (is_first && is_older(found.stat, self.options.settle)) {
+        if !self.options.watch || (is_first && found.stat.is_older(self.options.settle)) {
             self.take(found);
         } else {
             self.resting.note(&found.path, Some(found.stat), Instant::now());
@@ -323,7 +323,8 @@ impl Sync {
 
     /// A file is gone. Only with `--delete`.
     fn removed(&mut self, path: &Path) {
-        if !self.options.delete || path.exists() {
+        // One that cannot be looked at is not gone.
+        if !self.options.delete || !matches!(path.try_exists(), Ok(false)) {
             return;
         }
         if !self.scope.root_is_there(path) {
@@ -439,8 +440,9 @@ impl Sync {
     fn followed(&mut self, ended: Result<Ended, Error>) -> anyhow::Result<()> {
         let ended = match ended {
             Ok(ended) => ended,
-            Err(error @ Error::Unreachable { .. }) if self.options.watch => {
-                // It is accepted; what becomes of it is in the server.
+            Err(error) if self.options.watch => {
+                // It is accepted; what becomes of it is in the server. It may have been deleted there.
+                self.is_fatal(&error)?;
                 to_stderr(&format!("riacho: {error}; a document is not followed any more"));
                 return Ok(());
             }
@@ -495,11 +497,4 @@ impl Sync {
             }
         }
     }
-}
-
-/// Whether a file last changed longer ago than this.
-fn is_older(stat: Stat, age: Duration) -> bool {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let modified = Duration::from_nanos(u64::try_from(stat.modified).unwrap_or(0));
-    now.checked_sub(modified).is_some_and(|since| since > age)
 }

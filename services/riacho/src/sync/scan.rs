@@ -3,7 +3,7 @@
 use std::{
     fs, io,
     path::{Component, Path, PathBuf},
-    time::UNIX_EPOCH,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
@@ -20,6 +20,13 @@ impl Stat {
     /// Of a file as it is now; links are followed.
     pub(crate) fn of(path: &Path) -> io::Result<Stat> {
         Ok(Stat::from(&fs::metadata(path)?))
+    }
+
+    /// Whether the file last changed longer ago than this.
+    pub(crate) fn is_older(self, age: Duration) -> bool {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let modified = Duration::from_nanos(u64::try_from(self.modified).unwrap_or(0));
+        now.checked_sub(modified).is_some_and(|since| since > age)
     }
 
     fn from(metadata: &fs::Metadata) -> Stat {
