@@ -87,6 +87,24 @@ impl Api {
         Ok(body["id"].as_str().context("the answer has no id")?.to_owned())
     }
 
+    /// Uploads files as an archive; answers the documents' ids.
+    pub(crate) async fn upload_archive(&self, zip: Vec<u8>) -> anyhow::Result<Vec<String>> {
+        let request = self.http.post(format!("{}/api/v1/documents/bulk", self.url));
+        let request = request.query(&[("lane", self.lane)]).bearer_auth(&self.key);
+        let answer = request.header("content-type", "application/zip").body(zip).send().await?;
+        let code = answer.status();
+        let text = answer.text().await?;
+        if code != 200 || !text.contains("\"complete\":true") {
+            bail!("the archive's upload answered {code}: {text}");
+        }
+        let items = text.lines().filter(|line| !line.starts_with("{\"summary\""));
+        let id = |line: &str| {
+            let item: Value = serde_json::from_str(line)?;
+            Ok(item["id"].as_str().with_context(|| format!("no id: {line}"))?.to_owned())
+        };
+        items.map(id).collect()
+    }
+
     /// The document's status.
     pub(crate) async fn status(&self, id: &str) -> anyhow::Result<Status> {
         let url = format!("{}/api/v1/documents/{id}/status", self.url);

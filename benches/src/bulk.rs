@@ -1,6 +1,7 @@
 //! Documents and chunks a second, from the first upload to the last document searchable.
 
 use std::{
+    io::{Cursor, Write},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -24,6 +25,9 @@ pub(crate) struct Options {
     /// Uploads at a time.
     #[arg(long, default_value_t = 16)]
     concurrency: u64,
+    /// Sends all files with one request, as a zip archive.
+    #[arg(long)]
+    archive: bool,
     /// Where the first file's seed starts; another seed makes other files.
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -35,26 +39,12 @@ pub(crate) async fn run(target: &Target, options: &Options) -> anyhow::Result<Fi
     let seeds = options.seed..options.seed + options.documents;
     let bodies: Arc<Vec<Bytes>> =
         Arc::new(seeds.map(|seed| Bytes::from(corpus::document(seed, corpus::size(seed)))).collect());
-    let next = Arc::new(AtomicU64::new(0));
+    let archive = options.archive.then(|| archive(&bodies)).transpose()?;
     let start = Instant::now();
-    let mut workers = JoinSet::new();
-    for _ in 0..options.concurrency {
-        let (api, bodies, next) = (deployment.api.clone(), Arc::clone(&bodies), Arc::clone(&next));
-        workers.spawn(async move {
-            let mut ids = Vec::new();
-            loop {
-                let n = next.fetch_add(1, Ordering::Relaxed);
-                let Some(body) = usize::try_from(n).ok().and_then(|n| bodies.get(n)) else {
-                    return anyhow::Ok(ids);
-                };
-                ids.push(api.upload(&format!("report-{n}.md"), "text/markdown", body.clone()).await?);
-            }
-        });
-    }
-    let mut ids = Vec::new();
-    while let Some(done) = workers.join_next().await {
-        ids.extend(done??);
-    }
+    let ids = match archive {
+        Some(archive) => deployment.api.upload_archive(archive).await?,
+        None => upload_each(&deployment, &bodies, options.concurrency).await?,
+    };
     let accepted = start.elapsed();
     // Mostly the last one to be uploaded is the last to be searchable; counting all costs the database more.
     if let Some(last) = ids.last() {
@@ -87,4 +77,42 @@ pub(crate) async fn run(target: &Target, options: &Options) -> anyhow::Result<Fi
         figures.add_number("peak_memory_mb", memory::peak_mb(pid));
     }
     Ok(figures)
+}
+
+/// All files in one archive, as a client would have it ready.
+fn archive(bodies: &[Bytes]) -> anyhow::Result<Vec<u8>> {
+    let mut writer = zip::ZipWriter::new(Cursor::new(Vec::new()));
+    for (n, body) in bodies.iter().enumerate() {
+        writer.start_file(format!("report-{n}.md"), zip::write::SimpleFileOptions::default())?;
+        writer.write_all(body)?;
+    }
+    Ok(writer.finish()?.into_inner())
+}
+
+/// Uploads each file with a request of its own, some at a time.
+async fn upload_each(
+    deployment: &Deployment,
+    bodies: &Arc<Vec<Bytes>>,
+    concurrency: u64,
+) -> anyhow::Result<Vec<String>> {
+    let next = Arc::new(AtomicU64::new(0));
+    let mut workers = JoinSet::new();
+    for _ in 0..concurrency {
+        let (api, bodies, next) = (deployment.api.clone(), Arc::clone(bodies), Arc::clone(&next));
+        workers.spawn(async move {
+            let mut ids = Vec::new();
+            loop {
+                let n = next.fetch_add(1, Ordering::Relaxed);
+                let Some(body) = usize::try_from(n).ok().and_then(|n| bodies.get(n)) else {
+                    return anyhow::Ok(ids);
+                };
+                ids.push(api.upload(&format!("report-{n}.md"), "text/markdown", body.clone()).await?);
+            }
+        });
+    }
+    let mut ids = Vec::new();
+    while let Some(done) = workers.join_next().await {
+        ids.extend(done??);
+    }
+    Ok(ids)
 }

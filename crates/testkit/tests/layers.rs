@@ -9,7 +9,7 @@ use cargo_metadata::{DependencyKind, MetadataCommand};
 /// The crates of each layer, the lowest first.
 const LAYERS: &[&[&str]] = &[
     &["riacho-proto"],
-    &["riacho-domain"],
+    &["riacho-domain", "riacho-confine"],
     &["riacho-streams", "riacho-store", "riacho-objects", "riacho-models", "riacho-traces"],
     &["riacho-stage"],
     &["riacho-service"],

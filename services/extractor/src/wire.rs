@@ -19,9 +19,6 @@ use crate::{
 /// The argument that makes the binary a parser's child. [`Settings`] in JSON follow it.
 pub const SUBCOMMAND: &str = "parse-child";
 
-/// The status of a child that ran out of memory.
-pub const OUT_OF_MEMORY_STATUS: i32 = 86;
-
 /// The longest header, or outline in JSON, that is read.
 pub const MAX_JSON_BYTES: u32 = 64 << 20;
 

@@ -11,6 +11,7 @@ use riacho_service::{CoreConfig, Health, Resources, outward::Outward, spend::Led
 use riacho_store::{Accept, Accepted, Limits, Space, Store};
 use riacho_streams::Streams;
 use riacho_traces::{Kind, Span, attributes};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -21,6 +22,7 @@ use crate::{
     rates::Rates,
     release::Releaser,
     sampler::Sampler,
+    unpack::Unpacker,
     watchers::Watchers,
 };
 
@@ -57,6 +59,10 @@ struct Shared {
     keys: Keys,
     releaser: Releaser,
     sampler: Sampler,
+    /// One for each request with many documents.
+    bulk_requests: Arc<Semaphore>,
+    /// Made when it is needed for the first time.
+    unpacker: OnceLock<Unpacker>,
     watchers: Watchers,
     stopping: CancellationToken,
     /// Made when it is needed for the first time.
@@ -80,6 +86,7 @@ impl App {
         let keys = Keys::new(config.key_cache());
         let rates = Rates::default();
         let answers = Answers::new(config.search_cache(), config.search_cache_bytes);
+        let bulk_requests = config.bulk.max_requests.clamp(1, Semaphore::MAX_PERMITS);
         let watchers = Watchers::new(config.max_event_streams, config.max_event_streams_per_tenant);
         App(Arc::new(Shared {
             config,
@@ -92,6 +99,8 @@ impl App {
             keys,
             releaser,
             sampler: Sampler::default(),
+            bulk_requests: Arc::new(Semaphore::new(bulk_requests)),
+            unpacker: OnceLock::new(),
             watchers,
             stopping,
             outward: OnceLock::new(),
@@ -167,6 +176,23 @@ impl App {
     /// Who is sent events.
     pub(crate) fn watchers(&self) -> &Watchers {
         &self.0.watchers
+    }
+
+    /// A place among the requests with many documents.
+    pub(crate) fn bulk_request(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        let permit = Arc::clone(&self.0.bulk_requests).try_acquire_owned();
+        permit.map_err(|_| Problem::unavailable("too many requests with many documents are in hand"))
+    }
+
+    /// Starts the processes that unpack archives.
+    pub(crate) fn unpacker(&self) -> Result<&Unpacker, Problem> {
+        if let Some(unpacker) = self.0.unpacker.get() {
+            return Ok(unpacker);
+        }
+        let bulk = &self.0.config.bulk;
+        let made = Unpacker::new(bulk.command.clone(), bulk.unpack_memory_bytes);
+        let made = made.map_err(|error| Problem::internal(&error))?;
+        Ok(self.0.unpacker.get_or_init(|| made))
     }
 
     pub(crate) fn keys(&self) -> &Keys {

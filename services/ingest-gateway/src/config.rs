@@ -1,6 +1,6 @@
 //! The gateway's settings.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use riacho_domain::DEFAULT_MAX_FILE_BYTES;
 use schemars::JsonSchema;
@@ -79,6 +79,9 @@ pub struct Config {
     /// How long a document waits for its signed upload after the URL has expired.
     pub upload_margin_seconds: u64,
 
+    /// Uploads of many documents in one request.
+    pub bulk: BulkConfig,
+
     /// How documents are cut into chunks where the request does not say.
     pub chunking: ChunkingConfig,
 
@@ -92,6 +95,56 @@ pub struct Config {
     pub intake_poll_ms: u64,
     /// After how long an event that nobody answered is taken up again.
     pub intake_claim_ms: u64,
+}
+
+/// What a request with many documents may hold: lines of JSON, or an archive.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct BulkConfig {
+    /// Such requests at once; more are answered 503. Each may need `max_bytes` of disk, for its archive, and the memory of
+    /// a process that unpacks.
+    pub max_requests: usize,
+    /// The largest body.
+    pub max_bytes: u64,
+    /// The most lines with something in them, or entries of an archive, folders included.
+    pub max_items: u64,
+    /// The longest line.
+    pub max_line_bytes: usize,
+    /// The most bytes that an archive unpacks to. A single file may have `max_upload_bytes`.
+    pub max_unpacked_bytes: u64,
+    /// The most that an archive may grow by unpacking, as a multiple of its size. Archives that unpack to less than
+    /// 16 MiB may grow by any ratio.
+    pub max_unpacked_ratio: u64,
+    /// The most memory that a process may map which unpacks.
+    pub unpack_memory_bytes: u64,
+    /// Documents of a request that are stored and written at once.
+    pub concurrency: usize,
+    /// How long a request waits for the rate of its tenant's uploads, for each document. What would have to wait longer
+    /// is refused with 429.
+    pub rate_wait_seconds: u64,
+    /// Where archives lie while they are unpacked; the system's directory for temporary files when not given.
+    pub directory: Option<PathBuf>,
+    /// The command that is run to unpack; the running program when empty.
+    #[serde(skip)]
+    pub command: Vec<PathBuf>,
+}
+
+impl Default for BulkConfig {
+    fn default() -> Self {
+        Self {
+            max_requests: 2,
+            max_bytes: 100 << 20,
+            max_items: 10_000,
+            max_line_bytes: 4 << 20,
+            max_unpacked_bytes: 2 << 30,
+            max_unpacked_ratio: 200,
+            unpack_memory_bytes: 512 << 20,
+            concurrency: 8,
+            rate_wait_seconds: 30,
+            directory: None,
+            command: Vec::new(),
+        }
+    }
 }
 
 /// How documents are cut into chunks.
@@ -141,6 +194,7 @@ impl Default for Config {
             upload_url_seconds: 900,
             max_upload_url_seconds: 86_400,
             upload_margin_seconds: 3_600,
+            bulk: BulkConfig::default(),
             chunking: ChunkingConfig::default(),
             intake: true,
             intake_max_inline_bytes: 1 << 20,

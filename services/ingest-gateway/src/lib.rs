@@ -13,6 +13,7 @@ mod rates;
 mod release;
 mod sampler;
 mod server;
+pub mod unpack;
 mod watchers;
 
 use std::time::Duration;
@@ -23,7 +24,7 @@ use riacho_service::{CoreConfig, Resources, ops::Ops, spend::Ledger};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-pub use config::{ChunkingConfig, Config};
+pub use config::{BulkConfig, ChunkingConfig, Config};
 pub use http::{openapi, openapi_json};
 
 /// The service, as it is named in traces.

@@ -76,6 +76,32 @@ pub(crate) struct DocumentStatus {
     pub(crate) error: Option<Reason>,
 }
 
+/// A collection.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Collection {
+    pub(crate) id: uuid::Uuid,
+    pub(crate) name: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Collections {
+    collections: Vec<Collection>,
+}
+
+/// A page of documents.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Documents {
+    pub(crate) documents: Vec<Listed>,
+    pub(crate) next_cursor: Option<String>,
+}
+
+/// A document as a list shows it.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Listed {
+    pub(crate) id: DocumentId,
+    pub(crate) state: State,
+}
+
 /// Why a document failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Reason {
@@ -173,10 +199,27 @@ impl Client {
         let mut query = vec![("filename", upload.filename.clone()), ("lane", target.lane.to_string())];
         query.extend(target.collection.clone().map(|name| ("collection", name)));
         query.extend(upload.external_id.clone().map(|id| ("external_id", id)));
+        self.send_file(&Method::POST, "/api/v1/documents", &query, &upload.content).await
+    }
+
+    /// `PUT /api/v1/documents/{id}/content`: a new version, put off like an upload.
+    pub(crate) async fn replace(&self, id: DocumentId, upload: &Upload, target: &Target) -> Result<Accepted> {
+        let query = [("filename", upload.filename.clone()), ("lane", target.lane.to_string())];
+        let path = format!("/api/v1/documents/{id}/content");
+        self.send_file(&Method::PUT, &path, &query, &upload.content).await
+    }
+
+    async fn send_file(
+        &self,
+        method: &Method,
+        path: &str,
+        query: &[(&str, String)],
+        content: &Content,
+    ) -> Result<Accepted> {
         let mut put_off = 0;
         loop {
-            let request = self.request(Method::POST, "/api/v1/documents", &query)?;
-            let request = with_content(request, &upload.content).await?;
+            let request = self.request(method.clone(), path, query)?;
+            let request = with_content(request, content).await?;
             let response = self.send(request).await?;
             match retry_after(&response) {
                 Some(pause) if is_put_off(response.status()) && put_off < MAX_PUT_OFF => {
@@ -186,6 +229,37 @@ impl Client {
                 _ => return self.answer(response).await,
             }
         }
+    }
+
+    /// `DELETE /api/v1/documents/{id}`. One that is gone already is as good.
+    pub(crate) async fn delete(&self, id: DocumentId) -> Result<()> {
+        let request = self.request(Method::DELETE, &format!("/api/v1/documents/{id}"), &[])?;
+        let response = self.send(request).await?;
+        match response.status() {
+            status if status.is_success() || status == StatusCode::NOT_FOUND => Ok(()),
+            _ => self.answer::<Value>(response).await.map(drop),
+        }
+    }
+
+    /// `GET /api/v1/collections`
+    pub(crate) async fn collections(&self) -> Result<Vec<Collection>> {
+        Ok(self.get::<Collections>("/api/v1/collections").await?.collections)
+    }
+
+    /// `POST /api/v1/collections`
+    pub(crate) async fn create_collection(&self, name: &str) -> Result<Collection> {
+        let body = serde_json::json!({ "name": name });
+        let request = self.request(Method::POST, "/api/v1/collections", &[])?.json(&body);
+        let response = self.send(request).await?;
+        self.answer(response).await
+    }
+
+    /// `GET /api/v1/documents`: a page of a collection's documents.
+    pub(crate) async fn documents(&self, collection: &str, cursor: Option<&str>) -> Result<Documents> {
+        let mut query = vec![("collection", collection.to_owned()), ("limit", "200".to_owned())];
+        query.extend(cursor.map(|cursor| ("cursor", cursor.to_owned())));
+        let response = self.send(self.request(Method::GET, "/api/v1/documents", &query)?).await?;
+        self.answer(response).await
     }
 
     /// `GET /api/v1/documents/{id}/status`

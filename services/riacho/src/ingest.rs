@@ -41,6 +41,12 @@ pub(crate) struct Summary {
     pub(crate) accepted: u64,
     /// Known before: the same bytes with the same settings.
     pub(crate) duplicates: u64,
+    /// Uploaded by an earlier ingest, and unchanged since then.
+    pub(crate) unchanged: u64,
+    /// Uploaded by this one.
+    pub(crate) uploaded: u64,
+    /// Documents that were deleted, since their files are gone.
+    pub(crate) deleted: u64,
     pub(crate) failed: u64,
     /// How many failed for which reason.
     pub(crate) reasons: BTreeMap<String, u64>,
@@ -48,7 +54,7 @@ pub(crate) struct Summary {
 }
 
 impl Summary {
-    fn add(&mut self, ended: &Ended) {
+    pub(crate) fn add(&mut self, ended: &Ended) {
         self.files += 1;
         self.duplicates += u64::from(ended.duplicate);
         match &ended.error {
@@ -64,8 +70,13 @@ impl Summary {
     /// The summary for people: a line, and a table of the reasons where something failed.
     pub(crate) fn text(&self) -> String {
         let mut parts = vec![format!("{} searchable", self.ready)];
-        let counts =
-            [(self.duplicates, "of them known before"), (self.accepted, "accepted"), (self.failed, "failed")];
+        let counts = [
+            (self.unchanged, "unchanged since an earlier ingest"),
+            (self.duplicates, "of them known before"),
+            (self.accepted, "accepted"),
+            (self.failed, "failed"),
+            (self.deleted, "deleted"),
+        ];
         parts.extend(counts.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")));
         let mut text = format!("{} files in {:.1} s: {}", self.files, self.seconds, parts.join(", "));
         if !self.reasons.is_empty() {
@@ -146,7 +157,7 @@ async fn follow_all(
 }
 
 /// What became of a file: the refusal, or the end of its document.
-async fn end_of(
+pub(crate) async fn end_of(
     client: &Client,
     file: String,
     answer: Result<Accepted, Error>,
@@ -171,7 +182,7 @@ async fn end_of(
     Ok(Ended { file, id, version: Some(status.version), state, duplicate: accepted.duplicate, error })
 }
 
-fn refused(file: String, error: &Error) -> Ended {
+pub(crate) fn refused(file: String, error: &Error) -> Ended {
     let code = match error {
         Error::Refused { problem, .. } => problem.code().to_owned(),
         Error::File(_) => "unreadable".to_owned(),

@@ -14,6 +14,7 @@ mod output;
 mod progress;
 mod samples;
 mod services;
+mod sync;
 
 use std::process::ExitCode;
 
@@ -27,6 +28,10 @@ fn main() -> ExitCode {
     // A parser's process limits itself before anything else runs: no threads, no configuration, no secrets.
     if std::env::args_os().nth(1).is_some_and(|command| command == riacho_extractor::wire::SUBCOMMAND) {
         return riacho_extractor::child::main();
+    }
+    if std::env::args_os().nth(1).is_some_and(|command| command == riacho_ingest_gateway::unpack::SUBCOMMAND)
+    {
+        return riacho_ingest_gateway::unpack::child_main();
     }
     let cli = cli::Cli::parse();
     let json = cli.global.json;

@@ -35,6 +35,8 @@ pub(crate) struct Ended {
 pub(crate) struct Progress {
     output: Output,
     bar: Option<ProgressBar>,
+    /// Each file has a line, and there is no end to count to.
+    lines: bool,
     counts: Mutex<Counts>,
 }
 
@@ -58,7 +60,27 @@ impl Progress {
             bar
         });
         let counts = Counts { total, uploaded: 0, ended: 0, failed: 0, last_line: Instant::now() };
-        Progress { output, bar, counts: Mutex::new(counts) }
+        Progress { output, bar, lines: false, counts: Mutex::new(counts) }
+    }
+
+    /// The progress of what has no end: a line for each file.
+    pub(crate) fn lines(output: Output) -> Progress {
+        let counts = Counts { total: 0, uploaded: 0, ended: 0, failed: 0, last_line: Instant::now() };
+        Progress { output, bar: None, lines: true, counts: Mutex::new(counts) }
+    }
+
+    /// More files are to be expected, or fewer.
+    pub(crate) fn expect(&self, more: i64) {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.total = counts.total.saturating_add_signed(more);
+        if let Some(bar) = &self.bar {
+            bar.set_length(counts.total);
+        }
+    }
+
+    /// A file is gone, and its document was deleted.
+    pub(crate) fn removed(&self, ended: &Ended) {
+        self.output.result(ended, || format!("deleted: {}", ended.file));
     }
 
     /// A file was accepted.
@@ -75,6 +97,10 @@ impl Progress {
             && !self.output.is_json()
         {
             self.line(&format!("failed: {} ({}: {})", ended.file, reason.code, reason.message));
+        }
+        if self.lines && ended.error.is_none() && !self.output.is_json() {
+            let version = ended.version.map_or_else(String::new, |version| format!(" (version {version})"));
+            self.line(&format!("{}: {}{version}", ended.state, ended.file));
         }
         self.update(|counts| {
             counts.ended += 1;
@@ -96,7 +122,7 @@ impl Progress {
         if let Some(bar) = &self.bar {
             bar.set_position(counts.ended);
             bar.set_message(text);
-        } else if counts.last_line.elapsed() >= LINE_EVERY || counts.ended == counts.total {
+        } else if !self.lines && (counts.last_line.elapsed() >= LINE_EVERY || counts.ended == counts.total) {
             counts.last_line = Instant::now();
             self.output.note(&format!("{}/{} done, {text}", counts.ended, counts.total));
         }

@@ -79,11 +79,13 @@ async fn ingest_follows_every_file_to_its_end_and_knows_it_again() {
     fs::write(folder.join("a.md"), "# Otters\n\nOtters were seen below the bridge.\n").unwrap();
     fs::write(folder.join("sub/b.txt"), "Kingfishers nest in the north bank.\n").unwrap();
     let path = folder.to_str().unwrap();
-    for known in [0, 2] {
-        let lines = deployment.json(&["ingest", path]).await;
+    for (arguments, wanted) in
+        [(&[][..], [2, 2, 0, 0, 0]), (&[], [2, 2, 0, 2, 0]), (&["--no-state"], [2, 2, 2, 0, 0])]
+    {
+        let lines = deployment.json(&[&["ingest", path], arguments].concat()).await;
         let summary = lines.last().unwrap();
-        let counts = ["files", "ready", "duplicates", "failed"].map(|key| summary[key].as_u64().unwrap());
-        assert_eq!(counts, [2, 2, known, 0], "{lines:?}");
+        let counts = ["files", "ready", "duplicates", "unchanged", "failed"];
+        assert_eq!(counts.map(|key| summary[key].as_u64().unwrap()), wanted, "{lines:?}");
     }
     fs::write(folder.join("broken.pdf"), b"%PDF-1.7\nthis is no more than a beginning").unwrap();
     let output = deployment.riacho(&["ingest", path, "--json"]).await;

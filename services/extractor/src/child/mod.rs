@@ -4,7 +4,6 @@
 //! It is the same binary with the argument [`SUBCOMMAND`](crate::wire::SUBCOMMAND). It has no
 //! environment, no file but its standard streams, no network, and limits on memory and CPU time.
 
-mod confine;
 mod parser;
 mod recognizer;
 mod streams;
@@ -14,10 +13,9 @@ use std::{
     process::ExitCode,
 };
 
-use crate::wire::{Role, Settings};
+use riacho_confine::{self as confine, behind_closed_doors};
 
-/// Foreign documents nest deeply, and the parsers of some formats recurse.
-const STACK_BYTES: usize = 128 << 20;
+use crate::wire::{Role, Settings};
 
 /// The whole life of a child. Call it first thing in `main`, before any thread is started.
 #[must_use]
@@ -35,7 +33,8 @@ pub fn main() -> ExitCode {
 fn start() -> io::Result<()> {
     let argument = std::env::args().next_back().unwrap_or_default();
     let settings: Settings = serde_json::from_str(&argument)?;
-    confine::limit(&settings).map_err(|error| io::Error::other(format!("limits cannot be set: {error}")))?;
+    confine::limit(settings.parent, settings.memory_bytes)
+        .map_err(|error| io::Error::other(format!("limits cannot be set: {error}")))?;
     // Loading a library needs files, so it comes before the last door closes.
     match settings.role {
         Role::Parser(settings) => {
@@ -47,14 +46,4 @@ fn start() -> io::Result<()> {
             behind_closed_doors(move || recognizer::serve(&settings, loaded))
         }
     }
-}
-
-/// Closes the last door, and works on a thread with a stack that is deep enough.
-fn behind_closed_doors(work: impl FnOnce() -> io::Result<()> + Send + 'static) -> io::Result<()> {
-    confine::close_doors()
-        .map_err(|error| io::Error::other(format!("the filter of system calls cannot be set: {error}")))?;
-    // A panic's words may quote the document; the parent learns of it by the answer.
-    std::panic::set_hook(Box::new(|_| {}));
-    let worker = std::thread::Builder::new().stack_size(STACK_BYTES).spawn(work)?;
-    worker.join().map_err(|_| io::Error::other("the child panicked"))?
 }

@@ -8,7 +8,7 @@ use std::{
 
 use riacho_domain::ReasonCode;
 
-use super::{confine, streams::Streams};
+use super::streams::Streams;
 use crate::{
     extracted::Failure,
     parse::{self, Outside, Pdfium, Tools},
@@ -38,8 +38,8 @@ pub(super) fn serve(settings: &ParserSettings, libraries: &Libraries) -> io::Res
     streams.flush()?;
     while let Some(request) = streams.header::<Request>()? {
         let bytes = streams.bytes(request.size, settings.limits.max_file_bytes)?;
-        let begun = confine::cpu_used();
-        confine::allow_cpu(begun + Duration::from_secs(settings.cpu_seconds));
+        let begun = riacho_confine::cpu_used();
+        riacho_confine::allow_cpu(begun + Duration::from_secs(settings.cpu_seconds));
         let mut outside = Parent { streams: &mut streams, settings, begun, pages: 0 };
         let tools = Tools {
             limits: &settings.limits,
@@ -90,7 +90,7 @@ impl Outside for Parent<'_> {
         if total != self.pages {
             self.pages = total;
             let pages = Duration::from_millis(self.settings.page_cpu_ms.saturating_mul(u64::from(total)));
-            confine::allow_cpu(self.begun + Duration::from_secs(self.settings.cpu_seconds) + pages);
+            riacho_confine::allow_cpu(self.begun + Duration::from_secs(self.settings.cpu_seconds) + pages);
         }
         let mut payload = [0; 8];
         payload[..4].copy_from_slice(&done.to_le_bytes());

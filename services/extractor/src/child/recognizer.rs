@@ -2,7 +2,7 @@
 
 use std::{io, time::Duration};
 
-use super::{confine, streams::Streams};
+use super::streams::Streams;
 use crate::{
     ocr::Tesseract,
     wire::{Job, Picture, Ready, RecognizerSettings, Tag},
@@ -33,7 +33,7 @@ pub(super) fn serve(settings: &RecognizerSettings, loaded: Loaded) -> io::Result
     streams.flush()?;
     let mut file = Vec::new();
     while let Some(job) = streams.header::<Job>()? {
-        confine::allow_cpu(confine::cpu_used() + Duration::from_secs(settings.cpu_seconds));
+        riacho_confine::allow_cpu(riacho_confine::cpu_used() + Duration::from_secs(settings.cpu_seconds));
         let answer = match job.picture {
             Picture::Page { .. } => {
                 // The file of a document before is of no use any more.

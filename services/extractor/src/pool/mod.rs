@@ -5,7 +5,6 @@ mod clock;
 mod parser;
 mod process;
 mod recognition;
-mod spawner;
 
 use std::{
     num::NonZeroUsize,
@@ -15,6 +14,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use riacho_confine::Spawner;
 use riacho_domain::{Lane, ReasonCode};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -25,11 +25,10 @@ use crate::{
     extracted::{Extracted, Failure, Missing},
     ocr,
     parse::{Limits, Rendering},
-    wire::{ParserSettings, RecognizerSettings, Role, Settings},
+    wire::{ParserSettings, RecognizerSettings, Role, SUBCOMMAND, Settings},
 };
 use parser::{Ended, Parser, Task};
 use recognition::{Recognition, Recognizers};
-use spawner::Spawner;
 
 /// How many pages of a document may end their parser: it is parsed again without each of them.
 const MOST_SKIPPED: usize = 3;
@@ -157,10 +156,6 @@ impl Pool {
     ///
     /// When the running program has no path, or the thread that starts processes cannot be started.
     pub fn new(config: Config) -> Result<Self, Error> {
-        let command = match config.command.as_slice() {
-            [] => vec![own_program().map_err(Error::Spawn)?],
-            command => command.to_vec(),
-        };
         let settings = config.parser().map_err(|error| Error::Spawn(error.into()))?;
         let recognizer = config.recognizer().map_err(|error| Error::Spawn(error.into()))?;
         let inner = Inner {
@@ -169,7 +164,7 @@ impl Pool {
             idle: Mutex::default(),
             settings,
             recognizers: Recognizers::new(recognizer),
-            spawner: Spawner::start(command).map_err(Error::Spawn)?,
+            spawner: Spawner::start(config.command.clone(), SUBCOMMAND).map_err(Error::Spawn)?,
             config,
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -301,15 +296,4 @@ fn step_limit(config: &Config) -> Duration {
 fn time_limit(config: &Config, pages: u32) -> Duration {
     Duration::from_secs(config.timeout_seconds)
         + Duration::from_millis(config.page_timeout_ms.saturating_mul(u64::from(pages)))
-}
-
-/// The running program itself, even where its file was replaced by another version meanwhile.
-#[cfg(target_os = "linux")]
-fn own_program() -> std::io::Result<PathBuf> {
-    Ok(PathBuf::from("/proc/self/exe"))
-}
-
-#[cfg(not(target_os = "linux"))]
-fn own_program() -> std::io::Result<PathBuf> {
-    std::env::current_exe()
 }

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use riacho_confine::Spawner;
 use riacho_domain::ReasonCode;
 
 use super::{
-    Config, Spawner,
+    Config,
     clock::Clock,
     process::{Broken, Death, Process},
     recognition::Recognition,

@@ -16,11 +16,11 @@ use tokio::{
     time::timeout,
 };
 
-use super::Spawner;
 use crate::{
     error::Error,
-    wire::{MAX_JSON_BYTES, OUT_OF_MEMORY_STATUS, Ready, Tag},
+    wire::{MAX_JSON_BYTES, Ready, Tag},
 };
+use riacho_confine::{Input, OUT_OF_MEMORY_STATUS, Spawner};
 
 /// How much of the process's last words is kept.
 const LAST_WORDS_BYTES: usize = 4096;
@@ -80,7 +80,7 @@ impl Drop for Process {
 impl Process {
     /// Starts a process that is told `settings`, and waits until it is confined and ready.
     pub(super) async fn start(spawner: &Spawner, settings: &str) -> Result<(Self, Ready), Error> {
-        let mut child = spawner.spawn(settings).await.map_err(Error::Spawn)?;
+        let mut child = spawner.spawn(settings, Input::Piped).await.map_err(Error::Spawn)?;
         let streams = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let (Some(input), Some(output), Some(errors)) = streams else {
             return Err(Error::Spawn(io::ErrorKind::BrokenPipe.into()));

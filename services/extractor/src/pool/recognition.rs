@@ -10,11 +10,12 @@ use std::{
 };
 
 use bytes::Bytes;
+use riacho_confine::Spawner;
 use riacho_domain::ReasonCode;
 use tokio::{sync::OnceCell, time::Instant};
 
 use super::{
-    Config, Spawner,
+    Config,
     clock::Clock,
     parser::{one_line, readable},
     process::{Broken, Death, Process},

@@ -12,7 +12,7 @@ use axum::{
     http::{HeaderMap, header, request::Parts},
 };
 use riacho_domain::TenantId;
-use riacho_store::{Actor, KeyScope as Scope, Principal, Store};
+use riacho_store::{Actor, KeyScope as Scope, Limits, Principal, Store};
 use sha2::{Digest, Sha256};
 
 use super::{App, problem::Problem, rate_headers::RatesSeen, session};
@@ -69,6 +69,8 @@ pub(crate) struct Caller<N> {
     pub(crate) key_id: String,
     /// Whether the key is an operator's.
     pub(crate) is_operator: bool,
+    /// What the tenant may use.
+    pub(crate) limits: Limits,
     needs: PhantomData<N>,
 }
 
@@ -100,7 +102,13 @@ impl<N: Needs> FromRequestParts<App> for Caller<N> {
             take(Counted::Uploads).await?;
         }
         let is_operator = principal.may(Scope::Operator);
-        Ok(Caller { tenant: principal.tenant, key_id: principal.key_id, is_operator, needs: PhantomData })
+        Ok(Caller {
+            tenant: principal.tenant,
+            key_id: principal.key_id,
+            is_operator,
+            limits,
+            needs: PhantomData,
+        })
     }
 }
 

@@ -57,6 +57,17 @@ impl Incoming {
         Self(Arc::new(Mutex::new(Source { body: body.into_data_stream(), idle, deadline, ended: false })))
     }
 
+    /// The next piece. Unlike with the stream, only the client's own pauses count: the time in which nobody
+    /// asked does not.
+    pub(crate) async fn piece(&mut self) -> Option<Result<Bytes, BodyError>> {
+        {
+            let mut guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let idle = guard.idle;
+            guard.deadline.as_mut().reset(Instant::now() + idle);
+        }
+        self.next().await
+    }
+
     /// Reads and drops the rest, within bounds, unless the client waits to be told to send it.
     pub(crate) async fn drain(mut self, headers: &HeaderMap) {
         if headers.contains_key(header::EXPECT) {

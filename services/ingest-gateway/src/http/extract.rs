@@ -1,7 +1,7 @@
 //! Extractors that answer with a problem: JSON bodies, queries and ids.
 
 use axum::{
-    body::{Bytes, to_bytes},
+    body::to_bytes,
     extract::{FromRequest, FromRequestParts, Path, Request},
     http::{HeaderMap, header, request::Parts},
 };
@@ -55,7 +55,7 @@ fn is_length_limit(error: &axum::Error) -> bool {
     false
 }
 
-fn parse_json<T: DeserializeOwned>(bytes: &Bytes) -> Result<T, Problem> {
+pub(super) fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     if bytes.is_empty() {
         return Err(Problem::bad_request("the body is empty; it must be a JSON object"));
     }
@@ -214,7 +214,7 @@ mod tests {
     }
 
     async fn refused(text: &'static str) -> serde_json::Value {
-        let problem = parse_json::<Outer>(&Bytes::from_static(text.as_bytes())).unwrap_err();
+        let problem = parse_json::<Outer>(text.as_bytes()).unwrap_err();
         let bytes = to_bytes(problem.into_response().into_body(), 10_000).await.unwrap();
         serde_json::from_slice(&bytes).unwrap()
     }

@@ -8,6 +8,7 @@
 mod audit;
 pub(crate) mod auth;
 mod body;
+mod bulk;
 mod collections;
 mod content;
 mod dead_letters;
@@ -118,6 +119,7 @@ fn api(limits: &Limits) -> OpenApiRouter<App> {
         .route_layer(middleware::from_fn_with_state(limits.clone(), limits::time_limit));
     timed
         .merge(documents::uploads())
+        .merge(bulk::router())
         .merge(content::downloads())
         .merge(uploads::uploads())
         .merge(events::router())

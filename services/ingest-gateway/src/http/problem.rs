@@ -143,6 +143,11 @@ impl Problem {
         )
     }
 
+    /// An archive, or a file of one, that cannot be taken.
+    pub(crate) fn archive(code: &'static str, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, code, detail)
+    }
+
     /// A body of a type that is not understood here.
     pub(crate) fn unsupported_media_type(detail: &str) -> Self {
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail)
@@ -218,6 +223,16 @@ impl Problem {
     /// What was wrong.
     pub(crate) fn detail(&self) -> &str {
         &self.detail
+    }
+
+    /// Whether it is no fault of what was sent: later the same may go well.
+    pub(crate) fn is_of_server(&self) -> bool {
+        self.status.is_server_error()
+    }
+
+    /// After how many seconds to come again.
+    pub(crate) fn retry_after_seconds(&self) -> Option<u64> {
+        self.retry_after_seconds
     }
 
     /// The first field that was wrong.
@@ -312,19 +327,23 @@ impl From<riacho_objects::Error> for Problem {
     }
 }
 
+impl From<Problem> for ProblemBody {
+    fn from(problem: Problem) -> Self {
+        ProblemBody {
+            kind: format!("urn:riacho:problem:{}", problem.code),
+            title: problem.status.canonical_reason().unwrap_or("Error").to_owned(),
+            status: problem.status.as_u16(),
+            code: problem.code,
+            detail: problem.detail,
+            errors: problem.errors,
+        }
+    }
+}
+
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let this = self.clone();
-        let title = self.status.canonical_reason().unwrap_or("Error").to_owned();
-        let body = ProblemBody {
-            kind: format!("urn:riacho:problem:{}", self.code),
-            title,
-            status: self.status.as_u16(),
-            code: self.code,
-            detail: self.detail,
-            errors: self.errors,
-        };
-        let mut response = (self.status, Json(body)).into_response();
+        let mut response = (self.status, Json(ProblemBody::from(self.clone()))).into_response();
         // For the layer that says it in other words.
         response.extensions_mut().insert(this);
         let headers = response.headers_mut();

@@ -122,6 +122,47 @@ pub(crate) struct SettingsBody {
     tokenizer: Option<String>,
 }
 
+/// A line of a request with many documents. What it leaves out is as the query says.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct BulkLine {
+    /// The file's name. A path is reduced to its last component.
+    pub(crate) filename: String,
+    /// The content, where it is text.
+    text: Option<String>,
+    /// The content in base64, where it is not.
+    base64: Option<String>,
+    /// The file's media type; what the name suggests when not given.
+    pub(crate) content_type: Option<String>,
+    /// The uploader's own id. One that is known makes the line a new version of its document.
+    external_id: Option<String>,
+    /// Name of the collection, made when it is not there. `default` when not given.
+    collection: Option<String>,
+    /// A JSON object that searches can filter on.
+    #[schema(value_type = Option<Object>)]
+    metadata: Option<Value>,
+    /// How urgent it is: `interactive`, `bulk` (default) or `background`.
+    #[schema(value_type = Option<String>)]
+    lane: Option<Lane>,
+    /// How long the document lives, in seconds. For ever when not given.
+    ttl_seconds: Option<u64>,
+    /// Target size of a chunk in tokens.
+    chunk_max_tokens: Option<u32>,
+    /// Tokens that a chunk repeats of the one before it.
+    chunk_overlap_tokens: Option<u32>,
+    /// `o200k_base` (default) or `cl100k_base`.
+    tokenizer: Option<String>,
+}
+
+/// The content of a line.
+#[derive(Debug)]
+pub(crate) enum BulkContent {
+    /// As it is.
+    Text(String),
+    /// In base64.
+    Base64(String),
+}
+
 /// The fields of a file that is fetched.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -151,6 +192,44 @@ pub(crate) struct UrlBody {
 }
 
 impl Settings {
+    /// These settings, and for what they leave out those of `other`.
+    pub(crate) fn or(self, other: Settings) -> Settings {
+        Settings {
+            filename: self.filename.or(other.filename),
+            external_id: self.external_id.or(other.external_id),
+            collection: self.collection.or(other.collection),
+            metadata: self.metadata.or(other.metadata),
+            lane: self.lane.or(other.lane),
+            ttl: self.ttl.or(other.ttl),
+            chunk_max_tokens: self.chunk_max_tokens.or(other.chunk_max_tokens),
+            chunk_overlap_tokens: self.chunk_overlap_tokens.or(other.chunk_overlap_tokens),
+            tokenizer: self.tokenizer.or(other.tokenizer),
+        }
+    }
+
+    /// Reads a line of JSON, of a request with many documents.
+    pub(crate) fn from_line(asked: BulkLine, config: &Config) -> Result<(BulkContent, Settings), Problem> {
+        let content = match (asked.text, asked.base64) {
+            (Some(text), None) => BulkContent::Text(text),
+            (None, Some(base64)) => BulkContent::Base64(base64),
+            (None, None) => return Err(Problem::field("text", "is missing, and so is `base64`")),
+            (Some(_), Some(_)) => return Err(Problem::field("base64", "cannot be there beside `text`")),
+        };
+        let body = SettingsBody {
+            filename: asked.filename,
+            external_id: asked.external_id,
+            collection: asked.collection,
+            metadata: asked.metadata,
+            lane: asked.lane,
+            ttl_seconds: asked.ttl_seconds,
+            chunk_max_tokens: asked.chunk_max_tokens,
+            chunk_overlap_tokens: asked.chunk_overlap_tokens,
+            tokenizer: asked.tokenizer,
+            ..SettingsBody::default()
+        };
+        Ok((content, Settings::from_body(body, config)?))
+    }
+
     /// Reads what is said of a file that is fetched, and where it is.
     pub(crate) fn from_url_body(asked: UrlBody, config: &Config) -> Result<(String, Settings), Problem> {
         let body = SettingsBody {

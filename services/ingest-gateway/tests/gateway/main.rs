@@ -3,6 +3,8 @@
 
 mod accept;
 mod bad_input;
+mod bulk;
+mod bulk_archives;
 mod dead_letters;
 mod events;
 mod fetch;

@@ -140,6 +140,8 @@ pub async fn riacho(args: &[&str]) -> Output {
 async fn run(args: Vec<String>, cwd: PathBuf) -> Output {
     tokio::task::spawn_blocking(move || {
         let mut command = process::command(Path::new(RIACHO));
+        // What a command keeps for its user stays with the test.
+        command.env("XDG_STATE_HOME", cwd.join("state"));
         command.args(args).current_dir(cwd).output().unwrap()
     })
     .await

@@ -7,25 +7,30 @@ use std::{io, mem, ptr, time::Duration};
 
 use libc::{c_int, c_long};
 
-use crate::wire::{OUT_OF_MEMORY_STATUS, Settings};
+use crate::OUT_OF_MEMORY_STATUS;
 
 /// A crash with less than this left to map counts as lack of memory.
 const HEADROOM_BYTES: usize = 64 << 20;
 
-/// Sets the limits, and sees to it that the child ends with its parent.
-pub(super) fn limit(settings: &Settings) -> io::Result<()> {
+/// Sets the limits, and sees to it that the child ends with its parent: the process `parent`, which must be
+/// alive. The child may map `memory_bytes`.
+///
+/// # Errors
+///
+/// When a limit cannot be set, or the parent is gone.
+pub fn limit(parent: u32, memory_bytes: u64) -> io::Result<()> {
     // Where memory runs out, the kernel takes a parser and not a service. Without /proc it chooses by size.
     let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
     // SAFETY: plain system calls on integers.
     unsafe {
         checked(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL))?;
-        if u32::try_from(libc::getppid()) != Ok(settings.parent) {
+        if u32::try_from(libc::getppid()) != Ok(parent) {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
         checked(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))?;
         checked(libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0))?;
     }
-    rlimit(libc::RLIMIT_AS, settings.memory_bytes)?;
+    rlimit(libc::RLIMIT_AS, memory_bytes)?;
     rlimit(libc::RLIMIT_FSIZE, 0)?;
     rlimit(libc::RLIMIT_NOFILE, 64)?;
     rlimit(libc::RLIMIT_CORE, 0)?;
@@ -43,7 +48,8 @@ fn rlimit(resource: libc::__rlimit_resource_t, value: u64) -> io::Result<()> {
 }
 
 /// The CPU time the process has used.
-pub(super) fn cpu_used() -> Duration {
+#[must_use]
+pub fn cpu_used() -> Duration {
     // SAFETY: an all-zero rusage is valid, and it lives through the call.
     let usage = unsafe {
         let mut usage: libc::rusage = mem::zeroed();
@@ -57,7 +63,7 @@ pub(super) fn cpu_used() -> Duration {
 }
 
 /// Ends the process with SIGXCPU once it has used this much CPU time in all, to the next second.
-pub(super) fn allow_cpu(total: Duration) {
+pub fn allow_cpu(total: Duration) {
     let limit = libc::rlimit { rlim_cur: total.as_secs() + 1, rlim_max: libc::RLIM_INFINITY };
     // SAFETY: `limit` lives through the call. It fails only for values that are no limit.
     unsafe { libc::setrlimit(libc::RLIMIT_CPU, &limit) };

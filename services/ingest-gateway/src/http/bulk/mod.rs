@@ -1,0 +1,177 @@
+//! Many documents in one request: lines of JSON, or the files of an archive.
+//!
+//! Each is accepted as if it had come alone (`run.rs`), and its fate is a line of the answer.
+
+mod archive;
+mod lines;
+mod run;
+mod shapes;
+
+use std::convert::Infallible;
+
+use axum::{
+    body::Body,
+    extract::{Request, State},
+    http::{HeaderMap, HeaderValue, header},
+    response::Response,
+};
+use bytes::Bytes;
+use futures::{StreamExt, stream};
+use riacho_domain::Lane;
+use tokio::sync::mpsc;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use self::{
+    run::{Intake, Stop},
+    shapes::AnswerLine,
+};
+use super::{
+    App,
+    auth::{Caller, Write},
+    body::{Incoming, declared_length},
+    problem::{Problem, ProblemBody},
+    settings::{BulkLine, Settings, SettingsQuery},
+    trace::Trace,
+    upload::idempotency_key,
+};
+use crate::unpack::Format;
+
+/// The media type of lines of JSON.
+const NDJSON: &str = "application/x-ndjson";
+/// What is taken, for the problem that says so.
+const TAKEN: &str = "the body must be application/x-ndjson, application/zip, application/x-tar, \
+                     application/gzip (a tar archive) or application/zstd (a tar archive)";
+
+pub(super) fn router() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(bulk))
+}
+
+/// How the documents come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Lines,
+    Archive(Format),
+}
+
+/// Accept many documents.
+///
+/// The body is NDJSON, a document a line, or an archive (zip, tar, tar in gzip or zstd), a document a file. Fields
+/// in the query are for all documents; a line may say otherwise. Each document is accepted as if it had come alone, and
+/// takes an upload of the tenant's rate; the lane is `bulk` unless another is named.
+///
+/// The answer is NDJSON: a line for each document, in the order of the request, with its id or with the problem that it
+/// had, then a line with a summary. One that is refused does not harm the others. Where `complete` is false, or the answer
+/// broke off, send the same request again: what was accepted is answered as a duplicate, and the rest is accepted.
+#[utoipa::path(
+    post, path = "/api/v1/documents/bulk", tag = "documents", params(SettingsQuery),
+    request_body(content(
+        (BulkLine = "application/x-ndjson"),
+        (Vec<u8> = "application/zip"),
+        (Vec<u8> = "application/x-tar"),
+        (Vec<u8> = "application/gzip"),
+        (Vec<u8> = "application/zstd"),
+    )),
+    responses(
+        (status = 200, description = "What became of each document, a line each, and a summary.", body = AnswerLine, content_type = "application/x-ndjson"),
+        (status = "4XX", description = "Refused as a whole; the problem says why.", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 503, description = "Not now; `Retry-After` says when.", body = ProblemBody, content_type = "application/problem+json"),
+    ),
+)]
+async fn bulk(
+    State(app): State<App>,
+    caller: Caller<Write>,
+    trace: Trace,
+    request: Request,
+) -> Result<Response, Problem> {
+    let (parts, body) = request.into_parts();
+    let incoming = Incoming::new(body, app.config().idle_timeout());
+    let answered = answer(&app, caller, trace, parts.uri.query(), &parts.headers, incoming.clone()).await;
+    match answered {
+        Ok(lines) => Ok(respond(lines)),
+        Err(problem) => {
+            incoming.drain(&parts.headers).await;
+            Err(problem)
+        }
+    }
+}
+
+/// Checks what is said of all documents, and begins to take them in.
+async fn answer(
+    app: &App,
+    caller: Caller<Write>,
+    trace: Trace,
+    query: Option<&str>,
+    headers: &HeaderMap,
+    body: Incoming,
+) -> Result<mpsc::UnboundedReceiver<Bytes>, Problem> {
+    let kind = kind_of(headers)?;
+    let settings = settings_of(app, query)?;
+    if idempotency_key(headers)?.is_some() {
+        let why = "is for single documents: a repeated request finds what was accepted by its bytes";
+        return Err(Problem::field("Idempotency-Key", why));
+    }
+    let limit = app.config().bulk.max_bytes;
+    if declared_length(headers).is_some_and(|length| length > limit) {
+        return Err(Problem::too_large("body", limit));
+    }
+    let place = app.bulk_request()?;
+    let intake = Intake { app: app.clone(), tenant: caller.tenant, limits: caller.limits, trace, settings };
+    match kind {
+        Kind::Lines => {
+            let headers = headers.clone();
+            Ok(run::start(intake, place, |run| async move {
+                let read = lines::read(run, body.clone()).await;
+                // A client that is still sending would see a reset instead of the summary.
+                if matches!(read, Err(Stop::Because(_))) {
+                    body.drain(&headers).await;
+                }
+                read
+            }))
+        }
+        Kind::Archive(format) => {
+            let opened = archive::open(app, format, body).await?;
+            Ok(run::start(intake, place, |run| archive::read(run, opened)))
+        }
+    }
+}
+
+fn respond(lines: mpsc::UnboundedReceiver<Bytes>) -> Response {
+    let lines =
+        stream::unfold(lines, |mut lines| async move { lines.recv().await.map(|line| (line, lines)) });
+    let mut response = Response::new(Body::from_stream(lines.map(Ok::<_, Infallible>)));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(NDJSON));
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// What the query says of all documents.
+fn settings_of(app: &App, query: Option<&str>) -> Result<Settings, Problem> {
+    let mut settings = Settings::from_query(query, app.config())?;
+    for (field, given) in
+        [("filename", settings.filename.is_some()), ("external_id", settings.external_id.is_some())]
+    {
+        if given {
+            return Err(Problem::field(field, "is for a single document, and cannot be that of all"));
+        }
+    }
+    settings.chunking(app.config())?;
+    settings.lane.get_or_insert(Lane::Bulk);
+    Ok(settings)
+}
+
+fn kind_of(headers: &HeaderMap) -> Result<Kind, Problem> {
+    let encoding = headers.get(header::CONTENT_ENCODING).map(|value| value.to_str().unwrap_or_default());
+    if encoding.is_some_and(|encoding| !encoding.trim().eq_ignore_ascii_case("identity")) {
+        return Err(Problem::unsupported_media_type("a body with a Content-Encoding is not taken"));
+    }
+    let claimed = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = claimed.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    match essence.as_str() {
+        NDJSON | "application/ndjson" | "application/jsonl" => Ok(Kind::Lines),
+        "application/zip" | "application/x-zip-compressed" => Ok(Kind::Archive(Format::Zip)),
+        "application/x-tar" | "application/tar" => Ok(Kind::Archive(Format::Tar)),
+        "application/gzip" | "application/x-gzip" | "application/x-gtar" => Ok(Kind::Archive(Format::TarGz)),
+        "application/zstd" | "application/x-zstd" => Ok(Kind::Archive(Format::TarZst)),
+        _ => Err(Problem::unsupported_media_type(TAKEN)),
+    }
+}

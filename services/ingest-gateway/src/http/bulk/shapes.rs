@@ -1,0 +1,157 @@
+//! The lines of the answer to a request with many documents.
+
+use serde::Serialize;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use crate::{
+    http::{
+        problem::{Problem, ProblemBody},
+        shapes::DocumentState,
+    },
+    unpack::Skipped,
+};
+
+/// Where an item stood in the request.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Place {
+    /// A line, from 1, empty ones counted.
+    Line(u64),
+    /// An entry of an archive, from 1.
+    Entry(u64),
+}
+
+/// What became of one item, a line of the answer. It has either `id`, or `problem`, or `skipped`.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub(super) struct ItemBody {
+    /// Which line of the request, from 1, empty ones counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    line: Option<u64>,
+    /// Which entry of the archive, from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    entry: Option<u64>,
+    /// The file's name, or its path in the archive, as far as it is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+    /// The document that was accepted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<Uuid>,
+    /// Its version, from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<u32>,
+    /// Where it is on its way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<DocumentState>)]
+    state: Option<&'static str>,
+    /// The same bytes with the same settings were there: this is that document.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    duplicate: Option<bool>,
+    /// Why it was not accepted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<ProblemBody>,
+    /// After how many seconds to send it again, where that may help.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_after_seconds: Option<u64>,
+    /// Why it was left out: `symlink`, `hard_link`, `special` (a device or a pipe), or `system_file`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    skipped: Option<Skipped>,
+}
+
+impl ItemBody {
+    fn at(place: Place, name: Option<String>) -> Self {
+        let (line, entry) = match place {
+            Place::Line(line) => (Some(line), None),
+            Place::Entry(entry) => (None, Some(entry)),
+        };
+        Self {
+            line,
+            entry,
+            name,
+            id: None,
+            version: None,
+            state: None,
+            duplicate: None,
+            problem: None,
+            retry_after_seconds: None,
+            skipped: None,
+        }
+    }
+
+    pub(super) fn accepted(place: Place, name: String, accepted: &riacho_store::Accepted) -> Self {
+        Self {
+            id: Some(accepted.document.0),
+            version: Some(accepted.version),
+            state: Some(accepted.state.as_str()),
+            duplicate: Some(accepted.duplicate),
+            ..Self::at(place, Some(name))
+        }
+    }
+
+    pub(super) fn refused(place: Place, name: Option<String>, problem: Problem) -> Self {
+        Self {
+            retry_after_seconds: problem.retry_after_seconds(),
+            problem: Some(problem.into()),
+            ..Self::at(place, name)
+        }
+    }
+
+    pub(super) fn skipped(place: Place, name: String, why: Skipped) -> Self {
+        Self { skipped: Some(why), ..Self::at(place, Some(name)) }
+    }
+}
+
+/// The last line of the answer.
+#[derive(Debug, Clone, Default, Serialize, ToSchema)]
+pub(super) struct SummaryBody {
+    /// Lines before this one.
+    items: u64,
+    /// Documents and versions that are new.
+    accepted: u64,
+    /// Documents that were there.
+    duplicates: u64,
+    /// Items with a problem.
+    refused: u64,
+    /// Items that were left out.
+    skipped: u64,
+    /// Whether the request was read to its end. If not, send it again: what was accepted is known.
+    complete: bool,
+    /// Why it was not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<ProblemBody>,
+    /// After how many seconds to send the request again, where that may help.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_after_seconds: Option<u64>,
+}
+
+impl SummaryBody {
+    pub(super) fn add(&mut self, item: &ItemBody) {
+        self.items += 1;
+        match item.duplicate {
+            Some(false) => self.accepted += 1,
+            Some(true) => self.duplicates += 1,
+            None if item.problem.is_some() => self.refused += 1,
+            None => self.skipped += 1,
+        }
+    }
+
+    pub(super) fn end(&mut self, stopped: Option<Problem>) {
+        self.complete = stopped.is_none();
+        self.retry_after_seconds = stopped.as_ref().and_then(Problem::retry_after_seconds);
+        self.problem = stopped.map(ProblemBody::from);
+    }
+}
+
+/// A line of the answer: of an item, or the last one.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+#[allow(clippy::large_enum_variant)] // one at a time
+pub(super) enum AnswerLine {
+    /// An item, in the order of the request.
+    Item(ItemBody),
+    /// What became of the request.
+    Summary {
+        /// The counts.
+        summary: SummaryBody,
+    },
+}

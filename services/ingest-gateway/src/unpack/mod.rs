@@ -1,0 +1,172 @@
+//! Archives of strangers, unpacked in a child process that can do nothing else.
+//!
+//! The archive is a file that the child reads; its files come back over the child's standard output, one
+//! after the other. What the child says is checked: it may have been taken over.
+
+mod child;
+mod tar;
+mod wire;
+mod zip;
+
+use std::{fs::File, io, os::unix::process::ExitStatusExt, path::PathBuf, time::Duration};
+
+use bytes::Bytes;
+use riacho_confine::{Input, OUT_OF_MEMORY_STATUS, Spawner};
+use serde::de::DeserializeOwned;
+use tokio::{
+    io::{AsyncReadExt, BufReader},
+    process::{Child, ChildStderr, ChildStdout},
+    time::timeout,
+};
+
+pub(crate) use self::wire::{Entry, Format, Limits, Skipped, Wrong};
+use self::wire::{MAX_JSON_BYTES, PIECE_BYTES, Settings, Tag};
+pub use self::{child::child_main, wire::SUBCOMMAND};
+
+/// How long a child may say nothing while it is listened to.
+const SILENCE: Duration = Duration::from_secs(60);
+/// How long a child that closed its streams has to be gone.
+const GRACE: Duration = Duration::from_secs(2);
+/// CPU time of every archive, and how much of it is unpacked in a second at the least.
+const CPU: (u64, u64) = (30, 8 << 20);
+/// How much of a child's last words is read.
+const LAST_WORDS_BYTES: u64 = 4096;
+
+/// Starts the children.
+#[derive(Debug)]
+pub(crate) struct Unpacker {
+    spawner: Spawner,
+    memory_bytes: u64,
+}
+
+/// Why nothing more comes from a child.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Broken {
+    /// No child could be started.
+    #[error("no process that unpacks could be started: {0}")]
+    Start(String),
+    /// It needed more memory than it may have.
+    #[error("unpacking needs more memory than it may have")]
+    Memory,
+    /// It took too long.
+    #[error("unpacking took too long")]
+    Time,
+    /// It crashed, or said what cannot be.
+    #[error("unpacking crashed")]
+    Crash,
+    /// It was ended from outside.
+    #[error("the process that unpacks was ended by signal {0}")]
+    ByOthers(i32),
+}
+
+/// What a child says.
+#[derive(Debug)]
+pub(crate) enum Frame {
+    Entry(Entry),
+    Bytes(Bytes),
+    End,
+    Refused(Wrong),
+    Failed(Wrong),
+    Done,
+}
+
+impl Unpacker {
+    /// Must be called inside a Tokio runtime.
+    pub(crate) fn new(command: Vec<PathBuf>, memory_bytes: u64) -> io::Result<Self> {
+        Ok(Self { spawner: Spawner::start(command, SUBCOMMAND)?, memory_bytes })
+    }
+
+    /// Begins to unpack an archive.
+    pub(crate) async fn start(
+        &self,
+        archive: File,
+        format: Format,
+        limits: Limits,
+    ) -> Result<Unpacking, Broken> {
+        let settings = Settings {
+            parent: std::process::id(),
+            memory_bytes: self.memory_bytes,
+            cpu_seconds: CPU.0 + limits.max_unpacked_bytes / CPU.1,
+            format,
+            limits,
+        };
+        let failed = |error: &dyn std::fmt::Display| Broken::Start(error.to_string());
+        let settings = serde_json::to_string(&settings).map_err(|error| failed(&error))?;
+        let started = self.spawner.spawn(&settings, Input::File(archive)).await;
+        let mut child = started.map_err(|error| failed(&error))?;
+        let (Some(output), Some(mut errors)) = (child.stdout.take(), child.stderr.take()) else {
+            return Err(failed(&"it has no streams"));
+        };
+        let mut output = BufReader::with_capacity(2 * PIECE_BYTES, output);
+        match timeout(SILENCE, frame(&mut output)).await {
+            Ok(Ok((Tag::Ready, _))) => Ok(Unpacking { child, output, errors }),
+            Err(_) => Err(failed(&"it did not become ready")),
+            Ok(_) => Err(failed(&last_words(&mut errors).await)),
+        }
+    }
+}
+
+/// A child at work. Dropping it kills it.
+pub(crate) struct Unpacking {
+    child: Child,
+    output: BufReader<ChildStdout>,
+    errors: ChildStderr,
+}
+
+impl Unpacking {
+    /// What the child says next.
+    pub(crate) async fn next(&mut self) -> Result<Frame, Broken> {
+        let (tag, payload) = match timeout(SILENCE, frame(&mut self.output)).await {
+            Ok(Ok(said)) => said,
+            Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => return Err(Broken::Crash),
+            Ok(Err(_)) => return Err(self.autopsy().await),
+            Err(_) => return Err(Broken::Time),
+        };
+        match tag {
+            Tag::Ready => Err(Broken::Crash),
+            Tag::Entry => Ok(Frame::Entry(json(&payload)?)),
+            Tag::Bytes => Ok(Frame::Bytes(payload.into())),
+            Tag::End => Ok(Frame::End),
+            Tag::Refused => Ok(Frame::Refused(json(&payload)?)),
+            Tag::Failed => Ok(Frame::Failed(json(&payload)?)),
+            Tag::Done => Ok(Frame::Done),
+        }
+    }
+
+    /// Why the child is no more.
+    async fn autopsy(&mut self) -> Broken {
+        let Ok(Ok(status)) = timeout(GRACE, self.child.wait()).await else { return Broken::Crash };
+        match status.signal() {
+            Some(libc::SIGXCPU) => Broken::Time,
+            Some(signal @ (libc::SIGKILL | libc::SIGTERM | libc::SIGINT | libc::SIGHUP)) => {
+                Broken::ByOthers(signal)
+            }
+            _ if status.code() == Some(OUT_OF_MEMORY_STATUS) => Broken::Memory,
+            _ if last_words(&mut self.errors).await.contains("memory allocation of") => Broken::Memory,
+            _ => Broken::Crash,
+        }
+    }
+}
+
+/// What a child said before it was gone.
+async fn last_words(errors: &mut ChildStderr) -> String {
+    let mut words = Vec::new();
+    let _ = timeout(GRACE, errors.take(LAST_WORDS_BYTES).read_to_end(&mut words)).await;
+    String::from_utf8_lossy(&words).trim().to_owned()
+}
+
+async fn frame(output: &mut BufReader<ChildStdout>) -> io::Result<(Tag, Vec<u8>)> {
+    let tag = Tag::of(output.read_u8().await?).ok_or(io::ErrorKind::InvalidData)?;
+    let length = output.read_u32_le().await? as usize;
+    let most = if tag == Tag::Bytes { PIECE_BYTES } else { MAX_JSON_BYTES };
+    if length > most {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let mut payload = vec![0; length];
+    output.read_exact(&mut payload).await?;
+    Ok((tag, payload))
+}
+
+fn json<T: DeserializeOwned>(payload: &[u8]) -> Result<T, Broken> {
+    serde_json::from_slice(payload).map_err(|_| Broken::Crash)
+}

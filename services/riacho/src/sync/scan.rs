@@ -1,0 +1,311 @@
+//! Which files of the named files and folders are meant.
+
+use std::{
+    fs, io,
+    path::{Component, Path, PathBuf},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+
+/// Size and time of change of a file: while both stay, so does its content, unless somebody hides it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stat {
+    pub(crate) size: u64,
+    /// Nanoseconds since 1970.
+    pub(crate) modified: i64,
+}
+
+impl Stat {
+    /// Of a file as it is now; links are followed.
+    pub(crate) fn of(path: &Path) -> io::Result<Stat> {
+        Ok(Stat::from(&fs::metadata(path)?))
+    }
+
+    /// Whether the file last changed longer ago than this.
+    pub(crate) fn is_older(self, age: Duration) -> bool {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let modified = Duration::from_nanos(u64::try_from(self.modified).unwrap_or(0));
+        now.checked_sub(modified).is_some_and(|since| since > age)
+    }
+
+    fn from(metadata: &fs::Metadata) -> Stat {
+        let modified = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+        let modified = modified.map_or(0, |since| i64::try_from(since.as_nanos()).unwrap_or(i64::MAX));
+        Stat { size: metadata.len(), modified }
+    }
+}
+
+/// A file that is meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Found {
+    /// Where it is, absolute.
+    pub(crate) path: PathBuf,
+    /// Its path as it is shown: below the folder that was named.
+    pub(crate) shown: String,
+    /// Its path as it was named, for `--by-path`.
+    pub(crate) named: String,
+    pub(crate) stat: Stat,
+}
+
+impl Found {
+    /// What the state knows it by.
+    pub(crate) fn key(&self) -> String {
+        self.path.to_string_lossy().into_owned()
+    }
+}
+
+/// A file or folder that was named.
+#[derive(Debug)]
+struct Root {
+    path: PathBuf,
+    named: PathBuf,
+    is_file: bool,
+}
+
+/// What is meant: the roots, and which files below them.
+#[derive(Debug)]
+pub(crate) struct Scope {
+    roots: Vec<Root>,
+    include: Option<GlobSet>,
+    exclude: GlobSet,
+}
+
+/// What a path turned out to be.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Looked {
+    File(Found),
+    /// Files below it, all of them.
+    Folder(Vec<Found>),
+    Absent,
+    /// Hidden, excluded, outside, or no file.
+    NotMeant,
+}
+
+impl Scope {
+    /// # Errors
+    /// When a path is not there, or a pattern cannot be read; with a text for the user.
+    pub(crate) fn new(paths: &[PathBuf], include: &[String], exclude: &[String]) -> Result<Scope, String> {
+        let root = |named: &PathBuf| {
+            let unreadable = |error: io::Error| format!("cannot read {}: {error}", named.display());
+            let path = named.canonicalize().map_err(unreadable)?;
+            let is_file = !fs::metadata(&path).map_err(unreadable)?.is_dir();
+            Ok::<_, String>(Root { path, named: named.clone(), is_file })
+        };
+        let roots = paths.iter().map(root).collect::<Result<_, _>>()?;
+        let include = if include.is_empty() { None } else { Some(globs(include)?) };
+        Ok(Scope { roots, include, exclude: globs(exclude)? })
+    }
+
+    /// The folders to be watched, with those of files that were named, and whether what lies in them is meant too.
+    pub(crate) fn folders(&self) -> Vec<(PathBuf, bool)> {
+        let folder = |root: &Root| match root.is_file {
+            true => (root.path.parent().unwrap_or(&root.path).to_owned(), false),
+            false => (root.path.clone(), true),
+        };
+        self.roots.iter().map(folder).collect()
+    }
+
+    /// The roots, for what distinguishes one ingest from another.
+    pub(crate) fn roots(&self) -> impl Iterator<Item = &Path> {
+        self.roots.iter().map(|root| root.path.as_path())
+    }
+
+    /// Whether the root of a path is there: when a whole disk is away, nothing of it was removed.
+    pub(crate) fn root_is_there(&self, path: &Path) -> bool {
+        let root = self.roots.iter().find(|root| path.starts_with(&root.path));
+        root.is_some_and(|root| {
+            if root.is_file { root.path.parent().is_some_and(Path::is_dir) } else { root.path.is_dir() }
+        })
+    }
+
+    /// All files, in the order of their names, and what could not be read. Links to folders are not followed, since
+    /// they may lead in circles, and links to files only where these lie below the same root.
+    pub(crate) fn walk(&self) -> (Vec<Found>, Vec<String>) {
+        let (mut found, mut errors) = (Vec::new(), Vec::new());
+        for root in &self.roots {
+            if root.is_file {
+                match Stat::of(&root.path) {
+                    Ok(stat) => found.push(root.found(root.path.clone(), stat)),
+                    Err(error) => errors.push(format!("cannot read {}: {error}", root.named.display())),
+                }
+            } else {
+                self.folder(root, &root.path, &mut found, &mut errors);
+            }
+        }
+        (found, errors)
+    }
+
+    fn folder(&self, root: &Root, folder: &Path, found: &mut Vec<Found>, errors: &mut Vec<String>) {
+        let entries = fs::read_dir(folder).and_then(|entries| entries.collect::<Result<Vec<_>, _>>());
+        let mut entries = match entries {
+            Ok(entries) => entries,
+            Err(error) => return errors.push(format!("cannot read {}: {error}", folder.display())),
+        };
+        entries.sort_by_key(fs::DirEntry::file_name);
+        for entry in entries {
+            match self.one(root, &entry.path()) {
+                Looked::File(file) => found.push(file),
+                Looked::Folder(_) => self.folder(root, &entry.path(), found, errors),
+                Looked::Absent | Looked::NotMeant => {}
+            }
+        }
+    }
+
+    /// What is at a path of which somebody said that it changed.
+    pub(crate) fn look(&self, path: &Path) -> Looked {
+        let Some(root) = self.roots.iter().find(|root| path.starts_with(&root.path)) else {
+            return Looked::NotMeant;
+        };
+        let below = path.strip_prefix(&root.path).unwrap_or(path);
+        let mut folder = root.path.clone();
+        for part in below.parent().into_iter().flat_map(Path::components) {
+            folder.push(part);
+            if self.is_left_out(root, &folder) || folder.is_symlink() {
+                return Looked::NotMeant;
+            }
+        }
+        match self.one(root, path) {
+            Looked::Folder(_) => {
+                let mut found = Vec::new();
+                self.folder(root, path, &mut found, &mut Vec::new());
+                Looked::Folder(found)
+            }
+            looked => looked,
+        }
+    }
+
+    /// What is at a path whose folder is meant; of a folder nothing below it.
+    fn one(&self, root: &Root, path: &Path) -> Looked {
+        if root.is_file && root.path != path || self.is_left_out(root, path) {
+            return Looked::NotMeant;
+        }
+        let metadata = match fs::symlink_metadata(path) {
+            Ok(metadata) => metadata,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Looked::Absent,
+            Err(_) => return Looked::NotMeant,
+        };
+        if metadata.is_dir() {
+            return Looked::Folder(Vec::new());
+        }
+        let metadata = if metadata.is_symlink() {
+            let inside = path.canonicalize().is_ok_and(|target| target.starts_with(&root.path));
+            match fs::metadata(path) {
+                Ok(target) if inside && target.is_file() => target,
+                _ => return Looked::NotMeant,
+            }
+        } else {
+            metadata
+        };
+        match metadata.is_file() && self.is_included(root, path) {
+            true => Looked::File(root.found(path.to_owned(), Stat::from(&metadata))),
+            false => Looked::NotMeant,
+        }
+    }
+
+    fn is_left_out(&self, root: &Root, path: &Path) -> bool {
+        let Ok(below) = path.strip_prefix(&root.path) else { return true };
+        let is_hidden = |part: Component<'_>| part.as_os_str().to_string_lossy().starts_with('.');
+        below.components().next_back().is_some_and(is_hidden)
+            || (!below.as_os_str().is_empty() && self.exclude.is_match(below))
+    }
+
+    fn is_included(&self, root: &Root, path: &Path) -> bool {
+        let below = path.strip_prefix(&root.path).unwrap_or(path);
+        root.is_file || self.include.as_ref().is_none_or(|include| include.is_match(below))
+    }
+}
+
+impl Root {
+    fn found(&self, path: PathBuf, stat: Stat) -> Found {
+        let (shown, named) = match path.strip_prefix(&self.path) {
+            Ok(below) if !self.is_file => (below.to_owned(), self.named.join(below)),
+            _ => (path.file_name().unwrap_or_default().into(), self.named.clone()),
+        };
+        let text = |path: PathBuf| path.to_string_lossy().into_owned();
+        Found { path, shown: text(shown), named: text(named), stat }
+    }
+}
+
+/// Patterns as a set. One without a slash is for names at any depth, as in `.gitignore`.
+fn globs(patterns: &[String]) -> Result<GlobSet, String> {
+    let mut set = GlobSetBuilder::new();
+    for pattern in patterns {
+        let whole = if pattern.contains('/') {
+            pattern.trim_start_matches('/').to_owned()
+        } else {
+            format!("**/{pattern}")
+        };
+        let glob = GlobBuilder::new(&whole).literal_separator(true).build();
+        set.add(glob.map_err(|error| format!("`{pattern}` is not a pattern: {}", error.kind()))?);
+    }
+    set.build().map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn folder(names: &[&str]) -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        for name in names {
+            let path = root.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "x").unwrap();
+        }
+        root
+    }
+
+    fn shown(scope: &Scope) -> Vec<String> {
+        let (found, errors) = scope.walk();
+        assert!(errors.is_empty(), "{errors:?}");
+        found.into_iter().map(|file| file.shown).collect()
+    }
+
+    fn scope(root: &Path, include: &[&str], exclude: &[&str]) -> Scope {
+        let owned = |patterns: &[&str]| patterns.iter().map(ToString::to_string).collect::<Vec<_>>();
+        Scope::new(&[root.to_owned()], &owned(include), &owned(exclude)).unwrap()
+    }
+
+    #[test]
+    fn folders_are_walked_in_order_without_hidden_files_and_links_that_lead_out() {
+        let other = folder(&["secret.txt"]);
+        let root = folder(&["b.txt", "a/2.md", "a/1.md", ".hidden/x", "a/.git"]);
+        symlink(root.path(), root.path().join("a/circle")).unwrap();
+        symlink(root.path().join("b.txt"), root.path().join("a/inside.txt")).unwrap();
+        symlink(other.path().join("secret.txt"), root.path().join("a/outside.txt")).unwrap();
+        symlink("nowhere", root.path().join("dangling")).unwrap();
+        assert_eq!(shown(&scope(root.path(), &[], &[])), ["a/1.md", "a/2.md", "a/inside.txt", "b.txt"]);
+        let named = Scope::new(&[root.path().join("a/.git")], &["*.md".into()], &[]).unwrap();
+        assert_eq!(shown(&named), [".git"], "what is named itself is meant");
+    }
+
+    #[test]
+    fn patterns_choose_by_name_or_by_path() {
+        let root = folder(&["a.txt", "a.md", "sub/b.txt", "sub/deep/c.txt", "tmp/d.txt"]);
+        let with = |include: &[&str], exclude: &[&str]| shown(&scope(root.path(), include, exclude));
+        assert_eq!(with(&["*.txt"], &[]), ["a.txt", "sub/b.txt", "sub/deep/c.txt", "tmp/d.txt"]);
+        assert_eq!(with(&["sub/*.txt"], &[]), ["sub/b.txt"]);
+        assert_eq!(with(&["sub/**"], &["*.md", "deep"]), ["sub/b.txt"]);
+        assert_eq!(with(&[], &["tmp", "**/c.txt", "a.*"]), ["sub/b.txt"]);
+        assert!(globs(&["a{".to_owned()]).unwrap_err().contains("`a{`"));
+    }
+
+    #[test]
+    fn a_path_that_changed_is_looked_at_like_in_a_walk() {
+        let root = folder(&["a/1.md", "a/.x/2.md", "tmp/3.md", "b.txt"]);
+        let scope = scope(root.path(), &["*.md"], &["tmp"]);
+        let path = root.path().canonicalize().unwrap();
+        let look = |name: &str| scope.look(&path.join(name));
+        assert!(matches!(look("a/1.md"), Looked::File(found) if found.shown == "a/1.md"));
+        assert!(matches!(look("a"), Looked::Folder(found) if found.len() == 1));
+        assert!(matches!(look(""), Looked::Folder(found) if found.len() == 1));
+        for left_out in ["a/.x/2.md", "a/.x", "tmp/3.md", "b.txt", "../other"] {
+            assert_eq!(look(left_out), Looked::NotMeant, "{left_out}");
+        }
+        assert_eq!(look("a/gone.md"), Looked::Absent);
+    }
+}

@@ -1,0 +1,182 @@
+//! The start of an ingest: the collection, the state that belongs to it, and what the server still has of it.
+
+use std::{
+    collections::{HashMap, HashSet},
+    path::PathBuf,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
+
+use riacho_domain::{DocumentId, State as DocumentState};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::{
+    Options, Scope,
+    job::Jobs,
+    run::Sync,
+    state::{self, State},
+};
+use crate::{
+    client::{Client, Error},
+    exit::{Failure, Kind},
+    ingest::Summary,
+    output::{Output, to_stderr},
+};
+
+/// The collection of uploads that name none.
+const DEFAULT_COLLECTION: &str = "default";
+/// How long a server may be away for an ingest that does not watch.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Where the state is.
+#[derive(Debug, Clone)]
+pub(crate) enum StateAt {
+    /// In the user's folder for state.
+    Default,
+    /// In this file.
+    File(PathBuf),
+    /// Nothing is kept.
+    Nowhere,
+}
+
+/// How an ingest ended.
+#[derive(Debug)]
+pub(crate) struct Begun {
+    pub(crate) summary: Summary,
+    pub(crate) was_interrupted: bool,
+}
+
+/// Ingests until everything is done, or with `watch` until `stop`.
+///
+/// # Errors
+/// When the server or the state cannot be used. A file that is refused or fails is counted, and no error.
+pub(crate) async fn begin(
+    client: &Client,
+    scope: Scope,
+    options: Options,
+    state: StateAt,
+    output: Output,
+    stop: CancellationToken,
+) -> anyhow::Result<Begun> {
+    let jobs = Jobs {
+        client: client.clone(),
+        target: options.target.clone(),
+        by_path: options.by_path,
+        patience: (!options.watch).then_some(PATIENCE),
+        stop: stop.clone(),
+        cut: CancellationToken::new(),
+        away: Arc::new(AtomicBool::new(false)),
+    };
+    let interrupted = || Begun { summary: Summary::default(), was_interrupted: true };
+    let name = options.target.collection.as_deref().unwrap_or(DEFAULT_COLLECTION).to_owned();
+    let collection = match state {
+        StateAt::Nowhere => None,
+        _ => match tokio::select! {
+            found = collection(&jobs, &name) => found?,
+            // A server that does not answer must not hold up the end.
+            () = stop.cancelled() => return Ok(interrupted()),
+        } {
+            Wanted::Is(id) => Some(id),
+            Wanted::Unseen => None,
+            Wanted::Stopped => return Ok(interrupted()),
+        },
+    };
+    let mut opened = match collection {
+        Some(id) => Some(open(&scope, &options, &state, id)?),
+        None => None,
+    };
+    let ends = match &mut opened {
+        Some(state) => match tokio::select! {
+            ends = compare(&jobs, state, &name) => ends?,
+            () = stop.cancelled() => return Ok(interrupted()),
+        } {
+            Some(ends) => ends,
+            None => return Ok(interrupted()),
+        },
+        None => HashMap::new(),
+    };
+    Sync::new(jobs, scope, options, opened, ends, output).run().await
+}
+
+/// The collection that is wanted.
+enum Wanted {
+    Is(Uuid),
+    /// The key may not see or make it.
+    Unseen,
+    Stopped,
+}
+
+/// The id of the collection, which is made where it is not there.
+async fn collection(jobs: &Jobs, name: &str) -> anyhow::Result<Wanted> {
+    for _ in 0..2 {
+        let Some(found) = jobs.patiently(|| jobs.client.collections()).await.map_err(Error::into_failure)?
+        else {
+            return Ok(Wanted::Stopped);
+        };
+        match found {
+            Ok(found) => {
+                if let Some(found) = found.into_iter().find(|collection| collection.name == name) {
+                    return Ok(Wanted::Is(found.id));
+                }
+            }
+            Err(Error::Refused { status, .. }) if status == reqwest::StatusCode::FORBIDDEN => {
+                to_stderr("riacho: no state is kept: the key may not read (scope documents:read)");
+                return Ok(Wanted::Unseen);
+            }
+            Err(error) => return Err(error.into_failure()),
+        }
+        let made =
+            jobs.patiently(|| jobs.client.create_collection(name)).await.map_err(Error::into_failure)?;
+        match made {
+            None => return Ok(Wanted::Stopped),
+            Some(Ok(made)) => return Ok(Wanted::Is(made.id)),
+            // Somebody else made it meanwhile.
+            Some(Err(Error::Refused { status, .. })) if status == reqwest::StatusCode::CONFLICT => {}
+            Some(Err(error)) => return Err(error.into_failure()),
+        }
+    }
+    Ok(Wanted::Unseen)
+}
+
+fn open(scope: &Scope, options: &Options, at: &StateAt, collection: Uuid) -> anyhow::Result<State> {
+    let usage = |text: String| Failure::error(Kind::Usage, text);
+    let path = match at {
+        StateAt::File(path) => path.clone(),
+        _ => state::default_path(collection, scope, options.by_path).map_err(usage)?,
+    };
+    let opened = State::open(&path, collection).map_err(|error| usage(error.to_string()))?;
+    if opened.was_of_another {
+        to_stderr(&format!(
+            "riacho: the state in {} is of another server, tenant or collection, and is not used; a new one takes its place",
+            path.display()
+        ));
+    }
+    Ok(opened.state)
+}
+
+/// Forgets the files whose documents the server has no longer, and gives the states of the others; none where the
+/// process is to end.
+async fn compare(
+    jobs: &Jobs,
+    state: &mut State,
+    collection: &str,
+) -> anyhow::Result<Option<HashMap<DocumentId, DocumentState>>> {
+    let wanted: HashSet<DocumentId> = state.iter().map(|(_, known)| known.document).collect();
+    let (mut found, mut cursor) = (HashMap::new(), None::<String>);
+    while found.len() < wanted.len() {
+        let page = jobs.patiently(|| jobs.client.documents(collection, cursor.as_deref())).await;
+        let Some(page) = page.map_err(Error::into_failure)? else { return Ok(None) };
+        let page = page.map_err(Error::into_failure)?;
+        found.extend(page.documents.into_iter().filter(|d| wanted.contains(&d.id)).map(|d| (d.id, d.state)));
+        cursor = page.next_cursor;
+        if cursor.is_none() {
+            break;
+        }
+    }
+    let gone = state.iter().filter(|(_, known)| !found.contains_key(&known.document));
+    for path in gone.map(|(path, _)| path.clone()).collect::<Vec<_>>() {
+        state.remove(&path)?;
+    }
+    Ok(Some(found))
+}
