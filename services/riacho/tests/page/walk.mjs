@@ -196,9 +196,17 @@ async function pausesAndLosesAWorker() {
   await page.getByText("consumers, tried: ok").waitFor();
   await picture("operations");
   await nav("Documents").click();
-  for (const name of ["one.md", "two.md", "three.md"]) {
-    const buffer = Buffer.from(`# ${name}\n\nThe heron waits at the weir of ${name}.\n`);
-    await page.locator("#files").setInputFiles({ name, mimeType: "text/markdown", buffer });
+  // Workers learn of a pause a moment later, and one that waits for an event finishes the next. So files are sent until three wait.
+  const queue = () => api("GET", "/api/v1/queue/info");
+  const before = (await queue()).documents.ready ?? 0;
+  for (let sent = 1, waiting = 0; waiting < 3; sent += 1) {
+    const buffer = Buffer.from(`# ${sent}\n\nThe heron waits at the weir of number ${sent}.\n`);
+    await page.locator("#files").setInputFiles({ name: `${sent}.md`, mimeType: "text/markdown", buffer });
+    waiting = await until(`what became of file ${sent}`, async () => {
+      const { documents, stages } = await queue();
+      const { backlog } = stages.find(({ stage }) => stage === "embed");
+      return (documents.ready ?? 0) - before + backlog === sent && backlog + 1;
+    }) - 1;
   }
   await go("");
   await page.getByText(/embed is paused since .* the provider is away/).waitFor();
