@@ -4,16 +4,18 @@
 //! A child is the same binary with a hidden argument. It has no environment, no file but its standard
 //! streams, no network, and limits on memory and CPU time. What the two say to each other is theirs.
 
+mod end;
 mod limits;
 mod spawner;
 
 use std::{io, path::PathBuf};
 
+pub use end::{End, child_main};
 pub use limits::{allow_cpu, cpu_used, limit};
 pub use spawner::{Input, Spawner};
 
 /// The status of a child that ran out of memory.
-pub const OUT_OF_MEMORY_STATUS: i32 = 86;
+const OUT_OF_MEMORY_STATUS: i32 = 86;
 
 /// Foreign files nest deeply, and the parsers of some formats recurse.
 const STACK_BYTES: usize = 128 << 20;

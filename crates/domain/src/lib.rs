@@ -28,4 +28,4 @@ pub use provider_limit::{LimitSeen, ProviderLimit, Turn, TurnAsked, TurnUsed};
 pub use retry::{DelayClass, RetryPolicy};
 pub use secret::{Secret, SecretUrl};
 pub use state::State;
-pub use topology::StageName;
+pub use topology::{SERVICES, StageName};

@@ -21,6 +21,7 @@ use opentelemetry_sdk::{
         SpanExporter, SpanProcessor,
     },
 };
+use riacho_domain::SERVICES;
 use tokio::runtime::Handle;
 
 use crate::{
@@ -30,8 +31,6 @@ use crate::{
     metrics::names,
 };
 
-/// The services that make spans. Each is a resource of its own, also where several are one process.
-const SERVICES: [&str; 5] = ["ingest-gateway", "extractor", "embedder", "indexer", "janitor"];
 /// The most spans of one request to the collector.
 const BATCH: usize = 512;
 /// How long a span waits at most for others to be sent with.
@@ -81,6 +80,7 @@ pub fn install(config: &Config) -> Result<Option<String>, Error> {
     let mut exporters = HashMap::new();
     let instance = uuid::Uuid::new_v4().to_string();
     for service in SERVICES {
+        // Each is a resource of its own, also where several are one process.
         let mut exporter = Otlp::builder()
             .with_http()
             .with_http_client(client.clone())

@@ -7,7 +7,7 @@ use std::{
 };
 
 use chrono::{SecondsFormat, Utc};
-use riacho_domain::StageName;
+use riacho_domain::{SERVICES, StageName};
 use serde::ser::{SerializeMap, Serializer};
 use serde_json::Value;
 use tracing::{
@@ -18,9 +18,6 @@ use tracing::{
 use tracing_subscriber::{Layer, layer::Context, registry::LookupSpan};
 
 use crate::config::LogFormat;
-
-/// The services, as they are named in lines.
-const SERVICES: [&str; 5] = ["ingest-gateway", "extractor", "embedder", "indexer", "janitor"];
 
 /// Writes lines to standard error.
 pub(super) struct Logs {

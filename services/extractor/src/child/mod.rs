@@ -8,10 +8,7 @@ mod parser;
 mod recognizer;
 mod streams;
 
-use std::{
-    io::{self, Write},
-    process::ExitCode,
-};
+use std::{io, process::ExitCode};
 
 use riacho_confine::{self as confine, behind_closed_doors};
 
@@ -20,14 +17,7 @@ use crate::wire::{Role, Settings};
 /// The whole life of a child. Call it first thing in `main`, before any thread is started.
 #[must_use]
 pub fn main() -> ExitCode {
-    match start() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            // The parent reads the last words of a child that does not become ready.
-            let _ = writeln!(io::stderr(), "{error}");
-            ExitCode::FAILURE
-        }
-    }
+    confine::child_main(start)
 }
 
 fn start() -> io::Result<()> {

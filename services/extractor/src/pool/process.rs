@@ -2,8 +2,6 @@
 
 use std::{
     io,
-    os::unix::process::ExitStatusExt,
-    process::ExitStatus,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -20,7 +18,7 @@ use crate::{
     error::Error,
     wire::{MAX_JSON_BYTES, Ready, Tag},
 };
-use riacho_confine::{Input, OUT_OF_MEMORY_STATUS, Spawner};
+use riacho_confine::{End, Input, Spawner};
 
 /// How much of the process's last words is kept.
 const LAST_WORDS_BYTES: usize = 4096;
@@ -153,21 +151,14 @@ impl Process {
         }
         match (broken, status) {
             (Broken::Time, _) => Death::Time,
-            (Broken::Stream, Some(status)) => match status.signal() {
-                Some(libc::SIGXCPU) => Death::Time,
-                Some(signal @ (libc::SIGKILL | libc::SIGTERM | libc::SIGINT | libc::SIGHUP)) => {
-                    Death::ByOthers(signal)
-                }
-                _ if self.lacked_memory(status).await => Death::Memory,
-                _ => Death::Crash,
+            (Broken::Stream, Some(status)) => match End::of(status, self.last_words()).await {
+                End::Time => Death::Time,
+                End::Memory => Death::Memory,
+                End::ByOthers(signal) => Death::ByOthers(signal),
+                End::Crash => Death::Crash,
             },
             _ => Death::Rules,
         }
-    }
-
-    async fn lacked_memory(&mut self, status: ExitStatus) -> bool {
-        status.code() == Some(OUT_OF_MEMORY_STATUS)
-            || self.last_words().await.contains("memory allocation of")
     }
 }
 

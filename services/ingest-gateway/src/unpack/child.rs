@@ -24,14 +24,7 @@ const ZSTD_WINDOW_LOG: u32 = 25;
 /// The whole life of a child. Call it first thing in `main`, before any thread is started.
 #[must_use]
 pub fn child_main() -> ExitCode {
-    match start() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            // The parent reads the last words of a child that does not become ready.
-            let _ = writeln!(io::stderr(), "{error}");
-            ExitCode::FAILURE
-        }
-    }
+    riacho_confine::child_main(start)
 }
 
 fn start() -> io::Result<()> {

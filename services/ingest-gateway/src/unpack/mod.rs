@@ -8,10 +8,10 @@ mod tar;
 mod wire;
 mod zip;
 
-use std::{fs::File, io, os::unix::process::ExitStatusExt, path::PathBuf, time::Duration};
+use std::{fs::File, io, path::PathBuf, time::Duration};
 
 use bytes::Bytes;
-use riacho_confine::{Input, OUT_OF_MEMORY_STATUS, Spawner};
+use riacho_confine::{End, Input, Spawner};
 use serde::de::DeserializeOwned;
 use tokio::{
     io::{AsyncReadExt, BufReader},
@@ -136,14 +136,11 @@ impl Unpacking {
     /// Why the child is no more.
     async fn autopsy(&mut self) -> Broken {
         let Ok(Ok(status)) = timeout(GRACE, self.child.wait()).await else { return Broken::Crash };
-        match status.signal() {
-            Some(libc::SIGXCPU) => Broken::Time,
-            Some(signal @ (libc::SIGKILL | libc::SIGTERM | libc::SIGINT | libc::SIGHUP)) => {
-                Broken::ByOthers(signal)
-            }
-            _ if status.code() == Some(OUT_OF_MEMORY_STATUS) => Broken::Memory,
-            _ if last_words(&mut self.errors).await.contains("memory allocation of") => Broken::Memory,
-            _ => Broken::Crash,
+        match End::of(status, last_words(&mut self.errors)).await {
+            End::Time => Broken::Time,
+            End::Memory => Broken::Memory,
+            End::ByOthers(signal) => Broken::ByOthers(signal),
+            End::Crash => Broken::Crash,
         }
     }
 }
