@@ -26,6 +26,9 @@ pub struct Config {
     pub pool_size: usize,
     /// A statement that takes longer is cancelled, and counts as an outage of the database.
     pub statement_timeout_ms: u64,
+    /// A transaction in which the server waits longer for the next statement is rolled back: that of a process which was cut
+    /// off or stands still would keep its locks, and hold up all others.
+    pub idle_transaction_timeout_ms: u64,
     /// Time to open a connection.
     pub connect_timeout_ms: u64,
     /// Time to wait for a free connection of the pool.
@@ -54,6 +57,7 @@ impl Default for Config {
             read_url: None,
             pool_size: 16,
             statement_timeout_ms: 60_000,
+            idle_transaction_timeout_ms: 10_000,
             connect_timeout_ms: 5_000,
             acquire_timeout_ms: 10_000,
             tls_ca_file: None,

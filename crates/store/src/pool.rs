@@ -198,7 +198,7 @@ fn pool(url: &SecretUrl, config: &Config, role: Role) -> Result<Pool, Error> {
         if role == Role::Janitor { "on" } else { "off" },
         if role == Role::Stage { "force_generic_plan" } else { "auto" },
         config.statement_timeout_ms,
-        config.statement_timeout_ms.saturating_mul(2),
+        config.idle_transaction_timeout_ms,
     );
     let on_backend = config.on_backend;
     Pool::builder(Manager::from_config(parsed, connector, recycling))

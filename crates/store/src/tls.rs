@@ -1,11 +1,15 @@
 //! Reading connection URLs, and TLS to PostgreSQL.
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use rustls::{ClientConfig, RootCertStore};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::{Config, Error};
+
+/// A connection through which nothing comes any more is given up after this time: the system's own limits are a quarter of
+/// an hour for what was sent, and two hours where an answer is awaited.
+const SILENCE: Duration = Duration::from_secs(30);
 
 /// Parses a URL of the configuration. Errors do not repeat the URL: it may hold a password.
 pub(crate) fn parse_url(url: &str, config: &Config) -> Result<tokio_postgres::Config, Error> {
@@ -20,6 +24,12 @@ pub(crate) fn parse_url(url: &str, config: &Config) -> Result<tokio_postgres::Co
         ));
     }
     parsed.connect_timeout(config.connect_timeout());
+    if parsed.get_tcp_user_timeout().is_none() {
+        parsed.tcp_user_timeout(SILENCE);
+    }
+    if parsed.get_keepalives_interval().is_none() {
+        parsed.keepalives_idle(SILENCE / 3).keepalives_interval(SILENCE / 6);
+    }
     if parsed.get_application_name().is_none() {
         parsed.application_name("riacho");
     }

@@ -1,6 +1,8 @@
 //! Leadership: one janitor works on a schedule, and another takes over.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::time::Duration;
+
 use riacho_domain::State;
 use riacho_janitor::Config;
 use riacho_store::Role;
@@ -83,6 +85,31 @@ async fn a_leader_whose_connection_is_half_open_is_replaced_when_its_lease_is_ov
     proxy.blackhole();
     let (stop, second) = start(&deployment, config);
     eventually(|| async { holder(&deployment).await.filter(|(now, _)| *now != leader) }).await;
+    let document = hold(&deployment, "after.txt").await;
+    deployment.reaches(document, State::Extracting).await;
+    stop.cancel();
+    second.await.unwrap().unwrap();
+    first.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_janitor_that_is_cut_off_in_a_transaction_holds_up_nobody_for_long() {
+    let deployment = Deployment::start().await.unwrap();
+    let database = deployment.database_config();
+    let proxy = Proxy::before(database.url.expose()).unwrap();
+    let through = riacho_store::Config { url: proxy.url().into(), ..database };
+    let mut resources = deployment.resources(Role::Janitor).unwrap();
+    resources.store = riacho_store::Store::connect(&through, Role::Janitor).await.unwrap();
+    // What it sends next takes so long that it can be cut off before.
+    proxy.delay(Duration::from_millis(300));
+    let core = deployment.core().unwrap();
+    let first = tokio::spawn(async move {
+        riacho_janitor::run(Config::default(), &core, resources, CancellationToken::new()).await
+    });
+    let open = "SELECT pid FROM pg_stat_activity WHERE state = 'idle in transaction' AND query LIKE '%INSERT INTO schedules%'";
+    eventually(|| async { deployment.sql(open).into_iter().next() }).await;
+    proxy.blackhole();
+    let (stop, second) = start(&deployment, Config { lease_seconds: 3, ..Config::default() });
     let document = hold(&deployment, "after.txt").await;
     deployment.reaches(document, State::Extracting).await;
     stop.cancel();
