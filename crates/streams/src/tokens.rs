@@ -12,6 +12,9 @@ use crate::{
 /// How long a bucket is waited for. A request is not held up for its limit.
 const PATIENCE: Duration = Duration::from_millis(250);
 
+/// How many tokens a bucket may lack after [`Streams::charge`]; what is owed beyond that is let off.
+pub const MAX_LACKING: u32 = 2_000;
+
 /// A rate: a bucket that holds some tokens and gets one each while.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
@@ -36,8 +39,22 @@ impl Streams {
     /// # Errors
     /// When Redis is away. The caller decides whether that refuses anything.
     pub async fn take_token(&self, tenant: &TenantId, what: &str, rate: Rate) -> Result<Token, Error> {
+        self.bucket(tenant, what, rate, 0).await
+    }
+
+    /// Takes tokens that a request owes after it was let in with one, whether they are there or not: what comes next waits
+    /// until all are made up for, at most [`MAX_LACKING`] of them.
+    ///
+    /// # Errors
+    /// When Redis is away.
+    pub async fn charge(&self, tenant: &TenantId, what: &str, rate: Rate, owed: u32) -> Result<Token, Error> {
+        self.bucket(tenant, what, rate, owed).await
+    }
+
+    async fn bucket(&self, tenant: &TenantId, what: &str, rate: Rate, owed: u32) -> Result<Token, Error> {
         let every = i64::try_from(rate.every.as_micros().max(1)).unwrap_or(i64::MAX);
-        let args = vec![every.into(), i64::from(rate.burst.max(1)).into()];
+        let numbers = [rate.burst.max(1), owed, MAX_LACKING].map(i64::from);
+        let args = std::iter::once(every).chain(numbers).map(Value::from).collect();
         let conn = self.conn().with_timeout(PATIENCE);
         let keys = [self.keys().bucket(tenant, what)];
         let answer = list(self.scripts().token.run(&conn, &keys, args).await?);

@@ -10,7 +10,7 @@ use std::{
 
 use riacho_domain::TenantId;
 use riacho_store::Limits;
-use riacho_streams::{Rate, Streams, Token};
+use riacho_streams::{MAX_LACKING, Rate, Streams, Token};
 
 use crate::{
     http::{problem::Problem, rate_headers::RatesSeen},
@@ -73,20 +73,7 @@ impl Rates {
         seen: Option<&RatesSeen>,
     ) -> Result<(), Problem> {
         let Some(rate) = counted.rate(limits) else { return Ok(()) };
-        let token = match self.is_away() {
-            true => self.take_here(tenant, counted, rate, Instant::now()),
-            false => match streams.take_token(tenant, counted.as_str(), rate).await {
-                Ok(token) => {
-                    self.is_back();
-                    token
-                }
-                Err(error) => {
-                    tracing::debug!(%error, "rates are kept by this gateway alone");
-                    self.lock().away_until = Some(Instant::now() + AWAY);
-                    self.take_here(tenant, counted, rate, Instant::now())
-                }
-            },
-        };
+        let token = self.bucket(streams, tenant, counted, rate, 0).await;
         if let Some(seen) = seen {
             seen.note(counted.as_str(), rate, token);
         }
@@ -96,6 +83,52 @@ impl Rates {
                 let reason = if counted == Counted::Uploads { "upload_rate" } else { "tenant_rate" };
                 metrics::counter!(names::REJECTIONS, "reason" => reason).increment(1);
                 Err(Problem::over_rate(counted.as_str(), seconds(wait)))
+            }
+        }
+    }
+
+    /// Takes what a request that was let in owes besides its own token; what the tenant does next waits for it.
+    pub(crate) async fn charge(
+        &self,
+        streams: &Streams,
+        tenant: &TenantId,
+        counted: Counted,
+        limits: &Limits,
+        owed: u32,
+        seen: Option<&RatesSeen>,
+    ) {
+        let Some(rate) = counted.rate(limits).filter(|_| owed > 0) else { return };
+        let token = self.bucket(streams, tenant, counted, rate, owed).await;
+        if let Some(seen) = seen {
+            seen.note(counted.as_str(), rate, token);
+        }
+    }
+
+    /// A token of the bucket, or what is owed of it where that is not 0.
+    async fn bucket(
+        &self,
+        streams: &Streams,
+        tenant: &TenantId,
+        counted: Counted,
+        rate: Rate,
+        owed: u32,
+    ) -> Token {
+        if self.is_away() {
+            return self.take_here(tenant, counted, rate, owed, Instant::now());
+        }
+        let answer = match owed {
+            0 => streams.take_token(tenant, counted.as_str(), rate).await,
+            owed => streams.charge(tenant, counted.as_str(), rate, owed).await,
+        };
+        match answer {
+            Ok(token) => {
+                self.is_back();
+                token
+            }
+            Err(error) => {
+                tracing::debug!(%error, "rates are kept by this gateway alone");
+                self.lock().away_until = Some(Instant::now() + AWAY);
+                self.take_here(tenant, counted, rate, owed, Instant::now())
             }
         }
     }
@@ -113,19 +146,20 @@ impl Rates {
     }
 
     /// The algorithm of `token.lua` in crates/streams, on buckets of this process.
-    fn take_here(&self, tenant: &TenantId, counted: Counted, rate: Rate, now: Instant) -> Token {
+    fn take_here(&self, tenant: &TenantId, counted: Counted, rate: Rate, owed: u32, now: Instant) -> Token {
         let mut state = self.lock();
         if state.full_at.len() >= MAX_LOCAL {
             state.full_at.retain(|_, full_at| *full_at > now);
         }
         let key = (tenant.clone(), counted);
-        let full_at = state.full_at.get(&key).copied().unwrap_or(now).max(now) + rate.every;
-        let over = full_at.saturating_duration_since(now + rate.every * rate.burst.max(1));
-        if !over.is_zero() {
+        let empty = now + rate.every * rate.burst.max(1);
+        let full_at = state.full_at.get(&key).copied().unwrap_or(now).max(now) + rate.every * owed.max(1);
+        let over = full_at.saturating_duration_since(empty);
+        if owed == 0 && !over.is_zero() {
             return Token { wait: Some(over), left: 0 };
         }
-        let free = (now + rate.every * rate.burst.max(1)).saturating_duration_since(full_at);
-        let left = free.as_nanos() / rate.every.as_nanos().max(1);
+        let full_at = full_at.min(empty + rate.every * MAX_LACKING);
+        let left = empty.saturating_duration_since(full_at).as_nanos() / rate.every.as_nanos().max(1);
         if state.full_at.len() < MAX_LOCAL {
             state.full_at.insert(key, full_at);
         }
@@ -154,7 +188,7 @@ mod tests {
         let rate = Counted::Uploads.rate(&limits).unwrap();
         let start = Instant::now();
         let take = |after: u64| {
-            rates.take_here(&tenant, Counted::Uploads, rate, start + Duration::from_millis(after)).wait
+            rates.take_here(&tenant, Counted::Uploads, rate, 0, start + Duration::from_millis(after)).wait
         };
         assert_eq!((take(0), take(0), take(0)), (None, None, None));
         assert_eq!(take(0), Some(Duration::from_secs(1)));
@@ -163,9 +197,25 @@ mod tests {
         assert_eq!((take(60_000), take(60_000), take(60_000)), (None, None, None));
         assert!(take(60_000).is_some(), "the bucket holds its burst and no more");
         let left = |after: u64| {
-            rates.take_here(&tenant, Counted::Uploads, rate, start + Duration::from_millis(after)).left
+            rates.take_here(&tenant, Counted::Uploads, rate, 0, start + Duration::from_millis(after)).left
         };
         assert_eq!((left(62_000), left(62_000), left(62_000), left(63_500)), (1, 0, 0, 0));
+    }
+
+    #[test]
+    fn what_is_owed_is_made_up_for_before_anything_else_is_let_in() {
+        let (rates, tenant) = (Rates::default(), "acme".parse::<TenantId>().unwrap());
+        let rate = Rate { every: Duration::from_secs(1), burst: 3 };
+        let start = Instant::now();
+        let ask = |owed, after: u64| {
+            let token =
+                rates.take_here(&tenant, Counted::Requests, rate, owed, start + Duration::from_secs(after));
+            (token.wait.map(|wait| wait.as_secs()), token.left)
+        };
+        assert_eq!((ask(0, 0), ask(5, 0)), ((None, 2), (None, 0)));
+        assert_eq!((ask(0, 0), ask(0, 3), ask(0, 4)), ((Some(4), 0), (Some(1), 0), (None, 0)));
+        assert_eq!(ask(1_000_000, 4), (None, 0));
+        assert_eq!(ask(0, 4), (Some(u64::from(MAX_LACKING) + 1), 0), "more than that is let off");
     }
 
     #[test]

@@ -71,6 +71,7 @@ pub(crate) struct Caller<N> {
     pub(crate) is_operator: bool,
     /// What the tenant may use.
     pub(crate) limits: Limits,
+    seen: Option<RatesSeen>,
     needs: PhantomData<N>,
 }
 
@@ -78,6 +79,13 @@ impl<N> Caller<N> {
     /// Who acts, for the audit log.
     pub(crate) fn actor(&self) -> Actor {
         Actor::key(&self.key_id, &self.tenant)
+    }
+
+    /// Counts a request that does what `times` requests could do as so many.
+    pub(crate) async fn counts_as(&self, app: &App, times: usize) {
+        let owed = u32::try_from(times).unwrap_or(u32::MAX).saturating_sub(1);
+        let (rates, seen) = (app.rates(), self.seen.as_ref());
+        rates.charge(app.streams(), &self.tenant, Counted::Requests, &self.limits, owed, seen).await;
     }
 
     /// The store, whose changes are noted as the caller's.
@@ -95,8 +103,9 @@ impl<N: Needs> FromRequestParts<App> for Caller<N> {
             return Err(Problem::forbidden(format!("the key lacks the scope `{}`", N::SCOPE)));
         }
         let limits = principal.limits.over(app.limits());
-        let seen = parts.extensions.get::<RatesSeen>();
-        let take = |counted| app.rates().take(app.streams(), &principal.tenant, counted, &limits, seen);
+        let seen = parts.extensions.get::<RatesSeen>().cloned();
+        let take =
+            |counted| app.rates().take(app.streams(), &principal.tenant, counted, &limits, seen.as_ref());
         take(Counted::Requests).await?;
         if N::IS_UPLOAD {
             take(Counted::Uploads).await?;
@@ -107,6 +116,7 @@ impl<N: Needs> FromRequestParts<App> for Caller<N> {
             key_id: principal.key_id,
             is_operator,
             limits,
+            seen,
             needs: PhantomData,
         })
     }

@@ -24,9 +24,11 @@ type Seen = (&'static str, Rate, Token);
 pub(crate) struct RatesSeen(Arc<Mutex<Vec<Seen>>>);
 
 impl RatesSeen {
-    /// Notes what a bucket answered.
+    /// Notes what a bucket answered last.
     pub(crate) fn note(&self, name: &'static str, rate: Rate, token: Token) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push((name, rate, token));
+        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.retain(|(other, ..)| *other != name);
+        seen.push((name, rate, token));
     }
 
     /// The two headers; none where nothing is limited.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use reqwest::{Method, RequestBuilder, multipart};
 use riacho_ingest_gateway::Config;
-use riacho_store::Limits;
+use riacho_store::{Limits, OwnLimits};
 use riacho_testkit::eventually;
 use serde_json::{Value, json};
 
@@ -237,6 +237,37 @@ async fn uploads_count_against_the_rate_of_uploads() {
     let (_, headers) = refused(again, 429, "requests", "rate_limit_exceeded").await;
     assert!(headers["retry-after"].to_str().unwrap().parse::<u64>().unwrap() >= 1);
     assert!(!headers.contains_key("x-should-retry"), "it may be sent again later");
+}
+
+#[tokio::test]
+async fn a_batch_counts_as_many_requests_as_it_has_files_and_a_search_as_it_has_queries() {
+    let gateway = Gateway::start().await;
+    let store = store(&gateway).await;
+    let mut ids = Vec::new();
+    for name in ["a.txt", "b.txt", "c.txt"] {
+        ids.push(file(&gateway, name, name).await["id"].as_str().unwrap().to_owned());
+    }
+    let slow = OwnLimits { requests_per_minute: Some(1), request_burst: Some(10), ..OwnLimits::default() };
+    gateway.deployment.janitor.set_tenant_limits(&gateway.deployment.tenant, &slow).await.unwrap();
+    let left = async |path: &str, body: Value| {
+        let response =
+            gateway.post(&format!("/v1/vector_stores/{store}/{path}")).json(&body).send().await.unwrap();
+        assert_eq!(response.status(), 200);
+        let limit = response.headers()["ratelimit"].to_str().unwrap().to_owned();
+        limit.strip_prefix("\"requests\";r=").unwrap().split(';').next().unwrap().parse::<u32>().unwrap()
+    };
+    // The gateway remembers limits with the key for a while.
+    eventually(|| async {
+        gateway.get("/v1/files").send().await.unwrap().headers().contains_key("ratelimit")
+    })
+    .await;
+    let first = left("search", json!({"query": "text"})).await;
+    assert_eq!(left("search", json!({"query": ["text", "other"]})).await, first - 2);
+    assert_eq!(left("file_batches", json!({"file_ids": ids})).await, first - 5);
+    // What is not there is owed: this is let in with the last token, and nothing after it.
+    let many = json!({"query": ["a", "b", "c", "d", "e", "f"]});
+    assert_eq!(left("search", many).await, 0);
+    refused(gateway.get("/v1/files"), 429, "requests", "rate_limit_exceeded").await;
 }
 
 #[tokio::test]

@@ -110,6 +110,7 @@ pub(super) async fn create(
     let wanted = body.named()?.into_iter().map(|named| Wanted::new(&app, named));
     let wanted = wanted.collect::<Result<Vec<_>, _>>()?;
     let store = found(&app, tenant, id).await?;
+    caller.counts_as(&app, wanted.len()).await;
     let tenant = tenant.clone();
     // Goes on where the client has no patience: what is attached is in its batch, whoever asks for that.
     let filled = tokio::spawn(async move {

@@ -176,6 +176,7 @@ pub(super) async fn create(
     if wanted.is_empty() {
         return Ok(Json(store.into()));
     }
+    caller.counts_as(&app, 1 + wanted.len()).await;
     if let Err(problem) = attach(&app, (tenant, &trace), &store, wanted).await {
         // Its id was not answered, so nobody could delete it.
         app.store().delete_vector_store(tenant, id).await?;
