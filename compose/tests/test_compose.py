@@ -254,6 +254,11 @@ class Story:
         status, headers, body = front.ask("POST", "/api/v1/documents?filename=huge.txt", b"x" * (101 << 20))
         if status != 413 or headers.get("Content-Type") != "application/problem+json":
             raise Failed(f"101 MiB were answered with {status}: {body[:200]}")
+        lines = "".join(json.dumps({"filename": f"bulk-{number}.txt", "text": f"Line {number} of many."}) + "\n" for number in range(300))
+        status, _, body = front.ask("POST", "/api/v1/documents/bulk", lines.encode(), headers={"Content-Type": "application/x-ndjson"})
+        taken = [json.loads(line).get("document", {}).get("id") or json.loads(line).get("id") for line in body.splitlines()]
+        if status != 200 or sum(1 for one in taken if one) != 300:
+            raise Failed(f"300 documents in one request were answered with {status}: {body[-500:]}")
 
     def step_prod_front_sends_events_at_once(self):
         """The front's own files, before a program that sends a second event only when the client has the first."""

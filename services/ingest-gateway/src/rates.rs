@@ -87,16 +87,16 @@ impl Rates {
         }
     }
 
-    /// Takes what a request that was let in owes besides its own token; what the tenant does next waits for it.
-    pub(crate) async fn charge(
+    /// Counts further requests for one that was let in and does as much as they; what the tenant does next waits for it.
+    pub(crate) async fn charge_requests(
         &self,
         streams: &Streams,
         tenant: &TenantId,
-        counted: Counted,
         limits: &Limits,
         owed: u32,
         seen: Option<&RatesSeen>,
     ) {
+        let counted = Counted::Requests;
         let Some(rate) = counted.rate(limits).filter(|_| owed > 0) else { return };
         let token = self.bucket(streams, tenant, counted, rate, owed).await;
         if let Some(seen) = seen {

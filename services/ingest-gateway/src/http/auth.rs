@@ -85,7 +85,7 @@ impl<N> Caller<N> {
     pub(crate) async fn counts_as(&self, app: &App, times: usize) {
         let owed = u32::try_from(times).unwrap_or(u32::MAX).saturating_sub(1);
         let (rates, seen) = (app.rates(), self.seen.as_ref());
-        rates.charge(app.streams(), &self.tenant, Counted::Requests, &self.limits, owed, seen).await;
+        rates.charge_requests(app.streams(), &self.tenant, &self.limits, owed, seen).await;
     }
 
     /// The store, whose changes are noted as the caller's.

@@ -20,10 +20,6 @@ use super::problem::Problem;
 
 /// Files up to this size are stored from memory in one call.
 const SMALL_BYTES: usize = 64 << 10;
-/// How much of a refused body is read before the connection is closed.
-const DRAIN_BYTES: usize = 64 << 20;
-/// For how long.
-const DRAIN_TIME: Duration = Duration::from_secs(5);
 
 /// Why a body ended early.
 #[derive(Debug, thiserror::Error)]
@@ -37,9 +33,6 @@ pub(crate) enum BodyError {
 }
 
 /// A request's body that can be read in pieces, by several readers one after the other.
-///
-/// A client that is still sending when the connection closes sees a reset instead of the answer, so
-/// what nobody wants is read and thrown away for a while ([`Incoming::drain`]).
 #[derive(Clone)]
 pub(crate) struct Incoming(Arc<Mutex<Source>>);
 
@@ -66,24 +59,6 @@ impl Incoming {
             guard.deadline.as_mut().reset(Instant::now() + idle);
         }
         self.next().await
-    }
-
-    /// Reads and drops the rest, within bounds, unless the client waits to be told to send it.
-    pub(crate) async fn drain(mut self, headers: &HeaderMap) {
-        if headers.contains_key(header::EXPECT) {
-            return;
-        }
-        let mut left = DRAIN_BYTES;
-        let rest = async {
-            while let Some(Ok(piece)) = self.next().await {
-                left = left.saturating_sub(piece.len());
-                if left == 0 {
-                    break;
-                }
-            }
-        };
-        // Ends in time either way; what remains is the client's loss.
-        let _ = tokio::time::timeout(DRAIN_TIME, rest).await;
     }
 }
 
@@ -203,12 +178,5 @@ mod tests {
         assert_eq!(incoming.next().await.unwrap().unwrap(), "a");
         assert!(matches!(incoming.next().await, Some(Err(BodyError::Slow))));
         assert!(incoming.next().await.is_none());
-    }
-
-    #[tokio::test]
-    async fn what_nobody_wants_is_read_and_dropped() {
-        let endless = stream::repeat_with(|| Ok::<_, std::io::Error>(Bytes::from(vec![0; 1 << 20])));
-        let incoming = Incoming::new(Body::from_stream(endless), Duration::from_secs(1));
-        tokio::time::timeout(DRAIN_TIME, incoming.drain(&HeaderMap::new())).await.unwrap();
     }
 }

@@ -22,6 +22,7 @@ mod janitor;
 mod jobs;
 mod keys;
 mod limits;
+mod linger;
 mod meaning;
 mod missing;
 pub(crate) mod names;
@@ -164,6 +165,7 @@ pub(crate) fn router(app: App, limits: &Limits, operations: riacho_service::ops:
         ))
         .layer(cors(&config))
         .layer(middleware::from_fn(trace::layer))
+        .layer(middleware::from_fn(linger::layer))
 }
 
 /// A panic is a bug, and a problem like any other for the client.

@@ -49,14 +49,7 @@ pub(crate) async fn take_in(
     let (parts, body) = request.into_parts();
     let incoming = Incoming::new(body, app.config().idle_timeout());
     let key = Key::original(tenant, UploadId::new());
-    let received = match receive(app, &key, &parts, incoming.clone()).await {
-        Ok(received) => received,
-        Err(problem) => {
-            incoming.drain(&parts.headers).await;
-            app.discard(key);
-            return Err(problem);
-        }
-    };
+    let received = receive(app, &key, &parts, incoming).await.inspect_err(|_| app.discard(key.clone()))?;
     let stored = accept_of(app, tenant, target, trace, &parts.headers, received);
     let accept = stored.inspect_err(|_| app.discard(key.clone()))?;
     Ok(app.accept(&accept, &key).await?)

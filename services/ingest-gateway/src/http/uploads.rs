@@ -200,11 +200,8 @@ async fn put(
     riacho_service::FOREGROUND.request();
     let (parts, body) = request.into_parts();
     let incoming = Incoming::new(body, app.config().idle_timeout());
-    let result = receive(&app, UploadId(upload), &query, &parts.headers, incoming.clone()).await;
-    if result.is_err() {
-        incoming.drain(&parts.headers).await;
-    }
-    result.map(|()| StatusCode::NO_CONTENT)
+    receive(&app, UploadId(upload), &query, &parts.headers, incoming).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 async fn receive(

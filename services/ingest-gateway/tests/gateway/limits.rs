@@ -55,6 +55,29 @@ async fn requests_over_the_cap_are_told_to_come_back() {
 }
 
 #[tokio::test]
+async fn the_answer_to_an_upload_that_is_refused_is_read_by_who_sends_all_of_it_first() {
+    let gateway = Gateway::with_config(Config { max_upload_bytes: 1_000, ..Config::default() }).await;
+    let address = gateway.base.trim_start_matches("http://");
+    let piece = vec![b'x'; 1 << 20];
+    for (key, refused) in [(gateway.deployment.key.as_str(), "413"), ("wrong", "401")] {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let head = format!(
+            "POST /api/v1/documents?filename=a.txt HTTP/1.1\r\nhost: gateway\r\nauthorization: Bearer {key}\r\n\
+             content-length: {}\r\nconnection: close\r\n\r\n",
+            96 * piece.len()
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        // More than the buffers of a connection hold.
+        for _ in 0..96 {
+            stream.write_all(&piece).await.unwrap();
+        }
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {refused} ")), "{answer}");
+    }
+}
+
+#[tokio::test]
 async fn who_is_connected_is_answered_by_a_gateway_that_stops() {
     let config = Config { max_connections: 1, grace_seconds: 60, ..Config::default() };
     let mut gateway = Gateway::with_config(config).await;

@@ -21,10 +21,7 @@ use riacho_domain::Lane;
 use tokio::sync::mpsc;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use self::{
-    run::{Intake, Stop},
-    shapes::AnswerLine,
-};
+use self::{run::Intake, shapes::AnswerLine};
 use super::{
     App,
     auth::{Caller, Write},
@@ -85,14 +82,7 @@ async fn bulk(
 ) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
     let incoming = Incoming::new(body, app.config().idle_timeout());
-    let answered = answer(&app, caller, trace, parts.uri.query(), &parts.headers, incoming.clone()).await;
-    match answered {
-        Ok(lines) => Ok(respond(lines)),
-        Err(problem) => {
-            incoming.drain(&parts.headers).await;
-            Err(problem)
-        }
-    }
+    answer(&app, caller, trace, parts.uri.query(), &parts.headers, incoming).await.map(respond)
 }
 
 /// Checks what is said of all documents, and begins to take them in.
@@ -117,17 +107,7 @@ async fn answer(
     let place = app.bulk_request()?;
     let intake = Intake { app: app.clone(), tenant: caller.tenant, limits: caller.limits, trace, settings };
     match kind {
-        Kind::Lines => {
-            let headers = headers.clone();
-            Ok(run::start(intake, place, |run| async move {
-                let read = lines::read(run, body.clone()).await;
-                // A client that is still sending would see a reset instead of the summary.
-                if matches!(read, Err(Stop::Because(_))) {
-                    body.drain(&headers).await;
-                }
-                read
-            }))
-        }
+        Kind::Lines => Ok(run::start(intake, place, |run| lines::read(run, body))),
         Kind::Archive(format) => {
             let opened = archive::open(app, format, body).await?;
             Ok(run::start(intake, place, |run| archive::read(run, opened)))

@@ -42,14 +42,8 @@ pub(super) async fn create(
     let (parts, body) = request.into_parts();
     let incoming = Incoming::new(body, app.config().idle_timeout());
     let key = Key::original(&caller.tenant, UploadId::new());
-    let received = match receive(&app, &key, &parts.headers, incoming.clone()).await {
-        Ok(received) => received,
-        Err(problem) => {
-            incoming.drain(&parts.headers).await;
-            app.discard(key);
-            return Err(problem);
-        }
-    };
+    let received =
+        receive(&app, &key, &parts.headers, incoming).await.inspect_err(|_| app.discard(key.clone()))?;
     match app.store().create_file(&caller.tenant, &received).await {
         Ok(file) => Ok(Json(file.into())),
         Err(error) => {
