@@ -105,6 +105,30 @@ impl Api {
         items.map(id).collect()
     }
 
+    /// Uploads texts in one request, a line each.
+    pub(crate) async fn upload_lines(&self, lines: String) -> anyhow::Result<()> {
+        let request = self.http.post(format!("{}/api/v1/documents/bulk", self.url));
+        let request = request.query(&[("lane", self.lane)]).bearer_auth(&self.key);
+        let answer = request.header("content-type", "application/x-ndjson").body(lines).send().await?;
+        let code = answer.status();
+        let text = answer.text().await?;
+        if code != 200 || !text.contains("\"complete\":true") || text.contains("\"problem\"") {
+            bail!("the upload of lines answered {code}: {}", text.lines().last().unwrap_or_default());
+        }
+        Ok(())
+    }
+
+    /// What an address answers.
+    pub(crate) async fn get(&self, path: &str) -> anyhow::Result<Value> {
+        let request = self.http.get(format!("{}{path}", self.url)).bearer_auth(&self.key);
+        Ok(request.send().await?.error_for_status()?.json().await?)
+    }
+
+    /// The address and the key, for another client.
+    pub(crate) fn address(&self) -> (&str, &str) {
+        (&self.url, &self.key)
+    }
+
     /// The document's status.
     pub(crate) async fn status(&self, id: &str) -> anyhow::Result<Status> {
         let url = format!("{}/api/v1/documents/{id}/status", self.url);

@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use nix::{sys::signal::Signal, unistd::Pid};
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{Target, api::Api};
@@ -58,6 +59,25 @@ impl Deployment {
     #[must_use]
     pub(crate) fn process(&self) -> Option<(u32, &Path)> {
         self.started.as_ref().map(|s| (s.child.id(), s.directory.path()))
+    }
+}
+
+impl Deployment {
+    /// A client of another tenant, which is made for it.
+    pub(crate) fn another_tenant(&self, target: &Target, name: &str) -> anyhow::Result<Api> {
+        let (_, directory) = self.process().context("this measurement starts its own deployment")?;
+        let riacho = |args: &[&str]| -> anyhow::Result<Value> {
+            let mut command = Command::new(binary(target)?);
+            command.args(args).args(["--json", "--data-dir"]).arg(directory.join("data"));
+            let output = command.output()?;
+            if !output.status.success() {
+                bail!("riacho {} failed: {}", args.join(" "), String::from_utf8_lossy(&output.stderr));
+            }
+            Ok(serde_json::from_slice(&output.stdout)?)
+        };
+        riacho(&["tenant", "create", name])?;
+        let key = riacho(&["key", "create", "--tenant", name])?;
+        Ok(self.api.with_key(key["secret"].as_str().context("a key without a secret")?))
     }
 }
 

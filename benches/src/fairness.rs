@@ -1,7 +1,6 @@
 //! What an interactive upload of one tenant waits while thousands of bulk documents of another wait.
 
 use std::{
-    process::Command,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -9,13 +8,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use bytes::Bytes;
 use clap::Args;
-use serde_json::Value;
 use tokio::task::JoinSet;
 
-use crate::{Target, api::Api, corpus, deployment, deployment::Deployment, figures::Figures};
+use crate::{Target, api::Api, corpus, deployment::Deployment, figures::Figures};
 
 /// The tenant of the bulk documents.
 const FLOOD: &str = "flood";
@@ -40,7 +38,7 @@ pub(crate) struct Options {
 /// Times interactive uploads on an idle deployment, then while the other tenant's documents wait.
 pub(crate) async fn run(target: &Target, options: &Options) -> anyhow::Result<Figures> {
     let deployment = Deployment::of(target).await?;
-    let flood = flooding(target, &deployment)?;
+    let flood = deployment.another_tenant(target, FLOOD)?;
     let mut first = 0;
     let mut uploads = async |count| {
         let mut latencies = Vec::new();
@@ -68,26 +66,6 @@ pub(crate) async fn run(target: &Target, options: &Options) -> anyhow::Result<Fi
     figures.add_latencies("idle", idle);
     figures.add_latencies("busy", busy);
     Ok(figures)
-}
-
-/// A client of another tenant, which is made for it.
-fn flooding(target: &Target, deployment: &Deployment) -> anyhow::Result<Api> {
-    let (_, directory) = deployment.process().context("this measurement starts its own deployment")?;
-    let riacho = |args: &[&str]| -> anyhow::Result<Value> {
-        let data = directory.join("data");
-        let output = Command::new(deployment::binary(target)?)
-            .args(args)
-            .args(["--json", "--data-dir"])
-            .arg(data)
-            .output()?;
-        if !output.status.success() {
-            bail!("riacho {} failed: {}", args.join(" "), String::from_utf8_lossy(&output.stderr));
-        }
-        Ok(serde_json::from_slice(&output.stdout)?)
-    };
-    riacho(&["tenant", "create", FLOOD])?;
-    let key = riacho(&["key", "create", "--tenant", FLOOD])?;
-    Ok(deployment.api.with_key(key["secret"].as_str().context("a key without a secret")?))
 }
 
 /// Uploads one small document, waits until it is ready, and answers how long that took from the 202 on.

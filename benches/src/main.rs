@@ -14,6 +14,7 @@ mod figures;
 mod folder;
 mod idle;
 mod memory;
+mod page;
 
 use std::path::PathBuf;
 
@@ -59,6 +60,8 @@ enum Bench {
     Folder(folder::Options),
     /// Memory of each service in a process of its own, at rest and at work.
     Memory(memory::Options),
+    /// What the page asks for, and how long its views take in a browser, for a tenant with few documents and one with many.
+    Page(page::Options),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -75,6 +78,7 @@ fn main() -> anyhow::Result<()> {
             Bench::Fairness(options) => fairness::run(&cli.target, options).await,
             Bench::Folder(options) => folder::run(&cli.target, options).await,
             Bench::Memory(options) => memory::run(&cli.target, options).await,
+            Bench::Page(options) => page::run(&cli.target, options).await,
         }
     })?;
     figures.print(cli.json);

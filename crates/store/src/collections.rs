@@ -64,6 +64,13 @@ impl Store {
         rows.iter().map(Collection::read).collect()
     }
 
+    /// The id of the collection with a name.
+    pub async fn collection_named(&self, tenant: &TenantId, name: &str) -> Result<Option<Uuid>, Error> {
+        let params: [Param<'_>; 2] = [&tenant.as_str(), &name];
+        let rows = self.single(Scope::tenant("collection_named", tenant), NAMED, &params).await?;
+        Ok(rows.first().map(|row| row.try_get("id")).transpose()?)
+    }
+
     /// One collection.
     pub async fn collection(&self, tenant: &TenantId, id: Uuid) -> Result<Option<Collection>, Error> {
         let rows = self.single(Scope::tenant("collection", tenant), GET, &[&tenant.as_str(), &id]).await?;
@@ -111,6 +118,9 @@ SELECT c.id, c.name, c.created_at,
         WHERE d.tenant_id = $1 AND d.collection_id = c.id AND d.deleted_at IS NULL) AS documents
 FROM collections AS c WHERE c.tenant_id = $1 AND c.id = $2 AND c.deleted_at IS NULL";
 
+const NAMED: &str = "-- store::collections::collection_named
+SELECT id FROM collections WHERE tenant_id = $1 AND name = $2 AND deleted_at IS NULL";
+
 const LOCK: &str = "-- store::collections::delete_collection
 SELECT id FROM collections WHERE tenant_id = $1 AND id = $2 AND deleted_at IS NULL FOR UPDATE";
 
@@ -122,4 +132,4 @@ const DELETE: &str = "-- store::collections::delete_collection
 DELETE FROM collections WHERE tenant_id = $1 AND id = $2";
 
 /// The statements of this file.
-pub(crate) const STATEMENTS: &[&str] = &[CREATE, LIST, GET, LOCK, ON_ITS_WAY, DELETE];
+pub(crate) const STATEMENTS: &[&str] = &[CREATE, LIST, GET, NAMED, LOCK, ON_ITS_WAY, DELETE];

@@ -232,13 +232,16 @@ impl Store {
     }
 }
 
+// Versions are found by their documents, for which there is an index by tenant.
 const USAGE: &str = "-- store::limits::usage
-SELECT (SELECT count(*) FROM documents WHERE tenant_id = $1 AND deleted_at IS NULL) AS documents,
-       (SELECT coalesce(sum(size), 0)::bigint FROM document_versions AS v
-        WHERE tenant_id = $1 AND original_purged_at IS NULL
-          AND NOT EXISTS (SELECT FROM files AS f WHERE f.object_key = v.object_key))
-       + (SELECT coalesce(sum(size), 0)::bigint FROM files WHERE tenant_id = $1) AS bytes,
-       (SELECT count(*) FROM document_versions WHERE tenant_id = $1 AND finished_at IS NULL) AS unfinished";
+SELECT own.documents, own.unfinished,
+       own.bytes + (SELECT coalesce(sum(size), 0)::bigint FROM files WHERE tenant_id = $1) AS bytes
+FROM (SELECT count(*) FILTER (WHERE v.version = d.latest_version AND d.deleted_at IS NULL) AS documents,
+             count(*) FILTER (WHERE v.finished_at IS NULL) AS unfinished,
+             coalesce(sum(v.size) FILTER (WHERE v.original_purged_at IS NULL
+                 AND NOT EXISTS (SELECT FROM files AS f WHERE f.object_key = v.object_key)), 0)::bigint AS bytes
+      FROM documents AS d JOIN document_versions AS v ON v.document_id = d.id AND v.tenant_id = $1
+      WHERE d.tenant_id = $1) AS own";
 
 const SET_LIMITS: &str = "-- store::limits::set_tenant_limits
 UPDATE tenants SET limits = $2 WHERE id = $1 RETURNING id";

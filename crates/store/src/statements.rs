@@ -5,10 +5,10 @@ use riacho_domain::{DocumentId, SpaceId, TenantId};
 use tokio_postgres::SimpleQueryMessage;
 
 use crate::{
-    accept, attachments, audit, census, chunks, collections, commands, day, dead_letters, documents, due,
-    files, frequent_words, indexing, intake, janitor, keys, leases, limits, migrate, pauses, pool, purge,
-    release, reuse, schedules, search, spaces, spend, stages, start, status, tenants, topology, uploads,
-    vector_stores, webhooks,
+    ListDocuments, accept, attachments, audit, census, chunks, collections, commands, day, dead_letters,
+    documents, due, files, frequent_words, indexing, intake, janitor, keys, leases, limits, migrate, pauses,
+    pool, purge, release, reuse, schedules, search, spaces, spend, stages, start, status, tenants, topology,
+    uploads, vector_stores, webhooks,
 };
 
 impl crate::Store {
@@ -91,6 +91,48 @@ impl crate::Store {
         }
         // Statements that were prepared here are not the pool's to reuse.
         drop(deadpool_postgres::Object::take(client));
+        Ok(found)
+    }
+}
+
+impl crate::Store {
+    /// What a list of a tenant's documents is read by, planned now for these values: the index, or the kind of the scan, with
+    /// what it is looked up by. For tests and diagnosis.
+    pub async fn document_scans(
+        &self,
+        tenant: &TenantId,
+        list: &ListDocuments,
+    ) -> Result<Vec<String>, crate::Error> {
+        let client = self.client().await?;
+        let quoted =
+            |text: Option<String>| text.map_or_else(|| "NULL".to_owned(), |text| format!("'{text}'"));
+        let after = list.cursor.as_deref().map(crate::cursor::decode_time).transpose()?;
+        let values = [
+            Some(tenant.to_string()),
+            list.collection.map(|id| id.to_string()),
+            list.state.map(|state| state.to_string()),
+            list.external_id.clone(),
+            after.map(|(time, _)| time.to_rfc3339()),
+            after.map(|(_, id)| id.to_string()),
+            Some(list.limit.to_string()),
+            list.parent.map(|id| id.to_string()),
+        ];
+        let execute = format!(
+            "SET riacho.tenant = '{tenant}'; SET plan_cache_mode = force_custom_plan; PREPARE listing AS {}; \
+             EXPLAIN (FORMAT JSON) EXECUTE listing ({})",
+            documents::list_sql(list),
+            values.map(quoted).join(", ")
+        );
+        let mut text = String::new();
+        for message in client.simple_query(&execute).await? {
+            if let SimpleQueryMessage::Row(row) = message {
+                text.push_str(row.get(0).unwrap_or_default());
+            }
+        }
+        drop(deadpool_postgres::Object::take(client));
+        let plan = serde_json::from_str(&text).map_err(|error| crate::Error::Row(error.to_string()))?;
+        let mut found = Vec::new();
+        leaves(&plan, &mut found);
         Ok(found)
     }
 }
@@ -201,6 +243,7 @@ fn all(space: SpaceId) -> Vec<String> {
     ];
     let fixed = [&fixed[..], webhooks::STATEMENTS].concat();
     let mut all: Vec<String> = fixed.concat().into_iter().map(str::to_owned).collect();
+    all.extend(documents::list_statements());
     all.extend(indexing::statements(space));
     all.extend(spaces::statements(space));
     all.extend(search::statements(space));

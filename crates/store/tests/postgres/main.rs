@@ -11,6 +11,7 @@ mod fallback;
 mod files;
 mod indexing;
 mod janitor;
+mod lists;
 mod machine;
 mod operators;
 mod races;

@@ -297,9 +297,8 @@ async fn list(
     asked.parent = query.parent.map(DocumentId);
     asked.cursor = query.cursor;
     if let Some(name) = query.collection {
-        let collections = app.store().collections(&caller.tenant).await?;
-        let found = collections.into_iter().find(|collection| collection.name == name);
-        asked.collection = Some(found.ok_or_else(|| Problem::not_found("collection"))?.id);
+        let found = app.store().collection_named(&caller.tenant, &name).await?;
+        asked.collection = Some(found.ok_or_else(|| Problem::not_found("collection"))?);
     }
     let page = app.store().documents(&caller.tenant, &asked).await?;
     Ok(Json(DocumentsBody {
