@@ -12,15 +12,18 @@ use std::{
     time::{Duration, Instant},
 };
 
+use reqwest::Response;
 use riacho_testkit::{
     eventually,
     process::{self, free_port},
     within,
 };
+use serde_json::Value;
 use support::{
     RIACHO,
     cluster::{Cluster, Services, is_refused_for_now, is_unavailable},
 };
+use zip::{CompressionMethod, ZipWriter, write::SimpleFileOptions};
 
 /// How long all documents may take once there is room, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -119,6 +122,17 @@ impl Disk {
     }
 }
 
+/// Sends a document in an archive that has more bytes than are free by chance.
+async fn send_archive(services: &Services, word: &str) -> Response {
+    let mut zip = ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    let stored = SimpleFileOptions::default().compression_method(CompressionMethod::Stored);
+    zip.start_file(format!("{word}.md"), stored).unwrap();
+    write!(zip, "# {word}\n\n{}", "The level at the gauge was written down.\n".repeat(3_000)).unwrap();
+    let archive = zip.finish().unwrap().into_inner();
+    let request = services.client.post(format!("{}/api/v1/documents/bulk", services.url));
+    request.header("content-type", "application/zip").body(archive).send().await.unwrap()
+}
+
 fn wait_for(mut is_so: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !is_so() {
@@ -140,6 +154,8 @@ fn limit(pids: &[u32], bytes: &str) {
 async fn while_the_object_store_has_no_room_uploads_are_refused_with_503_and_what_was_kept_is_finished() {
     let mut cluster = Cluster::new();
     cluster.set("RUST_LOG", "info,riacho_stage=debug");
+    // On the same disk.
+    cluster.set("RIACHO__GATEWAY__BULK__DIRECTORY", cluster.dir.path().join("objects").to_str().unwrap());
     let (mut services, disk) = Disk::start(&cluster, &cluster.prepare());
     services.are_ready().await;
     services.upload("first").await;
@@ -154,8 +170,12 @@ async fn while_the_object_store_has_no_room_uploads_are_refused_with_503_and_wha
     is_refused_for_now(services.send("refused").await, disk.code()).await;
     eventually(|| async { services.work.log().contains("waits for a server") }).await;
     is_refused_for_now(services.send("refused").await, disk.code()).await;
+    is_refused_for_now(send_archive(&services, "archived").await, "out_of_space").await;
     assert_eq!(count(&cluster, "state = 'failed'"), 0, "{}", services.log());
     disk.make_room();
+    let answer = send_archive(&services, "archived").await.text().await.unwrap();
+    let line: Value = serde_json::from_str(answer.lines().next().unwrap()).unwrap();
+    services.accepted.push((line["id"].as_str().unwrap().to_owned(), "archived".to_owned()));
     insist(&mut services, "kept", disk.code()).await;
     services.all_ready().await;
     cluster.check(&services);

@@ -87,7 +87,9 @@ async fn receive(body: &mut Incoming, config: &Config) -> Result<(File, u64), Pr
 
 fn disk(error: &io::Error) -> Problem {
     match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Problem::out_of_space(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+            Problem::out_of_space()
+        }
         _ => Problem::internal(&format!("an archive cannot be kept (gateway.bulk.directory): {error}")),
     }
 }
