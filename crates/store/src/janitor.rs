@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use crate::{
     Error, ReleasePlan, Store,
+    gone::Why,
     metrics::failed,
     read,
     release::plan_columns,
@@ -226,20 +227,23 @@ impl Store {
     /// and documents whose only upload never came after one. Answers how many rows.
     pub async fn housekeep(&self) -> Result<u64, Error> {
         let mut removed = 0;
-        for sql in [
-            OLD_KEYS,
-            OLD_EVENTS,
-            OLD_LETTERS,
-            OLD_BATCHES,
-            OLD_UPLOADS,
-            OLD_RUNS,
-            OLD_PAUSES,
-            OLD_ACTS,
-            OLD_DELIVERIES,
-        ] {
+        for sql in
+            [OLD_KEYS, OLD_EVENTS, OLD_LETTERS, OLD_BATCHES, OLD_RUNS, OLD_PAUSES, OLD_ACTS, OLD_DELIVERIES]
+        {
             removed += self.single(Scope::all("housekeep"), sql, &[]).await?.len() as u64;
         }
-        Ok(removed)
+        Ok(removed + self.forget_uploads().await?)
+    }
+
+    async fn forget_uploads(&self) -> Result<u64, Error> {
+        self.transaction(Scope::all("housekeep"), |tx| async move {
+            let rows = tx.query(OLD_UPLOADS, &[]).await?;
+            for row in &rows {
+                tx.deletes(&read::tenant(row, "tenant_id")?, [read::document(row, "id")?], Why::Upload);
+            }
+            Ok(rows.len() as u64)
+        })
+        .await
     }
 
     async fn count(&self, scope: Scope<'_>, sql: &str, limit: u32) -> Result<u64, Error> {
@@ -410,7 +414,7 @@ FROM (SELECT d.id FROM documents AS d
         AND d.latest_version = 1 AND d.deleted_at IS NULL
       ORDER BY d.id FOR NO KEY UPDATE OF d SKIP LOCKED) AS late
 WHERE d.id = late.id
-RETURNING d.id";
+RETURNING d.tenant_id, d.id";
 
 /// The statements of this file.
 pub(crate) const STATEMENTS: &[&str] = &[
