@@ -136,9 +136,10 @@ impl Store {
         rows.iter().map(ReleasePlan::read).collect()
     }
 
-    /// Ends uploads whose signed request ran out. Answers how many.
-    pub async fn expire_uploads(&self, limit: u32) -> Result<u64, Error> {
-        self.count(Scope::all("expire_uploads"), EXPIRE_UPLOADS, limit).await
+    /// Ends uploads whose signed request ran out. Answers which.
+    pub async fn expire_uploads(&self, limit: u32) -> Result<Vec<Touched>, Error> {
+        let rows = self.single(Scope::all("expire_uploads"), EXPIRE_UPLOADS, &[&i64::from(limit)]).await?;
+        rows.iter().map(Touched::read).collect()
     }
 
     /// Ends documents past their time to live; they are invisible, and purge removes them. Answers which.
@@ -245,10 +246,6 @@ impl Store {
         })
         .await
     }
-
-    async fn count(&self, scope: Scope<'_>, sql: &str, limit: u32) -> Result<u64, Error> {
-        Ok(self.single(scope, sql, &[&i64::from(limit)]).await?.len() as u64)
-    }
 }
 
 // Round by round: of each tenant as many as its weight, by urgency and age.
@@ -322,7 +319,7 @@ FROM (SELECT document_id, version FROM document_versions
       WHERE state = 'awaiting_upload' AND upload_expires_at < now() - interval '5 minutes'
       ORDER BY document_id, version LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED) AS late
 WHERE v.document_id = late.document_id AND v.version = late.version
-RETURNING v.version";
+RETURNING v.tenant_id, v.document_id, v.version, v.traceparent";
 
 // A version that is on its way and lives longer prolongs the document when it goes live.
 const EXPIRE_DOCUMENTS: &str = "-- store::janitor::expire_documents

@@ -56,7 +56,9 @@ async fn attached(five: &Five, store: &str, name: &str) -> (String, String) {
 
 #[tokio::test]
 async fn every_document_that_is_deleted_has_its_line_whatever_it_goes_with() {
-    let mut five = Five::start(&[]).await;
+    // Signs the addresses of uploads.
+    let secret = "ab".repeat(32);
+    let mut five = Five::start(&[("RIACHO__OBJECTS__SIGNING_SECRET", &secret)]).await;
     // Each document with who deletes it and why.
     let mut expected: Vec<(String, &str, &str)> = Vec::new();
 
@@ -89,7 +91,7 @@ async fn every_document_that_is_deleted_has_its_line_whatever_it_goes_with() {
     let (expired, document) = attached(&five, &store, "expired.txt").await;
     let id = expired.strip_prefix("file-").unwrap();
     let _ = five.cluster.database.run(&format!("UPDATE files SET expires_at = now() WHERE id = '{id}'"));
-    five.run_task("expire_documents").await;
+    five.run_task("expire-documents").await;
     five.says(&document, "deleted").await;
     expected.push((document, "janitor", "file"));
     for name in ["one.txt", "two.txt"] {
@@ -101,8 +103,22 @@ async fn every_document_that_is_deleted_has_its_line_whatever_it_goes_with() {
     let id = old.strip_prefix("vs_").unwrap();
     let age = "expires_after_days = 1, last_active_at = now() - interval '1 day'";
     let _ = five.cluster.database.run(&format!("UPDATE collections SET {age} WHERE id = '{id}'"));
-    five.run_task("expire_documents").await;
+    five.run_task("expire-documents").await;
     expected.push((document, "janitor", "collection"));
+
+    // An upload that never came.
+    let asked = json!({ "filename": "never.txt" });
+    let asked = five.send("/api/v1/documents/upload/presigned", &asked).await;
+    let never = asked["id"].as_str().unwrap_or_else(|| panic!("{asked}")).to_owned();
+    let late = "upload_expires_at = now() - interval '2 days'";
+    let _ = five
+        .cluster
+        .database
+        .run(&format!("UPDATE document_versions SET {late} WHERE document_id = '{never}'"));
+    five.run_task("expire-uploads").await;
+    five.says(&never, "expired").await;
+    five.run_task("housekeep").await;
+    expected.push((never, "janitor", "upload"));
 
     // A message that is cancelled before it is ready, and a batch of files.
     assert!(five.processes[2].stop().await.unwrap().success());
