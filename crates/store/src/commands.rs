@@ -7,6 +7,7 @@ use crate::{
     Accepted, Conflict, Error, ReleasePlan, Status, Store,
     accept::{LOCK_BY_ID, version_now},
     attachments::{self, OfVersions},
+    gone::Why,
     read, status,
     transaction::{Param, Scope, Tx},
 };
@@ -80,14 +81,19 @@ impl Store {
     /// not there.
     pub async fn delete_document(&self, tenant: &TenantId, document: DocumentId) -> Result<bool, Error> {
         self.transaction(Scope::tenant("delete_document", tenant), |tx| async move {
-            delete_in(&tx, tenant, document).await
+            delete_in(&tx, tenant, document, Why::Asked).await
         })
         .await
     }
 }
 
 /// Deletes a document with what is attached to it. False: it was not there.
-pub(crate) async fn delete_in(tx: &Tx, tenant: &TenantId, document: DocumentId) -> Result<bool, Error> {
+pub(crate) async fn delete_in(
+    tx: &Tx,
+    tenant: &TenantId,
+    document: DocumentId,
+    why: Why,
+) -> Result<bool, Error> {
     let params: [Param<'_>; 2] = [&tenant.as_str(), &document.0];
     tx.prepare(&[LOCK_BY_ID, DELETE]).await?;
     let (locked, deleted) = futures::join!(tx.query(LOCK_BY_ID, &params), tx.execute(DELETE, &params));
@@ -95,6 +101,7 @@ pub(crate) async fn delete_in(tx: &Tx, tenant: &TenantId, document: DocumentId) 
     if deleted? == 0 {
         return Ok(false);
     }
+    tx.deletes(tenant, [document], why);
     tx.execute(CANCEL_ALL, &params).await?;
     tx.execute(DETACH, &params).await?;
     attachments::delete_below(tx, tenant, &[(document.0, OfVersions::ALL)]).await?;

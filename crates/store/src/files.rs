@@ -11,7 +11,9 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 
 use crate::{
-    Conflict, Error, Part, Quota, Store, Window, commands, read,
+    Conflict, Error, Part, Quota, Store, Window, commands,
+    gone::Why,
+    read,
     transaction::{Param, Scope, Tx},
 };
 
@@ -148,7 +150,7 @@ impl Store {
                 return Ok(false);
             }
             for row in tx.query(DOCUMENTS, &params).await? {
-                commands::delete_in(&tx, tenant, read::document(&row, "id")?).await?;
+                commands::delete_in(&tx, tenant, read::document(&row, "id")?, Why::File).await?;
             }
             Ok(true)
         })

@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use crate::{
     Error, ReleasePlan, Store,
+    gone::Why,
     metrics::failed,
     read,
     release::plan_columns,
@@ -135,9 +136,10 @@ impl Store {
         rows.iter().map(ReleasePlan::read).collect()
     }
 
-    /// Ends uploads whose signed request ran out. Answers how many.
-    pub async fn expire_uploads(&self, limit: u32) -> Result<u64, Error> {
-        self.count(Scope::all("expire_uploads"), EXPIRE_UPLOADS, limit).await
+    /// Ends uploads whose signed request ran out. Answers which.
+    pub async fn expire_uploads(&self, limit: u32) -> Result<Vec<Touched>, Error> {
+        let rows = self.single(Scope::all("expire_uploads"), EXPIRE_UPLOADS, &[&i64::from(limit)]).await?;
+        rows.iter().map(Touched::read).collect()
     }
 
     /// Ends documents past their time to live; they are invisible, and purge removes them. Answers which.
@@ -226,24 +228,23 @@ impl Store {
     /// and documents whose only upload never came after one. Answers how many rows.
     pub async fn housekeep(&self) -> Result<u64, Error> {
         let mut removed = 0;
-        for sql in [
-            OLD_KEYS,
-            OLD_EVENTS,
-            OLD_LETTERS,
-            OLD_BATCHES,
-            OLD_UPLOADS,
-            OLD_RUNS,
-            OLD_PAUSES,
-            OLD_ACTS,
-            OLD_DELIVERIES,
-        ] {
+        for sql in
+            [OLD_KEYS, OLD_EVENTS, OLD_LETTERS, OLD_BATCHES, OLD_RUNS, OLD_PAUSES, OLD_ACTS, OLD_DELIVERIES]
+        {
             removed += self.single(Scope::all("housekeep"), sql, &[]).await?.len() as u64;
         }
-        Ok(removed)
+        Ok(removed + self.forget_uploads().await?)
     }
 
-    async fn count(&self, scope: Scope<'_>, sql: &str, limit: u32) -> Result<u64, Error> {
-        Ok(self.single(scope, sql, &[&i64::from(limit)]).await?.len() as u64)
+    async fn forget_uploads(&self) -> Result<u64, Error> {
+        self.transaction(Scope::all("housekeep"), |tx| async move {
+            let rows = tx.query(OLD_UPLOADS, &[]).await?;
+            for row in &rows {
+                tx.deletes(&read::tenant(row, "tenant_id")?, [read::document(row, "id")?], Why::Upload);
+            }
+            Ok(rows.len() as u64)
+        })
+        .await
     }
 }
 
@@ -318,7 +319,7 @@ FROM (SELECT document_id, version FROM document_versions
       WHERE state = 'awaiting_upload' AND upload_expires_at < now() - interval '5 minutes'
       ORDER BY document_id, version LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED) AS late
 WHERE v.document_id = late.document_id AND v.version = late.version
-RETURNING v.version";
+RETURNING v.tenant_id, v.document_id, v.version, v.traceparent";
 
 // A version that is on its way and lives longer prolongs the document when it goes live.
 const EXPIRE_DOCUMENTS: &str = "-- store::janitor::expire_documents
@@ -410,7 +411,7 @@ FROM (SELECT d.id FROM documents AS d
         AND d.latest_version = 1 AND d.deleted_at IS NULL
       ORDER BY d.id FOR NO KEY UPDATE OF d SKIP LOCKED) AS late
 WHERE d.id = late.id
-RETURNING d.id";
+RETURNING d.tenant_id, d.id";
 
 /// The statements of this file.
 pub(crate) const STATEMENTS: &[&str] = &[

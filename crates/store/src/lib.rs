@@ -20,6 +20,7 @@ mod due;
 mod error;
 mod files;
 mod frequent_words;
+mod gone;
 mod indexing;
 mod intake;
 mod janitor;

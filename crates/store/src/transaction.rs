@@ -5,7 +5,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -13,10 +13,14 @@ use std::{
 
 use deadpool_postgres::Object;
 use rand::Rng;
-use riacho_domain::TenantId;
+use riacho_domain::{DocumentId, TenantId};
 use tokio_postgres::{Row, types::ToSql};
 
-use crate::{Actor, Error, Store, metrics::names};
+use crate::{
+    Actor, Error, Store,
+    gone::{Gone, Why},
+    metrics::names,
+};
 
 /// How often a transaction that lost against others is run before its error is passed on.
 const ATTEMPTS: u32 = 10;
@@ -85,6 +89,8 @@ pub(crate) struct Tx {
 struct Inner {
     client: Option<Object>,
     finished: AtomicBool,
+    /// What it deletes, to be told when it is committed.
+    gone: Mutex<Vec<Gone>>,
 }
 
 impl Drop for Inner {
@@ -101,7 +107,13 @@ impl Drop for Inner {
 
 impl Tx {
     fn new(client: Object) -> Self {
-        Self { inner: Arc::new(Inner { client: Some(client), finished: AtomicBool::new(false) }) }
+        Self {
+            inner: Arc::new(Inner {
+                client: Some(client),
+                finished: AtomicBool::default(),
+                gone: Mutex::default(),
+            }),
+        }
     }
 
     fn client(&self) -> Result<&Object, Error> {
@@ -181,6 +193,21 @@ impl Tx {
         self.commit().await.map(|()| answers)
     }
 
+    /// Notes documents that it deletes: the log says so when it is committed.
+    pub(crate) fn deletes(
+        &self,
+        tenant: &TenantId,
+        documents: impl IntoIterator<Item = DocumentId>,
+        why: Why,
+    ) {
+        let mut gone = self.inner.gone.lock().unwrap_or_else(PoisonError::into_inner);
+        gone.extend(documents.into_iter().map(|document| Gone { tenant: tenant.clone(), document, why }));
+    }
+
+    fn take_gone(&self) -> Vec<Gone> {
+        std::mem::take(&mut *self.inner.gone.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     async fn roll_back(&self) {
         if !self.inner.finished.load(Ordering::Acquire) && self.batch("ROLLBACK").await.is_ok() {
             self.inner.finished.store(true, Ordering::Release);
@@ -235,6 +262,7 @@ impl Store {
                 if !tx.is_finished() {
                     tx.commit().await?;
                 }
+                tx.take_gone().iter().for_each(|gone| gone.tell(self.inner.role));
                 Ok(value)
             }
             Err(error) => {

@@ -17,7 +17,9 @@ pub use self::{
     members::{Member, MemberId},
 };
 use crate::{
-    Error, Part, Store, Window, commands, read,
+    Error, Part, Store, Window, commands,
+    gone::Why,
+    read,
     transaction::{Param, Scope},
 };
 
@@ -227,7 +229,7 @@ impl Store {
             for row in tx.query(DOCUMENTS, &params).await? {
                 // What is attached to one that was just deleted is gone already.
                 deleted += 1;
-                commands::delete_in(&tx, tenant, read::document(&row, "id")?).await?;
+                commands::delete_in(&tx, tenant, read::document(&row, "id")?, Why::Collection).await?;
             }
             Ok(deleted)
         })

@@ -25,6 +25,13 @@ pub(crate) fn expired(one: &Touched) {
         trace_id = trace_id(&one.traceparent), "the document's time ran out");
 }
 
+/// An upload never came.
+pub(crate) fn upload_expired(one: &Touched) {
+    drop(touching(one, "expire"));
+    tracing::info!(step = "expired", tenant = %one.tenant, document = %one.document, version = one.version,
+        trace_id = trace_id(&one.traceparent), "the upload never came");
+}
+
 fn touching(one: &Touched, name: &'static str) -> Span {
     Span::below(JANITOR, Kind::Internal, name, &one.traceparent, || {
         [

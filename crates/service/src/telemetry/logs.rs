@@ -198,8 +198,14 @@ impl Line<'_> {
         })();
         // Texts and numbers can always be written.
         let _: Result<(), serde_json::Error> = written;
-        bytes.push(b'\n');
-        String::from_utf8(bytes).unwrap_or_default()
+        let mut line = String::from_utf8(bytes).unwrap_or_default();
+        // Of these JSON escapes none but the first 32, and they stand nowhere but in its texts.
+        if line.chars().any(is_active) {
+            let json = std::mem::take(&mut line);
+            escape(&mut line, &json);
+        }
+        line.push('\n');
+        line
     }
 
     fn text(&self, colours: bool) -> String {
@@ -235,7 +241,7 @@ const fn colour(level: Level) -> &'static str {
 /// A text in quotes, as JSON has it, where it would not be one word without.
 fn value_text(line: &mut String, text: &str) {
     let is_word = !text.is_empty()
-        && !text.chars().any(|c| c.is_whitespace() || matches!(c, '"' | '\\' | '=') || c.is_control());
+        && !text.chars().any(|c| c.is_whitespace() || matches!(c, '"' | '\\' | '=') || is_active(c));
     if is_word {
         return line.push_str(text);
     }
@@ -255,8 +261,16 @@ fn escape(line: &mut String, text: &str) {
     text.chars().for_each(|c| escape_char(line, c));
 }
 
+/// Whether a character does something where it is shown, instead of being seen: ends a line, speaks to a terminal, or
+/// changes the order in which others are shown (Unicode's bidirectional controls).
+fn is_active(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{2028}' | '\u{2029}')
+        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
 fn escape_char(line: &mut String, c: char) {
-    if c.is_control() {
+    if is_active(c) {
         let _ = write!(line, "\\u{:04x}", u32::from(c));
     } else {
         line.push(c);
@@ -302,6 +316,29 @@ mod tests {
         assert!(!line.contains('\u{1b}'), "{line}");
         let said = r#" INFO embedder an event\u001b[2J failed stage=embed error="two\u000alines \"quoted\" a=b" attempt=2 empty="" target=riacho_stage::runner"#;
         assert!(line.trim_end().ends_with(said), "{line}");
+    }
+
+    #[test]
+    fn nothing_that_a_client_sends_begins_a_line_or_moves_what_is_shown() {
+        let forged = "a.pdf\r\n2026-11-27T09:00:00.000000Z  INFO janitor purged step=purged\u{85}\u{2028}\u{2029}\u{b}\u{c}\u{1b}[2K\u{9b}1A\u{7f}\u{202e}fdp\u{2066}";
+        let of = |format| {
+            let list = vec![("error", Value::from(forged))];
+            let fields = Fields { message: forged.into(), list, ..Fields::default() };
+            Logs { colours: false, ..Logs::new(format, &["janitor"]) }.line(Level::INFO, "riacho", fields)
+        };
+        for format in [LogFormat::Json, LogFormat::Text] {
+            let line = of(format);
+            let line = line.strip_suffix('\n').unwrap();
+            assert!(!line.chars().any(is_active), "{line:?}");
+        }
+        let json: Value = serde_json::from_str(&of(LogFormat::Json)).unwrap();
+        assert_eq!((&json["error"], &json["message"]), (&Value::from(forged), &Value::from(forged)));
+        let text = of(LogFormat::Text);
+        assert!(text.contains(r#" error="a.pdf\u000d\u000a2026-"#), "{text}");
+        assert!(
+            text.contains(r"\u0085\u2028\u2029\u000b\u000c\u001b[2K\u009b1A\u007f\u202efdp\u2066"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use crate::{
     Error,
+    gone::Why,
     transaction::{Param, Tx},
 };
 
@@ -27,24 +28,26 @@ pub(crate) async fn delete_below(
     tenant: &TenantId,
     parents: &[(Uuid, OfVersions)],
 ) -> Result<HashSet<DocumentId>, Error> {
-    let tenant = tenant.as_str();
+    let id = tenant.as_str();
     let (ids, versions): (Vec<Uuid>, Vec<OfVersions>) = parents.iter().copied().unzip();
     let from: Vec<Option<i32>> = versions.iter().map(|versions| versions.0).collect();
     let to: Vec<i32> = versions.iter().map(|versions| versions.1).collect();
     tx.prepare(&[LOCK_ROOTS, BELOW]).await?;
-    let roots: [Param<'_>; 2] = [&tenant, &ids];
-    let wanted: [Param<'_>; 4] = [&tenant, &ids, &from, &to];
+    let roots: [Param<'_>; 2] = [&id, &ids];
+    let wanted: [Param<'_>; 4] = [&id, &ids, &from, &to];
     // The second statement sees what others added before the first one had its locks.
     let (locked, rows) = futures::join!(tx.query(LOCK_ROOTS, &roots), tx.query(BELOW, &wanted));
     locked?;
     let below = rows?.iter().map(|row| row.try_get("id")).collect::<Result<Vec<Uuid>, _>>()?;
     if !below.is_empty() {
-        let params: [Param<'_>; 2] = [&tenant, &below];
+        let params: [Param<'_>; 2] = [&id, &below];
         tx.query(LOCK, &params).await?;
         tx.execute(DELETE, &params).await?;
         tx.execute(CANCEL, &params).await?;
     }
-    Ok(below.into_iter().map(DocumentId).collect())
+    let below: HashSet<DocumentId> = below.into_iter().map(DocumentId).collect();
+    tx.deletes(tenant, below.iter().copied(), Why::Attached);
+    Ok(below)
 }
 
 /// Versions become live, of documents whose rows are locked: what is attached to earlier ones is deleted, and what is

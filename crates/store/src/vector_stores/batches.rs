@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::Counts;
 use crate::{
-    Conflict, Error, Store, read,
+    Conflict, Error, Status, Store, read,
     transaction::{Param, Scope},
 };
 
@@ -75,8 +75,14 @@ impl Store {
         .await
     }
 
-    /// Cancels what of a batch is still on its way. False: there is no such batch.
-    pub async fn cancel_batch(&self, tenant: &TenantId, collection: Uuid, id: Uuid) -> Result<bool, Error> {
+    /// Cancels what of a batch is still on its way, and says of each document that it is. False: there is no such batch.
+    pub async fn cancel_batch(
+        &self,
+        tenant: &TenantId,
+        collection: Uuid,
+        id: Uuid,
+        is_cancelled: impl Fn(&Status),
+    ) -> Result<bool, Error> {
         let params: [Param<'_>; 3] = [&tenant.as_str(), &id, &collection];
         if self.single(Scope::tenant("cancel_batch", tenant), CANCEL, &params).await?.is_empty() {
             return Ok(false);
@@ -84,8 +90,9 @@ impl Store {
         let of: [Param<'_>; 2] = [&tenant.as_str(), &id];
         for row in self.single(Scope::tenant("cancel_batch", tenant), UNFINISHED, &of).await? {
             match self.cancel(tenant, read::document(&row, "document_id")?).await {
+                Ok(status) => is_cancelled(&status),
                 // It ended, or was deleted, a moment ago.
-                Ok(_) | Err(Error::NotFound(_) | Error::Conflict(Conflict::NothingToCancel(_))) => {}
+                Err(Error::NotFound(_) | Error::Conflict(Conflict::NothingToCancel(_))) => {}
                 Err(error) => return Err(error),
             }
         }

@@ -80,7 +80,8 @@ async fn what_is_past_its_time_ends() {
     let _ = db
         .raw
         .run("UPDATE document_versions SET deadline = now() - interval '1 s' WHERE deadline IS NOT NULL");
-    assert_eq!(db.janitor.expire_uploads(10).await.unwrap(), 1);
+    let expired = db.janitor.expire_uploads(10).await.unwrap();
+    assert_eq!(expired.iter().map(|one| (one.document, one.version)).collect::<Vec<_>>(), [(upload_id, 1)]);
     assert_eq!(db.janitor.fail_overdue(10).await.unwrap().len(), 1);
     assert_eq!(db.state(upload_id).await, State::Expired);
     let status = db.store.status(&db.acme, overdue.document).await.unwrap().unwrap();

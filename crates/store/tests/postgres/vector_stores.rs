@@ -246,8 +246,14 @@ async fn a_batch_counts_and_cancels_its_own() {
     let counts = async || db.store.batch(&db.acme, made.id, batch).await.unwrap().unwrap().counts;
     assert_eq!((counts().await.completed, counts().await.in_progress, counts().await.total()), (1, 1, 2));
     assert!(db.store.batch(&db.other, made.id, batch).await.unwrap().is_none());
-    assert!(!db.store.cancel_batch(&db.acme, Uuid::now_v7(), batch).await.unwrap());
-    assert!(db.store.cancel_batch(&db.acme, made.id, batch).await.unwrap());
+    let told = std::sync::Mutex::new(Vec::new());
+    let cancel = async |store| {
+        let note = |status: &riacho_store::Status| told.lock().unwrap().push(status.document);
+        db.store.cancel_batch(&db.acme, store, batch, note).await.unwrap()
+    };
+    assert!(!cancel(Uuid::now_v7()).await);
+    assert!(cancel(made.id).await);
+    assert_eq!(*told.lock().unwrap(), [ids[1]], "the other one is ready");
     assert_eq!((counts().await.completed, counts().await.cancelled), (1, 1));
     assert_eq!(db.state(documents[2].document).await, State::Releasing, "it is of no batch");
     let all = Window { ascending: false, after: None, before: None, limit: 10 };

@@ -340,10 +340,7 @@ async fn delete(
     DocumentPath(document): DocumentPath,
 ) -> Result<StatusCode, Problem> {
     match caller.store(&app).delete_document(&caller.tenant, document).await? {
-        true => {
-            tracing::info!(step = "deleted", tenant = %caller.tenant, %document, "the document is deleted");
-            Ok(StatusCode::NO_CONTENT)
-        }
+        true => Ok(StatusCode::NO_CONTENT),
         false => Err(Problem::not_found("document")),
     }
 }

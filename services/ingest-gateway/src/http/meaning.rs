@@ -3,10 +3,11 @@
 use std::time::Instant;
 
 use riacho_domain::{SpaceId, TenantId};
-use riacho_models::{Error as ModelError, Kind, Series, estimate_tokens};
+use riacho_models::{Embeddings, Error as ModelError, Kind, Series, estimate_tokens};
 use riacho_store::{Purpose, Space, Spent};
+use riacho_traces::attributes;
 
-use super::{App, problem::Problem, search::SearchMode};
+use super::{App, problem::Problem, search::SearchMode, trace::Within};
 
 /// What a search goes on with: the query's vector and its space, where it is searched by meaning.
 pub(super) struct Meaning {
@@ -19,7 +20,7 @@ pub(super) struct Meaning {
 impl Meaning {
     /// Embeds the query where that is asked for. A hybrid search whose query cannot be embedded goes on by words.
     pub(super) async fn of(
-        app: &App,
+        (app, within): (&App, Within),
         tenant: &TenantId,
         query: &str,
         asked: SearchMode,
@@ -31,7 +32,7 @@ impl Meaning {
         let live = async {
             let space = app.live_space().await?;
             let space = space.ok_or_else(|| Problem::unavailable("no embedding space is live"))?;
-            Ok((embed(app, tenant, query, &space, "live").await?, space.id))
+            Ok((embed((app, within), tenant, query, &space, "live").await?, space.id))
         };
         match live.await {
             Ok((vector, space)) => {
@@ -46,12 +47,12 @@ impl Meaning {
     /// alone for the documents that only that space has, and says so.
     pub(super) async fn in_fallback(
         &mut self,
-        app: &App,
+        (app, within): (&App, Within),
         tenant: &TenantId,
         query: &str,
         space: &Space,
     ) -> Result<riacho_store::Fallback, Problem> {
-        match embed(app, tenant, query, space, "fallback").await {
+        match embed((app, within), tenant, query, space, "fallback").await {
             Ok(vector) => Ok(riacho_store::Fallback::Vector(space.id, vector)),
             Err(problem) if self.mode == SearchMode::Vector => Err(problem),
             Err(problem) => {
@@ -65,7 +66,7 @@ impl Meaning {
 
 /// The query's vector in a space. `which` one it is says why, where that cannot be had.
 async fn embed(
-    app: &App,
+    (app, within): (&App, Within),
     tenant: &TenantId,
     query: &str,
     space: &Space,
@@ -83,23 +84,45 @@ async fn embed(
         app.check_model(&**model, space.id).await?;
         model.embed_next(vec![query.to_owned()], Kind::Query, &mut series).await
     };
-    let embeddings = match tokio::time::timeout(time, answer).await {
-        Ok(Ok(embeddings)) => embeddings,
+    let mut span = within.call("embeddings", || {
+        [
+            (attributes::GEN_AI_OPERATION, "embeddings".into()),
+            (attributes::GEN_AI_MODEL, model.id().to_owned().into()),
+            (attributes::TENANT, tenant.to_string().into()),
+            (attributes::COUNT, 1.into()),
+        ]
+    });
+    let (reason, problem) = match tokio::time::timeout(time, answer).await {
+        Ok(Ok(embeddings)) => {
+            drop(span);
+            return noted(app, tenant, query, (model.id(), embeddings));
+        }
         Ok(Err(error)) if error.is_about_the_text() => {
-            return Err(Problem::field("query", "the embedding model refuses it"));
+            ("provider_refused", Problem::field("query", "the embedding model refuses it"))
         }
         Ok(Err(ModelError::TurnTooFar { .. })) => {
-            return Err(Problem::unavailable("the embedding provider is at its limit"));
+            ("limit", Problem::unavailable("the embedding provider is at its limit"))
         }
         Ok(Err(error)) => {
             tracing::warn!(%error, "a query could not be embedded");
-            return Err(Problem::unavailable("the embedding model is not available"));
+            ("unavailable", Problem::unavailable("the embedding model is not available"))
         }
-        Err(_) => return Err(Problem::unavailable("the embedding model did not answer in time")),
+        Err(_) => ("timeout", Problem::unavailable("the embedding model did not answer in time")),
     };
+    span.fail(reason);
+    Err(problem)
+}
+
+/// The vector of a query, once what it cost is noted.
+fn noted(
+    app: &App,
+    tenant: &TenantId,
+    query: &str,
+    (model, embeddings): (&str, Embeddings),
+) -> Result<Vec<f32>, Problem> {
     let tokens = if embeddings.tokens > 0 { embeddings.tokens } else { estimate_tokens(query) as u64 };
     let spent = Spent { texts: 1, tokens, requests: 1, money_nanos: 0 };
-    app.ledger().note(tenant, model.id(), Purpose::Queries, spent);
+    app.ledger().note(tenant, model, Purpose::Queries, spent);
     let vector = embeddings.vectors.into_iter().next();
     vector.ok_or_else(|| Problem::internal(&"the model answered no vector"))
 }

@@ -11,6 +11,7 @@ use axum::{
 use chrono::{DateTime, Utc};
 use riacho_domain::{DocumentId, SpaceId};
 use riacho_store::{Error as StoreError, Fallback, Filter, Hit, Mode, SearchRequest};
+use riacho_traces::attributes;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
@@ -24,6 +25,7 @@ use super::{
     meaning::Meaning,
     problem::{Problem, ProblemBody},
     shapes::pages,
+    trace::Within,
 };
 use crate::{answers::Answers, metrics::names};
 
@@ -254,6 +256,7 @@ fn hit_body(hit: Hit) -> HitBody {
 async fn search(
     State(app): State<App>,
     caller: Caller<Find>,
+    within: Within,
     JsonBody(body): JsonBody<SearchBody>,
 ) -> Result<Response, Problem> {
     riacho_service::FOREGROUND.request();
@@ -268,7 +271,7 @@ async fn search(
         return Ok(answer(&kept, start, "kept"));
     }
     let tenant = caller.tenant.clone();
-    let (found, space, end) = find(&app, caller, body, top_k, filter).await?;
+    let (found, space, end) = find((&app, within), caller, body, top_k, filter).await?;
     let mode = found.mode.as_str();
     let as_asked = found.warnings.is_empty();
     let found = serde_json::to_vec(&found).map_err(|error| Problem::internal(&error))?;
@@ -316,7 +319,7 @@ async fn key(
 
 /// Searches; answers also in which space, and until when what was found is true at most, as far as that is known.
 async fn find(
-    app: &App,
+    (app, within): (&App, Within),
     caller: Caller<Find>,
     body: SearchBody,
     top_k: u32,
@@ -334,7 +337,7 @@ async fn find(
         fallback: Fallback::Wanted,
         ..SearchRequest::new(caller.tenant, body.query)
     };
-    let (hits, meaning) = hits(app, request, asked).await?;
+    let (hits, meaning) = hits((app, within), request, asked).await?;
     let Meaning { mode, space, warnings, .. } = meaning;
     let end = hits.iter().filter_map(|hit| hit.expires_at).min();
     Ok((Found { hits: hits.into_iter().map(hit_body).collect(), mode, warnings }, space, end))
@@ -343,31 +346,57 @@ async fn find(
 /// Searches in the space that is live, and beside it where that lacks documents: what the request says but for its mode and
 /// its vector, which are found out here.
 pub(super) async fn hits(
-    app: &App,
+    (app, within): (&App, Within),
     mut request: SearchRequest,
     asked: SearchMode,
 ) -> Result<(Vec<Hit>, Meaning), Problem> {
     let mut changes = 0;
-    let mut meaning = Meaning::of(app, &request.tenant, &request.query, asked).await?;
+    let mut meaning = Meaning::of((app, within), &request.tenant, &request.query, asked).await?;
     let hits = loop {
         request.mode = meaning.mode.to_store();
         (request.vector, request.space) = (meaning.vector.clone(), meaning.space);
         changes += 1;
-        match app.store().search(&request).await {
+        match find_in_store((app, within), &request, meaning.mode).await {
             // Another space became live since this gateway looked.
             Err(StoreError::NotFound(_)) if meaning.space.is_some() && changes <= CHANGES => {
                 app.forget_space();
-                meaning = Meaning::of(app, &request.tenant, &request.query, asked).await?;
+                meaning = Meaning::of((app, within), &request.tenant, &request.query, asked).await?;
                 request.fallback = Fallback::Wanted;
             }
             Err(StoreError::NeedsFallback(space)) if changes <= CHANGES => {
-                let vector = meaning.in_fallback(app, &request.tenant, &request.query, &space);
+                let vector = meaning.in_fallback((app, within), &request.tenant, &request.query, &space);
                 request.fallback = vector.await?;
             }
             hits => break hits?,
         }
     };
     Ok((hits, meaning))
+}
+
+/// One look into PostgreSQL.
+async fn find_in_store(
+    (app, within): (&App, Within),
+    request: &SearchRequest,
+    mode: SearchMode,
+) -> Result<Vec<Hit>, StoreError> {
+    let mut span = within.call("postgres search", || {
+        [
+            (attributes::DB_SYSTEM, "postgresql".into()),
+            (attributes::DB_OPERATION, "search".into()),
+            (attributes::TENANT, request.tenant.to_string().into()),
+            (attributes::OUTCOME, mode.as_str().into()),
+        ]
+    });
+    let found = app.store().search(request).await;
+    match &found {
+        Ok(hits) => span.set(attributes::COUNT, i64::try_from(hits.len()).unwrap_or(i64::MAX)),
+        // Another look follows.
+        Err(StoreError::NeedsFallback(_)) => span.set(attributes::OUTCOME, "needs_fallback"),
+        Err(StoreError::NotFound(_)) => span.fail("not_found"),
+        Err(error) if error.is_retryable() => span.fail("unavailable"),
+        Err(_) => span.fail("refused"),
+    }
+    found
 }
 
 /// Checks a query's length and characters.

@@ -214,8 +214,13 @@ pub(super) async fn cancel(
     DocumentPath(document): DocumentPath,
 ) -> Result<Json<StatusBody>, Problem> {
     let status = app.store().cancel(&caller.tenant, document).await?;
-    tracing::info!(step = "cancelled", tenant = %caller.tenant, %document, version = status.version, "the document is cancelled");
+    tell_cancelled(&caller.tenant, &status);
     Ok(Json(status.into()))
+}
+
+/// Says in the log that a document was cancelled.
+pub(super) fn tell_cancelled(tenant: &TenantId, status: &Status) {
+    tracing::info!(step = "cancelled", %tenant, document = %status.document, version = status.version, "the document is cancelled");
 }
 
 /// How to retry.

@@ -1,6 +1,6 @@
 //! A request's identity: its id, its place in a trace, its span, and what is measured of it.
 
-use std::time::Instant;
+use std::{convert::Infallible, time::Instant};
 
 use axum::{
     extract::{FromRequestParts, MatchedPath, Request},
@@ -8,7 +8,7 @@ use axum::{
     middleware::Next,
     response::Response,
 };
-use riacho_traces::{Kind, Span, Traceparent, attributes};
+use riacho_traces::{Attribute, Kind, Span, Traceparent, attributes};
 use tracing::Instrument;
 use uuid::Uuid;
 
@@ -44,6 +44,32 @@ impl Trace {
         let otherwise = || Traceparent::unrecorded(parent, !Span::enabled());
         let own = span.traceparent().unwrap_or_else(otherwise);
         Trace { request_id, trace_id: own.trace_id(), traceparent: own.to_string() }
+    }
+}
+
+/// The span of the request that is answered, for the calls that it makes; none where it is not recorded.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Within(Option<Traceparent>);
+
+impl Within {
+    /// Begins the span of a call of another server.
+    pub(crate) fn call<const N: usize>(
+        self,
+        name: &'static str,
+        attributes: impl FnOnce() -> [Attribute; N],
+    ) -> Span {
+        match self.0 {
+            Some(parent) => Span::start(SERVICE, Kind::Client, name, Some(parent), attributes),
+            None => Span::none(),
+        }
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Within {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(Within(parts.extensions.get::<Traceparent>().copied()))
     }
 }
 
@@ -101,6 +127,9 @@ pub(crate) async fn layer(mut request: Request, next: Next) -> Response {
     let span = tracing::info_span!("request", request_id = %trace.request_id, trace_id = %trace.trace_id, %method, %route);
     let id = HeaderValue::from_str(&trace.request_id);
     request.extensions_mut().insert(trace);
+    if let Some(own) = traced.traceparent() {
+        request.extensions_mut().insert(own);
+    }
 
     let start = Instant::now();
     let mut response = next.run(request).instrument(span.clone()).await;

@@ -8,14 +8,19 @@ use std::time::Duration;
 use riacho_objects::Key;
 
 use super::step_by_step;
-use crate::{Error, job::Job};
+use crate::{Error, job::Job, told};
 
 pub(crate) async fn run(job: &Job<'_>) -> Result<(), Error> {
     let store = &job.janitor.store;
     if job.dry_run {
         job.add("uploads", store.due_figures().await?.uploads);
     } else {
-        step_by_step(job, "uploads", |limit| store.expire_uploads(limit)).await?;
+        step_by_step(job, "uploads", |limit| async move {
+            let expired = store.expire_uploads(limit).await?;
+            expired.iter().for_each(told::upload_expired);
+            Ok(expired.len() as u64)
+        })
+        .await?;
     }
     match job.config().original_retention_seconds {
         Some(seconds) => {

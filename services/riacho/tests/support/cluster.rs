@@ -292,7 +292,7 @@ impl Services {
 }
 
 /// The lines of a log but those of a step in a document's life: of these there is one a step, whatever fails meanwhile, and
-/// tests/traces.rs says which.
+/// tests/traces says which.
 fn lines_beside_stories(log: &str) -> usize {
     log.lines().filter(|line| !line.contains(" step=")).count()
 }

@@ -13,6 +13,7 @@ use super::{
         auth::{Caller, Read, Write},
         extract::{JsonBody, QueryString},
         problem::Problem,
+        status::tell_cancelled,
         trace::Trace,
     },
     attach::{ChunkingStrategy, Named, Wanted, attach_known, known_files, lane},
@@ -154,7 +155,11 @@ pub(super) async fn cancel(
     caller: Caller<Write>,
     Ids([store, id]): Ids<2>,
 ) -> Result<Response, Problem> {
-    match app.store().cancel_batch(&caller.tenant, store, id).await? {
+    match app
+        .store()
+        .cancel_batch(&caller.tenant, store, id, |status| tell_cancelled(&caller.tenant, status))
+        .await?
+    {
         true => Ok(answered(&batch(&app, &caller.tenant, store, id).await?)),
         false => Err(Kind::Batch.not_found()),
     }

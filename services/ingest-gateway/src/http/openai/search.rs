@@ -15,6 +15,7 @@ use super::{
         extract::JsonBody,
         problem::Problem,
         search::{SearchMode, check_query, hits},
+        trace::Within,
     },
     filters,
     ids::{Ids, Kind},
@@ -135,6 +136,7 @@ fn is_dated(name: &str) -> bool {
 pub(super) async fn search(
     State(app): State<App>,
     caller: Caller<Find>,
+    within: Within,
     Ids([id]): Ids<1>,
     JsonBody(body): JsonBody<SearchBody>,
 ) -> Result<impl IntoResponse, Problem> {
@@ -156,7 +158,7 @@ pub(super) async fn search(
             fallback: Fallback::Wanted,
             ..SearchRequest::new(caller.tenant.clone(), query.clone())
         };
-        let (hits, meaning) = hits(&app, request, SearchMode::Hybrid).await?;
+        let (hits, meaning) = hits((&app, within), request, SearchMode::Hybrid).await?;
         if meaning.mode != SearchMode::Hybrid {
             mode = meaning.mode;
         }
