@@ -1,6 +1,7 @@
 //! Putting releases onto their streams, for whoever made them: the gateway and the janitor.
 
-use futures::{StreamExt, stream};
+use std::collections::HashSet;
+
 use riacho_proto::v1::{ChunkSettings, ExtractRequested};
 use riacho_stage::codec::{ReleaseMeta, encode_release};
 use riacho_store::{Release, ReleasePlan, Store};
@@ -41,16 +42,35 @@ impl Error {
     }
 }
 
+/// Who releases documents, and why, for their traces and the log.
+#[derive(Debug, Clone, Copy)]
+pub struct By {
+    /// The service.
+    pub service: &'static str,
+    /// The reason: `accept`, `waiting`, `stale`, `lost`, `stalled`.
+    pub reason: &'static str,
+}
+
 /// Puts releases onto their streams and writes so, and answers each in order. Sending one again is
-/// harmless. `service` is who does it, for the traces of the documents.
+/// harmless. Once a stream is found full nothing more is tried on it.
 pub async fn send(
-    service: &'static str,
+    by: By,
     store: &Store,
     streams: &Streams,
     plans: &[ReleasePlan],
 ) -> Vec<Result<Sent, Error>> {
-    let adding: Vec<_> = plans.iter().map(|plan| add(service, streams, plan)).collect();
-    let outcomes: Vec<_> = stream::iter(adding).buffered(AT_ONCE).collect().await;
+    let (mut outcomes, mut full) = (Vec::with_capacity(plans.len()), HashSet::new());
+    for some in plans.chunks(AT_ONCE) {
+        let adding = some.iter().map(|plan| {
+            let is_full = full.contains(&(plan.partition, plan.lane));
+            async move { if is_full { Ok(ReleaseOutcome::Full) } else { add(by, streams, plan).await } }
+        });
+        let added = futures::future::join_all(adding.collect::<Vec<_>>()).await;
+        let found =
+            some.iter().zip(&added).filter(|(_, outcome)| matches!(outcome, Ok(ReleaseOutcome::Full)));
+        full.extend(found.map(|(plan, _)| (plan.partition, plan.lane)));
+        outcomes.extend(added);
+    }
     let added: Vec<Release> = plans
         .iter()
         .zip(&outcomes)
@@ -71,17 +91,17 @@ pub async fn send(
     sent
 }
 
-async fn add(
-    service: &'static str,
-    streams: &Streams,
-    plan: &ReleasePlan,
-) -> Result<ReleaseOutcome, riacho_streams::Error> {
-    let mut span = span(service, plan);
+async fn add(by: By, streams: &Streams, plan: &ReleasePlan) -> Result<ReleaseOutcome, riacho_streams::Error> {
+    let mut span = span(by.service, plan);
     let envelope = encode_release(&meta(plan, span.or(&plan.traceparent)), request(plan));
     let outcome = streams.release(plan.partition, plan.lane, &envelope, plan.release).await;
     match &outcome {
-        Ok(ReleaseOutcome::Added) => {}
-        Ok(ReleaseOutcome::AlreadyThere) => span.set(attributes::OUTCOME, "already_there"),
+        Ok(ReleaseOutcome::Added) => tell(by, plan),
+        Ok(ReleaseOutcome::AlreadyThere) => {
+            // The answer of an earlier try was lost, and with it its line.
+            span.set(attributes::OUTCOME, "already_there");
+            tell(by, plan);
+        }
         Ok(ReleaseOutcome::Full) => span.fail("full"),
         Err(_) => span.fail("redis"),
     }
@@ -104,8 +124,9 @@ fn span(service: &'static str, plan: &ReleasePlan) -> Span {
     })
 }
 
-/// Says in the log that a document is released, before it is: what the extractor says of it comes later.
-pub fn tell(service: &'static str, plan: &ReleasePlan, reason: &'static str) {
+/// Says in the log that a document is released: at once, since what the extractor says of it comes soon.
+fn tell(by: By, plan: &ReleasePlan) {
+    let By { service, reason } = by;
     tracing::info!(service, step = "released", tenant = %plan.tenant, document = %plan.document, version = plan.version,
         release = %plan.release, lane = %plan.lane, trace_id = trace_id(&plan.traceparent), reason, "the document is released");
 }

@@ -190,11 +190,20 @@ impl DeadLetter {
     }
 }
 
+/// What became of a dead letter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AddedLetter {
+    /// It is written down, and was not before.
+    pub is_new: bool,
+    /// Its version failed with it; one that was cancelled, replaced or released again meanwhile does not.
+    pub has_failed: bool,
+}
+
 impl Store {
     /// Writes a dead letter down, once for each entry, and fails its version if its release is current.
-    /// True: it was new. Of the intake's, a tenant keeps about a thousand. Of a document that was purged none is kept: it
+    /// Of the intake's, a tenant keeps about a thousand. Of a document that was purged none is kept: it
     /// has what the document had.
-    pub async fn add_dead_letter(&self, letter: &NewDeadLetter) -> Result<bool, Error> {
+    pub async fn add_dead_letter(&self, letter: &NewDeadLetter) -> Result<AddedLetter, Error> {
         let clean =
             |text: &str, most: usize| text.chars().filter(|c| *c != '\0').take(most).collect::<String>();
         let (message, trace) = (clean(&letter.message, 2_000), clean(&letter.trace_id, 100));
@@ -246,7 +255,7 @@ impl Store {
             })
             .await?;
         failed(&code, ended);
-        Ok(added)
+        Ok(AddedLetter { is_new: added, has_failed: ended > 0 })
     }
 
     /// A page of dead letters, the newest first: of one tenant, or of all and of none.

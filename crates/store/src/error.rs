@@ -213,12 +213,12 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 fn passes_by_itself(code: &SqlState) -> bool {
     // Class 08: connection exceptions. Class 53: no memory, disk or connections. 57P01 to 57P05:
     // shutdown, crash, starting, dropped, idle. 57014: a statement over its time. 25006: a primary
-    // that became a standby. 55P03: a lock not available in time.
+    // that became a standby. 55P03: a lock not available in time. 25P03: this client was silent in a transaction for too long.
     let text = code.code();
     text.starts_with("08")
         || text.starts_with("53")
         || text.starts_with("57P")
-        || matches!(text, "57014" | "25006" | "55P03")
+        || matches!(text, "57014" | "25006" | "25P03" | "55P03")
 }
 
 #[cfg(test)]
@@ -227,7 +227,7 @@ mod tests {
 
     #[test]
     fn a_server_that_is_away_or_full_is_worth_another_try() {
-        for code in ["08006", "53300", "57P03", "57P01", "57014", "25006"] {
+        for code in ["08006", "53300", "57P03", "57P01", "57014", "25006", "25P03"] {
             assert!(passes_by_itself(&SqlState::from_code(code)), "{code}");
         }
         for code in ["23505", "42501", "22021", "42P01"] {

@@ -66,7 +66,7 @@ pub use self::{
     cursor::{Page, Part, Window},
     day::{Day, TenantDay},
     dead_letters::{
-        DeadLetter, LetterFilter, LetterState, ListLetters, MAX_LETTERS, NewDeadLetter, Pace,
+        AddedLetter, DeadLetter, LetterFilter, LetterState, ListLetters, MAX_LETTERS, NewDeadLetter, Pace,
         ReplayedVersion, Resolve, Resolved, Selection, SkipReason, Skipped,
     },
     documents::{Document, ListDocuments, MAX_PAGE, Original, Parent, TextRef},

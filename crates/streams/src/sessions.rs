@@ -43,7 +43,12 @@ impl Streams {
         }
         let key = self.keys().session(hash);
         let args = vec![key.as_str().into(), Value::Bytes(content), "PX".into(), millis(idle).into()];
-        conn.call("SET", Some(&key), args).await.map(drop)
+        conn.call("SET", Some(&key), args).await?;
+        // Another one that began meanwhile may have ended this one before it was there.
+        match conn.call("ZSCORE", Some(&of_key), vec![name(), hash.into()]).await? {
+            Value::Null => self.end_session(hash, api_key).await,
+            _ => Ok(()),
+        }
     }
 
     /// A session that has not ended; it goes on for another `idle`.

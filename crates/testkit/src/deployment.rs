@@ -203,9 +203,8 @@ impl Deployment {
     /// # Errors
     /// When a server refuses.
     pub async fn release(&self, plan: &ReleasePlan) -> Result<()> {
-        for sent in
-            release::send("ingest-gateway", &self.store, &self.streams, std::slice::from_ref(plan)).await
-        {
+        let by = release::By { service: "ingest-gateway", reason: "accept" };
+        for sent in release::send(by, &self.store, &self.streams, std::slice::from_ref(plan)).await {
             sent?;
         }
         Ok(())

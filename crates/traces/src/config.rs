@@ -134,6 +134,9 @@ fn address(endpoint: &str) -> Result<Url, String> {
         // It would stand in logs, and in what shows the configuration.
         return Err("a name and a password belong into `traces.headers`".to_owned());
     }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err("what follows the path belongs into `traces.headers`".to_owned());
+    }
     if !url.path().ends_with(PATH) {
         let path = format!("{}{PATH}", url.path().trim_end_matches('/'));
         url.set_path(&path);
@@ -182,7 +185,7 @@ mod tests {
     #[test]
     fn what_cannot_be_used_is_named_and_no_secret_is_told() {
         assert!(Config::default().check().is_ok());
-        for endpoint in ["c:4318", "grpc://c:4317", "http://me:secret@c"] {
+        for endpoint in ["c:4318", "grpc://c:4317", "http://me:secret@c", "http://c?key=secret"] {
             let (key, message) = wrong(Config { endpoint: Some(endpoint.into()), ..Config::default() });
             assert!(key == "endpoint" && !message.contains("secret"), "{message}");
         }

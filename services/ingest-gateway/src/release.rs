@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-use riacho_service::release::{Sent, send, tell};
+use riacho_service::release::{By, Sent, send};
 use riacho_store::{ReleasePlan, Store};
 use riacho_streams::Streams;
 use tokio::sync::mpsc;
@@ -57,11 +57,11 @@ impl Releaser {
 
 /// Sends releases; again and again while Redis is away, until the janitor takes them for stale.
 async fn release(store: &Store, streams: &Streams, mut plans: Vec<ReleasePlan>) {
-    plans.iter().for_each(|plan| tell(SERVICE, plan, "accept"));
+    let by = By { service: SERVICE, reason: "accept" };
     let (begin, mut pause) = (Instant::now(), PAUSE.0);
     while !plans.is_empty() {
         let mut left = Vec::new();
-        let sent = send(SERVICE, store, streams, &plans).await;
+        let sent = send(by, store, streams, &plans).await;
         for (plan, sent) in plans.into_iter().zip(sent) {
             let outcome = match sent {
                 Ok(Sent::Released) => "released",

@@ -34,7 +34,15 @@ pub(crate) struct Watchers {
 #[derive(Debug)]
 struct Watched {
     places: Arc<Semaphore>,
-    tally: tokio::sync::Mutex<Option<Arc<Tally>>>,
+    last: tokio::sync::Mutex<Option<Last>>,
+}
+
+/// How the last count ended.
+#[derive(Debug)]
+enum Last {
+    Counted(Arc<Tally>),
+    /// All who waited for it are told, instead of trying again one after the other.
+    Failed(riacho_store::Error, Instant),
 }
 
 /// A place among those who are sent events; free again when it is dropped.
@@ -76,7 +84,7 @@ impl Watchers {
         }
         tenants.retain(|_, watched| watched.strong_count() > 0);
         let places = Arc::new(Semaphore::new(self.per_tenant));
-        let watched = Arc::new(Watched { places, tally: tokio::sync::Mutex::default() });
+        let watched = Arc::new(Watched { places, last: tokio::sync::Mutex::default() });
         tenants.insert(tenant.clone(), Arc::downgrade(&watched));
         watched
     }
@@ -90,13 +98,18 @@ impl Place {
         tenant: &TenantId,
         max_age: Duration,
     ) -> Result<Arc<Tally>, riacho_store::Error> {
-        let mut last = self.watched.tally.lock().await;
-        if let Some(tally) = last.as_ref().filter(|tally| tally.is_fresh(max_age)) {
-            return Ok(Arc::clone(tally));
+        let mut last = self.watched.last.lock().await;
+        match &*last {
+            Some(Last::Counted(tally)) if tally.is_fresh(max_age) => return Ok(Arc::clone(tally)),
+            Some(Last::Failed(error, at)) if at.elapsed() < max_age => return Err(error.clone()),
+            _ => {}
         }
-        let tally = Arc::new(Tally::count(store, tenant).await?);
-        *last = Some(Arc::clone(&tally));
-        Ok(tally)
+        let counted = Tally::count(store, tenant).await.map(Arc::new);
+        *last = Some(match &counted {
+            Ok(tally) => Last::Counted(Arc::clone(tally)),
+            Err(error) => Last::Failed(error.clone(), Instant::now()),
+        });
+        counted
     }
 }
 

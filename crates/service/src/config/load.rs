@@ -104,7 +104,10 @@ fn merge<'s>(sources: &Sources, schema: &'s Value) -> Result<Merged<'s>, ConfigE
     if let Some(path) = &sources.file {
         merged.add_file(path)?;
     }
-    for setting in environment::settings(&sources.env) {
+    const ENDPOINT: &str = "traces.endpoint";
+    let mut keys = merged.origins.iter().chain(&sources.overrides).map(|(key, _)| key);
+    let has_endpoint = keys.any(|key| key == ENDPOINT);
+    for setting in environment::settings(&sources.env, has_endpoint) {
         merged.add_setting(setting)?;
     }
     merged.forget(&sources.left_out);

@@ -252,13 +252,17 @@ async fn last_outputs(
         return Ok(Action::Done(vec![]));
     }
     let emitter = work.emitter(line, emitted);
-    let sending = emitter.publish(outputs.len());
-    let mut calls = emitter.encode(outputs, &sending.or(&emitter.parent)).await?;
-    let last = calls.pop().unwrap_or_default();
-    for call in calls {
-        let sent = line.cancel.run_until_cancelled(emitter.send(call)).await;
-        sent.unwrap_or(Err(EmitError::Cancelled))?;
-    }
+    let mut sending = emitter.publish(outputs.len());
+    let last = async {
+        let mut calls = emitter.encode(outputs, &sending.or(&emitter.parent)).await?;
+        let last = calls.pop().unwrap_or_default();
+        for call in calls {
+            let sent = line.cancel.run_until_cancelled(emitter.send(call)).await;
+            sent.unwrap_or(Err(EmitError::Cancelled))?;
+        }
+        Ok::<_, EmitError>(last)
+    };
+    let last = last.await.inspect_err(|error| sending.fail(error.kind()))?;
     work.holding.sending = sending;
     Ok(Action::Done(last))
 }

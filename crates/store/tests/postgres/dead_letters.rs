@@ -57,7 +57,7 @@ impl Database {
         let release = Database::release_of(&accepted);
         for n in 0..letters {
             let letter = letter(&release, &format!("{text}-{n}"));
-            assert!(self.janitor.add_dead_letter(&letter).await.unwrap());
+            assert!(self.janitor.add_dead_letter(&letter).await.unwrap().is_new);
         }
         assert_eq!(self.state(accepted.document).await, State::Failed);
         (accepted.document, release)
@@ -88,12 +88,12 @@ async fn a_dead_letter_fails_its_version_while_its_release_is_current() {
     let accepted = db.store.accept(&upload(&db.acme, "x")).await.unwrap();
     let release = Database::release_of(&accepted);
     let first = NewDeadLetter { reason_code: "poison".into(), ..letter(&release, "1-0") };
-    assert!(db.janitor.add_dead_letter(&first).await.unwrap());
-    assert!(!db.janitor.add_dead_letter(&first).await.unwrap(), "moved twice, written once");
+    assert!(db.janitor.add_dead_letter(&first).await.unwrap().is_new);
+    assert!(!db.janitor.add_dead_letter(&first).await.unwrap().is_new, "moved twice, written once");
     let status = db.store.status(&db.acme, accepted.document).await.unwrap().unwrap();
     assert_eq!((status.state, status.error.unwrap().code), (State::Failed, "poison".into()));
     db.store.retry(&db.acme, accepted.document, None, false).await.unwrap();
-    assert!(db.janitor.add_dead_letter(&letter(&release, "2-0")).await.unwrap());
+    assert!(db.janitor.add_dead_letter(&letter(&release, "2-0")).await.unwrap().is_new);
     assert_eq!(db.state(accepted.document).await, State::Releasing, "an old release's letter fails nothing");
 }
 
@@ -104,7 +104,10 @@ async fn letters_go_with_their_document_and_none_comes_after_it() {
     db.dead("b", 1).await;
     db.janitor.add_dead_letter(&without_document(Some(&db.acme), "i-0")).await.unwrap();
     db.store.delete_document(&db.acme, document).await.unwrap();
-    assert!(db.janitor.add_dead_letter(&letter(&release, "late")).await.unwrap(), "it goes with the others");
+    assert!(
+        db.janitor.add_dead_letter(&letter(&release, "late")).await.unwrap().is_new,
+        "it goes with the others"
+    );
     let purge = db.janitor.purge_candidates(Duration::ZERO, 10).await.unwrap().remove(0);
     assert!(db.janitor.purge_rows(&purge, 10).await.unwrap().done);
     let purged = Purged { entries: 5, ..Purged::default() };
@@ -112,7 +115,7 @@ async fn letters_go_with_their_document_and_none_comes_after_it() {
     assert_eq!((receipt.purged.entries, receipt.purged.dead_letters), (5, 3));
     let row = db.raw.run("SELECT entries, dead_letters FROM receipts");
     assert_eq!(row, [[Some("5".to_owned()), Some("3".to_owned())]]);
-    assert!(!db.janitor.add_dead_letter(&letter(&release, "too late")).await.unwrap());
+    assert!(!db.janitor.add_dead_letter(&letter(&release, "too late")).await.unwrap().is_new);
     assert_eq!(db.value("SELECT count(*) FROM dead_letters"), "2", "of another document, and of none");
 }
 
@@ -362,12 +365,15 @@ async fn lists_of_a_hundred_thousand_letters_go_by_an_index() {
 async fn a_tenant_keeps_so_many_letters_of_its_intake_and_no_more() {
     let db = database().await;
     let letter = |tenant: &TenantId, entry: usize| without_document(Some(tenant), &format!("{entry}-0"));
-    assert!(db.store.add_dead_letter(&letter(&db.acme, 0)).await.unwrap());
+    assert!(db.store.add_dead_letter(&letter(&db.acme, 0)).await.unwrap().is_new);
     let mut kept = 1;
-    while db.store.add_dead_letter(&letter(&db.acme, kept)).await.unwrap() {
+    while db.store.add_dead_letter(&letter(&db.acme, kept)).await.unwrap().is_new {
         kept += 1;
         assert!(kept < 2_000, "there is no end");
     }
     assert!(kept > 900, "{kept}");
-    assert!(db.store.add_dead_letter(&letter(&db.other, 0)).await.unwrap(), "a neighbour keeps its own");
+    assert!(
+        db.store.add_dead_letter(&letter(&db.other, 0)).await.unwrap().is_new,
+        "a neighbour keeps its own"
+    );
 }

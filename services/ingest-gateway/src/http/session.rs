@@ -240,7 +240,9 @@ fn check_token(headers: &HeaderMap, secret: &str) -> Result<(), Problem> {
 
 /// Over HTTPS, as the proxy in front says, which a page of another origin has no way to, the name is one that is safe there.
 fn cookie_name(request: &HeaderMap) -> &'static str {
-    match request.get("x-forwarded-proto").is_some_and(|proto| proto == "https") {
+    // The client's own is the first of those that several proxies wrote.
+    let proto = request.get("x-forwarded-proto").and_then(|value| value.to_str().ok()?.split(',').next());
+    match proto.is_some_and(|proto| proto.trim().eq_ignore_ascii_case("https")) {
         true => HOST_COOKIE,
         false => COOKIE,
     }

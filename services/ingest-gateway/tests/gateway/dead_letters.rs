@@ -52,7 +52,7 @@ impl Gateway {
             original,
             occurred_at: Utc::now(),
         };
-        assert!(self.deployment.janitor.add_dead_letter(&letter).await.expect("the letter is kept"));
+        assert!(self.deployment.janitor.add_dead_letter(&letter).await.expect("the letter is kept").is_new);
     }
 
     async fn state_of(&self, document: &str) -> String {

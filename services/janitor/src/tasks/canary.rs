@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use metrics::gauge;
 use riacho_domain::{DocumentId, Lane, State, TenantId, UploadId};
 use riacho_objects::Key;
-use riacho_service::release::{Sent, send};
+use riacho_service::release::{By, Sent, send};
 use riacho_store::{Accept, Body};
 use sha2::{Digest, Sha256};
 
@@ -50,7 +50,8 @@ async fn accept(job: &Job<'_>, tenant: &TenantId, word: &str) -> Result<Document
     let mut accept = Accept::new(tenant.clone(), "canary.md", key.to_string(), body);
     (accept.lane, accept.ttl) = (Lane::Interactive, Some(LIVES));
     let accepted = janitor.store.accept(&accept).await?;
-    for sent in send("janitor", &janitor.store, &janitor.streams, accepted.release.as_slice()).await {
+    let by = By { service: "janitor", reason: "accept" };
+    for sent in send(by, &janitor.store, &janitor.streams, accepted.release.as_slice()).await {
         // Where the stream is full, it waits like any other: that is part of what is measured.
         let _: Sent = sent?;
     }

@@ -13,7 +13,7 @@ use std::{
 use riacho_domain::{ReasonCode, ReleaseId};
 use riacho_service::{
     metrics::names::RELEASES,
-    release::{send, tell},
+    release::{By, send},
 };
 use riacho_store::{InFlight, Lost, Release};
 
@@ -115,8 +115,8 @@ async fn release_again(job: &Job<'_>, lost: &[Release], how: Lost, pace: &Pace) 
         job.add("failed", again.failed.len() as u64);
         released += again.plans.len();
         // What cannot be sent now stays `releasing`, and the task `release` sends it.
-        again.plans.iter().for_each(|plan| tell("janitor", plan, reason));
-        for sent in send("janitor", &janitor.store, &janitor.streams, &again.plans).await {
+        let by = By { service: "janitor", reason };
+        for sent in send(by, &janitor.store, &janitor.streams, &again.plans).await {
             let outcome = if sent.is_ok() { "released" } else { "left" };
             metrics::counter!(RELEASES, "reason" => reason, "outcome" => outcome).increment(1);
             job.add(if sent.is_ok() { "released" } else { "unsent" }, 1);

@@ -39,10 +39,12 @@ async fn move_all(job: &Job<'_>, partition: u16) -> Result<(), Error> {
             let id = entry.stream_id.clone();
             let (letter, traceparent) = letter_of(entry, &stream);
             let _span = told::dead_letter(&letter, &traceparent);
-            if store.add_dead_letter(&letter).await? {
+            let added = store.add_dead_letter(&letter).await?;
+            // A version that was cancelled, replaced or released again meanwhile has not failed.
+            if added.has_failed {
                 told::failed_by_letter(&letter);
-                job.add("moved", 1);
             }
+            job.add("moved", u64::from(added.is_new));
             moved.push(id);
         }
         streams.remove_dead(partition, &moved).await?;

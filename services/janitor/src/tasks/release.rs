@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use riacho_service::{
     metrics::names,
-    release::{Sent, send, tell},
+    release::{By, Sent, send},
 };
 use riacho_store::{ReleaseCaps, ReleasePlan};
 
@@ -60,8 +60,8 @@ async fn send_all(job: &Job<'_>, plans: Vec<ReleasePlan>, reason: &'static str) 
     let janitor = job.janitor;
     let mut all_fitted = true;
     let mut failed = None;
-    plans.iter().for_each(|plan| tell("janitor", plan, reason));
-    for sent in send("janitor", &janitor.store, &janitor.streams, &plans).await {
+    let by = By { service: "janitor", reason };
+    for sent in send(by, &janitor.store, &janitor.streams, &plans).await {
         let (outcome, counted_as) = match sent {
             Ok(Sent::Released) if reason == "stale" => ("released", "sent_again"),
             Ok(Sent::Released) => ("released", "released"),

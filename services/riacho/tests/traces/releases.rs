@@ -2,12 +2,13 @@
 
 use riacho_testkit::{
     collector::{CollectedSpan, Collector},
+    process::Process,
     within,
 };
 
 use crate::{
     five::{Five, client_span},
-    support::cluster::PATIENCE,
+    support::{cluster::PATIENCE, story},
     tree::{named, trace_with, way},
 };
 
@@ -103,4 +104,43 @@ async fn what_the_janitor_releases_goes_on_in_the_documents_trace() {
     let sent = named(&spans, "send extract");
     assert!(sent.iter().all(|span| span.service == "janitor"), "the gateway did not send it: {spans:#?}");
     five.stop().await;
+}
+
+#[tokio::test]
+async fn what_finds_no_room_on_its_stream_is_not_told_of_as_released_however_often_it_is_tried() {
+    let mut five = Five::start(&[("RIACHO__REDIS__STREAM_MAX_BYTES", "4096")]).await;
+    // Nobody reads, so that the stream stays full.
+    assert!(five.processes[1].stop().await.unwrap().success());
+    let (_, _, header) = client_span(0xf4, false);
+    let mut ids = Vec::new();
+    for number in 0..30 {
+        ids.push(
+            five.upload(&format!("{number}.md"), &header, format!("# Gauge\n\nGauge {number}.\n")).await,
+        );
+    }
+    let count =
+        |sql: &str| -> u64 { five.cluster.database.run(sql)[0][0].as_ref().unwrap().parse().unwrap() };
+    let put_back =
+        "SELECT count(*) FROM schedules WHERE task = 'release' AND (last_summary ->> 'put_back')::bigint > 0";
+    within(PATIENCE, || async { count(put_back) == 1 }).await;
+    let runs = "SELECT coalesce(max(runs), 0) FROM schedules WHERE task = 'release'";
+    let first = count(runs);
+    within(PATIENCE, || async { count(runs) >= first + 3 }).await;
+    let logs: Vec<String> = five.processes.iter().map(Process::log).collect();
+    let waiting =
+        five.cluster.database.run("SELECT document_id FROM document_versions WHERE state = 'waiting'");
+    assert!(waiting.len() > 10, "{waiting:?}");
+    for id in waiting.iter().filter_map(|row| row[0].clone()) {
+        let story = story::of(&logs, &id);
+        assert!(story.iter().all(|line| line.step != "released"), "{story:#?}");
+    }
+    five.processes[1] = five.cluster.spawn(&["extractor"]);
+    for id in &ids {
+        five.is(id, "ready").await;
+    }
+    let logs = five.stop().await;
+    for id in &ids {
+        let story = story::of(&logs, id);
+        assert!(story.iter().any(|line| line.step == "released"), "{story:#?}");
+    }
 }

@@ -337,7 +337,7 @@ impl Driver {
             original: vec![1],
             occurred_at: Utc::now(),
         };
-        ensure!(self.db.janitor.add_dead_letter(&letter).await.map_err(said)?, "it is new");
+        ensure!(self.db.janitor.add_dead_letter(&letter).await.map_err(said)?.is_new, "it is new");
         if self.model.is_current(known) {
             self.model.version(known).state = State::Failed;
         }

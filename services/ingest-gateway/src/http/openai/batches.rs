@@ -5,6 +5,7 @@ use riacho_domain::TenantId;
 use riacho_store::{FileBatch, MAX_BATCH, VectorStore};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use tracing::Instrument;
 use uuid::Uuid;
 
 use super::{
@@ -114,10 +115,11 @@ pub(super) async fn create(
     caller.counts_as(&app, wanted.len()).await;
     let tenant = tenant.clone();
     // Goes on where the client has no patience: what is attached is in its batch, whoever asks for that.
-    let filled = tokio::spawn(async move {
+    let filling = async move {
         let batch_id = fill(&app, (&tenant, &trace), &store, wanted).await?;
         batch(&app, &tenant, id, batch_id).await
-    });
+    };
+    let filled = tokio::spawn(filling.in_current_span());
     Ok(answered(&filled.await.map_err(|error| Problem::internal(&error))??))
 }
 
