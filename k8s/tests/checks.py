@@ -179,7 +179,7 @@ def restricted(objects):
 
 
 def resources(objects):
-    """Requests and limits of each container, and an extractor whose limit holds its parsers."""
+    """Requests and limits of each container, and limits that hold the children of extractor and gateway."""
     for one in of_kind(objects, *WORKLOADS):
         for container in containers(one):
             wanted = container.get("resources", {})
@@ -191,9 +191,16 @@ def resources(objects):
             container = containers(one)[0]
             env = {v["name"].removeprefix("RIACHO__EXTRACTOR__"): v["value"] for v in container["env"]}
             parsers = int(env["PARSER__PROCESSES"]) + int(env["PARSER__INTERACTIVE_PROCESSES"])
-            needed = parsers * int(env["PARSER__MEMORY_BYTES"]) + int(env["OCR__MEMORY_BYTES"]) + int(env["ORIGINALS_BYTES"])
+            # Each parser may have a recogniser at work.
+            needed = parsers * (int(env["PARSER__MEMORY_BYTES"]) + int(env["OCR__MEMORY_BYTES"])) + int(env["ORIGINALS_BYTES"])
             if needed > quantity(container["resources"]["limits"]["memory"]):
                 yield f"{name_of(one)}: children and originals may take {needed} bytes, more than the limit"
+        if one["metadata"]["name"] == "gateway":
+            container = containers(one)[0]
+            env = {v["name"].removeprefix("RIACHO__GATEWAY__BULK__"): v["value"] for v in container["env"] if "value" in v}
+            needed = int(env["MAX_REQUESTS"]) * int(env["UNPACK_MEMORY_BYTES"]) + quantity(container["resources"]["requests"]["memory"])
+            if needed > quantity(container["resources"]["limits"]["memory"]):
+                yield f"{name_of(one)}: it and what unpacks archives may take {needed} bytes, more than the limit"
 
 
 def quantity(text):
