@@ -21,7 +21,8 @@ await page.getByRole("heading", { name: "Overview" }).waitFor();
 async function view(hash, selector) {
   await page.evaluate(() => { location.hash = "#/search"; });
   await page.getByRole("heading", { name: "Search" }).waitFor();
-  return page.evaluate(([hash, selector]) => new Promise((resolve) => {
+  return page.evaluate(([hash, selector]) => new Promise((resolve, reject) => {
+    setTimeout(() => reject(new Error(`nothing like ${selector} is shown at ${hash}`)), 60e3);
     const begun = performance.now();
     const look = () => {
       if (!document.querySelector(selector)) return false;

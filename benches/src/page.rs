@@ -111,14 +111,15 @@ async fn calls(few: &Api, many: &Api, options: &Options) -> anyhow::Result<Vec<(
 
 /// The address of a page in the middle of the list.
 async fn middle(api: &Api, documents: u64) -> anyhow::Result<String> {
-    let (mut seen, mut path) = (0, "/api/v1/documents?limit=100".to_owned());
+    let step = (documents / 2).clamp(1, 100);
+    let (mut seen, mut path) = (0, format!("/api/v1/documents?limit={step}"));
     while seen < documents / 2 {
         let page = api.get(&path).await?;
         seen += page["documents"].as_array().map_or(0, Vec::len) as u64;
         let Some(cursor) = page["next_cursor"].as_str() else { break };
-        path = format!("/api/v1/documents?limit=100&cursor={cursor}");
+        path = format!("/api/v1/documents?limit={step}&cursor={cursor}");
     }
-    Ok(path.replace("limit=100", "limit=50"))
+    Ok(path.replace(&format!("limit={step}&"), "limit=50&"))
 }
 
 /// The median time of each view in a browser, from the click until it shows what it is about, in milliseconds.

@@ -27,7 +27,7 @@ pub struct Config {
     /// A statement that takes longer is cancelled, and counts as an outage of the database.
     pub statement_timeout_ms: u64,
     /// A transaction in which the server waits longer for the next statement is rolled back: that of a process which was cut
-    /// off or stands still would keep its locks, and hold up all others.
+    /// off or stands still would keep its locks, and hold up all others. At least 1.
     pub idle_transaction_timeout_ms: u64,
     /// Time to open a connection.
     pub connect_timeout_ms: u64,
@@ -90,6 +90,15 @@ impl Config {
         for (key, url) in urls {
             if let Some(url) = url {
                 tls::parse_url(url.expose(), self).map_err(|error| (key, error))?;
+            }
+        }
+        let longest = u64::from(i32::MAX.unsigned_abs());
+        for (key, value) in [
+            ("database.statement_timeout_ms", self.statement_timeout_ms),
+            ("database.idle_transaction_timeout_ms", self.idle_transaction_timeout_ms),
+        ] {
+            if !(1..=longest).contains(&value) {
+                return Err((key, Error::Setup(format!("must be 1 to {longest}"))));
             }
         }
         let authorities = tls::connector(self.tls_ca_file.as_deref());

@@ -28,7 +28,10 @@ pub(crate) fn parse_url(url: &str, config: &Config) -> Result<tokio_postgres::Co
         parsed.tcp_user_timeout(SILENCE);
     }
     if parsed.get_keepalives_interval().is_none() {
-        parsed.keepalives_idle(SILENCE / 3).keepalives_interval(SILENCE / 6);
+        parsed.keepalives_interval(SILENCE / 6);
+    }
+    if parsed.get_keepalives_idle() == tokio_postgres::Config::new().get_keepalives_idle() {
+        parsed.keepalives_idle(SILENCE / 3);
     }
     if parsed.get_application_name().is_none() {
         parsed.application_name("riacho");

@@ -43,4 +43,4 @@ pub use liveness::{Beat, Observer, consumer_name};
 pub use release::ReleaseOutcome;
 pub use servers::{Home, Look, Memory, ServerIdentity};
 pub use sessions::NewSession;
-pub use tokens::{MAX_LACKING, Rate, Token};
+pub use tokens::{Rate, Taken, Token};

@@ -12,9 +12,6 @@ use crate::{
 /// How long a bucket is waited for. A request is not held up for its limit.
 const PATIENCE: Duration = Duration::from_millis(250);
 
-/// How many tokens a bucket may lack after [`Streams::charge`]; what is owed beyond that is let off.
-pub const MAX_LACKING: u32 = 2_000;
-
 /// A rate: a bucket that holds some tokens and gets one each while.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
@@ -31,36 +28,46 @@ pub struct Token {
     pub wait: Option<Duration>,
     /// How many are left.
     pub left: u32,
+    /// How long it takes until there is the next one.
+    pub next: Duration,
+}
+
+/// How many tokens are taken at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Taken {
+    /// As many. One of them has to be there; the others are owed where they are not, and what comes next waits for them.
+    pub count: u32,
+    /// So many may be owed; what is beyond that is let off.
+    pub most_owed: u32,
+}
+
+impl Taken {
+    /// One, and nothing is ever owed.
+    pub const ONE: Taken = Taken { count: 1, most_owed: 0 };
 }
 
 impl Streams {
-    /// Takes a token of the tenant's bucket `what`, if there is one.
+    /// Takes tokens of the tenant's bucket `what`, if there is one.
     ///
     /// # Errors
     /// When Redis is away. The caller decides whether that refuses anything.
-    pub async fn take_token(&self, tenant: &TenantId, what: &str, rate: Rate) -> Result<Token, Error> {
-        self.bucket(tenant, what, rate, 0).await
-    }
-
-    /// Takes tokens that a request owes after it was let in with one, whether they are there or not: what comes next waits
-    /// until all are made up for, at most [`MAX_LACKING`] of them.
-    ///
-    /// # Errors
-    /// When Redis is away.
-    pub async fn charge(&self, tenant: &TenantId, what: &str, rate: Rate, owed: u32) -> Result<Token, Error> {
-        self.bucket(tenant, what, rate, owed).await
-    }
-
-    async fn bucket(&self, tenant: &TenantId, what: &str, rate: Rate, owed: u32) -> Result<Token, Error> {
+    pub async fn take_tokens(
+        &self,
+        tenant: &TenantId,
+        what: &str,
+        rate: Rate,
+        taken: Taken,
+    ) -> Result<Token, Error> {
         let every = i64::try_from(rate.every.as_micros().max(1)).unwrap_or(i64::MAX);
-        let numbers = [rate.burst.max(1), owed, MAX_LACKING].map(i64::from);
-        let args = std::iter::once(every).chain(numbers).map(Value::from).collect();
+        let numbers = [rate.burst, taken.count].map(|number| i64::from(number.max(1)));
+        let args = [every, numbers[0], numbers[1], taken.most_owed.into()].map(Value::from).to_vec();
         let conn = self.conn().with_timeout(PATIENCE);
         let keys = [self.keys().bucket(tenant, what)];
         let answer = list(self.scripts().token.run(&conn, &keys, args).await?);
         let number = |at: usize| answer.get(at).and_then(Value::as_u64).ok_or(Error::Reply("token answer"));
         let wait = Some(number(0)?).filter(|micros| *micros > 0).map(Duration::from_micros);
-        Ok(Token { wait, left: u32::try_from(number(1)?).unwrap_or(u32::MAX) })
+        let left = u32::try_from(number(1)?).unwrap_or(u32::MAX);
+        Ok(Token { wait, left, next: Duration::from_micros(number(2)?) })
     }
 
     /// Pays for `taken` events of a lane's rate, and answers how many more may begin now. What several

@@ -9,8 +9,8 @@ use std::{
 };
 
 use riacho_domain::TenantId;
-use riacho_store::Limits;
-use riacho_streams::{MAX_LACKING, Rate, Streams, Token};
+use riacho_store::{Limits, MAX_BATCH};
+use riacho_streams::{Rate, Streams, Taken, Token};
 
 use crate::{
     http::{problem::Problem, rate_headers::RatesSeen},
@@ -29,6 +29,9 @@ pub(crate) enum Counted {
     Requests,
     /// Uploads.
     Uploads,
+    /// What a request does that asks for several things at once, at the rate of requests: its own bucket, so that whoever
+    /// attached many files may ask how they do.
+    Parts,
 }
 
 impl Counted {
@@ -36,13 +39,14 @@ impl Counted {
         match self {
             Counted::Requests => "requests",
             Counted::Uploads => "uploads",
+            Counted::Parts => "parts",
         }
     }
 
     /// The rate that a tenant may have; none where it is not limited.
     fn rate(self, limits: &Limits) -> Option<Rate> {
         let (per_minute, burst) = match self {
-            Counted::Requests => (limits.requests_per_minute, limits.request_burst),
+            Counted::Requests | Counted::Parts => (limits.requests_per_minute, limits.request_burst),
             Counted::Uploads => (limits.uploads_per_minute, limits.upload_burst),
         };
         let burst = if burst == 0 { per_minute.div_ceil(60) } else { burst };
@@ -72,8 +76,46 @@ impl Rates {
         limits: &Limits,
         seen: Option<&RatesSeen>,
     ) -> Result<(), Problem> {
+        self.take_all(streams, tenant, (counted, Taken::ONE), limits, seen).await
+    }
+
+    /// Takes the parts of a request, or says when there is room for one.
+    pub(crate) async fn take_parts(
+        &self,
+        streams: &Streams,
+        tenant: &TenantId,
+        parts: usize,
+        limits: &Limits,
+        seen: Option<&RatesSeen>,
+    ) -> Result<(), Problem> {
+        let count = u32::try_from(parts).unwrap_or(u32::MAX);
+        let taken = Taken { count, most_owed: MAX_BATCH as u32 };
+        self.take_all(streams, tenant, (Counted::Parts, taken), limits, seen).await
+    }
+
+    async fn take_all(
+        &self,
+        streams: &Streams,
+        tenant: &TenantId,
+        (counted, taken): (Counted, Taken),
+        limits: &Limits,
+        seen: Option<&RatesSeen>,
+    ) -> Result<(), Problem> {
         let Some(rate) = counted.rate(limits) else { return Ok(()) };
-        let token = self.bucket(streams, tenant, counted, rate, 0).await;
+        let token = match self.is_away() {
+            true => self.take_here(tenant, counted, rate, taken, Instant::now()),
+            false => match streams.take_tokens(tenant, counted.as_str(), rate, taken).await {
+                Ok(token) => {
+                    self.is_back();
+                    token
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "rates are kept by this gateway alone");
+                    self.lock().away_until = Some(Instant::now() + AWAY);
+                    self.take_here(tenant, counted, rate, taken, Instant::now())
+                }
+            },
+        };
         if let Some(seen) = seen {
             seen.note(counted.as_str(), rate, token);
         }
@@ -83,52 +125,6 @@ impl Rates {
                 let reason = if counted == Counted::Uploads { "upload_rate" } else { "tenant_rate" };
                 metrics::counter!(names::REJECTIONS, "reason" => reason).increment(1);
                 Err(Problem::over_rate(counted.as_str(), seconds(wait)))
-            }
-        }
-    }
-
-    /// Counts further requests for one that was let in and does as much as they; what the tenant does next waits for it.
-    pub(crate) async fn charge_requests(
-        &self,
-        streams: &Streams,
-        tenant: &TenantId,
-        limits: &Limits,
-        owed: u32,
-        seen: Option<&RatesSeen>,
-    ) {
-        let counted = Counted::Requests;
-        let Some(rate) = counted.rate(limits).filter(|_| owed > 0) else { return };
-        let token = self.bucket(streams, tenant, counted, rate, owed).await;
-        if let Some(seen) = seen {
-            seen.note(counted.as_str(), rate, token);
-        }
-    }
-
-    /// A token of the bucket, or what is owed of it where that is not 0.
-    async fn bucket(
-        &self,
-        streams: &Streams,
-        tenant: &TenantId,
-        counted: Counted,
-        rate: Rate,
-        owed: u32,
-    ) -> Token {
-        if self.is_away() {
-            return self.take_here(tenant, counted, rate, owed, Instant::now());
-        }
-        let answer = match owed {
-            0 => streams.take_token(tenant, counted.as_str(), rate).await,
-            owed => streams.charge(tenant, counted.as_str(), rate, owed).await,
-        };
-        match answer {
-            Ok(token) => {
-                self.is_back();
-                token
-            }
-            Err(error) => {
-                tracing::debug!(%error, "rates are kept by this gateway alone");
-                self.lock().away_until = Some(Instant::now() + AWAY);
-                self.take_here(tenant, counted, rate, owed, Instant::now())
             }
         }
     }
@@ -146,24 +142,32 @@ impl Rates {
     }
 
     /// The algorithm of `token.lua` in crates/streams, on buckets of this process.
-    fn take_here(&self, tenant: &TenantId, counted: Counted, rate: Rate, owed: u32, now: Instant) -> Token {
+    fn take_here(
+        &self,
+        tenant: &TenantId,
+        counted: Counted,
+        rate: Rate,
+        taken: Taken,
+        now: Instant,
+    ) -> Token {
         let mut state = self.lock();
         if state.full_at.len() >= MAX_LOCAL {
             state.full_at.retain(|_, full_at| *full_at > now);
         }
         let key = (tenant.clone(), counted);
         let empty = now + rate.every * rate.burst.max(1);
-        let full_at = state.full_at.get(&key).copied().unwrap_or(now).max(now) + rate.every * owed.max(1);
-        let over = full_at.saturating_duration_since(empty);
-        if owed == 0 && !over.is_zero() {
-            return Token { wait: Some(over), left: 0 };
+        let full_at = state.full_at.get(&key).copied().unwrap_or(now).max(now);
+        let over = (full_at + rate.every).saturating_duration_since(empty);
+        if !over.is_zero() {
+            return Token { wait: Some(over), left: 0, next: over };
         }
-        let full_at = full_at.min(empty + rate.every * MAX_LACKING);
+        let full_at = (full_at + rate.every * taken.count.max(1)).min(empty + rate.every * taken.most_owed);
         let left = empty.saturating_duration_since(full_at).as_nanos() / rate.every.as_nanos().max(1);
         if state.full_at.len() < MAX_LOCAL {
             state.full_at.insert(key, full_at);
         }
-        Token { wait: None, left: u32::try_from(left).unwrap_or(u32::MAX) }
+        let next = (full_at + rate.every).saturating_duration_since(empty).max(rate.every);
+        Token { wait: None, left: u32::try_from(left).unwrap_or(u32::MAX), next }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -188,7 +192,9 @@ mod tests {
         let rate = Counted::Uploads.rate(&limits).unwrap();
         let start = Instant::now();
         let take = |after: u64| {
-            rates.take_here(&tenant, Counted::Uploads, rate, 0, start + Duration::from_millis(after)).wait
+            rates
+                .take_here(&tenant, Counted::Uploads, rate, Taken::ONE, start + Duration::from_millis(after))
+                .wait
         };
         assert_eq!((take(0), take(0), take(0)), (None, None, None));
         assert_eq!(take(0), Some(Duration::from_secs(1)));
@@ -197,7 +203,9 @@ mod tests {
         assert_eq!((take(60_000), take(60_000), take(60_000)), (None, None, None));
         assert!(take(60_000).is_some(), "the bucket holds its burst and no more");
         let left = |after: u64| {
-            rates.take_here(&tenant, Counted::Uploads, rate, 0, start + Duration::from_millis(after)).left
+            rates
+                .take_here(&tenant, Counted::Uploads, rate, Taken::ONE, start + Duration::from_millis(after))
+                .left
         };
         assert_eq!((left(62_000), left(62_000), left(62_000), left(63_500)), (1, 0, 0, 0));
     }
@@ -207,15 +215,19 @@ mod tests {
         let (rates, tenant) = (Rates::default(), "acme".parse::<TenantId>().unwrap());
         let rate = Rate { every: Duration::from_secs(1), burst: 3 };
         let start = Instant::now();
-        let ask = |owed, after: u64| {
-            let token =
-                rates.take_here(&tenant, Counted::Requests, rate, owed, start + Duration::from_secs(after));
-            (token.wait.map(|wait| wait.as_secs()), token.left)
+        let take = |count, after: u64| {
+            let taken = Taken { count, most_owed: 100 };
+            let at = start + Duration::from_secs(after);
+            let token = rates.take_here(&tenant, Counted::Parts, rate, taken, at);
+            (token.wait.map(|wait| wait.as_secs()), token.left, token.next.as_secs())
         };
-        assert_eq!((ask(0, 0), ask(5, 0)), ((None, 2), (None, 0)));
-        assert_eq!((ask(0, 0), ask(0, 3), ask(0, 4)), ((Some(4), 0), (Some(1), 0), (None, 0)));
-        assert_eq!(ask(1_000_000, 4), (None, 0));
-        assert_eq!(ask(0, 4), (Some(u64::from(MAX_LACKING) + 1), 0), "more than that is let off");
+        assert_eq!((take(1, 0), take(5, 0)), ((None, 2, 1), (None, 0, 4)));
+        assert_eq!((take(1, 0), take(1, 3), take(1, 4)), ((Some(4), 0, 4), (Some(1), 0, 1), (None, 0, 1)));
+        assert_eq!(
+            (take(1_000_000, 5), take(1, 5)),
+            ((None, 0, 101), (Some(101), 0, 101)),
+            "more is let off"
+        );
     }
 
     #[test]

@@ -101,15 +101,20 @@ async fn a_janitor_that_is_cut_off_in_a_transaction_holds_up_nobody_for_long() {
     let mut resources = deployment.resources(Role::Janitor).unwrap();
     resources.store = riacho_store::Store::connect(&through, Role::Janitor).await.unwrap();
     // What it sends next takes so long that it can be cut off before.
-    proxy.delay(Duration::from_millis(300));
+    proxy.delay(Duration::from_secs(1));
     let core = deployment.core().unwrap();
     let first = tokio::spawn(async move {
         riacho_janitor::run(Config::default(), &core, resources, CancellationToken::new()).await
     });
-    let open = "SELECT pid FROM pg_stat_activity WHERE state = 'idle in transaction' AND query LIKE '%INSERT INTO schedules%'";
-    eventually(|| async { deployment.sql(open).into_iter().next() }).await;
+    // One that has written, and so has locks.
+    let open = "SELECT pid FROM pg_stat_activity WHERE state = 'idle in transaction' AND query LIKE '%INSERT INTO schedules%'
+                AND backend_xid IS NOT NULL";
+    let row = eventually(|| async { deployment.sql(open).into_iter().next() }).await;
     proxy.blackhole();
     let (stop, second) = start(&deployment, Config { lease_seconds: 3, ..Config::default() });
+    let pid = row[0].as_deref().unwrap();
+    let held_up = format!("SELECT pid FROM pg_stat_activity WHERE {pid} = ANY (pg_blocking_pids(pid))");
+    eventually(|| async { deployment.sql(&held_up).into_iter().next() }).await;
     let document = hold(&deployment, "after.txt").await;
     deployment.reaches(document, State::Extracting).await;
     stop.cancel();

@@ -12,7 +12,7 @@ fn fill(db: &Database) {
         "INSERT INTO collections (tenant_id, id, name)
          SELECT t, md5(t || n)::uuid, t || n FROM unnest(ARRAY['acme', 'other']) AS t, generate_series(0, 9) AS n;
          INSERT INTO documents (tenant_id, id, collection_id, external_id, latest_version, live_version, live_run, created_at)
-         SELECT t, md5(t || 'd' || d)::uuid, md5(t || d % 10)::uuid, 'x' || d, 1, 1, md5('run')::uuid, now() - d * interval '1 s'
+         SELECT t, md5(t || 'd' || d)::uuid, md5(t || d % 10)::uuid, 'x' || d, 1, 1, md5('run')::uuid, now() - d / 100 * interval '1 s'
          FROM unnest(ARRAY['acme', 'other']) AS t, generate_series(1, 30000) AS d;
          INSERT INTO document_versions (tenant_id, document_id, version, state, lane, object_key, filename, chunking, fingerprint, error_code)
          SELECT tenant_id, id, 1, CASE WHEN tenant_id = 'other' OR external_id LIKE '%77' THEN 'failed' ELSE 'ready' END, 'bulk', 'o',
@@ -28,7 +28,15 @@ async fn a_list_of_many_documents_goes_by_an_index_for_what_is_asked() {
     let page = ListDocuments { limit: 51, ..ListDocuments::default() };
     let second = db.store.documents(&db.acme, &page).await.unwrap().next_cursor;
     let state = |state| ListDocuments { state: Some(state), ..page.clone() };
+    let oldest: Uuid =
+        db.raw.run("SELECT md5('acmeoldest')::uuid")[0][0].as_deref().unwrap().parse().unwrap();
+    let _ = db.raw.run(
+        "INSERT INTO collections (tenant_id, id, name) VALUES ('acme', md5('acmeoldest')::uuid, 'oldest');
+         UPDATE documents SET collection_id = md5('acmeoldest')::uuid
+         WHERE tenant_id = 'acme' AND created_at < now() - interval '250 s'",
+    );
     let asked = [
+        (ListDocuments { collection: Some(oldest), ..page.clone() }, "documents_of_collection"),
         (page.clone(), "documents_by_time"),
         (ListDocuments { cursor: second, ..page.clone() }, "documents_by_time"),
         (state(State::Ready), "documents_by_time"),

@@ -81,11 +81,10 @@ impl<N> Caller<N> {
         Actor::key(&self.key_id, &self.tenant)
     }
 
-    /// Counts a request that does what `times` requests could do as so many.
-    pub(crate) async fn counts_as(&self, app: &App, times: usize) {
-        let owed = u32::try_from(times).unwrap_or(u32::MAX).saturating_sub(1);
+    /// Counts a request that does what `parts` requests could do; refused while the tenant owes for earlier ones.
+    pub(crate) async fn takes_parts(&self, app: &App, parts: usize) -> Result<(), Problem> {
         let (rates, seen) = (app.rates(), self.seen.as_ref());
-        rates.charge_requests(app.streams(), &self.tenant, &self.limits, owed, seen).await;
+        rates.take_parts(app.streams(), &self.tenant, parts, &self.limits, seen).await
     }
 
     /// The store, whose changes are noted as the caller's.

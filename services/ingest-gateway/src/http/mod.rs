@@ -149,7 +149,7 @@ pub fn openapi_json() -> Result<String, serde_json::Error> {
 
 /// The whole interface.
 pub(crate) fn router(app: App, limits: &Limits, operations: riacho_service::ops::Ops) -> Router {
-    let config = app.config().clone();
+    let (config, lingerers) = (app.config().clone(), linger::Lingerers::new(&app));
     let api = Router::from(api(limits)).merge(openai::router(limits)).merge(ops::router()).with_state(app);
     let api = api.layer(middleware::from_fn(etag::layer)).layer(middleware::from_fn(rate_headers::layer));
     api.merge(reference::router(&openapi()))
@@ -165,7 +165,7 @@ pub(crate) fn router(app: App, limits: &Limits, operations: riacho_service::ops:
         ))
         .layer(cors(&config))
         .layer(middleware::from_fn(trace::layer))
-        .layer(middleware::from_fn(linger::layer))
+        .layer(middleware::from_fn_with_state(lingerers, linger::layer))
 }
 
 /// A panic is a bug, and a problem like any other for the client.

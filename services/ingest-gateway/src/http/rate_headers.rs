@@ -43,8 +43,8 @@ impl RatesSeen {
 }
 
 /// How many are left, and in how many seconds there is one more.
-fn limit((name, rate, token): &Seen) -> String {
-    let more = token.wait.unwrap_or(rate.every).as_secs_f64().ceil();
+fn limit((name, _, token): &Seen) -> String {
+    let more = token.next.as_secs_f64().ceil();
     format!("\"{name}\";r={};t={more:.0}", token.left)
 }
 

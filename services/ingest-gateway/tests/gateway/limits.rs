@@ -59,20 +59,37 @@ async fn the_answer_to_an_upload_that_is_refused_is_read_by_who_sends_all_of_it_
     let gateway = Gateway::with_config(Config { max_upload_bytes: 1_000, ..Config::default() }).await;
     let address = gateway.base.trim_start_matches("http://");
     let piece = vec![b'x'; 1 << 20];
-    for (key, refused) in [(gateway.deployment.key.as_str(), "413"), ("wrong", "401")] {
+    let key = gateway.deployment.key.as_str();
+    // The second is refused when some of it has been read, which a client that waits for a 100 has been asked for.
+    for (key, refused, more) in
+        [(key, "413", ""), (key, "413", "expect: 100-continue\r\n"), ("wrong", "401", "")]
+    {
         let mut stream = TcpStream::connect(address).await.unwrap();
+        let length = match more {
+            "" => format!("content-length: {}", 96 * piece.len()),
+            _ => "transfer-encoding: chunked".to_owned(),
+        };
         let head = format!(
             "POST /api/v1/documents?filename=a.txt HTTP/1.1\r\nhost: gateway\r\nauthorization: Bearer {key}\r\n\
-             content-length: {}\r\nconnection: close\r\n\r\n",
-            96 * piece.len()
+             {length}\r\n{more}connection: close\r\n\r\n"
         );
         stream.write_all(head.as_bytes()).await.unwrap();
         // More than the buffers of a connection hold.
         for _ in 0..96 {
+            if !more.is_empty() {
+                stream.write_all(format!("{:x}\r\n", piece.len()).as_bytes()).await.unwrap();
+            }
             stream.write_all(&piece).await.unwrap();
+            if !more.is_empty() {
+                stream.write_all(b"\r\n").await.unwrap();
+            }
         }
         let mut answer = String::new();
+        if !more.is_empty() {
+            stream.write_all(b"0\r\n\r\n").await.unwrap();
+        }
         stream.read_to_string(&mut answer).await.unwrap();
+        let answer = answer.trim_start_matches("HTTP/1.1 100 Continue\r\n\r\n");
         assert!(answer.starts_with(&format!("HTTP/1.1 {refused} ")), "{answer}");
     }
 }

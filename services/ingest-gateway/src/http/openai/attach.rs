@@ -123,6 +123,15 @@ pub(super) async fn known_files(
     if store.is_expired() {
         return Err(Problem::bad_request("the vector store has expired"));
     }
+    all_are_there(app, tenant, wanted).await
+}
+
+/// The files that are wanted; an error where one is not there.
+pub(super) async fn all_are_there(
+    app: &App,
+    tenant: &TenantId,
+    wanted: &[Wanted],
+) -> Result<Vec<File>, Problem> {
     let ids: Vec<Uuid> = wanted.iter().map(|wanted| wanted.file).collect();
     let files = app.store().files(tenant, &ids).await?;
     match wanted.iter().all(|wanted| files.iter().any(|file| file.id == wanted.file)) {

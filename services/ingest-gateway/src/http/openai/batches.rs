@@ -2,7 +2,7 @@
 
 use axum::{Json, extract::State, response::Response};
 use riacho_domain::TenantId;
-use riacho_store::{FileBatch, MAX_BATCH, VectorStore};
+use riacho_store::{File, FileBatch, MAX_BATCH, VectorStore};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tracing::Instrument;
@@ -112,11 +112,12 @@ pub(super) async fn create(
     let wanted = body.named()?.into_iter().map(|named| Wanted::new(&app, named));
     let wanted = wanted.collect::<Result<Vec<_>, _>>()?;
     let store = found(&app, tenant, id).await?;
-    caller.counts_as(&app, wanted.len()).await;
+    let files = known_files(&app, tenant, &store, &wanted).await?;
+    caller.takes_parts(&app, wanted.len()).await?;
     let tenant = tenant.clone();
     // Goes on where the client has no patience: what is attached is in its batch, whoever asks for that.
     let filling = async move {
-        let batch_id = fill(&app, (&tenant, &trace), &store, wanted).await?;
+        let batch_id = fill(&app, (&tenant, &trace), &store, &files, wanted).await?;
         batch(&app, &tenant, id, batch_id).await
     };
     let filled = tokio::spawn(filling.in_current_span());
@@ -128,14 +129,14 @@ async fn fill(
     app: &App,
     (tenant, trace): (&TenantId, &Trace),
     store: &VectorStore,
+    files: &[File],
     mut wanted: Vec<Wanted>,
 ) -> Result<Uuid, Problem> {
-    let files = known_files(app, tenant, store, &wanted).await?;
     let lane = lane(&wanted);
     let batch_id = app.store().create_batch(tenant, store.id).await?;
     while !wanted.is_empty() {
         let some = wanted.drain(..wanted.len().min(ADDED_AT_ONCE)).collect();
-        let attached = attach_known(app, (tenant, trace, lane), store, &files, some).await?;
+        let attached = attach_known(app, (tenant, trace, lane), store, files, some).await?;
         let documents: Vec<_> = attached.iter().map(|accepted| accepted.document).collect();
         app.store().add_to_batch(tenant, batch_id, &documents).await?;
     }

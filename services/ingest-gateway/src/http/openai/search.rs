@@ -146,7 +146,9 @@ pub(super) async fn search(
     if store.is_expired() {
         return Err(Problem::bad_request("the vector store has expired"));
     }
-    caller.counts_as(&app, asked.queries.len()).await;
+    if asked.queries.len() > 1 {
+        caller.takes_parts(&app, asked.queries.len()).await?;
+    }
     let mut mode = SearchMode::Hybrid;
     let mut all = Vec::new();
     for query in &asked.queries {

@@ -15,7 +15,7 @@ use super::{
         problem::Problem,
         trace::Trace,
     },
-    attach::{ChunkingStrategy, Named, Wanted, attach},
+    attach::{ChunkingStrategy, Named, Wanted, all_are_there, attach},
     ids::{Ids, Kind},
     lists::{DEFAULT_PAGE, DeletedBody, ListQuery, MAX_PAGE, PageBody},
     pairs, seconds,
@@ -171,12 +171,15 @@ pub(super) async fn create(
         metadata: body.metadata.map(metadata).transpose()?.unwrap_or_default(),
         expires_after_days: body.expires_after.map(|after| after.days()).transpose()?,
     };
+    if !wanted.is_empty() {
+        all_are_there(&app, tenant, &wanted).await?;
+        caller.takes_parts(&app, wanted.len()).await?;
+    }
     let id = Uuid::now_v7();
     let store = app.store().create_vector_store(tenant, (id, &Kind::Store.id(id)), &new).await?;
     if wanted.is_empty() {
         return Ok(Json(store.into()));
     }
-    caller.counts_as(&app, 1 + wanted.len()).await;
     if let Err(problem) = attach(&app, (tenant, &trace), &store, wanted).await {
         // Its id was not answered, so nobody could delete it.
         app.store().delete_vector_store(tenant, id).await?;

@@ -4,3 +4,6 @@ CREATE INDEX document_versions_ended ON document_versions (tenant_id, state) WHE
 
 -- How many of a tenant are in a state: guessed from the two alone, a tenant without failures has the share of all.
 CREATE STATISTICS document_versions_states (mcv) ON tenant_id, state FROM document_versions;
+
+-- The list of a collection, in the order of lists.
+CREATE INDEX documents_of_collection ON documents (collection_id, created_at DESC, id DESC);
