@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use riacho_domain::State;
 use riacho_janitor::Config;
+use riacho_service::Resources;
 use riacho_store::Role;
 use riacho_testkit::{Deployment, Proxy, eventually};
 use tokio::task::JoinHandle;
@@ -16,6 +17,16 @@ fn start(deployment: &Deployment, config: Config) -> (CancellationToken, JoinHan
     let resources = deployment.resources(Role::Janitor).unwrap();
     let stopped = stop.clone();
     (stop, tokio::spawn(async move { riacho_janitor::run(config, &core, resources, stopped).await }))
+}
+
+/// What a janitor works with, its database behind a proxy.
+async fn behind_a_proxy(deployment: &Deployment) -> (Proxy, Resources) {
+    let database = deployment.database_config();
+    let proxy = Proxy::before(database.url.expose()).unwrap();
+    let through = riacho_store::Config { url: proxy.url().into(), ..database };
+    let mut resources = deployment.resources(Role::Janitor).unwrap();
+    resources.store = riacho_store::Store::connect(&through, Role::Janitor).await.unwrap();
+    (proxy, resources)
 }
 
 async fn holder(deployment: &Deployment) -> Option<(String, String)> {
@@ -69,11 +80,7 @@ async fn a_leader_that_lost_its_lease_leads_again_only_with_a_new_token() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_whose_connection_is_half_open_is_replaced_when_its_lease_is_over() {
     let deployment = Deployment::start().await.unwrap();
-    let database = deployment.database_config();
-    let proxy = Proxy::before(database.url.expose()).unwrap();
-    let through = riacho_store::Config { url: proxy.url().into(), ..database };
-    let mut resources = deployment.resources(Role::Janitor).unwrap();
-    resources.store = riacho_store::Store::connect(&through, Role::Janitor).await.unwrap();
+    let (proxy, resources) = behind_a_proxy(&deployment).await;
     let config = Config { lease_seconds: 3, ..Config::default() };
     let core = deployment.core().unwrap();
     let first_config = config.clone();
@@ -95,20 +102,17 @@ async fn a_leader_whose_connection_is_half_open_is_replaced_when_its_lease_is_ov
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_janitor_that_is_cut_off_in_a_transaction_holds_up_nobody_for_long() {
     let deployment = Deployment::start().await.unwrap();
-    let database = deployment.database_config();
-    let proxy = Proxy::before(database.url.expose()).unwrap();
-    let through = riacho_store::Config { url: proxy.url().into(), ..database };
-    let mut resources = deployment.resources(Role::Janitor).unwrap();
-    resources.store = riacho_store::Store::connect(&through, Role::Janitor).await.unwrap();
+    let (proxy, resources) = behind_a_proxy(&deployment).await;
     // What it sends next takes so long that it can be cut off before.
     proxy.delay(Duration::from_secs(1));
     let core = deployment.core().unwrap();
     let first = tokio::spawn(async move {
         riacho_janitor::run(Config::default(), &core, resources, CancellationToken::new()).await
     });
-    // One that has written, and so has locks.
-    let open = "SELECT pid FROM pg_stat_activity WHERE state = 'idle in transaction' AND query LIKE '%INSERT INTO schedules%'
-                AND backend_xid IS NOT NULL";
+    // One that has written, and so has locks, and whose next statement is not on its way yet.
+    let open =
+        "SELECT pid FROM pg_stat_activity WHERE state = 'idle in transaction' AND backend_xid IS NOT NULL
+                AND query LIKE '-- store::schedules::plan_tasks%INSERT%'";
     let row = eventually(|| async { deployment.sql(open).into_iter().next() }).await;
     proxy.blackhole();
     let (stop, second) = start(&deployment, Config { lease_seconds: 3, ..Config::default() });
