@@ -150,6 +150,9 @@ impl Driver {
                 let stream = self.model.lane(*stage, *lane);
                 stream.has_group = false;
                 stream.entries.iter_mut().for_each(|entry| entry.hold = None);
+                // What waited there is given to somebody anew.
+                let target = Target::Work(*stage, *lane);
+                self.waits.retain(|(of, _), _| *of != target);
             }
             Op::ForgetScripts => drop(self.server.raw(&["SCRIPT", "FLUSH"])),
             Op::Tight(is_tight) => {
