@@ -285,6 +285,7 @@ pub(crate) fn list_sql(list: &ListDocuments) -> String {
         (list.state.is_some(), "v.state = $3", "$3::text"),
         (list.external_id.is_some(), "d.external_id = $4", "$4::text"),
         (list.cursor.is_some(), "(d.created_at, d.id) < ($5, $6)", "$5::timestamptz"),
+        // Stands in the line above.
         (list.cursor.is_some(), "true", "$6::uuid"),
         (list.parent.is_some(), "d.parent_id = $8", "$8::uuid"),
     ];

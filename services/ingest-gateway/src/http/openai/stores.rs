@@ -15,7 +15,7 @@ use super::{
         problem::Problem,
         trace::Trace,
     },
-    attach::{ChunkingStrategy, Named, Wanted, all_are_there, attach},
+    attach::{ChunkingStrategy, Named, Wanted, all_are_there, attach_known, lane},
     ids::{Ids, Kind},
     lists::{DEFAULT_PAGE, DeletedBody, ListQuery, MAX_PAGE, PageBody},
     pairs, seconds,
@@ -171,8 +171,8 @@ pub(super) async fn create(
         metadata: body.metadata.map(metadata).transpose()?.unwrap_or_default(),
         expires_after_days: body.expires_after.map(|after| after.days()).transpose()?,
     };
+    let files = all_are_there(&app, tenant, &wanted).await?;
     if !wanted.is_empty() {
-        all_are_there(&app, tenant, &wanted).await?;
         caller.takes_parts(&app, wanted.len()).await?;
     }
     let id = Uuid::now_v7();
@@ -180,7 +180,8 @@ pub(super) async fn create(
     if wanted.is_empty() {
         return Ok(Json(store.into()));
     }
-    if let Err(problem) = attach(&app, (tenant, &trace), &store, wanted).await {
+    let how = (tenant, &trace, lane(&wanted));
+    if let Err(problem) = attach_known(&app, how, &store, &files, wanted).await {
         // Its id was not answered, so nobody could delete it.
         app.store().delete_vector_store(tenant, id).await?;
         return Err(problem);
