@@ -97,6 +97,9 @@ pub struct Config {
     pub intake_claim_ms: u64,
 }
 
+/// A process that unpacks maps up to 200 MiB of the program before it has read anything.
+const MIN_UNPACK_MEMORY_BYTES: u64 = 256 << 20;
+
 /// What a request with many documents may hold: lines of JSON, or an archive.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -206,6 +209,24 @@ impl Default for Config {
 }
 
 impl Config {
+    /// Refuses what cannot work, with the key in this section.
+    ///
+    /// # Errors
+    /// The key and what is wrong with it.
+    pub fn check(&self) -> Result<(), (&'static str, String)> {
+        let memory = self.bulk.unpack_memory_bytes;
+        if memory < MIN_UNPACK_MEMORY_BYTES {
+            let message = format!(
+                "{memory} is less than the program itself maps; give at least {MIN_UNPACK_MEMORY_BYTES}"
+            );
+            return Err(("bulk.unpack_memory_bytes", message));
+        }
+        if self.bulk.max_requests == 0 {
+            return Err(("bulk.max_requests", "0 would refuse every request".to_owned()));
+        }
+        Ok(())
+    }
+
     pub(crate) fn request_timeout(&self) -> Duration {
         Duration::from_millis(self.request_timeout_ms.max(1))
     }

@@ -96,6 +96,8 @@ impl Config {
         let lanes = self.stage.lanes.check();
         lanes.map_err(|(key, wrong)| invalid(&format!("stage.lanes.{key}"), wrong.to_owned()))?;
         self.traces.check().map_err(|(key, wrong)| invalid(&format!("traces.{key}"), wrong))?;
+        let gateway = self.gateway.check();
+        gateway.map_err(|(key, wrong)| invalid(&format!("gateway.{key}"), wrong))?;
         let janitor = self.janitor.check();
         janitor.map_err(|(key, wrong)| invalid(&format!("janitor.{key}"), wrong))?;
         self.database.check().map_err(|(key, error)| invalid(key, error.to_string()))?;
@@ -229,6 +231,14 @@ mod tests {
         let config = Config::default();
         assert!(config.check().is_ok());
         assert_eq!(config.gateway.max_upload_bytes, config.extractor.parser.limits.max_file_bytes);
+    }
+
+    #[test]
+    fn memory_in_which_nothing_can_be_unpacked_is_refused() {
+        let mut config = Config::default();
+        config.gateway.bulk.unpack_memory_bytes = 128 << 20;
+        let error = config.check().unwrap_err().to_string();
+        assert!(error.contains("gateway.bulk.unpack_memory_bytes") && error.contains("268435456"), "{error}");
     }
 
     #[test]

@@ -19,7 +19,7 @@ use tokio::{
     time::timeout,
 };
 
-pub(crate) use self::wire::{Entry, Format, Limits, Skipped, Wrong};
+pub(crate) use self::wire::{Entry, Format, Limits, MAX_WHOLE_NAME_BYTES, Skipped, Wrong};
 use self::wire::{MAX_JSON_BYTES, PIECE_BYTES, Settings, Tag};
 pub use self::{child::child_main, wire::SUBCOMMAND};
 

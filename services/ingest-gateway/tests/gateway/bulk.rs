@@ -245,7 +245,15 @@ async fn what_is_wrong_with_the_whole_request_is_a_problem() {
     problem(packed, 415, "unsupported_media_type").await;
     let key = lines(&gateway, one()).header("idempotency-key", "k");
     problem(key, 400, "invalid_field").await;
-    for query in ["external_id=a", "filename=a", "colour=red", "lane=fast", "chunk_max_tokens=1"] {
+    for query in [
+        "external_id=a",
+        "filename=a",
+        "colour=red",
+        "lane=fast",
+        "chunk_max_tokens=1",
+        "by_path=true",
+        "by_path=1",
+    ] {
         let request = gateway.post(&format!("{BULK}?{query}")).header("content-type", "application/x-ndjson");
         problem(request.body(one()), 400, "invalid_field").await;
     }

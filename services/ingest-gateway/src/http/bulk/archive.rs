@@ -19,9 +19,9 @@ use crate::{
         App,
         body::{self, Incoming},
         problem::Problem,
-        settings::Settings,
+        settings::{Settings, external_id},
     },
-    unpack::{Broken, Entry, Format, Frame, Limits, Unpacking, Wrong},
+    unpack::{Broken, Entry, Format, Frame, Limits, MAX_WHOLE_NAME_BYTES, Unpacking, Wrong},
 };
 
 /// Files up to this size are stored some at once, larger ones one after the other, as they come out.
@@ -37,10 +37,16 @@ pub(super) struct Opened {
     unpacking: Unpacking,
     first: Frame,
     max_file_bytes: u64,
+    by_path: bool,
 }
 
 /// Receives an archive, and looks into it.
-pub(super) async fn open(app: &App, format: Format, mut body: Incoming) -> Result<Opened, Problem> {
+pub(super) async fn open(
+    app: &App,
+    format: Format,
+    by_path: bool,
+    mut body: Incoming,
+) -> Result<Opened, Problem> {
     let config = app.config();
     let (mut file, size) = receive(&mut body, config).await?;
     check_format(&mut file, format)?;
@@ -60,7 +66,7 @@ pub(super) async fn open(app: &App, format: Format, mut body: Incoming) -> Resul
     match first {
         // Nothing was accepted, so the answer can still be a problem.
         Frame::Failed(wrong) => Err(refusal(wrong, format, max_file_bytes)),
-        first => Ok(Opened { format, unpacking, first, max_file_bytes }),
+        first => Ok(Opened { format, unpacking, first, max_file_bytes, by_path }),
     }
 }
 
@@ -135,7 +141,7 @@ const fn name_of(format: Format) -> &'static str {
 
 /// Takes the files of an archive in.
 pub(super) async fn read(mut run: Run, opened: Opened) -> Result<(), Stop> {
-    let Opened { format, mut unpacking, first, max_file_bytes } = opened;
+    let Opened { format, mut unpacking, first, max_file_bytes, by_path } = opened;
     let mut frame = first;
     loop {
         match frame {
@@ -145,7 +151,7 @@ pub(super) async fn read(mut run: Run, opened: Opened) -> Result<(), Stop> {
             Frame::Entry(entry) => {
                 let pieces =
                     Pieces { unpacking: &mut unpacking, format, max_file_bytes, ended: false, broken: None };
-                file(&mut run, pieces, entry).await?;
+                file(&mut run, pieces, entry, by_path).await?;
             }
             Frame::Done => return Ok(()),
             Frame::Failed(wrong) => return Err(refusal(wrong, format, max_file_bytes).into()),
@@ -156,23 +162,44 @@ pub(super) async fn read(mut run: Run, opened: Opened) -> Result<(), Stop> {
 }
 
 /// Takes one file in.
-async fn file(run: &mut Run, mut pieces: Pieces<'_>, entry: Entry) -> Result<(), Stop> {
+async fn file(run: &mut Run, mut pieces: Pieces<'_>, entry: Entry, by_path: bool) -> Result<(), Stop> {
     let place = Place::Entry(entry.number);
-    let outcome = match run.pay().await? {
-        Ok(()) => body_of(run, &mut pieces).await,
+    let outcome = match settings_of(&entry, by_path) {
+        Ok(settings) => match run.pay().await? {
+            Ok(()) => body_of(run, &mut pieces).await.map(|body| (settings, body)),
+            Err(problem) => Err(problem),
+        },
         Err(problem) => Err(problem),
     };
     // What is left of a file that was refused has to be read for the next one.
     pieces.finish().await;
     let broken = pieces.broken.take();
     match outcome {
-        Ok(body) => {
-            let settings = Settings::default();
+        Ok((settings, body)) => {
             run.take(Item { place, name: entry.name, content_type: None, settings, body }).await?;
         }
         Err(problem) => run.refuse(place, Some(entry.name), problem).await?,
     }
     broken.map_or(Ok(()), |error| Err(problem_of(&error).into()))
+}
+
+/// What an entry says of its document: with `by_path` the external id.
+fn settings_of(entry: &Entry, by_path: bool) -> Result<Settings, Problem> {
+    if !by_path {
+        return Ok(Settings::default());
+    }
+    // Two paths must not look the same because something of them was replaced or cut off.
+    let is_whole =
+        entry.name.len() <= MAX_WHOLE_NAME_BYTES && !entry.name.contains(char::REPLACEMENT_CHARACTER);
+    // `tar c .` writes `./a.txt`, and `zip -r` for the same file `a.txt`.
+    let path = entry.name.trim_start_matches("./");
+    match external_id(path) {
+        Ok(id) if is_whole => Ok(Settings { external_id: Some(id), ..Settings::default() }),
+        _ => Err(Problem::field(
+            "by_path",
+            "needs paths that can be external ids: UTF-8, at most 512 characters, none of them a control character",
+        )),
+    }
 }
 
 /// The bytes of a file: small ones in memory, others in the object store.

@@ -19,6 +19,7 @@ use bytes::Bytes;
 use futures::{StreamExt, stream};
 use riacho_domain::Lane;
 use tokio::sync::mpsc;
+use utoipa::IntoParams;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use self::{run::Intake, shapes::AnswerLine};
@@ -43,6 +44,17 @@ pub(super) fn router() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(bulk))
 }
 
+/// What only requests with many documents say in the query.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[allow(dead_code)] // read by `said_of_all`
+struct BulkQuery {
+    /// Of an archive: the path of a file in it is its external id, so that a file that was sent before under the same path
+    /// becomes a new version of its document. Without it files are known by their bytes alone.
+    #[param(default = false)]
+    by_path: Option<bool>,
+}
+
 /// How the documents come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -60,7 +72,7 @@ enum Kind {
 /// had, then a line with a summary. One that is refused does not harm the others. Where `complete` is false, or the answer
 /// broke off, send the same request again: what was accepted is answered as a duplicate, and the rest is accepted.
 #[utoipa::path(
-    post, path = "/api/v1/documents/bulk", tag = "documents", params(SettingsQuery),
+    post, path = "/api/v1/documents/bulk", tag = "documents", params(SettingsQuery, BulkQuery),
     request_body(content(
         (BulkLine = "application/x-ndjson"),
         (Vec<u8> = "application/zip"),
@@ -95,7 +107,10 @@ async fn answer(
     body: Incoming,
 ) -> Result<mpsc::UnboundedReceiver<Bytes>, Problem> {
     let kind = kind_of(headers)?;
-    let settings = settings_of(app, query)?;
+    let (settings, by_path) = said_of_all(app, query)?;
+    if by_path && kind == Kind::Lines {
+        return Err(Problem::field("by_path", "is for archives; a line has its `external_id`"));
+    }
     if idempotency_key(headers)?.is_some() {
         let why = "is for single documents: a repeated request finds what was accepted by its bytes";
         return Err(Problem::field("Idempotency-Key", why));
@@ -109,7 +124,7 @@ async fn answer(
     match kind {
         Kind::Lines => Ok(run::start(intake, place, |run| lines::read(run, body))),
         Kind::Archive(format) => {
-            let opened = archive::open(app, format, body).await?;
+            let opened = archive::open(app, format, by_path, body).await?;
             Ok(run::start(intake, place, |run| archive::read(run, opened)))
         }
     }
@@ -124,9 +139,16 @@ fn respond(lines: mpsc::UnboundedReceiver<Bytes>) -> Response {
     response
 }
 
-/// What the query says of all documents.
-fn settings_of(app: &App, query: Option<&str>) -> Result<Settings, Problem> {
-    let mut settings = Settings::from_query(query, app.config())?;
+/// What the query says of all documents, and whether their paths are their external ids.
+fn said_of_all(app: &App, query: Option<&str>) -> Result<(Settings, bool), Problem> {
+    let (mut settings, mut by_path) = (Settings::default(), false);
+    for (name, value) in url::form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
+        if name == "by_path" {
+            by_path = value.parse().map_err(|_| Problem::field(&*name, "must be `true` or `false`"))?;
+        } else {
+            settings.set(&name, &value, app.config())?;
+        }
+    }
     for (field, given) in
         [("filename", settings.filename.is_some()), ("external_id", settings.external_id.is_some())]
     {
@@ -136,7 +158,7 @@ fn settings_of(app: &App, query: Option<&str>) -> Result<Settings, Problem> {
     }
     settings.chunking(app.config())?;
     settings.lane.get_or_insert(Lane::Bulk);
-    Ok(settings)
+    Ok((settings, by_path))
 }
 
 fn kind_of(headers: &HeaderMap) -> Result<Kind, Problem> {

@@ -230,7 +230,12 @@ impl Run {
 
     /// Takes an item in that was paid for. Waits for a place, not for the end of it.
     pub(super) async fn take(&mut self, item: Item) -> Result<(), Stop> {
-        self.goes_on()?;
+        if let Err(stop) = self.goes_on() {
+            if let Body::Stored(key, _) = item.body {
+                self.app().discard(key);
+            }
+            return Err(stop);
+        }
         if let Some(id) = &item.settings.external_id {
             if self.writing.contains(id) {
                 let all = self.places.acquire_many(self.concurrency).await;
