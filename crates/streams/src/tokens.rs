@@ -58,9 +58,27 @@ impl Streams {
         rate: Rate,
         taken: Taken,
     ) -> Result<Token, Error> {
+        self.change_bucket(tenant, what, rate, taken.count.max(1).into(), taken.most_owed).await
+    }
+
+    /// Gives a token back that was taken of the tenant's bucket `what`.
+    ///
+    /// # Errors
+    /// When Redis is away.
+    pub async fn give_token_back(&self, tenant: &TenantId, what: &str, rate: Rate) -> Result<(), Error> {
+        self.change_bucket(tenant, what, rate, -1, 0).await.map(drop)
+    }
+
+    async fn change_bucket(
+        &self,
+        tenant: &TenantId,
+        what: &str,
+        rate: Rate,
+        taken: i64,
+        most_owed: u32,
+    ) -> Result<Token, Error> {
         let every = i64::try_from(rate.every.as_micros().max(1)).unwrap_or(i64::MAX);
-        let numbers = [rate.burst, taken.count].map(|number| i64::from(number.max(1)));
-        let args = [every, numbers[0], numbers[1], taken.most_owed.into()].map(Value::from).to_vec();
+        let args = [every, rate.burst.max(1).into(), taken, most_owed.into()].map(Value::from).to_vec();
         let conn = self.conn().with_timeout(PATIENCE);
         let keys = [self.keys().bucket(tenant, what)];
         let answer = list(self.scripts().token.run(&conn, &keys, args).await?);

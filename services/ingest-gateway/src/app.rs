@@ -11,7 +11,6 @@ use riacho_service::{CoreConfig, Health, Resources, outward::Outward, spend::Led
 use riacho_store::{Accept, Accepted, Limits, Space, Store};
 use riacho_streams::Streams;
 use riacho_traces::{Kind, Span, attributes};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -19,6 +18,7 @@ use crate::{
     answers::Answers,
     http::{auth::Keys, problem::Problem},
     metrics::names,
+    places::{Full, Place, Places},
     rates::Rates,
     release::Releaser,
     sampler::Sampler,
@@ -30,6 +30,8 @@ use crate::{
 const OUTWARD_CONNECT: Duration = Duration::from_secs(10);
 /// How long it may say nothing.
 const OUTWARD_SILENCE: Duration = Duration::from_secs(30);
+/// When a tenant whose requests with many documents are all in hand may come again.
+const BULK_RETRY_SECONDS: u64 = 5;
 /// For how long the live embedding space is not asked for again.
 const SPACE_FRESH: Duration = Duration::from_secs(5);
 
@@ -59,8 +61,8 @@ struct Shared {
     keys: Keys,
     releaser: Releaser,
     sampler: Sampler,
-    /// One for each request with many documents.
-    bulk_requests: Arc<Semaphore>,
+    /// Those of requests with many documents.
+    bulk_requests: Places<()>,
     /// Made when it is needed for the first time.
     unpacker: OnceLock<Unpacker>,
     watchers: Watchers,
@@ -86,7 +88,7 @@ impl App {
         let keys = Keys::new(config.key_cache());
         let rates = Rates::default();
         let answers = Answers::new(config.search_cache(), config.search_cache_bytes);
-        let bulk_requests = config.bulk.max_requests.clamp(1, Semaphore::MAX_PERMITS);
+        let bulk_requests = Places::new(config.bulk.max_requests, config.bulk.max_requests_per_tenant);
         let watchers = Watchers::new(config.max_event_streams, config.max_event_streams_per_tenant);
         App(Arc::new(Shared {
             config,
@@ -99,7 +101,7 @@ impl App {
             keys,
             releaser,
             sampler: Sampler::default(),
-            bulk_requests: Arc::new(Semaphore::new(bulk_requests)),
+            bulk_requests,
             unpacker: OnceLock::new(),
             watchers,
             stopping,
@@ -179,9 +181,11 @@ impl App {
     }
 
     /// A place among the requests with many documents.
-    pub(crate) fn bulk_request(&self) -> Result<OwnedSemaphorePermit, Problem> {
-        let permit = Arc::clone(&self.0.bulk_requests).try_acquire_owned();
-        permit.map_err(|_| Problem::unavailable("too many requests with many documents are in hand"))
+    pub(crate) fn bulk_request(&self, tenant: &TenantId) -> Result<Place<()>, Problem> {
+        self.0.bulk_requests.enter(tenant).map_err(|full| match full {
+            Full::All => Problem::unavailable("too many requests with many documents are in hand"),
+            Full::Tenant => Problem::over_rate("requests with many documents at once", BULK_RETRY_SECONDS),
+        })
     }
 
     /// Starts the processes that unpack archives.

@@ -107,6 +107,10 @@ pub struct BulkConfig {
     /// Such requests at once; more are answered 503. Each may need `max_bytes` of disk, for its archive, and the memory of
     /// a process that unpacks.
     pub max_requests: usize,
+    /// Such requests of one tenant at once; more are answered 429.
+    pub max_requests_per_tenant: usize,
+    /// How long a request may take. Then its answer ends, with what was accepted so far, and it is to be sent again.
+    pub max_seconds: u64,
     /// The largest body.
     pub max_bytes: u64,
     /// The most lines with something in them, or entries of an archive, folders included.
@@ -135,7 +139,9 @@ pub struct BulkConfig {
 impl Default for BulkConfig {
     fn default() -> Self {
         Self {
-            max_requests: 2,
+            max_requests: 4,
+            max_requests_per_tenant: 2,
+            max_seconds: 3_600,
             max_bytes: 100 << 20,
             max_items: 10_000,
             max_line_bytes: 4 << 20,
@@ -221,10 +227,13 @@ impl Config {
             );
             return Err(("bulk.unpack_memory_bytes", message));
         }
-        if self.bulk.max_requests == 0 {
-            return Err(("bulk.max_requests", "0 would refuse every request".to_owned()));
+        let none = "0 would refuse every request".to_owned();
+        match &self.bulk {
+            BulkConfig { max_requests: 0, .. } => Err(("bulk.max_requests", none)),
+            BulkConfig { max_requests_per_tenant: 0, .. } => Err(("bulk.max_requests_per_tenant", none)),
+            BulkConfig { max_seconds: 0, .. } => Err(("bulk.max_seconds", none)),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     pub(crate) fn request_timeout(&self) -> Duration {

@@ -9,6 +9,7 @@ mod config;
 mod http;
 mod intake;
 pub mod metrics;
+mod places;
 mod rates;
 mod release;
 mod sampler;

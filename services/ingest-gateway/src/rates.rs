@@ -102,29 +102,61 @@ impl Rates {
         seen: Option<&RatesSeen>,
     ) -> Result<(), Problem> {
         let Some(rate) = counted.rate(limits) else { return Ok(()) };
-        let token = match self.is_away() {
-            true => self.take_here(tenant, counted, rate, taken, Instant::now()),
-            false => match streams.take_tokens(tenant, counted.as_str(), rate, taken).await {
-                Ok(token) => {
-                    self.is_back();
-                    token
-                }
-                Err(error) => {
-                    tracing::debug!(%error, "rates are kept by this gateway alone");
-                    self.lock().away_until = Some(Instant::now() + AWAY);
-                    self.take_here(tenant, counted, rate, taken, Instant::now())
-                }
-            },
-        };
+        let token = self.token(streams, tenant, counted, rate, taken).await;
         if let Some(seen) = seen {
             seen.note(counted.as_str(), rate, token);
         }
         match token.wait {
             None => Ok(()),
-            Some(wait) => {
-                let reason = if counted == Counted::Uploads { "upload_rate" } else { "tenant_rate" };
-                metrics::counter!(names::REJECTIONS, "reason" => reason).increment(1);
-                Err(Problem::over_rate(counted.as_str(), seconds(wait)))
+            Some(wait) => Err(refused(counted, wait)),
+        }
+    }
+
+    /// Takes a token of the uploads, or says how long it takes until there is one.
+    pub(crate) async fn take_upload(
+        &self,
+        streams: &Streams,
+        tenant: &TenantId,
+        limits: &Limits,
+    ) -> Result<(), Duration> {
+        let Some(rate) = Counted::Uploads.rate(limits) else { return Ok(()) };
+        let token = self.token(streams, tenant, Counted::Uploads, rate, Taken::ONE).await;
+        token.wait.map_or(Ok(()), Err)
+    }
+
+    /// Gives a token of the uploads back: it was paid for what turned out to be there already.
+    pub(crate) async fn give_upload_back(&self, streams: &Streams, tenant: &TenantId, limits: &Limits) {
+        let counted = Counted::Uploads;
+        let Some(rate) = counted.rate(limits) else { return };
+        if !self.is_away() && streams.give_token_back(tenant, counted.as_str(), rate).await.is_ok() {
+            return;
+        }
+        if let Some(full_at) = self.lock().full_at.get_mut(&(tenant.clone(), counted)) {
+            *full_at = full_at.checked_sub(rate.every).unwrap_or(*full_at);
+        }
+    }
+
+    /// Asks Redis for tokens, or this process while Redis is away.
+    async fn token(
+        &self,
+        streams: &Streams,
+        tenant: &TenantId,
+        counted: Counted,
+        rate: Rate,
+        taken: Taken,
+    ) -> Token {
+        if self.is_away() {
+            return self.take_here(tenant, counted, rate, taken, Instant::now());
+        }
+        match streams.take_tokens(tenant, counted.as_str(), rate, taken).await {
+            Ok(token) => {
+                self.is_back();
+                token
+            }
+            Err(error) => {
+                tracing::debug!(%error, "rates are kept by this gateway alone");
+                self.lock().away_until = Some(Instant::now() + AWAY);
+                self.take_here(tenant, counted, rate, taken, Instant::now())
             }
         }
     }
@@ -173,6 +205,13 @@ impl Rates {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Refuses what would have to wait.
+pub(crate) fn refused(counted: Counted, wait: Duration) -> Problem {
+    let reason = if counted == Counted::Uploads { "upload_rate" } else { "tenant_rate" };
+    metrics::counter!(names::REJECTIONS, "reason" => reason).increment(1);
+    Problem::over_rate(counted.as_str(), seconds(wait))
 }
 
 /// Whole seconds, rounded up: who comes then gets in.

@@ -1,41 +1,27 @@
-//! Who is sent events: so many places in all and for each tenant, and the counts that all who watch for one tenant share.
+//! Who is sent events: so many places, and the counts that all who watch for one tenant share.
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex, PoisonError, Weak},
+    collections::BTreeMap,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use riacho_domain::{State, TenantId};
 use riacho_store::Store;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::places::{Place, Places};
 
 /// Counting may take this share of the time: where it takes a while, counts are that much older.
 const COUNTING_SHARE: u32 = 10;
 
-/// Why there is no place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Full {
-    /// All places are taken.
-    All,
-    /// Those of the tenant are.
-    Tenant,
-}
+/// The places of those who are sent events.
+pub(crate) type Watchers = Places<LastTally>;
+/// A place among them.
+pub(crate) type Watcher = Place<LastTally>;
 
-/// The places of this gateway.
-#[derive(Debug)]
-pub(crate) struct Watchers {
-    places: Arc<Semaphore>,
-    per_tenant: usize,
-    tenants: Mutex<HashMap<TenantId, Weak<Watched>>>,
-}
-
-/// What those who watch for one tenant have in common.
-#[derive(Debug)]
-struct Watched {
-    places: Arc<Semaphore>,
-    last: tokio::sync::Mutex<Option<Last>>,
-}
+/// A tenant's counts as they were taken last.
+#[derive(Debug, Default)]
+pub(crate) struct LastTally(tokio::sync::Mutex<Option<Last>>);
 
 /// How the last count ended.
 #[derive(Debug)]
@@ -43,13 +29,6 @@ enum Last {
     Counted(Arc<Tally>),
     /// All who waited for it are told, instead of trying again one after the other.
     Failed(riacho_store::Error, Instant),
-}
-
-/// A place among those who are sent events; free again when it is dropped.
-#[derive(Debug)]
-pub(crate) struct Place {
-    watched: Arc<Watched>,
-    _permits: [OwnedSemaphorePermit; 2],
 }
 
 /// A tenant's documents and letters, counted.
@@ -63,34 +42,7 @@ pub(crate) struct Tally {
     pub(crate) unresolved: BTreeMap<String, u64>,
 }
 
-impl Watchers {
-    pub(crate) fn new(places: usize, per_tenant: usize) -> Watchers {
-        let places = Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS)));
-        Watchers { places, per_tenant: per_tenant.min(Semaphore::MAX_PERMITS), tenants: Mutex::default() }
-    }
-
-    /// A place for somebody of a tenant.
-    pub(crate) fn enter(&self, tenant: &TenantId) -> Result<Place, Full> {
-        let watched = self.watched(tenant);
-        let own = Arc::clone(&watched.places).try_acquire_owned().map_err(|_| Full::Tenant)?;
-        let any = Arc::clone(&self.places).try_acquire_owned().map_err(|_| Full::All)?;
-        Ok(Place { watched, _permits: [own, any] })
-    }
-
-    fn watched(&self, tenant: &TenantId) -> Arc<Watched> {
-        let mut tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(watched) = tenants.get(tenant).and_then(Weak::upgrade) {
-            return watched;
-        }
-        tenants.retain(|_, watched| watched.strong_count() > 0);
-        let places = Arc::new(Semaphore::new(self.per_tenant));
-        let watched = Arc::new(Watched { places, last: tokio::sync::Mutex::default() });
-        tenants.insert(tenant.clone(), Arc::downgrade(&watched));
-        watched
-    }
-}
-
-impl Place {
+impl Watcher {
     /// The tenant's counts, `max_age` old at most where counting is quick. They are taken once for all who watch.
     pub(crate) async fn tally(
         &self,
@@ -98,7 +50,7 @@ impl Place {
         tenant: &TenantId,
         max_age: Duration,
     ) -> Result<Arc<Tally>, riacho_store::Error> {
-        let mut last = self.watched.last.lock().await;
+        let mut last = self.shared().0.lock().await;
         match &*last {
             Some(Last::Counted(tally)) if tally.is_fresh(max_age) => return Ok(Arc::clone(tally)),
             Some(Last::Failed(error, at)) if at.elapsed() < max_age => return Err(error.clone()),
@@ -132,21 +84,6 @@ impl Tally {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-
-    #[test]
-    fn places_are_few_in_all_and_for_each_tenant_and_come_back() {
-        let watchers = Watchers::new(3, 2);
-        let tenant = |name: &str| name.parse::<TenantId>().unwrap();
-        let (acme, other) = (tenant("acme"), tenant("other"));
-        let first = watchers.enter(&acme).unwrap();
-        let _second = watchers.enter(&acme).unwrap();
-        assert_eq!(watchers.enter(&acme).unwrap_err(), Full::Tenant);
-        let _third = watchers.enter(&other).unwrap();
-        assert_eq!(watchers.enter(&other).unwrap_err(), Full::All);
-        drop(first);
-        let again = watchers.enter(&acme).unwrap();
-        assert!(Arc::ptr_eq(&again.watched, &_second.watched), "they share their counts");
-    }
 
     #[test]
     fn what_takes_long_to_count_is_counted_less_often() {

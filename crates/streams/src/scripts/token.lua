@@ -6,7 +6,7 @@
 -- KEYS[1]  the bucket
 -- ARGV[1]  microseconds between two tokens
 -- ARGV[2]  how many tokens the bucket holds
--- ARGV[3]  how many are taken; one has to be there, the others are owed where they are not
+-- ARGV[3]  how many are taken; one has to be there, the others are owed where they are not. Below 0 they are given back
 -- ARGV[4]  how many tokens the bucket may owe; what is beyond that is let off
 -- Returns the microseconds until there is a token, or 0 where some were taken; how many tokens are left; and the
 -- microseconds until there is the next one.
@@ -19,8 +19,12 @@ local latest = now + every * (held + owed)
 -- Later than any bucket can be: the clock was set back.
 if full_at < now or full_at > latest + every then full_at = now end
 local over = full_at + every - now - every * held
-if over > 0 then return {over, 0, over} end
-full_at = math.min(full_at + every * taken, latest)
+if taken > 0 then
+  if over > 0 then return {over, 0, over} end
+  full_at = math.min(full_at + every * taken, latest)
+else
+  full_at = math.max(full_at + every * taken, now)
+end
 redis.call('SET', KEYS[1], string.format('%.0f', full_at), 'PX', math.ceil((full_at - now) / 1000) + 1)
 local left = math.floor((now + every * held - full_at) / every)
 if left < 0 then left = 0 end

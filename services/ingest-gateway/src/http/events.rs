@@ -27,7 +27,7 @@ use super::{
     problem::{Problem, ProblemBody},
     queue, status,
 };
-use crate::watchers::{Full, Place};
+use crate::{places::Full, watchers::Watcher};
 
 /// Between two looks at the streams.
 const LOOK: Duration = Duration::from_secs(1);
@@ -141,7 +141,7 @@ async fn document_events(
 }
 
 /// A place for somebody of a tenant.
-fn enter(app: &App, tenant: &TenantId) -> Result<Place, Problem> {
+fn enter(app: &App, tenant: &TenantId) -> Result<Watcher, Problem> {
     app.watchers().enter(tenant).map_err(|full| match full {
         Full::All => Problem::unavailable("too many connections are being sent events"),
         Full::Tenant => Problem::over_rate("connections that are sent events", 1),
@@ -153,7 +153,7 @@ struct Watch {
     app: App,
     /// The public part of the key that was shown.
     key: String,
-    place: Arc<Place>,
+    place: Arc<Watcher>,
     every: Duration,
 }
 

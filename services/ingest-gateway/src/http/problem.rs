@@ -18,6 +18,9 @@ use crate::metrics::names;
 /// The media type of problem details.
 pub(crate) const PROBLEM_JSON: &str = "application/problem+json";
 
+/// The longest text about what a client sent, in bytes.
+const LONGEST: usize = 1_000;
+
 /// An error as a client sees it (RFC 9457).
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct ProblemBody {
@@ -73,12 +76,12 @@ impl Problem {
 
     /// A request that cannot be understood.
     pub(crate) fn bad_request(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "bad_request", detail)
+        Self::new(StatusCode::BAD_REQUEST, "bad_request", shortened(detail.into()))
     }
 
     /// A field of the request that is missing, unknown or out of its range.
     pub(crate) fn field(field: impl Into<String>, message: impl Into<String>) -> Self {
-        let (field, message) = (field.into(), message.into());
+        let (field, message) = (shortened(field.into()), shortened(message.into()));
         let mut problem =
             Self::new(StatusCode::BAD_REQUEST, "invalid_field", format!("`{field}`: {message}"));
         problem.errors.push(FieldError { field, message });
@@ -172,6 +175,13 @@ impl Problem {
             .after(retry_after_seconds)
     }
 
+    /// The client sends, and does not read what it is answered.
+    pub(crate) fn answer_unread(bytes: usize) -> Self {
+        let detail =
+            format!("{bytes} bytes of the answer wait to be read; send less at once, or read meanwhile");
+        Self::new(StatusCode::BAD_REQUEST, "answer_unread", detail)
+    }
+
     /// A tenant over a rate of its own.
     pub(crate) fn over_rate(what: &str, retry_after_seconds: u64) -> Self {
         Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", format!("too many {what} of this tenant"))
@@ -225,9 +235,14 @@ impl Problem {
         &self.detail
     }
 
-    /// Whether it is no fault of what was sent: later the same may go well.
+    /// Whether something is away or full that all requests need: later the same may go well.
     pub(crate) fn is_of_server(&self) -> bool {
-        self.status.is_server_error()
+        self.status == StatusCode::SERVICE_UNAVAILABLE
+    }
+
+    /// Whether it is a fault of ours.
+    pub(crate) fn is_internal(&self) -> bool {
+        self.status == StatusCode::INTERNAL_SERVER_ERROR
     }
 
     /// After how many seconds to come again.
@@ -239,6 +254,16 @@ impl Problem {
     pub(crate) fn first_field(&self) -> Option<&str> {
         self.errors.first().map(|error| error.field.as_str())
     }
+}
+
+/// A text that quotes what a client sent, without most of what is too long of it: begin and end say what it is about.
+fn shortened(text: String) -> String {
+    if text.len() <= LONGEST {
+        return text;
+    }
+    let (begin, end) =
+        (text.floor_char_boundary(LONGEST / 4), text.ceil_char_boundary(text.len() - LONGEST / 2));
+    format!("{}[..]{}", &text[..begin], &text[end..])
 }
 
 /// Lets one line in a while through: of a server that is away, every request would say the same.

@@ -20,7 +20,7 @@ use tokio::{
 };
 
 pub(crate) use self::wire::{Entry, Format, Limits, MAX_WHOLE_NAME_BYTES, Skipped, Wrong};
-use self::wire::{MAX_JSON_BYTES, PIECE_BYTES, Settings, Tag};
+use self::wire::{MAX_JSON_BYTES, MAX_NAME_BYTES, PIECE_BYTES, Settings, Tag};
 pub use self::{child::child_main, wire::SUBCOMMAND};
 
 /// How long a child may say nothing while it is listened to.
@@ -99,7 +99,7 @@ impl Unpacker {
         };
         let mut output = BufReader::with_capacity(2 * PIECE_BYTES, output);
         match timeout(SILENCE, frame(&mut output)).await {
-            Ok(Ok((Tag::Ready, _))) => Ok(Unpacking { child, output, errors }),
+            Ok(Ok((Tag::Ready, _))) => Ok(Unpacking { child, output, errors, told: Told::new(limits) }),
             Err(_) => Err(failed(&"it did not become ready")),
             Ok(_) => Err(failed(&last_words(&mut errors).await)),
         }
@@ -111,6 +111,7 @@ pub(crate) struct Unpacking {
     child: Child,
     output: BufReader<ChildStdout>,
     errors: ChildStderr,
+    told: Told,
 }
 
 impl Unpacking {
@@ -124,8 +125,8 @@ impl Unpacking {
         };
         match tag {
             Tag::Ready => Err(Broken::Crash),
-            Tag::Entry => Ok(Frame::Entry(json(&payload)?)),
-            Tag::Bytes => Ok(Frame::Bytes(payload.into())),
+            Tag::Entry => self.told.entry(json(&payload)?).map(Frame::Entry),
+            Tag::Bytes => self.told.bytes(payload.into()).map(Frame::Bytes),
             Tag::End => Ok(Frame::End),
             Tag::Refused => Ok(Frame::Refused(json(&payload)?)),
             Tag::Failed => Ok(Frame::Failed(json(&payload)?)),
@@ -142,6 +143,39 @@ impl Unpacking {
             End::ByOthers(signal) => Broken::ByOthers(signal),
             End::Crash => Broken::Crash,
         }
+    }
+}
+
+/// What a child told so far. It keeps its limits itself, but may have been taken over.
+#[derive(Debug)]
+struct Told {
+    limits: Limits,
+    last_entry: u64,
+    of_file: u64,
+    of_all: u64,
+}
+
+impl Told {
+    fn new(limits: Limits) -> Self {
+        Self { limits, last_entry: 0, of_file: 0, of_all: 0 }
+    }
+
+    fn entry(&mut self, entry: Entry) -> Result<Entry, Broken> {
+        let is_next = entry.number > self.last_entry && entry.number <= self.limits.max_entries;
+        if !is_next || entry.name.len() > MAX_NAME_BYTES {
+            return Err(Broken::Crash);
+        }
+        (self.last_entry, self.of_file) = (entry.number, 0);
+        Ok(entry)
+    }
+
+    fn bytes(&mut self, piece: Bytes) -> Result<Bytes, Broken> {
+        self.of_file += piece.len() as u64;
+        self.of_all += piece.len() as u64;
+        let is_over =
+            self.of_file > self.limits.max_file_bytes || self.of_all > self.limits.max_unpacked_bytes;
+        // Without bytes it could go on for ever.
+        if is_over || piece.is_empty() { Err(Broken::Crash) } else { Ok(piece) }
     }
 }
 
@@ -166,4 +200,23 @@ async fn frame(output: &mut BufReader<ChildStdout>) -> io::Result<(Tag, Vec<u8>)
 
 fn json<T: DeserializeOwned>(payload: &[u8]) -> Result<T, Broken> {
     serde_json::from_slice(payload).map_err(|_| Broken::Crash)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_child_that_tells_more_than_it_may_is_not_believed() {
+        let limits = Limits { max_entries: 3, max_file_bytes: 10, max_unpacked_bytes: 15 };
+        let entry = |number, length| Entry { number, name: "n".repeat(length), skipped: None };
+        let mut told = Told::new(limits);
+        let piece = |length| Bytes::from(vec![0; length]);
+        assert!(told.entry(entry(1, 5)).is_ok() && told.bytes(piece(10)).is_ok());
+        assert!(told.bytes(piece(1)).is_err(), "of a file");
+        assert!(told.entry(entry(1, 5)).is_err() && told.entry(entry(0, 5)).is_err(), "numbers rise");
+        assert!(told.entry(entry(3, MAX_NAME_BYTES)).is_ok() && told.bytes(piece(0)).is_err());
+        assert!(told.bytes(piece(9)).is_err(), "of all files");
+        assert!(told.entry(entry(4, 5)).is_err() && Told::new(limits).entry(entry(1, 2_000)).is_err());
+    }
 }

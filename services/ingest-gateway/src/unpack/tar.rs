@@ -2,11 +2,11 @@
 
 use std::io::{self, Read};
 
-use tar::{Archive, EntryType};
+use tar::{Archive, Entry, EntryType};
 
 use super::{
     child::{Counted, Out, Said, is_system_file},
-    wire::{Skipped, Wrong},
+    wire::{PIECE_BYTES, Skipped, Wrong},
 };
 
 /// Sends the files of a tar archive.
@@ -41,6 +41,7 @@ pub(super) fn unpack(stream: impl Read, out: &mut Out) -> Said {
             // Archives of before 1988 know a folder by the end of its name.
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse if name.ends_with('/') => {}
             _ if is_system_file(&name) => out.skip(number, &name, Skipped::SystemFile)?,
+            EntryType::Regular if is_sparse(&mut entry) => out.refuse(number, &name, Wrong::Sparse)?,
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
                 let size = entry.size();
                 let mut short = Whole { inner: &mut entry, left: size };
@@ -60,10 +61,34 @@ pub(super) fn unpack(stream: impl Read, out: &mut Out) -> Said {
         return Ok(Err(if some { Wrong::CutOff } else { Wrong::Unreadable }));
     }
     // What is behind the archive's end is read to the end: there stands the checksum of what is compressed.
-    match io::copy(&mut archive.into_inner(), &mut io::sink()) {
-        Ok(_) => Ok(Ok(())),
-        Err(error) => Ok(Err(seen.cause(&error))),
+    Ok(rest(archive.into_inner()).map_err(|error| seen.cause(&error)).and_then(|is_empty| match is_empty {
+        true => Ok(()),
+        // Another archive, or files behind a block that was damaged: they must not get lost without a word.
+        false => Err(Wrong::MoreBehind),
+    }))
+}
+
+/// Whether what is left is zeros only, which fill the last record of an archive.
+fn rest(mut stream: impl Read) -> io::Result<bool> {
+    let (mut piece, mut is_empty) = (vec![0; PIECE_BYTES], true);
+    loop {
+        match stream.read(&mut piece) {
+            Ok(0) => return Ok(is_empty),
+            Ok(read) => is_empty &= piece[..read].iter().all(|byte| *byte == 0),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
     }
+}
+
+/// Whether an entry is a file with holes as POSIX tar writes it: its bytes are a map and what is between the holes.
+fn is_sparse<R: Read>(entry: &mut Entry<'_, R>) -> bool {
+    let extensions = entry.pax_extensions().ok().flatten();
+    extensions
+        .into_iter()
+        .flatten()
+        .flatten()
+        .any(|extension| extension.key_bytes().starts_with(b"GNU.sparse."))
 }
 
 /// A file that must have the length that its header says: the library takes the end of the stream for the

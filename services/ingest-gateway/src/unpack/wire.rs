@@ -86,6 +86,10 @@ pub(crate) enum Wrong {
     Damaged,
     /// It ends too early.
     CutOff,
+    /// Something stands behind its end.
+    MoreBehind,
+    /// It is a file with holes, in a form that the library does not know.
+    Sparse,
     /// It is larger than a file may be.
     TooLarge,
     /// It is no archive of the format.

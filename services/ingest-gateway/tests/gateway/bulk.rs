@@ -1,6 +1,6 @@
 //! Many documents in one request, as lines of JSON.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use reqwest::{Body, RequestBuilder, StatusCode};
@@ -15,6 +15,8 @@ use tokio::{
 
 use crate::fixture::{Change, Gateway, json, problem};
 
+/// So long may take what has no end where a promise is broken.
+const TIME_LIMIT: Duration = Duration::from_secs(60);
 pub(crate) const BULK: &str = "/api/v1/documents/bulk";
 
 /// A configuration whose archives are unpacked by the child of this crate.
@@ -122,34 +124,35 @@ async fn each_line_has_its_fate_in_order_and_a_bad_one_harms_no_other() {
 }
 
 #[tokio::test]
-async fn lines_have_settings_of_their_own_and_versions_come_in_their_order() {
+async fn lines_have_settings_of_their_own_and_one_version_of_a_document() {
     let gateway = Gateway::start().await;
     let mut body = String::new();
-    for n in 0..20 {
-        body += &format!(
-            "{}\n",
-            json!({"filename": "v.txt", "text": format!("version {n}"), "external_id": "one"})
-        );
-        body +=
-            &format!("{}\n", json!({"filename": "o.txt", "text": format!("other {n}"), "collection": "Own"}));
+    for n in 0..3 {
+        let versions = json!({"filename": "v.txt", "text": format!("version {n}"), "external_id": "one"});
+        let own = json!({"filename": "o.txt", "text": format!("other {n}"), "collection": "Own"});
+        body += &format!("{versions}\n{own}\n");
     }
     let request = || lines(&gateway, body.clone()).query(&[("collection", "All")]);
-    let (items, summary) = answer(request()).await;
-    assert_eq!((&summary["accepted"], &summary["complete"]), (&json!(40), &json!(true)), "{items:?}");
-    let versions: Vec<_> = items.iter().step_by(2).map(|item| item["version"].as_u64().unwrap()).collect();
-    assert_eq!(versions, (1..=20).collect::<Vec<_>>());
+    let fates = |items: &[Value]| items.iter().map(fate).collect::<Vec<_>>().join(" ");
+    let (items, _) = answer(request()).await;
+    assert_eq!(fates(&items), "new new external_id_repeated new external_id_repeated new");
+    // That is why: a repeated request would make versions of them again and again.
+    let (items, _) = answer(request()).await;
+    assert_eq!(
+        fates(&items),
+        "duplicate duplicate external_id_repeated duplicate external_id_repeated duplicate"
+    );
+    let next = json!({"filename": "v.txt", "text": "version 1", "external_id": "one"});
+    let (items, _) = answer(lines(&gateway, format!("{next}\n")).query(&[("collection", "All")])).await;
+    assert_eq!(items[0]["version"], 2, "in the next request it is the next version");
     let kept = documents(&gateway).await;
     let one: Vec<_> = kept.iter().filter(|document| document["external_id"] == "one").collect();
-    assert!(one.len() == 1 && one[0]["version"] == 20 && one[0]["collection"] == "All", "{one:?}");
-    assert_eq!(kept.iter().filter(|document| document["collection"] == "Own").count(), 20);
+    assert!(one.len() == 1 && one[0]["version"] == 2 && one[0]["collection"] == "All", "{one:?}");
+    assert_eq!(kept.iter().filter(|document| document["collection"] == "Own").count(), 3);
 }
 
-#[tokio::test]
-async fn a_client_that_reads_nothing_before_it_has_sent_everything_is_answered() {
-    let config = with_bulk(|bulk| bulk.max_items = 60_000);
-    let gateway = Gateway::with_config(config).await;
-    // The answers to so many lines fit into no buffer of the connection.
-    let body = format!("{}{}", "x\n".repeat(50_000), line("a.txt", "at the end"));
+/// Sends a request as many clients do: all of it, before anything is read.
+async fn send_all(gateway: &Gateway, body: &str) -> String {
     let head = format!(
         "POST {BULK} HTTP/1.1\r\nhost: gateway\r\nauthorization: Bearer {}\r\ncontent-type: application/x-ndjson\r\n\
          content-length: {}\r\nconnection: close\r\n\r\n",
@@ -157,18 +160,99 @@ async fn a_client_that_reads_nothing_before_it_has_sent_everything_is_answered()
         body.len()
     );
     let mut stream = TcpStream::connect(gateway.base.trim_start_matches("http://")).await.unwrap();
-    stream.write_all(head.as_bytes()).await.unwrap();
-    stream.write_all(body.as_bytes()).await.unwrap();
+    let sent = async {
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(body.as_bytes()).await.unwrap();
+    };
+    tokio::time::timeout(TIME_LIMIT, sent).await.expect("the gateway reads on");
     let mut read = Vec::new();
     stream.read_to_end(&mut read).await.unwrap();
-    let text = String::from_utf8(read).unwrap();
+    String::from_utf8(read).unwrap()
+}
+
+#[tokio::test]
+async fn a_client_that_reads_nothing_before_it_has_sent_everything_is_answered() {
+    let config = with_bulk(|bulk| bulk.max_items = 60_000);
+    let gateway = Gateway::with_config(config).await;
+    // Neither the request nor its answer fits into the buffers of a connection.
+    let wrong = format!("{}\n", "x".repeat(400));
+    let body = format!("{}{}", wrong.repeat(40_000), line("a.txt", "at the end"));
+    let text = send_all(&gateway, &body).await;
     assert!(text.starts_with("HTTP/1.1 200"), "{}", &text[..200]);
-    assert_eq!(text.matches("\"code\":\"bad_request\"").count(), 50_000);
+    assert_eq!(text.matches("\"code\":\"bad_request\"").count(), 40_000);
     assert!(
         text.contains("\"accepted\":1") && text.contains("\"complete\":true"),
         "{}",
         &text[text.len() - 300..]
     );
+}
+
+#[tokio::test]
+async fn what_waits_to_be_read_is_bounded() {
+    let config = with_bulk(|bulk| bulk.max_items = 1_000_000);
+    let gateway = Gateway::with_config(config).await;
+    // More than the buffers of a connection hold is still to be sent when too much waits to be read.
+    let text = send_all(&gateway, &format!("{}\n", "x".repeat(200)).repeat(200_000)).await;
+    assert!(
+        text.contains("\"complete\":false") && text.contains("answer_unread"),
+        "{}",
+        &text[text.len() - 500..]
+    );
+    assert!(!text.contains("\"items\":200000"), "it is not read to its end");
+    // A client's own text is not sent back at any length.
+    let long = "k".repeat(3 << 20);
+    let wrong = [json!({"filename": "a", &long: 1}), json!({"filename": "a", "text": "t", "lane": long})];
+    let body: String = wrong.iter().map(|line| format!("{line}\n")).collect();
+    let (items, _) = answer(lines(&gateway, body)).await;
+    for item in items {
+        assert!(
+            fate(&item) == "invalid_field" && item.to_string().len() < 5_000,
+            "{}",
+            item.to_string().len()
+        );
+        assert!(item["problem"]["detail"].as_str().unwrap().contains("expected one of"), "{item}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_takes_too_long_ends_and_says_so() {
+    let gateway = Gateway::with_config(with_bulk(|bulk| bulk.max_seconds = 1)).await;
+    let (sender, body) = futures::channel::mpsc::unbounded::<Result<String, std::io::Error>>();
+    sender.unbounded_send(Ok(line("a.txt", "text"))).unwrap();
+    let (items, summary) = answer(lines(&gateway, Body::wrap_stream(body))).await;
+    assert_eq!(
+        (items.len(), &summary["complete"], &summary["problem"]["code"]),
+        (1, &json!(false), &json!("timeout"))
+    );
+    assert!(summary["retry_after_seconds"].is_u64(), "{summary}");
+    drop(sender);
+    let (sender, body) = futures::channel::mpsc::unbounded::<Result<String, std::io::Error>>();
+    sender.unbounded_send(Ok("PK".to_owned())).unwrap();
+    let archive = gateway.post(BULK).header("content-type", "application/zip");
+    problem(archive.body(Body::wrap_stream(body)), 503, "timeout").await;
+    drop(sender);
+}
+
+#[tokio::test]
+async fn a_key_that_is_revoked_amid_a_request_ends_it() {
+    let gateway = Gateway::with_config(Config { key_cache_seconds: 0, ..with_bulk(|_| {}) }).await;
+    let (sender, body) = futures::channel::mpsc::unbounded::<Result<String, std::io::Error>>();
+    sender.unbounded_send(Ok(line("0.txt", "text"))).unwrap();
+    let request = lines(&gateway, Body::wrap_stream(body));
+    let answered = tokio::spawn(answer(request));
+    eventually(|| async { documents(&gateway).await.len() == 1 }).await;
+    let key_id = gateway.deployment.key.split('_').nth(1).unwrap();
+    gateway.deployment.store.revoke_key(&gateway.deployment.tenant, key_id).await.unwrap();
+    let mut n = 0;
+    eventually(|| {
+        n += 1;
+        let _ = sender.unbounded_send(Ok(line(&format!("{n}.txt"), &format!("text {n}"))));
+        let ended = answered.is_finished();
+        async move { ended }
+    })
+    .await;
+    let (_, summary) = answered.await.unwrap();
+    assert_eq!((&summary["complete"], &summary["problem"]["code"]), (&json!(false), &json!("unauthorized")));
 }
 
 #[tokio::test]
@@ -207,6 +291,22 @@ async fn each_document_of_a_request_takes_an_upload_of_the_rate() {
     assert_eq!(fates, ["new", "new", "new", "new", "rate_limited", "rate_limited"]);
     assert!(items[4]["retry_after_seconds"].as_u64().is_some_and(|after| (1..=60).contains(&after)));
     assert_eq!((&summary["refused"], &summary["complete"]), (&json!(2), &json!(true)));
+    assert_eq!(summary["retry_after_seconds"], items[5]["retry_after_seconds"], "it is worth a repetition");
+}
+
+#[tokio::test]
+async fn what_is_known_takes_nothing_of_the_rate_so_that_repetitions_get_further() {
+    // A second brings one token, so that a repetition which paid for what it knows would never come to the last documents.
+    let limits = Limits { uploads_per_minute: 60, upload_burst: 2, ..Limits::default() };
+    let config = with_bulk(|bulk| bulk.rate_wait_seconds = 0);
+    let gateway = Gateway::with(Change { limits, config, ..Change::default() }).await;
+    let body: String = (0..5).map(|n| line(&format!("{n}.txt"), &format!("text {n}"))).collect();
+    eventually(|| async {
+        let (items, summary) = answer(lines(&gateway, body.clone())).await;
+        assert_eq!((items.len(), &summary["complete"]), (5, &json!(true)));
+        summary["duplicates"] == 5
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -270,7 +370,14 @@ async fn what_is_wrong_with_the_whole_request_is_a_problem() {
 
 #[tokio::test]
 async fn requests_over_the_cap_are_told_to_come_back_and_a_place_is_given_back() {
-    let config = with_bulk(|bulk| bulk.max_requests = 1);
+    for (in_all, of_tenant, status, code) in [(1, 2, 503, "unavailable"), (2, 1, 429, "rate_limited")] {
+        let config =
+            with_bulk(|bulk| (bulk.max_requests, bulk.max_requests_per_tenant) = (in_all, of_tenant));
+        are_told_to_come_back(config, status, code).await;
+    }
+}
+
+async fn are_told_to_come_back(config: Config, status: u16, code: &str) {
     let gateway = Gateway::with_config(config).await;
     let (sender, body) = futures::channel::mpsc::unbounded::<Result<String, std::io::Error>>();
     sender.unbounded_send(Ok(line("a.txt", "text"))).unwrap();
@@ -278,7 +385,7 @@ async fn requests_over_the_cap_are_told_to_come_back_and_a_place_is_given_back()
     let first = tokio::spawn(answer(request));
     eventually(|| async { documents(&gateway).await.len() == 1 }).await;
     let refused = lines(&gateway, line("b.txt", "other"));
-    problem(refused, 503, "unavailable").await;
+    problem(refused, status, code).await;
     drop(sender);
     assert_eq!(first.await.unwrap().1["accepted"], 1);
     eventually(|| async {
@@ -289,23 +396,14 @@ async fn requests_over_the_cap_are_told_to_come_back_and_a_place_is_given_back()
 
 #[tokio::test]
 async fn a_gateway_that_stops_says_that_the_rest_was_not_taken() {
-    let config = Config { grace_seconds: 60, ..with_bulk(|_| {}) };
-    let mut gateway = Gateway::with_config(config).await;
+    let mut gateway = Gateway::with_config(with_bulk(|_| {})).await;
     let (sender, body) = futures::channel::mpsc::unbounded::<Result<String, std::io::Error>>();
     sender.unbounded_send(Ok(line("a.txt", "text"))).unwrap();
     let request = lines(&gateway, Body::wrap_stream(body));
     let answered = tokio::spawn(answer(request));
     eventually(|| async { documents(&gateway).await.len() == 1 }).await;
     let stopping = tokio::spawn(async move { gateway.stop().await });
-    // It stops at the next line that comes after it was asked to.
-    let mut n = 0;
-    eventually(|| {
-        n += 1;
-        let _ = sender.unbounded_send(Ok(line(&format!("{n}.txt"), &format!("text {n}"))));
-        let ended = answered.is_finished();
-        async move { ended }
-    })
-    .await;
+    // Without another line: the client may wait for the fate of the one that it sent.
     let (_, summary) = answered.await.unwrap();
     assert_eq!((&summary["complete"], &summary["problem"]["code"]), (&json!(false), &json!("unavailable")));
     drop(sender);

@@ -21,7 +21,7 @@ use crate::{
 
 type Files<'a> = &'a [(&'a str, &'a [u8])];
 
-fn zip(files: Files<'_>, method: CompressionMethod) -> Vec<u8> {
+pub(crate) fn zip(files: Files<'_>, method: CompressionMethod) -> Vec<u8> {
     let mut writer = ZipWriter::new(Cursor::new(Vec::new()));
     for (name, bytes) in files {
         writer.start_file(*name, SimpleFileOptions::default().compression_method(method)).unwrap();
@@ -30,7 +30,7 @@ fn zip(files: Files<'_>, method: CompressionMethod) -> Vec<u8> {
     writer.finish().unwrap().into_inner()
 }
 
-fn tar(files: Files<'_>) -> Vec<u8> {
+pub(crate) fn tar(files: Files<'_>) -> Vec<u8> {
     let mut builder = Builder::new(Vec::new());
     for (name, bytes) in files {
         add(&mut builder, name.as_bytes(), EntryType::Regular, bytes);
@@ -39,7 +39,7 @@ fn tar(files: Files<'_>) -> Vec<u8> {
 }
 
 /// Adds an entry whose name the library would not write.
-fn add(builder: &mut Builder<Vec<u8>>, name: &[u8], kind: EntryType, bytes: &[u8]) {
+pub(crate) fn add(builder: &mut Builder<Vec<u8>>, name: &[u8], kind: EntryType, bytes: &[u8]) {
     let mut header = Header::new_gnu();
     header.as_old_mut().name[..name.len()].copy_from_slice(name);
     header.set_entry_type(kind);
@@ -49,7 +49,7 @@ fn add(builder: &mut Builder<Vec<u8>>, name: &[u8], kind: EntryType, bytes: &[u8
     builder.append(&header, bytes).unwrap();
 }
 
-fn gz(bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn gz(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()
@@ -59,11 +59,11 @@ fn zst(bytes: &[u8]) -> Vec<u8> {
     zstd::encode_all(bytes, 1).unwrap()
 }
 
-fn send(gateway: &Gateway, kind: &str, body: Vec<u8>) -> RequestBuilder {
+pub(crate) fn send(gateway: &Gateway, kind: &str, body: Vec<u8>) -> RequestBuilder {
     gateway.post(BULK).header("content-type", format!("application/{kind}")).body(body)
 }
 
-async fn gateway() -> Gateway {
+pub(crate) async fn gateway() -> Gateway {
     Gateway::with_config(with_bulk(|_| {})).await
 }
 
@@ -75,7 +75,7 @@ async fn names(gateway: &Gateway) -> Vec<String> {
     names
 }
 
-fn text(value: &Value) -> String {
+pub(crate) fn text(value: &Value) -> String {
     value.as_str().unwrap_or_else(|| panic!("{value}")).to_owned()
 }
 
@@ -125,43 +125,6 @@ async fn every_format_brings_the_same_documents() {
     let id = &first.unwrap()[3];
     let original = gateway.get(&format!("/api/v1/documents/{id}/content")).send().await.unwrap();
     assert!(original.bytes().await.unwrap() == large, "the bytes are those that were packed");
-}
-
-#[tokio::test]
-async fn by_path_a_file_that_changed_is_a_new_version_of_its_document() {
-    let gateway = gateway().await;
-    let by_path = |kind: &str, body| send(&gateway, kind, body).query(&[("by_path", "true")]);
-    let versions = |items: &[Value]| {
-        items.iter().map(|item| (text(&item["id"]), item["version"].as_u64().unwrap())).collect::<Vec<_>>()
-    };
-    let first = tar(&[("./a/x.txt", b"one"), ("./b/x.txt", b"one"), ("./c.txt", b"three")]);
-    let (items, summary) = answer(by_path("x-tar", first.clone())).await;
-    assert_eq!(summary["accepted"], 3, "the same bytes under another path are another document: {items:?}");
-    let before = versions(&items);
-    let (items, summary) = answer(by_path("gzip", gz(&first))).await;
-    assert_eq!((versions(&items), &summary["duplicates"]), (before.clone(), &json!(3)));
-    // A zip archive of the same folder, in which a file changed.
-    let second = [("a/x.txt", &b"two"[..]), ("b/x.txt", b"one"), ("c.txt", b"three")];
-    let (items, summary) = answer(by_path("zip", zip(&second, CompressionMethod::Deflated))).await;
-    assert_eq!((&summary["accepted"], &summary["duplicates"]), (&json!(1), &json!(2)), "{items:?}");
-    let mut after = before;
-    after[0].1 = 2;
-    assert_eq!(versions(&items), after);
-    // A tar archive has a later file of the same path instead of the one before.
-    let (items, _) = answer(by_path("x-tar", tar(&[("d", b"1"), ("e", b"1"), ("d", b"2")]))).await;
-    assert_eq!((&items[2]["id"], &items[2]["version"]), (&items[0]["id"], &json!(2)), "{items:?}");
-    let mut builder = Builder::new(Vec::new());
-    for name in [&b"caf\xe9.txt"[..], b"a\nb.txt"] {
-        add(&mut builder, name, EntryType::Regular, b"text");
-    }
-    let mut header = Header::new_gnu();
-    header.set_size(1);
-    builder.append_data(&mut header, "x/".repeat(256) + "y", &b"f"[..]).unwrap();
-    add(&mut builder, b"good.txt", EntryType::Regular, b"text");
-    let (items, _) = answer(by_path("x-tar", builder.into_inner().unwrap())).await;
-    let fates: Vec<_> = items.iter().map(fate).collect();
-    assert_eq!(fates, ["invalid_field", "invalid_field", "invalid_field", "new"], "{items:?}");
-    assert!(text(&items[0]["problem"]["detail"]).contains("`by_path`"), "{items:?}");
 }
 
 #[tokio::test]
@@ -280,6 +243,44 @@ async fn an_archive_that_is_cut_off_says_so_and_repeated_whole_brings_the_rest()
     let zip = zip(&files, CompressionMethod::Stored);
     problem(send(&gateway, "zip", zip[..70_000].to_vec()), 422, "archive_unreadable").await;
     assert_eq!(names(&gateway).await.len(), 6);
+}
+
+#[tokio::test]
+async fn what_stands_behind_the_end_of_a_tar_is_not_lost_without_a_word() {
+    let gateway = gateway().await;
+    let (first, second) = (tar(&[("a.txt", b"first")]), tar(&[("b.txt", b"second")]));
+    for (kind, body) in [
+        ("x-gtar", [first.clone(), second.clone()].concat()),
+        ("gzip", [gz(&first), gz(&second)].concat()),
+        ("zstd", [zst(&first), zst(&second)].concat()),
+    ] {
+        let (items, summary) = answer(send(&gateway, kind, body)).await;
+        assert_eq!((items.len(), &summary["complete"]), (1, &json!(false)), "{kind} {summary}");
+        assert!(text(&summary["problem"]["detail"]).contains("behind the end"), "{kind} {summary}");
+        assert!(summary["retry_after_seconds"].is_null(), "{kind}: a repetition does not help");
+    }
+    let filled = [first, vec![0; 20_480]].concat();
+    assert_eq!(answer(send(&gateway, "x-tar", filled)).await.1["complete"], true, "a record is filled up");
+}
+
+#[tokio::test]
+async fn a_file_with_holes_is_taken_as_it_is_or_refused() {
+    let gateway = gateway().await;
+    let mut builder = Builder::new(Vec::new());
+    let pax = [
+        ("GNU.sparse.major", &b"1"[..]),
+        ("GNU.sparse.name", b"holes.bin"),
+        ("GNU.sparse.realsize", b"100000"),
+    ];
+    builder.append_pax_extensions(pax).unwrap();
+    add(&mut builder, b"GNUSparseFile.1/holes.bin", EntryType::Regular, b"1\n0\n5\nbytes");
+    add(&mut builder, b"after.txt", EntryType::Regular, b"after");
+    let (items, summary) = answer(send(&gateway, "x-tar", builder.into_inner().unwrap())).await;
+    let fates: Vec<_> = items.iter().map(fate).collect();
+    assert_eq!(
+        (fates.as_slice(), &summary["complete"]),
+        (&["unsupported_compression".to_owned(), "new".to_owned()][..], &json!(true))
+    );
 }
 
 #[tokio::test]
@@ -461,7 +462,7 @@ async fn a_client_that_goes_ends_what_its_archive_began() {
     let own = 9_877;
     let limits = riacho_store::Limits { uploads_per_minute: 6, upload_burst: 1, ..Default::default() };
     let change = crate::fixture::Change {
-        config: with_bulk(|bulk| bulk.max_items = own),
+        config: with_bulk(|bulk| (bulk.max_items, bulk.max_requests) = (own, 1)),
         limits,
         ..Default::default()
     };
@@ -476,5 +477,8 @@ async fn a_client_that_goes_ends_what_its_archive_began() {
     assert!(!children(&marker).is_empty(), "it waits for the rate");
     drop(response);
     eventually(|| async { children(&marker).is_empty() }).await;
+    // The only place is free again, so nothing more is taken in.
+    let again = || send(&gateway, "x-tar", b"no archive".to_vec()).send();
+    eventually(|| async { again().await.unwrap().status() == 422 }).await;
     assert!(names(&gateway).await.len() < 3);
 }

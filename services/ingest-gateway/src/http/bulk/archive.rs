@@ -7,10 +7,10 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, stream};
-use tokio::io::AsyncWriteExt;
+use tokio::{io::AsyncWriteExt, time::Instant};
 
 use super::{
-    run::{Body, Item, Run, Stop},
+    run::{Body, Item, Run, Stop, stops},
     shapes::{ItemBody, Place},
 };
 use crate::{
@@ -46,9 +46,14 @@ pub(super) async fn open(
     format: Format,
     by_path: bool,
     mut body: Incoming,
+    deadline: Instant,
 ) -> Result<Opened, Problem> {
     let config = app.config();
-    let (mut file, size) = receive(&mut body, config).await?;
+    let (mut file, size) = tokio::select! {
+        received = receive(&mut body, config) => received?,
+        () = app.stopping().cancelled() => return Err(stops()),
+        () = tokio::time::sleep_until(deadline) => return Err(Problem::timed_out()),
+    };
     check_format(&mut file, format)?;
     let bulk = &config.bulk;
     let limits = Limits {
@@ -113,8 +118,9 @@ fn check_format(file: &mut File, named: Format) -> Result<(), Problem> {
             "archive_mismatch",
             format!("the body is {}, and its content type says {}", name_of(found), name_of(named)),
         )),
-        // Old tar archives have no mark; what they are shows when they are read.
-        None if named != Format::Tar => Err(refusal(Wrong::Unreadable, named, 0)),
+        // Old tar archives have no mark, and zip archives may begin with a program that unpacks them; what they are shows
+        // when they are read.
+        None if !matches!(named, Format::Tar | Format::Zip) => Err(refusal(Wrong::Unreadable, named, 0)),
         _ => Ok(()),
     }
 }
@@ -122,9 +128,11 @@ fn check_format(file: &mut File, named: Format) -> Result<(), Problem> {
 /// What a file is by its first bytes.
 fn format_of(head: &[u8]) -> Option<Format> {
     match head {
-        [b'P', b'K', 3, 4, ..] | [b'P', b'K', 5, 6, ..] => Some(Format::Zip),
+        // Files, none, and files in an archive that was meant for several disks.
+        [b'P', b'K', 3, 4, ..] | [b'P', b'K', 5, 6, ..] | [b'P', b'K', 7, 8, ..] => Some(Format::Zip),
         [0x1f, 0x8b, ..] => Some(Format::TarGz),
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => Some(Format::TarZst),
+        // A frame, or one to be skipped (RFC 8878), with which some compressors begin.
+        [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Some(Format::TarZst),
         _ if head.get(257..262) == Some(b"ustar") => Some(Format::Tar),
         _ => None,
     }
@@ -157,14 +165,16 @@ pub(super) async fn read(mut run: Run, opened: Opened) -> Result<(), Stop> {
             Frame::Failed(wrong) => return Err(refusal(wrong, format, max_file_bytes).into()),
             Frame::Bytes(_) | Frame::End | Frame::Refused(_) => return Err(problem_of(&Broken::Crash).into()),
         }
-        frame = unpacking.next().await.map_err(|error| problem_of(&error))?;
+        frame = run.unless_over(unpacking.next()).await?.map_err(|error| problem_of(&error))?;
     }
 }
 
 /// Takes one file in.
 async fn file(run: &mut Run, mut pieces: Pieces<'_>, entry: Entry, by_path: bool) -> Result<(), Stop> {
     let place = Place::Entry(entry.number);
-    let outcome = match settings_of(&entry, by_path) {
+    let settings =
+        settings_of(&entry, by_path).and_then(|settings| run.is_first_of(&settings).map(|()| settings));
+    let outcome = match settings {
         Ok(settings) => match run.pay().await? {
             Ok(()) => body_of(run, &mut pieces).await.map(|body| (settings, body)),
             Err(problem) => Err(problem),
@@ -283,6 +293,16 @@ fn refusal(wrong: Wrong, format: Format, max_file_bytes: u64) -> Problem {
             ("unsupported_compression", "it is compressed in a way that is not known here".to_owned())
         }
         Wrong::Damaged => ("damaged", "the archive is damaged: its bytes are not what they were".to_owned()),
+        Wrong::MoreBehind => (
+            "damaged",
+            "behind the end of the archive there is more, which was not read; send archives one by one"
+                .to_owned(),
+        ),
+        Wrong::Sparse => (
+            "unsupported_compression",
+            "it is stored with holes in a way that is not known here (`tar --sparse --format=posix`)"
+                .to_owned(),
+        ),
         Wrong::CutOff => ("cut_off", "the archive ends too early".to_owned()),
         Wrong::Unreadable => {
             ("archive_unreadable", format!("the body is not {}, or only a part of one", name_of(format)))
@@ -328,6 +348,8 @@ mod tests {
             (b"\x28\xb5\x2f\xfd", Some(Format::TarZst)),
             (&tar, Some(Format::Tar)),
             (b"", None),
+            (b"PK\x07\x08PK", Some(Format::Zip)),
+            (b"\x52\x2a\x4d\x18", Some(Format::TarZst)),
             (b"PK", None),
             (b"{\"filename\":", None),
         ] {

@@ -34,7 +34,7 @@ pub(super) async fn read(mut run: Run, body: Incoming) -> Result<(), Stop> {
     let config = run.app().config().clone();
     let mut lines = Lines::new(body, &config);
     let mut items = 0;
-    while let Some((number, line)) = lines.next().await? {
+    while let Some((number, line)) = run.unless_over(lines.next()).await?? {
         let place = Place::Line(number);
         items += 1;
         if items > config.bulk.max_items {
@@ -51,10 +51,16 @@ pub(super) async fn read(mut run: Run, body: Incoming) -> Result<(), Stop> {
         };
         match read {
             Err(problem) => run.refuse(place, name, problem).await?,
-            Ok(item) => match run.pay().await? {
-                Ok(()) => run.take(item).await?,
-                Err(problem) => run.refuse(place, name, problem).await?,
-            },
+            Ok(item) => {
+                let paid = match run.is_first_of(&item.settings) {
+                    Ok(()) => run.pay().await?,
+                    Err(problem) => Err(problem),
+                };
+                match paid {
+                    Ok(()) => run.take(item).await?,
+                    Err(problem) => run.refuse(place, name, problem).await?,
+                }
+            }
         }
     }
     Ok(())

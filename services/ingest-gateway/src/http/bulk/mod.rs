@@ -2,12 +2,13 @@
 //!
 //! Each is accepted as if it had come alone (`run.rs`), and its fate is a line of the answer.
 
+mod answer;
 mod archive;
 mod lines;
 mod run;
 mod shapes;
 
-use std::convert::Infallible;
+use std::time::Duration;
 
 use axum::{
     body::Body,
@@ -15,14 +16,12 @@ use axum::{
     http::{HeaderMap, HeaderValue, header},
     response::Response,
 };
-use bytes::Bytes;
-use futures::{StreamExt, stream};
 use riacho_domain::Lane;
-use tokio::sync::mpsc;
+use tokio::time::Instant;
 use utoipa::IntoParams;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use self::{run::Intake, shapes::AnswerLine};
+use self::{answer::Reader, run::Intake, shapes::AnswerLine};
 use super::{
     App,
     auth::{Caller, Write},
@@ -66,11 +65,12 @@ enum Kind {
 ///
 /// The body is NDJSON, a document a line, or an archive (zip, tar, tar in gzip or zstd), a document a file. Fields
 /// in the query are for all documents; a line may say otherwise. Each document is accepted as if it had come alone, and
-/// takes an upload of the tenant's rate; the lane is `bulk` unless another is named.
+/// takes an upload of the tenant's rate unless it was there already; the lane is `bulk` unless another is named.
 ///
 /// The answer is NDJSON: a line for each document, in the order of the request, with its id or with the problem that it
-/// had, then a line with a summary. One that is refused does not harm the others. Where `complete` is false, or the answer
-/// broke off, send the same request again: what was accepted is answered as a duplicate, and the rest is accepted.
+/// had, then a line with a summary. One that is refused does not harm the others. Where the summary has
+/// `retry_after_seconds`, or the answer broke off, send the same request again: what was accepted is answered as a
+/// duplicate, and the rest is accepted.
 #[utoipa::path(
     post, path = "/api/v1/documents/bulk", tag = "documents", params(SettingsQuery, BulkQuery),
     request_body(content(
@@ -105,7 +105,7 @@ async fn answer(
     query: Option<&str>,
     headers: &HeaderMap,
     body: Incoming,
-) -> Result<mpsc::UnboundedReceiver<Bytes>, Problem> {
+) -> Result<Reader, Problem> {
     let kind = kind_of(headers)?;
     let (settings, by_path) = said_of_all(app, query)?;
     if by_path && kind == Kind::Lines {
@@ -119,21 +119,21 @@ async fn answer(
     if declared_length(headers).is_some_and(|length| length > limit) {
         return Err(Problem::too_large("body", limit));
     }
-    let place = app.bulk_request()?;
-    let intake = Intake { app: app.clone(), tenant: caller.tenant, limits: caller.limits, trace, settings };
+    let place = app.bulk_request(&caller.tenant)?;
+    let deadline = Instant::now() + Duration::from_secs(app.config().bulk.max_seconds);
+    let Caller { tenant, key_id, limits, .. } = caller;
+    let intake = Intake { app: app.clone(), tenant, key_id, limits, trace, settings, deadline };
     match kind {
         Kind::Lines => Ok(run::start(intake, place, |run| lines::read(run, body))),
         Kind::Archive(format) => {
-            let opened = archive::open(app, format, by_path, body).await?;
+            let opened = archive::open(app, format, by_path, body, deadline).await?;
             Ok(run::start(intake, place, |run| archive::read(run, opened)))
         }
     }
 }
 
-fn respond(lines: mpsc::UnboundedReceiver<Bytes>) -> Response {
-    let lines =
-        stream::unfold(lines, |mut lines| async move { lines.recv().await.map(|line| (line, lines)) });
-    let mut response = Response::new(Body::from_stream(lines.map(Ok::<_, Infallible>)));
+fn respond(lines: Reader) -> Response {
+    let mut response = Response::new(Body::from_stream(lines));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(NDJSON));
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
@@ -171,8 +171,10 @@ fn kind_of(headers: &HeaderMap) -> Result<Kind, Problem> {
     match essence.as_str() {
         NDJSON | "application/ndjson" | "application/jsonl" => Ok(Kind::Lines),
         "application/zip" | "application/x-zip-compressed" => Ok(Kind::Archive(Format::Zip)),
-        "application/x-tar" | "application/tar" => Ok(Kind::Archive(Format::Tar)),
-        "application/gzip" | "application/x-gzip" | "application/x-gtar" => Ok(Kind::Archive(Format::TarGz)),
+        "application/x-tar" | "application/tar" | "application/x-gtar" => Ok(Kind::Archive(Format::Tar)),
+        "application/gzip" | "application/x-gzip" | "application/x-compressed-tar" => {
+            Ok(Kind::Archive(Format::TarGz))
+        }
         "application/zstd" | "application/x-zstd" => Ok(Kind::Archive(Format::TarZst)),
         _ => Err(Problem::unsupported_media_type(TAKEN)),
     }

@@ -2,7 +2,10 @@
 
 use std::{
     collections::HashSet,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
@@ -12,31 +15,49 @@ use riacho_domain::{TenantId, UploadId};
 use riacho_objects::{Key, Stored};
 use riacho_store::{Limits, Target};
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    sync::{Semaphore, mpsc},
     task::JoinHandle,
+    time::Instant,
 };
+use tokio_util::sync::CancellationToken;
 
-use super::shapes::{AnswerLine, ItemBody, Place, SummaryBody};
+use super::{
+    answer::{Hearing, Reader, Writer, answer},
+    shapes::{AnswerLine, ItemBody, Place, SummaryBody},
+};
 use crate::{
     http::{
         App,
+        auth::{Needs, Write},
         names::{clean_filename, content_type},
         problem::Problem,
         settings::Settings,
         trace::Trace,
         upload::{Received, accept_of},
     },
-    rates::Counted,
+    places,
+    rates::{self, Counted},
 };
+
+/// The most of an answer that waits to be read: that of the most items with the longest names.
+const MOST_UNREAD: usize = 16 << 20;
+/// How often it is looked at most whether the key still may do this, and what its tenant may use.
+const LOOK_AT_KEY: Duration = Duration::from_secs(1);
+/// Faults of ours that end a request. A single one may be of its document.
+const MOST_FAULTS: u32 = 10;
 
 /// Who sends, and what is said for all documents.
 pub(super) struct Intake {
     pub(super) app: App,
     pub(super) tenant: TenantId,
+    /// The public part of the key.
+    pub(super) key_id: String,
     pub(super) limits: Limits,
     pub(super) trace: Trace,
     /// What a document does not say itself.
     pub(super) settings: Settings,
+    /// When the request has taken long enough.
+    pub(super) deadline: Instant,
 }
 
 /// A document on its way in.
@@ -65,15 +86,37 @@ enum Fate {
 /// Takes items in. The reader of a request holds it.
 pub(super) struct Run {
     intake: Arc<Intake>,
+    /// What the tenant may use, as it was a while ago at most.
+    limits: Limits,
+    looked_at_key: Instant,
     fates: mpsc::Sender<Fate>,
     places: Arc<Semaphore>,
     concurrency: u32,
-    /// The client is gone when nobody listens any more.
-    lines: mpsc::UnboundedSender<Bytes>,
-    /// A server was away: the rest would only wait for it too.
-    trouble: Arc<Mutex<Option<Problem>>>,
-    /// External ids that are written just now. A second version of one comes after the first.
-    writing: HashSet<String>,
+    hearing: Hearing,
+    trouble: Arc<Trouble>,
+    /// External ids of this request. A second version of one would be there twice when the request is repeated.
+    ids: HashSet<String>,
+}
+
+/// What ends a request: something is away, and the rest would only wait for it too.
+#[derive(Debug, Default)]
+struct Trouble {
+    first: OnceLock<Problem>,
+    faults: AtomicU32,
+    is_there: CancellationToken,
+}
+
+impl Trouble {
+    /// Looks at what an item was refused for.
+    fn note(&self, problem: &Problem) {
+        let is_fault = problem.is_internal();
+        if problem.is_of_server()
+            || (is_fault && self.faults.fetch_add(1, Ordering::Relaxed) + 1 >= MOST_FAULTS)
+        {
+            self.first.get_or_init(|| problem.clone());
+            self.is_there.cancel();
+        }
+    }
 }
 
 /// Why no more items are taken.
@@ -90,50 +133,47 @@ impl From<Problem> for Stop {
     }
 }
 
-/// Starts to take in what `read` reads, and gives the lines of the answer. Reading does not wait for whoever
-/// reads the answer: many clients read nothing before they have sent everything. What waits is bounded by the
-/// number of items.
-pub(super) fn start<F, R>(
-    intake: Intake,
-    place: OwnedSemaphorePermit,
-    read: F,
-) -> mpsc::UnboundedReceiver<Bytes>
+/// Starts to take in what `read` reads, and gives the answer. Reading does not wait for whoever reads the answer.
+pub(super) fn start<F, R>(intake: Intake, place: places::Place<()>, read: F) -> Reader
 where
     F: FnOnce(Run) -> R + Send + 'static,
     R: Future<Output = Result<(), Stop>> + Send,
 {
-    let concurrency = intake.app.config().bulk.concurrency.clamp(1, 256);
+    let bulk = &intake.app.config().bulk;
+    let (concurrency, idle) = (bulk.concurrency.clamp(1, 256), intake.app.config().idle_timeout());
     let (fates, coming) = mpsc::channel(concurrency);
-    let (lines, answer) = mpsc::unbounded_channel();
-    let trouble = Arc::new(Mutex::new(None));
+    let (lines, reader) = answer();
+    let trouble = Arc::<Trouble>::default();
     let run = Run {
+        limits: intake.limits,
+        looked_at_key: Instant::now(),
         intake: Arc::new(intake),
         fates,
         places: Arc::new(Semaphore::new(concurrency)),
         concurrency: u32::try_from(concurrency).unwrap_or(1),
-        lines: lines.clone(),
+        hearing: lines.hearing(),
         trouble: Arc::clone(&trouble),
-        writing: HashSet::new(),
+        ids: HashSet::new(),
     };
     tokio::spawn(async move {
-        let _place = place;
         let reading = tokio::spawn(async move { read(run).await });
-        let summary = tell(coming, &lines).await;
+        let mut summary = tell(coming, &lines).await;
         let stopped = match reading.await {
-            Ok(Ok(())) => trouble.lock().unwrap_or_else(PoisonError::into_inner).take(),
+            Ok(Ok(())) => trouble.first.get().cloned(),
             Ok(Err(Stop::Because(problem))) => Some(problem),
             Ok(Err(Stop::Unheard)) => return,
             Err(error) => Some(Problem::internal(&error)),
         };
-        let mut summary = summary;
         summary.end(stopped);
         send(&lines, &AnswerLine::Summary { summary });
+        lines.end(idle).await;
+        drop(place);
     });
-    answer
+    reader
 }
 
 /// Says what became of the items, in their order.
-async fn tell(mut coming: mpsc::Receiver<Fate>, lines: &mpsc::UnboundedSender<Bytes>) -> SummaryBody {
+async fn tell(mut coming: mpsc::Receiver<Fate>, lines: &Writer) -> SummaryBody {
     let mut summary = SummaryBody::default();
     while let Some(fate) = coming.recv().await {
         let item = match fate {
@@ -149,12 +189,11 @@ async fn tell(mut coming: mpsc::Receiver<Fate>, lines: &mpsc::UnboundedSender<By
     summary
 }
 
-fn send(lines: &mpsc::UnboundedSender<Bytes>, line: &AnswerLine) {
+fn send(lines: &Writer, line: &AnswerLine) {
     // Lines are made of texts and numbers, which JSON can hold.
     let mut text = serde_json::to_vec(line).unwrap_or_default();
     text.push(b'\n');
-    // Nobody may listen any more; whoever reads sees it.
-    let _ = lines.send(text.into());
+    lines.send(text.into());
 }
 
 impl Run {
@@ -169,15 +208,44 @@ impl Run {
 
     /// Whether more items are to be read.
     fn goes_on(&self) -> Result<(), Stop> {
-        if self.lines.is_closed() {
-            return Err(Stop::Unheard);
+        let (app, unread) = (self.app(), self.hearing.unread());
+        if self.hearing.is_gone() {
+            Err(Stop::Unheard)
+        } else if app.stopping().is_cancelled() {
+            Err(stops().into())
+        } else if let Some(problem) = self.trouble.first.get() {
+            Err(problem.clone().into())
+        } else if Instant::now() >= self.intake.deadline {
+            Err(Problem::timed_out().into())
+        } else if unread > MOST_UNREAD {
+            Err(Problem::answer_unread(unread).into())
+        } else {
+            Ok(())
         }
-        if self.app().stopping().is_cancelled() {
-            return Err(Problem::unavailable("the gateway stops").into());
-        }
-        match self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone() {
-            Some(problem) => Err(problem.into()),
-            None => Ok(()),
+    }
+
+    /// Waits for `next`, but no longer than items are to be read.
+    pub(super) async fn unless_over<T>(&self, next: impl Future<Output = T>) -> Result<T, Stop> {
+        self.goes_on()?;
+        let stop = tokio::select! {
+            next = next => return Ok(next),
+            () = self.hearing.gone() => Stop::Unheard,
+            () = self.app().stopping().cancelled() => stops().into(),
+            () = self.trouble.is_there.cancelled() => self.goes_on().err().unwrap_or(Stop::Unheard),
+            () = tokio::time::sleep_until(self.intake.deadline) => Problem::timed_out().into(),
+        };
+        Err(stop)
+    }
+
+    /// Whether no earlier item of the request has this external id. Each is noted, also one that is refused later: repeated,
+    /// the request has to mean the same.
+    pub(super) fn is_first_of(&mut self, settings: &Settings) -> Result<(), Problem> {
+        match &settings.external_id {
+            Some(id) if !self.ids.insert(id.clone()) => Err(Problem::conflict(
+                "external_id_repeated",
+                "an earlier document of this request has the same external id; send one version of a document in a request",
+            )),
+            _ => Ok(()),
         }
     }
 
@@ -194,12 +262,10 @@ impl Run {
         name: Option<String>,
         problem: Problem,
     ) -> Result<(), Stop> {
-        let trouble = problem.is_of_server().then(|| problem.clone());
-        self.say(ItemBody::refused(place, name, problem)).await?;
-        if let Some(trouble) = trouble {
-            self.trouble.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(trouble);
-        }
-        Ok(())
+        self.trouble.note(&problem);
+        let item = ItemBody::refused(place, name, problem);
+        self.fates.send(Fate::Known(item)).await.map_err(|_| Stop::Unheard)?;
+        self.goes_on()
     }
 
     /// Takes an upload of the tenant's rate, and waits for it within bounds: whoever sends is held up
@@ -207,62 +273,77 @@ impl Run {
     ///
     /// # Errors
     /// The inner one is of the item.
-    pub(super) async fn pay(&self) -> Result<Result<(), Problem>, Stop> {
-        let mut left = Duration::from_secs(self.app().config().bulk.rate_wait_seconds);
+    pub(super) async fn pay(&mut self) -> Result<Result<(), Problem>, Stop> {
+        let every = self.app().config().key_cache().max(LOOK_AT_KEY);
+        if self.looked_at_key.elapsed() >= every {
+            self.look_at_key().await?;
+        }
+        let (app, mut has_waited) = (self.app(), false);
+        let until = Instant::now() + Duration::from_secs(app.config().bulk.rate_wait_seconds);
         loop {
-            self.goes_on()?;
-            let (intake, app) = (&self.intake, self.app());
-            let taken =
-                app.rates().take(app.streams(), &intake.tenant, Counted::Uploads, &intake.limits, None);
-            let Err(problem) = taken.await else { return Ok(Ok(())) };
-            let wait = Duration::from_secs(problem.retry_after_seconds().unwrap_or(1));
-            match left.checked_sub(wait) {
-                None => return Ok(Err(problem)),
-                Some(rest) => left = rest,
-            }
-            tokio::select! {
-                () = tokio::time::sleep(wait) => {}
-                () = self.lines.closed() => {}
-                () = app.stopping().cancelled() => {}
+            let token = app.rates().take_upload(app.streams(), &self.intake.tenant, &self.limits);
+            let Err(wait) = self.unless_over(token).await? else { return Ok(Ok(())) };
+            if !std::mem::replace(&mut has_waited, true) {
+                // What is on its way may give its token back. Without that a request that is repeated at a slow rate would pay
+                // for what it knows, and never get further.
+                drop(self.unless_over(self.places.acquire_many(self.concurrency)).await?);
+            } else if Instant::now() + wait > until {
+                return Ok(Err(rates::refused(Counted::Uploads, wait)));
+            } else {
+                self.unless_over(tokio::time::sleep(wait)).await?;
             }
         }
     }
 
+    /// Whether the key still may do this, and what its tenant may use now.
+    async fn look_at_key(&mut self) -> Result<(), Stop> {
+        let app = self.app();
+        let principal = app.keys().of_session(app.store(), &self.intake.key_id).await?;
+        if !principal.may(Write::SCOPE) {
+            return Err(Problem::forbidden(format!("the key lacks the scope `{}`", Write::SCOPE)).into());
+        }
+        (self.limits, self.looked_at_key) = (principal.limits.over(app.limits()), Instant::now());
+        Ok(())
+    }
+
     /// Takes an item in that was paid for. Waits for a place, not for the end of it.
     pub(super) async fn take(&mut self, item: Item) -> Result<(), Stop> {
-        if let Err(stop) = self.goes_on() {
-            if let Body::Stored(key, _) = item.body {
-                self.app().discard(key);
+        let place = self.unless_over(Arc::clone(&self.places).acquire_owned()).await;
+        let permit = match place {
+            Ok(Ok(permit)) => permit,
+            other => {
+                if let Body::Stored(key, _) = item.body {
+                    self.app().discard(key);
+                }
+                return Err(other.err().unwrap_or(Stop::Unheard));
             }
-            return Err(stop);
-        }
-        if let Some(id) = &item.settings.external_id {
-            if self.writing.contains(id) {
-                let all = self.places.acquire_many(self.concurrency).await;
-                drop(all);
-                self.writing.clear();
-            }
-            self.writing.insert(id.clone());
-        }
-        let Ok(permit) = Arc::clone(&self.places).acquire_owned().await else { return Err(Stop::Unheard) };
-        let (intake, trouble) = (Arc::clone(&self.intake), Arc::clone(&self.trouble));
+        };
+        let (intake, trouble, limits) = (Arc::clone(&self.intake), Arc::clone(&self.trouble), self.limits);
         let (place, name) = (item.place, item.name.clone());
         let task = tokio::spawn(async move {
             let _permit = permit;
             let name = item.name.clone();
             match take_in(&intake, item).await {
-                Ok(accepted) => ItemBody::accepted(place, name, &accepted),
-                Err(problem) => {
-                    if problem.is_of_server() {
-                        let mut trouble = trouble.lock().unwrap_or_else(PoisonError::into_inner);
-                        trouble.get_or_insert_with(|| problem.clone());
+                Ok(accepted) => {
+                    if accepted.duplicate {
+                        let app = &intake.app;
+                        app.rates().give_upload_back(app.streams(), &intake.tenant, &limits).await;
                     }
+                    ItemBody::accepted(place, name, &accepted)
+                }
+                Err(problem) => {
+                    trouble.note(&problem);
                     ItemBody::refused(place, Some(name), problem)
                 }
             }
         });
         self.fates.send(Fate::Coming(place, name, task)).await.map_err(|_| Stop::Unheard)
     }
+}
+
+/// Why nothing more is taken by a gateway that is asked to stop.
+pub(super) fn stops() -> Problem {
+    Problem::unavailable("the gateway stops")
 }
 
 /// Stores an item and writes its row, as for a single upload.
@@ -277,7 +358,7 @@ async fn take_in(intake: &Intake, item: Item) -> Result<riacho_store::Accepted, 
             // Before the bytes are kept.
             settings.chunking(app.config())?;
             let key = Key::original(&intake.tenant, UploadId::new());
-            let stored = app.objects().put(&key, bytes).await?;
+            let stored = app.objects().put(&key, bytes).await.inspect_err(|_| app.discard(key.clone()))?;
             (key, stored)
         }
     };

@@ -114,12 +114,13 @@ pub(super) struct SummaryBody {
     refused: u64,
     /// Items that were left out.
     skipped: u64,
-    /// Whether the request was read to its end. If not, send it again: what was accepted is known.
+    /// Whether the request was read to its end.
     complete: bool,
     /// Why it was not.
     #[serde(skip_serializing_if = "Option::is_none")]
     problem: Option<ProblemBody>,
-    /// After how many seconds to send the request again, where that may help.
+    /// After how many seconds to send the request again: it was not read to its end, or documents were refused, and later the
+    /// same may go well. What was accepted is known then.
     #[serde(skip_serializing_if = "Option::is_none")]
     retry_after_seconds: Option<u64>,
 }
@@ -127,6 +128,7 @@ pub(super) struct SummaryBody {
 impl SummaryBody {
     pub(super) fn add(&mut self, item: &ItemBody) {
         self.items += 1;
+        self.retry_after_seconds = self.retry_after_seconds.max(item.retry_after_seconds);
         match item.duplicate {
             Some(false) => self.accepted += 1,
             Some(true) => self.duplicates += 1,
@@ -137,7 +139,8 @@ impl SummaryBody {
 
     pub(super) fn end(&mut self, stopped: Option<Problem>) {
         self.complete = stopped.is_none();
-        self.retry_after_seconds = stopped.as_ref().and_then(Problem::retry_after_seconds);
+        let after = stopped.as_ref().and_then(Problem::retry_after_seconds);
+        self.retry_after_seconds = self.retry_after_seconds.max(after);
         self.problem = stopped.map(ProblemBody::from);
     }
 }
