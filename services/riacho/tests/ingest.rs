@@ -182,6 +182,59 @@ async fn a_state_of_another_collection_or_a_damaged_one_is_not_used() {
     assert_eq!(summary(&json_lines(&output), &["duplicates", "ready"]), [2, 2]);
 }
 
+#[tokio::test]
+async fn a_file_that_moved_and_what_stands_in_its_place_are_two_documents() {
+    let deployment = Deployment::shared().await;
+    let path = folder(&deployment, "moved", []);
+    let shown = path.to_str().unwrap().to_owned();
+    // The last of them is answered first, with the document that the first one changes.
+    let (old, fresh) = ("<p>The old barge.</p>", "<p>The new barge.</p>");
+    for round in 0..3 {
+        let (from, to) = (format!("a{round}.html"), format!("b{round}.html"));
+        write(&path, &from, &format!("{round} {old}"));
+        deployment.json(&["ingest", &shown, "--collection", "moved"]).await;
+        fs::rename(path.join(&from), path.join(&to)).unwrap();
+        write(&path, &from, &format!("{round} {fresh} <!-- {} -->", "x".repeat(8 << 20)));
+        deployment.json(&["ingest", &shown, "--collection", "moved"]).await;
+        let found = documents(&deployment, "moved").await;
+        let versions = [&from, &to].map(|name| found[name.as_str()]["version"].as_u64().unwrap());
+        assert_eq!((versions, found.len()), ([2, 1], 2 * (round + 1)), "{found:?}");
+    }
+}
+
+#[tokio::test]
+async fn documents_of_removed_files_are_deleted_unless_nothing_is_left() {
+    let deployment = Deployment::shared().await;
+    let path = folder(&deployment, "emptied", ["stays.txt".to_owned()]);
+    for name in ["same1.txt", "same2.txt", "same3.txt"] {
+        write(&path, name, "The text of three files.\n");
+    }
+    let shown = path.to_str().unwrap().to_owned();
+    let arguments = ["ingest", &shown, "--collection", "emptied", "--delete", "--json"];
+    deployment.riacho(&arguments).await;
+    assert_eq!(documents(&deployment, "emptied").await.len(), 2);
+    let remove = |name: &str| fs::remove_file(path.join(name)).unwrap();
+    remove("same1.txt");
+    let lines = json_lines(&deployment.riacho(&arguments).await);
+    assert_eq!((summary(&lines, &["deleted"]), documents(&deployment, "emptied").await.len()), (vec![0], 2));
+    remove("same2.txt");
+    remove("same3.txt");
+    let lines = json_lines(&deployment.riacho(&arguments).await);
+    assert_eq!((summary(&lines, &["deleted"]), documents(&deployment, "emptied").await.len()), (vec![1], 1));
+    // So looks a folder whose disk is not mounted.
+    remove("stays.txt");
+    let output = deployment.riacho(&arguments).await;
+    assert!(
+        output.status.success() && errors_of(&output).contains("nothing is left in"),
+        "{}",
+        errors_of(&output)
+    );
+    assert_eq!(documents(&deployment, "emptied").await.len(), 1);
+    write(&path, "other.txt", "Something is there again.\n");
+    let lines = json_lines(&deployment.riacho(&arguments).await);
+    assert_eq!(summary(&lines, &["deleted", "ready"]), [1, 1]);
+}
+
 /// Stops a watch as Ctrl-C does.
 async fn interrupt(process: &mut Process) {
     process.signal(Signal::SIGINT).unwrap();

@@ -2,6 +2,7 @@
 
 use std::{
     fs, io,
+    os::unix::fs::MetadataExt,
     path::{Component, Path, PathBuf},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -61,6 +62,8 @@ struct Root {
     path: PathBuf,
     named: PathBuf,
     is_file: bool,
+    /// The device that it is on.
+    device: u64,
 }
 
 /// What is meant: the roots, and which files below them.
@@ -89,8 +92,9 @@ impl Scope {
         let root = |named: &PathBuf| {
             let unreadable = |error: io::Error| format!("cannot read {}: {error}", named.display());
             let path = named.canonicalize().map_err(unreadable)?;
-            let is_file = !fs::metadata(&path).map_err(unreadable)?.is_dir();
-            Ok::<_, String>(Root { path, named: named.clone(), is_file })
+            let metadata = fs::metadata(&path).map_err(unreadable)?;
+            let (is_file, device) = (!metadata.is_dir(), metadata.dev());
+            Ok::<_, String>(Root { path, named: named.clone(), is_file, device })
         };
         let roots = paths.iter().map(root).collect::<Result<_, _>>()?;
         let include = if include.is_empty() { None } else { Some(globs(include)?) };
@@ -111,12 +115,20 @@ impl Scope {
         self.roots.iter().map(|root| root.path.as_path())
     }
 
-    /// Whether the root of a path is there: when a whole disk is away, nothing of it was removed.
+    /// Whether the root of a path is there, on the disk on which it was at the start: when a whole disk is away, nothing of
+    /// it was removed.
     pub(crate) fn root_is_there(&self, path: &Path) -> bool {
         let root = self.roots.iter().find(|root| path.starts_with(&root.path));
         root.is_some_and(|root| {
-            if root.is_file { root.path.parent().is_some_and(Path::is_dir) } else { root.path.is_dir() }
+            let folder = if root.is_file { root.path.parent().unwrap_or(&root.path) } else { &root.path };
+            fs::metadata(folder).is_ok_and(|found| found.is_dir() && found.dev() == root.device)
         })
+    }
+
+    /// The folders that were named and have none of these files: that is how a disk looks that is not mounted.
+    pub(crate) fn empty_roots(&self, found: &[Found]) -> Vec<PathBuf> {
+        let folders = self.roots.iter().filter(|root| !root.is_file).map(|root| &root.path);
+        folders.filter(|root| !found.iter().any(|file| file.path.starts_with(root))).cloned().collect()
     }
 
     /// All files, in the order of their names, and what could not be read. Links to folders are not followed, since

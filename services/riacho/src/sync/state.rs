@@ -55,13 +55,21 @@ struct Line {
     known: Option<Known>,
 }
 
+/// The files that a document is of.
+#[derive(Debug, Default)]
+struct Files {
+    count: usize,
+    /// The SHA-256 that was noted last.
+    sha256: String,
+}
+
 /// The state of an ingest.
 #[derive(Debug)]
 pub(crate) struct State {
     file: File,
     known: HashMap<String, Known>,
-    /// How many files each document is of: files with the same bytes are one document.
-    documents: HashMap<DocumentId, usize>,
+    /// Files with the same bytes are one document.
+    documents: HashMap<DocumentId, Files>,
     _lock: File,
 }
 
@@ -115,9 +123,9 @@ impl State {
         };
         rewrite(path, &header, &known).map_err(|error| failed(format!("{error:#}")))?;
         let file = OpenOptions::new().append(true).open(path).map_err(|error| failed(error.to_string()))?;
-        let mut documents = HashMap::new();
-        known.values().for_each(|known| *documents.entry(known.document).or_insert(0) += 1);
-        Ok(Opened { state: State { file, known, documents, _lock: lock }, was_of_another })
+        let mut state = State { file, known: HashMap::new(), documents: HashMap::new(), _lock: lock };
+        known.into_iter().for_each(|(path, known)| state.learn(path, known));
+        Ok(Opened { state, was_of_another })
     }
 
     pub(crate) fn get(&self, path: &str) -> Option<&Known> {
@@ -130,16 +138,27 @@ impl State {
 
     /// Whether a document is of other files too.
     pub(crate) fn is_shared(&self, document: DocumentId) -> bool {
-        self.documents.get(&document).is_some_and(|files| *files > 1)
+        self.documents.get(&document).is_some_and(|files| files.count > 1)
+    }
+
+    /// Whether a document is known by other bytes.
+    pub(crate) fn has_other_bytes(&self, document: DocumentId, sha256: &str) -> bool {
+        self.documents.get(&document).is_some_and(|files| files.sha256 != sha256)
     }
 
     /// Notes what was uploaded. It outlives this process when this returns.
     pub(crate) fn put(&mut self, path: &str, known: Known) -> io::Result<()> {
         self.write(path, Some(&known))?;
         self.forget(path);
-        *self.documents.entry(known.document).or_insert(0) += 1;
-        self.known.insert(path.to_owned(), known);
+        self.learn(path.to_owned(), known);
         Ok(())
+    }
+
+    fn learn(&mut self, path: String, known: Known) {
+        let files = self.documents.entry(known.document).or_default();
+        files.count += 1;
+        files.sha256.clone_from(&known.sha256);
+        self.known.insert(path, known);
     }
 
     /// Notes that a file is of no document any more.
@@ -152,7 +171,10 @@ impl State {
     fn forget(&mut self, path: &str) {
         let Some(before) = self.known.remove(path) else { return };
         if let Some(files) = self.documents.get_mut(&before.document) {
-            *files -= 1;
+            files.count -= 1;
+            if files.count == 0 {
+                self.documents.remove(&before.document);
+            }
         }
     }
 
@@ -264,6 +286,10 @@ mod tests {
         state.put("/c", known(3)).unwrap();
         state.remove("/b").unwrap();
         assert!(state.is_shared(known(3).document) && !state.is_shared(known(1).document));
+        assert!(
+            state.has_other_bytes(known(3).document, "cd") && !state.has_other_bytes(known(3).document, "ab")
+        );
+        assert!(!state.has_other_bytes(known(1).document, "cd"), "nothing is of it any more");
         assert!(matches!(State::open(&path, collection), Err(Error::InUse(_))), "one at a time");
         drop(state);
         let mut text = fs::read_to_string(&path).unwrap();

@@ -1,5 +1,7 @@
 //! The loop of an ingest: what is found becomes jobs, and what jobs say is noted.
 
+mod removed;
+
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     path::{Path, PathBuf},
@@ -58,6 +60,10 @@ pub(super) struct Sync {
     busy: HashSet<PathBuf>,
     /// Documents that are worked on: two files with one document take turns.
     documents: HashSet<DocumentId>,
+    /// Files that were answered with a document while it was worked on.
+    held: HashMap<DocumentId, Vec<Found>>,
+    /// Documents that were deleted: an upload may have been answered with one just before.
+    deleted: HashSet<DocumentId>,
     to_follow: VecDeque<(String, Accepted)>,
     following: JoinSet<Result<Ended, Error>>,
     resting: Resting,
@@ -94,6 +100,8 @@ impl Sync {
             running: JoinSet::new(),
             busy: HashSet::new(),
             documents: HashSet::new(),
+            held: HashMap::new(),
+            deleted: HashSet::new(),
             to_follow: VecDeque::new(),
             following: JoinSet::new(),
             gone: Vec::new(),
@@ -140,7 +148,7 @@ impl Sync {
     async fn work(&mut self, changes: &mut Option<Changes>) -> anyhow::Result<()> {
         let mut look_again = Instant::now() + self.options.rescan;
         loop {
-            self.start();
+            self.start()?;
             // What there was room for runs now, so nothing waits where nothing runs.
             if changes.is_none() && self.running.is_empty() && self.following.is_empty() {
                 return Ok(());
@@ -177,7 +185,7 @@ impl Sync {
     }
 
     /// Starts what there is room for.
-    fn start(&mut self) {
+    fn start(&mut self) -> anyhow::Result<()> {
         let mut turns = self.waiting.len();
         while self.running.len() < self.options.concurrency.max(1) && turns > 0 {
             turns -= 1;
@@ -199,7 +207,7 @@ impl Sync {
         }
         if self.waiting.is_empty() && self.running.is_empty() {
             for path in std::mem::take(&mut self.gone) {
-                self.removed(&path);
+                self.removed(path)?;
             }
         }
         while self.following.len() < FOLLOWED {
@@ -207,6 +215,7 @@ impl Sync {
             let (client, wait) = (self.jobs.client.clone(), self.options.wait);
             self.following.spawn(async move { end_of(&client, file, Ok(accepted), wait).await });
         }
+        Ok(())
     }
 
     /// Looks at everything.
@@ -225,24 +234,14 @@ impl Sync {
             }
         }
         let there: HashSet<String> = found.iter().map(Found::key).collect();
+        let empty = if is_first { self.scope.empty_roots(&found) } else { Vec::new() };
         for file in found {
             self.found(file, is_first);
         }
         if self.options.delete {
-            self.look_for_removed(&there, is_first);
+            self.look_for_removed(&there, &empty, is_first);
         }
         Ok(())
-    }
-
-    fn look_for_removed(&mut self, there: &HashSet<String>, is_first: bool) {
-        let known = self.state.iter().flat_map(|state| state.iter().map(|(path, _)| PathBuf::from(path)));
-        let gone: Vec<_> = known.filter(|path| !there.contains(&*path.to_string_lossy())).collect();
-        for path in gone {
-            match is_first && !self.options.watch {
-                true => self.gone.push(path),
-                false => self.resting.note(&path, Stat::of(&path).ok(), Instant::now()),
-            }
-        }
     }
 
     /// Somebody says that something changed at a path.
@@ -321,69 +320,59 @@ impl Sync {
         }
     }
 
-    /// A file is gone. Only with `--delete`.
-    fn removed(&mut self, path: &Path) {
-        // One that cannot be looked at is not gone.
-        if !self.options.delete || !matches!(path.try_exists(), Ok(false)) {
-            return;
+    /// Nobody works on a document any more: files that were answered with it meanwhile are looked at again.
+    fn release(&mut self, document: DocumentId) {
+        self.documents.remove(&document);
+        self.waiting.extend(self.held.remove(&document).into_iter().flatten());
+    }
+
+    /// Whether a file was answered with a document that gets other bytes, or goes, at the same time: its own bytes are then
+    /// nowhere. Such is a file that has another name now, while something new stands under its old one.
+    fn is_overtaken(&mut self, found: &Found, known: &Known, accepted: &Accepted) -> bool {
+        let document = accepted.id;
+        if !accepted.duplicate {
+            return false;
         }
-        if !self.scope.root_is_there(path) {
-            to_stderr(&format!(
-                "riacho: {} is not there, nor its folder: its document stays",
-                path.display()
-            ));
-            return;
+        if self.documents.contains(&document) {
+            self.held.entry(document).or_default().push(found.clone());
+            return true;
         }
-        let key = path.to_string_lossy().into_owned();
-        let Some(known) = self.state.as_ref().and_then(|state| state.get(&key).cloned()) else { return };
-        if !self.busy.insert(path.to_owned()) {
-            return;
+        let has_others = |state: &State| state.has_other_bytes(document, &known.sha256);
+        let is_doubtful = self.deleted.contains(&document) || self.state.as_ref().is_some_and(has_others);
+        let tries = self.tries.entry(found.path.clone()).or_insert(0);
+        // Somebody else may have given the document these bytes.
+        if !is_doubtful || *tries >= TRIES {
+            return false;
         }
-        let is_shared = self.state.as_ref().is_some_and(|state| state.is_shared(known.document));
-        let (jobs, document) = (self.jobs.clone(), known.document);
-        self.running.spawn(async move {
-            let answer = if is_shared { Ok(Some(Ok(()))) } else { jobs.delete(document).await };
-            Outcome::Deleted(key, document, answer)
-        });
+        *tries += 1;
+        self.waiting.push_back(found.clone());
+        true
     }
 
     fn note(&mut self, outcome: Outcome) -> anyhow::Result<()> {
         match outcome {
             Outcome::Brought(found, done) => {
-                let key = found.key();
-                self.busy.remove(&found.path);
-                if let Some(known) = self.state.as_ref().and_then(|state| state.get(&key)) {
-                    self.documents.remove(&known.document);
-                }
-                self.brought(found, done.map_err(Error::into_failure)?)
-            }
-            Outcome::Deleted(key, document, answer) => {
-                self.busy.remove(Path::new(&key));
-                match answer.map_err(Error::into_failure)? {
-                    None => Ok(()),
-                    Some(Ok(())) => {
-                        self.forget(&key)?;
-                        self.summary.deleted += 1;
-                        let file = key.clone();
-                        let id = Some(document.to_string());
-                        let ended = Ended {
-                            file,
-                            id,
-                            version: None,
-                            state: "deleted".into(),
-                            duplicate: false,
-                            error: None,
-                        };
-                        self.progress.removed(&ended);
+                let known = self.state.as_ref().and_then(|state| state.get(&found.key()));
+                let document = known.map(|known| known.document);
+                let done = done.map_err(Error::into_failure)?;
+                let noted = match done {
+                    Done::Uploaded(known, accepted)
+                        if document != Some(accepted.id) && self.is_overtaken(&found, &known, &accepted) =>
+                    {
                         Ok(())
                     }
-                    Some(Err(error)) => {
-                        self.is_fatal(&error)?;
-                        to_stderr(&format!("riacho: the document of {key} was not deleted: {error}"));
-                        Ok(())
+                    done => {
+                        self.busy.remove(&found.path);
+                        self.brought(found, done)
                     }
+                };
+                // Only now: what waits for the document has to see what became of it.
+                if let Some(document) = document {
+                    self.release(document);
                 }
+                noted
             }
+            Outcome::Deleted(key, document, answer) => self.note_deleted(key, document, answer),
         }
     }
 
