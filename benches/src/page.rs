@@ -106,7 +106,40 @@ async fn calls(few: &Api, many: &Api, options: &Options) -> anyhow::Result<Vec<(
     .into();
     let middle = [middle(few, options.few).await?, middle(many, options.documents).await?];
     calls.push(("list_in_the_middle", middle));
+    let stores = [vector_store(few).await?, vector_store(many).await?];
+    for (name, query) in [
+        ("vector_store", String::new()),
+        ("vector_store_files", "/files?limit=100".to_owned()),
+        ("vector_store_files_completed", "/files?limit=100&filter=completed".to_owned()),
+        ("vector_store_files_failed", "/files?limit=100&filter=failed".to_owned()),
+    ] {
+        calls.push((name, stores.each_ref().map(|(store, _)| format!("/v1/vector_stores/{store}{query}"))));
+    }
+    let after = stores.map(|(store, file)| format!("/v1/vector_stores/{store}/files?limit=100&after={file}"));
+    calls.push(("vector_store_files_in_the_middle", after));
+    let list = "/v1/vector_stores?limit=100".to_owned();
+    calls.push(("vector_stores", [list.clone(), list]));
     Ok(calls)
+}
+
+/// A collection as OpenAI's facade has it, and a file in the middle of it.
+async fn vector_store(api: &Api) -> anyhow::Result<(String, String)> {
+    let id = |one: &Value| one["id"].as_str().map(str::to_owned).context("no id");
+    let all = api.get("/v1/vector_stores?limit=100").await?;
+    let found = all["data"].as_array().and_then(|all| all.iter().find(|store| store["name"] == "lock-7"));
+    let store = found.context("no vector store")?;
+    let (mut left, mut after) = (store["file_counts"]["total"].as_u64().unwrap_or(0) / 2, String::new());
+    loop {
+        let path = format!("/v1/vector_stores/{}/files?limit={}{after}", id(store)?, left.clamp(1, 100));
+        let page = api.get(&path).await?;
+        let files = page["data"].as_array().context("no files")?;
+        let last = id(files.last().context("no file")?)?;
+        left = left.saturating_sub(files.len() as u64);
+        if left == 0 {
+            return Ok((id(store)?, last));
+        }
+        after = format!("&after={last}");
+    }
 }
 
 /// The address of a page in the middle of the list.

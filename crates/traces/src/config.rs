@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
+use reqwest::header::{HeaderName, HeaderValue};
 use riacho_domain::Secret;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -92,8 +93,17 @@ impl Config {
         if let Some(endpoint) = &self.endpoint {
             address(endpoint).map_err(|wrong| ("endpoint", wrong))?;
         }
-        pairs(self.headers.as_ref().map_or("", Secret::expose))
+        let headers = pairs(self.headers.as_ref().map_or("", Secret::expose))
             .map_err(|at| ("headers", format!("entry {at} is not `name=value`")))?;
+        if let Some(at) = headers.iter().position(|header| !is_header(header)) {
+            return Err((
+                "headers",
+                format!(
+                    "header {} cannot be sent: its name or its value has characters that no header has",
+                    at + 1
+                ),
+            ));
+        }
         pairs(&self.resource_attributes)
             .map_err(|at| ("resource_attributes", format!("entry {at} is not `key=value`")))?;
         if !(0.0..=1.0).contains(&self.sampler_arg) {
@@ -144,6 +154,11 @@ fn address(endpoint: &str) -> Result<Url, String> {
     Ok(url)
 }
 
+/// Whether HTTP can carry it.
+fn is_header((name, value): &(String, String)) -> bool {
+    HeaderName::from_bytes(name.as_bytes()).is_ok() && HeaderValue::from_str(value).is_ok()
+}
+
 /// `a=b,c=d`, percent-decoded; the number of the entry that is none, from 1.
 fn pairs(text: &str) -> Result<Vec<(String, String)>, usize> {
     let decoded = |part: &str| percent_decode_str(part.trim()).decode_utf8_lossy().into_owned();
@@ -192,6 +207,14 @@ mod tests {
         let headers = Some(Secret::from("a=b,hush"));
         let (key, message) = wrong(Config { headers, ..Config::default() });
         assert!(key == "headers" && message.contains('2') && !message.contains("hush"), "{message}");
+        for cannot_be_sent in ["a=b,x-key=hush%0Ahush", "two words=hush", "a=b, k%C3%A9y = hush"] {
+            let headers = Some(Secret::from(cannot_be_sent));
+            let (key, message) = wrong(Config { headers, ..Config::default() });
+            assert!(
+                key == "headers" && message.contains("cannot be sent") && !message.contains("hush"),
+                "{message}"
+            );
+        }
         assert_eq!(wrong(Config { sampler_arg: 1.5, ..Config::default() }).0, "sampler_arg");
         assert_eq!(wrong(Config { sampler_arg: f64::NAN, ..Config::default() }).0, "sampler_arg");
         assert_eq!(

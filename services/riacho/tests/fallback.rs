@@ -5,7 +5,12 @@
 mod support;
 
 use reqwest::Client;
-use riacho_testkit::{eventually, openai::OpenAi, process};
+use riacho_testkit::{
+    collector::{CollectedSpan, Collector},
+    eventually,
+    openai::OpenAi,
+    process,
+};
 use serde_json::{Value, json};
 use support::{Deployment, errors_of};
 
@@ -75,12 +80,14 @@ impl<'d> Tenant<'d> {
 }
 
 /// A deployment whose live space is of the provider, with a local model beside it.
-async fn deployment(provider: &OpenAi) -> Deployment {
+async fn deployment(provider: &OpenAi, collector: &Collector) -> Deployment {
     let mut settings = vec!["models.provider=openai".to_owned(), "models.dimensions=64".to_owned()];
     settings.push(format!("models.base_url={}", provider.base_url()));
     settings.push("models.spaces.own.provider=local".to_owned());
     let args: Vec<&str> = settings.iter().flat_map(|setting| ["--set", setting]).collect();
-    Deployment::start(&args, &[("OPENAI_API_KEY", provider.api_key())]).await
+    let endpoint = collector.endpoint();
+    let env = [("OPENAI_API_KEY", provider.api_key()), ("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint)];
+    Deployment::start(&args, &env).await
 }
 
 /// Runs a command that reads the models of the configuration.
@@ -111,11 +118,38 @@ fn asked_for(provider: &OpenAi, word: &str) -> usize {
     provider.texts().iter().filter(|text| text.contains(word)).count()
 }
 
+/// Waits for the spans of a search that turned out to need the query in the fallback space too: a look that says so, and no
+/// failure, and in the same trace the next.
+async fn looked_twice(collector: &Collector, tenant: &str) {
+    eventually(|| async {
+        let spans = collector.spans().unwrap();
+        let of_tenant = |name: &str| {
+            let is_of = |span: &&CollectedSpan| span.name == name && span.get("riacho.tenant") == tenant;
+            spans.iter().filter(is_of).collect::<Vec<_>>()
+        };
+        let looks = of_tenant("postgres search");
+        let Some(first) = looks.iter().find(|span| span.get("riacho.outcome") == "needs_fallback") else {
+            return Err(format!("{looks:#?}"));
+        };
+        let is_next = |span: &&CollectedSpan| span.parent == first.parent && span.get("riacho.count") == "2";
+        let texts = of_tenant("embeddings").into_iter().filter(|span| span.parent == first.parent).count();
+        match (looks.iter().copied().find(is_next), texts) {
+            (Some(next), 2) => {
+                assert_eq!((next.get("riacho.outcome"), &first.error), ("vector", &None));
+                Ok(())
+            }
+            _ => Err(format!("{looks:#?}")),
+        }
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn over_its_budget_a_tenant_goes_on_with_the_local_model_and_finds_all_its_documents() {
     let provider = OpenAi::start(64).await.unwrap();
     provider.mean_words();
-    let deployment = deployment(&provider).await;
+    let collector = Collector::start().await.unwrap();
+    let deployment = deployment(&provider, &collector).await;
     let (goes_on, waits) =
         (Tenant::create(&deployment, "goes-on").await, Tenant::create(&deployment, "waits").await);
     let refused = deployment.riacho(&["tenant", "limits", "goes-on", "--over-budget", "local"]).await;
@@ -167,6 +201,7 @@ async fn over_its_budget_a_tenant_goes_on_with_the_local_model_and_finds_all_its
     assert_eq!(goes_on.found("a quokka symphony").await, ["orchestra.md", "glacier.md"]);
     assert_eq!(goes_on.found("glacier valley").await, ["glacier.md", "orchestra.md"]);
     assert_eq!(waits.found("lighthouse at night").await[0], "lighthouse.md");
+    looked_twice(&collector, "goes-on").await;
     // The live space lacks the document, and who fills spaces passes over it.
     let output = told(&deployment, &provider, &["janitor", "run", "fill", "--json"]).await;
     assert!(output.status.success(), "{}", errors_of(&output));
