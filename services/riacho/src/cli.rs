@@ -318,6 +318,9 @@ pub(crate) struct Ingest {
     /// Deletes the documents of files that were uploaded earlier and are gone
     #[arg(long, conflicts_with = "no_state")]
     pub(crate) delete: bool,
+    /// With --delete, how many files may be gone at once; with more, their documents stay [default: half of those that are known, or 10]
+    #[arg(long, value_name = "N", requires = "delete")]
+    pub(crate) max_delete: Option<usize>,
     /// Only files that match; a pattern without a slash is for names at any depth, and may be given again
     #[arg(long, value_name = "GLOB")]
     pub(crate) include: Vec<String>,

@@ -1,13 +1,21 @@
 //! The client of the HTTP interface, for `ingest`, `search` and `status`.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    fs::File,
+    io::{self, Seek},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use anyhow::Context;
 use bytes::Bytes;
+use futures::{StreamExt, stream};
 use reqwest::{Method, RequestBuilder, Response, StatusCode, header};
 use riacho_domain::{DocumentId, State};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
+use tokio::{io::AsyncReadExt, time::Instant};
+use tokio_util::io::ReaderStream;
 
 use crate::{
     cli::Server,
@@ -19,10 +27,10 @@ use crate::{
 const DEFAULT_URL: &str = "http://127.0.0.1:8000";
 /// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a server may stay silent.
+/// How long a server may stay silent, or take nothing of what is sent.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
-/// Larger files are read while they are sent.
-const IN_MEMORY: u64 = 1 << 20;
+/// How much of a body is sent at a time.
+const PIECE_BYTES: usize = 64 << 10;
 /// How often a request is sent again that the server asked to send later.
 const MAX_PUT_OFF: u32 = 30;
 /// The longest pause that a server's Retry-After is obeyed for.
@@ -32,6 +40,8 @@ const MAX_PAUSE: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
     http: reqwest::Client,
+    /// For uploads, which may take long as long as they go on.
+    uploads: reqwest::Client,
     url: String,
     key: String,
 }
@@ -40,7 +50,8 @@ pub(crate) struct Client {
 #[derive(Debug, Clone)]
 pub(crate) enum Content {
     Bytes(Bytes),
-    File(PathBuf),
+    /// An open file and its size, read while it is sent.
+    File(Arc<File>, u64),
 }
 
 /// One upload.
@@ -49,6 +60,8 @@ pub(crate) struct Upload {
     pub(crate) filename: String,
     pub(crate) content: Content,
     pub(crate) external_id: Option<String>,
+    /// Sent again with the same one, an upload is answered as the first time.
+    pub(crate) idempotency_key: Option<String>,
 }
 
 /// Where uploads go.
@@ -99,6 +112,7 @@ pub(crate) struct Documents {
 #[derive(Debug, Deserialize)]
 pub(crate) struct Listed {
     pub(crate) id: DocumentId,
+    pub(crate) version: u32,
     pub(crate) state: State,
 }
 
@@ -117,10 +131,10 @@ pub(crate) enum Error {
     Unreachable { url: String, reason: String },
     /// A refusal, with its problem.
     #[error("{problem}")]
-    Refused { status: StatusCode, problem: Problem },
+    Refused { status: StatusCode, problem: Problem, retry_after: Option<Duration> },
     /// The file to upload cannot be read.
     #[error("cannot read: {0}")]
-    File(#[from] std::io::Error),
+    File(#[from] io::Error),
     /// An answer that is not what was asked for.
     #[error("unexpected answer: {0}")]
     Answer(String),
@@ -185,49 +199,67 @@ impl Client {
         if parsed.is_none() {
             return Err(Failure::error(Kind::Usage, format!("{url} is not an http or https address")));
         }
-        let http = reqwest::Client::builder()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .read_timeout(READ_TIMEOUT)
-            .user_agent(concat!("riacho/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .context("cannot make an HTTP client")?;
-        Ok(Client { http, url: url.trim_end_matches('/').to_owned(), key: key.to_owned() })
+        let builder = || {
+            let agent = concat!("riacho/", env!("CARGO_PKG_VERSION"));
+            reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).user_agent(agent)
+        };
+        let http = builder().read_timeout(READ_TIMEOUT).build().context("cannot make an HTTP client")?;
+        let uploads = builder().build().context("cannot make an HTTP client")?;
+        Ok(Client { http, uploads, url: url.trim_end_matches('/').to_owned(), key: key.to_owned() })
     }
 
-    /// `POST /api/v1/documents`, put off as long as the server asks for it.
+    /// `POST /api/v1/documents`
     pub(crate) async fn upload(&self, upload: &Upload, target: &Target) -> Result<Accepted> {
         let mut query = vec![("filename", upload.filename.clone()), ("lane", target.lane.to_string())];
         query.extend(target.collection.clone().map(|name| ("collection", name)));
         query.extend(upload.external_id.clone().map(|id| ("external_id", id)));
-        self.send_file(&Method::POST, "/api/v1/documents", &query, &upload.content).await
+        self.send_file(Method::POST, "/api/v1/documents", &query, upload).await
     }
 
-    /// `PUT /api/v1/documents/{id}/content`: a new version, put off like an upload.
+    /// The same, put off as long as the server asks for it.
+    pub(crate) async fn upload_put_off(&self, upload: &Upload, target: &Target) -> Result<Accepted> {
+        for _ in 0..MAX_PUT_OFF {
+            match self.upload(upload, target).await {
+                Err(Error::Refused { status, retry_after: Some(pause), .. }) if is_put_off(status) => {
+                    tokio::time::sleep(pause.min(MAX_PAUSE)).await;
+                }
+                answer => return answer,
+            }
+        }
+        self.upload(upload, target).await
+    }
+
+    /// `PUT /api/v1/documents/{id}/content`: a new version.
     pub(crate) async fn replace(&self, id: DocumentId, upload: &Upload, target: &Target) -> Result<Accepted> {
         let query = [("filename", upload.filename.clone()), ("lane", target.lane.to_string())];
         let path = format!("/api/v1/documents/{id}/content");
-        self.send_file(&Method::PUT, &path, &query, &upload.content).await
+        self.send_file(Method::PUT, &path, &query, upload).await
     }
 
     async fn send_file(
         &self,
-        method: &Method,
+        method: Method,
         path: &str,
         query: &[(&str, String)],
-        content: &Content,
+        upload: &Upload,
     ) -> Result<Accepted> {
-        let mut put_off = 0;
-        loop {
-            let request = self.request(method.clone(), path, query)?;
-            let request = with_content(request, content).await?;
-            let response = self.send(request).await?;
-            match retry_after(&response) {
-                Some(pause) if is_put_off(response.status()) && put_off < MAX_PUT_OFF => {
-                    put_off += 1;
-                    tokio::time::sleep(pause).await;
-                }
-                _ => return self.answer(response).await,
-            }
+        let sent = Sent::new();
+        let (body, size) = body_of(&upload.content, &sent)?;
+        let mut request = self.request_by(&self.uploads, method, path, query)?;
+        if let Some(key) = &upload.idempotency_key {
+            request = request.header("idempotency-key", key);
+        }
+        let request = request
+            .header(header::CONTENT_TYPE, "application/octet-stream")
+            .header(header::CONTENT_LENGTH, size)
+            .body(body);
+        let answer = async { self.answer(self.send(request).await?).await };
+        tokio::select! {
+            answer = answer => answer,
+            () = sent.stalls() => Err(Error::Unreachable {
+                url: self.url.clone(),
+                reason: format!("nothing went on for {} s", READ_TIMEOUT.as_secs()),
+            }),
         }
     }
 
@@ -293,12 +325,22 @@ impl Client {
     }
 
     fn request(&self, method: Method, path: &str, query: &[(&str, String)]) -> Result<RequestBuilder> {
+        self.request_by(&self.http, method, path, query)
+    }
+
+    fn request_by(
+        &self,
+        http: &reqwest::Client,
+        method: Method,
+        path: &str,
+        query: &[(&str, String)],
+    ) -> Result<RequestBuilder> {
         let mut url =
             url::Url::parse(&format!("{}{path}", self.url)).map_err(|e| Error::Answer(e.to_string()))?;
         if !query.is_empty() {
             url.query_pairs_mut().extend_pairs(query);
         }
-        Ok(self.http.request(method, url).bearer_auth(&self.key))
+        Ok(http.request(method, url).bearer_auth(&self.key))
     }
 
     async fn send(&self, request: RequestBuilder) -> Result<Response> {
@@ -309,7 +351,7 @@ impl Client {
     }
 
     async fn answer<T: DeserializeOwned>(&self, response: Response) -> Result<T> {
-        let status = response.status();
+        let (status, retry_after) = (response.status(), retry_after(&response));
         let body = response
             .bytes()
             .await
@@ -319,24 +361,57 @@ impl Client {
             if problem.title.is_empty() {
                 problem.title = status.to_string();
             }
-            return Err(Error::Refused { status, problem });
+            return Err(Error::Refused { status, problem, retry_after });
         }
         serde_json::from_slice(&body).map_err(|error| Error::Answer(error.to_string()))
     }
 }
 
-async fn with_content(request: RequestBuilder, content: &Content) -> Result<RequestBuilder> {
-    let request = request.header(header::CONTENT_TYPE, "application/octet-stream");
-    let path = match content {
-        Content::Bytes(bytes) => return Ok(request.body(bytes.clone())),
-        Content::File(path) => path,
-    };
-    let file = tokio::fs::File::open(path).await?;
-    let size = file.metadata().await?.len();
-    if size <= IN_MEMORY {
-        return Ok(request.body(tokio::fs::read(path).await?));
+/// When something of an upload was sent last.
+#[derive(Clone)]
+struct Sent(Arc<Mutex<Instant>>);
+
+impl Sent {
+    fn new() -> Sent {
+        Sent(Arc::new(Mutex::new(Instant::now())))
     }
-    Ok(request.header(header::CONTENT_LENGTH, size).body(file))
+
+    fn note(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// Waits until nothing more was sent for too long, the answer to the last of it included.
+    async fn stalls(&self) {
+        loop {
+            let last = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            if last.elapsed() >= READ_TIMEOUT {
+                return;
+            }
+            tokio::time::sleep_until(last + READ_TIMEOUT).await;
+        }
+    }
+}
+
+/// A body that notes when it is sent, and its size.
+fn body_of(content: &Content, sent: &Sent) -> Result<(reqwest::Body, u64)> {
+    let sent = sent.clone();
+    match content {
+        Content::Bytes(bytes) => {
+            let pieces: Vec<Bytes> = (0..bytes.len())
+                .step_by(PIECE_BYTES)
+                .map(|at| bytes.slice(at..bytes.len().min(at + PIECE_BYTES)))
+                .collect();
+            let pieces = stream::iter(pieces).map(Ok::<_, io::Error>).inspect(move |_| sent.note());
+            Ok((reqwest::Body::wrap_stream(pieces), bytes.len() as u64))
+        }
+        Content::File(file, size) => {
+            let mut file = file.try_clone()?;
+            file.seek(io::SeekFrom::Start(0))?;
+            let file = tokio::fs::File::from_std(file).take(*size);
+            let pieces = ReaderStream::with_capacity(file, PIECE_BYTES).inspect(move |_| sent.note());
+            Ok((reqwest::Body::wrap_stream(pieces), *size))
+        }
+    }
 }
 
 const fn is_put_off(status: StatusCode) -> bool {
@@ -345,7 +420,7 @@ const fn is_put_off(status: StatusCode) -> bool {
 
 fn retry_after(response: &Response) -> Option<Duration> {
     let seconds = response.headers().get(header::RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
-    Some(Duration::from_secs(seconds).clamp(Duration::from_millis(100), MAX_PAUSE))
+    Some(Duration::from_secs(seconds).max(Duration::from_millis(100)))
 }
 
 /// The innermost reason; the outer ones repeat the address.

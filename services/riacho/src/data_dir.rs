@@ -92,7 +92,9 @@ impl DataDir {
 
 /// Writes a file that its owner alone may read, whole or not at all.
 pub(crate) fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
-    let unfinished = path.with_extension("new");
+    let mut unfinished = path.as_os_str().to_owned();
+    unfinished.push(".new");
+    let unfinished = PathBuf::from(unfinished);
     let write = || -> io::Result<()> {
         // What a crash has left may have other permissions; a new file has ours.
         match fs::remove_file(&unfinished) {

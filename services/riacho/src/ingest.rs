@@ -47,6 +47,8 @@ pub(crate) struct Summary {
     pub(crate) uploaded: u64,
     /// Documents that were deleted, since their files are gone.
     pub(crate) deleted: u64,
+    /// Files that are gone, whose documents stay, since so much seems to be gone at once.
+    pub(crate) kept: u64,
     pub(crate) failed: u64,
     /// How many failed for which reason.
     pub(crate) reasons: BTreeMap<String, u64>,
@@ -76,6 +78,7 @@ impl Summary {
             (self.accepted, "accepted"),
             (self.failed, "failed"),
             (self.deleted, "deleted"),
+            (self.kept, "gone, and their documents stay"),
         ];
         parts.extend(counts.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")));
         let mut text = format!("{} files in {:.1} s: {}", self.files, self.seconds, parts.join(", "));
@@ -120,7 +123,7 @@ async fn upload_all(
 ) -> Result<(), Error> {
     stream::iter(uploads)
         .map(|upload| async move {
-            let answer = client.upload(&upload, &options.target).await;
+            let answer = client.upload_put_off(&upload, &options.target).await;
             (upload.filename, answer)
         })
         .buffer_unordered(options.concurrency.max(1))

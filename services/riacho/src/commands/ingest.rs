@@ -23,6 +23,7 @@ pub(super) async fn run(context: &Context, arguments: cli::Ingest) -> anyhow::Re
         by_path: arguments.by_path,
         watch: arguments.watch,
         delete: arguments.delete,
+        max_delete: arguments.max_delete,
         settle: Duration::from_secs_f64(arguments.settle),
         rescan: Duration::from_secs_f64(arguments.rescan),
     };
@@ -36,7 +37,7 @@ pub(super) async fn run(context: &Context, arguments: cli::Ingest) -> anyhow::Re
     context.output.result(&ended.summary, || ended.summary.text());
     match ended.was_interrupted {
         true => Err(Failure::silent(Kind::Interrupted)),
-        false if ended.summary.failed > 0 => Err(Failure::silent(Kind::Failed)),
+        false if ended.summary.failed + ended.summary.kept > 0 => Err(Failure::silent(Kind::Failed)),
         false => Ok(()),
     }
 }

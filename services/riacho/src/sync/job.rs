@@ -1,8 +1,7 @@
 //! What is done about one file: its hash, and if that is new an upload, however long the server is away.
 
 use std::{
-    io::{self, Read},
-    path::Path,
+    io,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -10,26 +9,23 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use reqwest::StatusCode;
 use riacho_domain::DocumentId;
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
-use super::{
-    scan::{Found, Stat},
-    state::Known,
-};
+use super::{reading::Reading, scan::Found, state::Known};
 use crate::{
     client::{Accepted, Client, Content, Error, Target, Upload},
     output::to_stderr,
 };
 
-/// Files up to this size are read once, and sent from memory.
-const IN_MEMORY: u64 = 1 << 20;
 /// The pause while a server is away; it doubles up to the second.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(15));
+/// The longest pause that a server's Retry-After is obeyed for.
+const MAX_PAUSE: Duration = Duration::from_secs(60);
 
 /// What jobs share. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -43,7 +39,19 @@ pub(super) struct Jobs {
     pub(super) stop: CancellationToken,
     /// What is on its way is dropped from here on.
     pub(super) cut: CancellationToken,
-    pub(super) away: Arc<AtomicBool>,
+    /// What was said of the server.
+    pub(super) said: Arc<Said>,
+}
+
+/// What was said once, since all jobs meet the same.
+#[derive(Debug, Default)]
+pub(super) struct Said {
+    /// The server is away.
+    away: AtomicBool,
+    /// Uploads wait for the tenant's rate.
+    rate: AtomicBool,
+    /// A quota was used up for as long as was waited.
+    full: AtomicBool,
 }
 
 /// What became of a file.
@@ -55,6 +63,8 @@ pub(super) enum Done {
     Uploaded(Known, Accepted),
     /// It was refused, or cannot be read.
     Refused(Error),
+    /// It is refused for now: a quota is used up, or the server had a fault.
+    PutOff(Error),
     /// It changed while it was read.
     Moving,
     /// The process is to end.
@@ -62,67 +72,83 @@ pub(super) enum Done {
 }
 
 impl Jobs {
-    /// Uploads a file if its bytes are not those that are known. `replace` is the document that gets a new version.
+    /// Uploads a file if its bytes are not those that are known. `replace` is the document that gets a new version, `key`
+    /// what tells this upload from others of the same bytes.
     pub(super) async fn bring(
         &self,
         found: &Found,
         known: Option<Known>,
         replace: Option<DocumentId>,
+        key: Uuid,
     ) -> Result<Done, Error> {
-        let path = found.path.clone();
-        let large = found.stat.size > IN_MEMORY;
-        let read = tokio::task::spawn_blocking(move || read(&path, large)).await;
-        let (sha256, content) = match read.unwrap_or_else(|error| Err(io::Error::other(error))) {
-            Ok(read) => read,
+        if self.by_path && found.named.is_none() {
+            let why = "its path is not UTF-8, so that it cannot be an external id (--by-path)";
+            return Ok(Done::Refused(io::Error::other(why).into()));
+        }
+        let to_read = found.clone();
+        let read = tokio::task::spawn_blocking(move || Reading::of(&to_read)).await;
+        let reading = match read.unwrap_or_else(|error| Err(io::Error::other(error))) {
+            Ok(Some(reading)) => reading,
+            Ok(None) => return Ok(Done::Moving),
             Err(error) => return Ok(Done::Refused(error.into())),
         };
-        if Stat::of(&found.path).ok() != Some(found.stat) {
-            return Ok(Done::Moving);
-        }
-        let noted = |document, sha256| Known {
+        let noted = |document, version, was_there| Known {
             size: found.stat.size,
             modified: found.stat.modified,
-            sha256,
+            changed: if reading.is_fresh { 0 } else { found.stat.changed },
+            sha256: reading.sha256.clone(),
             document,
+            version,
+            was_there,
         };
-        if let Some(known) = known.filter(|known| known.sha256 == sha256) {
-            return Ok(Done::Same(noted(known.document, sha256)));
+        if let Some(known) = known.filter(|known| known.sha256 == reading.sha256) {
+            return Ok(Done::Same(noted(known.document, known.version, known.was_there)));
         }
-        let filename = found.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let external_id = self.by_path.then(|| found.named.clone());
-        let content = content.map_or_else(|| Content::File(found.path.clone()), Content::Bytes);
-        let upload = Upload { filename, content, external_id };
-        let answer = match self.send(&upload, replace).await? {
-            Some(answer) => answer,
-            None => return Ok(Done::Stopped),
+        let upload = Upload {
+            filename: found.path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            content: reading.content.clone(),
+            external_id: found.named.clone().filter(|_| self.by_path),
+            idempotency_key: Some(idempotency_key(key, replace, &reading.sha256)),
         };
-        Ok(match answer {
-            Ok(accepted) => {
-                // A large file was read twice; if it changed in between, nobody knows what was sent.
-                let is_same = !large || Stat::of(&found.path).ok() == Some(found.stat);
-                Done::Uploaded(noted(accepted.id, if is_same { sha256 } else { String::new() }), accepted)
+        let answer = self.send(upload, replace, &reading.sha256).await;
+        let has_changed = reading.has_changed();
+        Ok(match answer? {
+            None => Done::Stopped,
+            Some(Ok(accepted)) => {
+                let mut known = noted(accepted.id, accepted.version, accepted.duplicate);
+                // Of a file that is read while it is sent nobody knows then what was sent.
+                if has_changed && matches!(reading.content, Content::File(..)) {
+                    known.sha256.clear();
+                }
+                Done::Uploaded(known, accepted)
             }
-            Err(error) => Done::Refused(error),
+            // It may have become shorter than what was announced.
+            Some(Err(_)) if has_changed => Done::Moving,
+            Some(Err(error)) if self.patience.is_none() && is_for_now(&error) => Done::PutOff(error),
+            Some(Err(error)) => Done::Refused(error),
         })
     }
 
     /// Uploads, again and again while the server is away. The inner error is a refusal; none where the process is to end.
     async fn send(
         &self,
-        upload: &Upload,
+        mut upload: Upload,
         mut replace: Option<DocumentId>,
+        sha256: &str,
     ) -> Result<Option<Result<Accepted, Error>>, Error> {
+        let mut has_gone = false;
         loop {
             let request = || async {
                 match replace {
-                    Some(document) => self.client.replace(document, upload, &self.target).await,
-                    None => self.client.upload(upload, &self.target).await,
+                    Some(document) => self.client.replace(document, &upload, &self.target).await,
+                    None => self.client.upload(&upload, &self.target).await,
                 }
             };
             match self.patiently(request).await? {
-                // Somebody deleted the document: the file becomes one again.
-                Some(Err(Error::Refused { status: StatusCode::NOT_FOUND, .. })) if replace.is_some() => {
-                    replace = None;
+                // Somebody deleted the document: the file becomes one again. So may have been what the key was answered with.
+                Some(Err(Error::Refused { status: StatusCode::NOT_FOUND, .. })) if !has_gone => {
+                    (has_gone, replace) = (true, None);
+                    upload.idempotency_key = Some(idempotency_key(Uuid::new_v4(), None, sha256));
                 }
                 answer => return Ok(answer),
             }
@@ -134,10 +160,11 @@ impl Jobs {
         self.patiently(|| self.client.delete(document)).await
     }
 
-    /// Asks again while the server is away, and says so once.
+    /// Asks again while the server is away, and says so once. What the server refuses for now only is asked again for as
+    /// long as a server may be away, and for a rate, which is never used up for good, for ever.
     ///
     /// # Errors
-    /// When it was away for longer than the patience.
+    /// When the server was away for longer than the patience.
     pub(super) async fn patiently<T, F>(
         &self,
         mut request: impl FnMut() -> F,
@@ -148,54 +175,85 @@ impl Jobs {
         let (mut pause, mut since) = (PAUSE.0, None::<Instant>);
         loop {
             let Some(answer) = self.cut.run_until_cancelled(request()).await else { return Ok(None) };
-            let error = match answer {
-                Err(error) if self.is_away(&error) => error,
-                answer => {
-                    if self.away.swap(false, Ordering::Relaxed) {
-                        to_stderr("riacho: the server answers again");
-                    }
-                    return Ok(Some(answer));
-                }
+            let (error, trouble) = match answer {
+                Err(error) => match Trouble::of(&error) {
+                    Some(trouble) => (error, trouble),
+                    None => return Ok(Some(self.answered(Err(error)))),
+                },
+                answer => return Ok(Some(self.answered(answer))),
             };
             let since = *since.get_or_insert_with(Instant::now);
-            if self.patience.is_some_and(|patience| since.elapsed() >= patience) {
-                return Err(error);
+            let is_over = self.patience.is_some_and(|patience| since.elapsed() >= patience);
+            match trouble {
+                Trouble::Away if is_over => return Err(error),
+                Trouble::Full
+                    if is_over || self.patience.is_none() || self.said.full.load(Ordering::Relaxed) =>
+                {
+                    self.said.full.store(self.patience.is_some(), Ordering::Relaxed);
+                    return Ok(Some(Err(error)));
+                }
+                Trouble::Away => say_once(&self.said.away, &format!("{error}; trying again")),
+                Trouble::Rate => say_once(&self.said.rate, &format!("{error}; what is left waits")),
+                Trouble::Full => {}
             }
-            if !self.away.swap(true, Ordering::Relaxed) {
-                to_stderr(&format!("riacho: {error}; trying again"));
-            }
-            if self.stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+            let asked = if let Error::Refused { retry_after, .. } = &error { *retry_after } else { None };
+            let wait = asked.map_or(pause, |asked| asked.min(MAX_PAUSE));
+            if self.stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_none() {
                 return Ok(None);
             }
             pause = (pause * 2).min(PAUSE.1);
         }
     }
 
-    /// Whether a later attempt may go well. Who has no end to wait for waits for quotas and outages of servers too.
-    fn is_away(&self, error: &Error) -> bool {
-        match error {
-            Error::Unreachable { .. } => true,
-            Error::Refused { status, .. } => {
-                self.patience.is_none()
-                    && (status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS)
+    fn answered<T>(&self, answer: Result<T, Error>) -> Result<T, Error> {
+        if self.said.away.swap(false, Ordering::Relaxed) {
+            to_stderr("riacho: the server answers again");
+        }
+        answer
+    }
+}
+
+/// Why a later attempt may go well.
+enum Trouble {
+    /// The server, or what it needs, is not there.
+    Away,
+    /// The tenant sends too quickly.
+    Rate,
+    /// A quota is used up.
+    Full,
+}
+
+impl Trouble {
+    fn of(error: &Error) -> Option<Trouble> {
+        let (status, problem) = match error {
+            Error::Unreachable { .. } => return Some(Trouble::Away),
+            Error::Refused { status, problem, .. } => (*status, problem),
+            Error::File(_) | Error::Answer(_) => return None,
+        };
+        match status {
+            StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
+                Some(Trouble::Away)
             }
-            Error::File(_) | Error::Answer(_) => false,
+            StatusCode::TOO_MANY_REQUESTS if problem.code() == "quota_exceeded" => Some(Trouble::Full),
+            StatusCode::TOO_MANY_REQUESTS => Some(Trouble::Rate),
+            _ => None,
         }
     }
 }
 
-/// The SHA-256 of a file in hexadecimal, and its bytes unless it is large.
-fn read(path: &Path, large: bool) -> io::Result<(String, Option<Bytes>)> {
-    if !large {
-        let bytes = std::fs::read(path)?;
-        return Ok((hex::encode(Sha256::digest(&bytes)), Some(bytes.into())));
+/// Whether a refusal is none of the file: later the same may be taken.
+fn is_for_now(error: &Error) -> bool {
+    matches!(error, Error::Refused { status, .. } if *status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error())
+}
+
+fn say_once(was_said: &AtomicBool, text: &str) {
+    if !was_said.swap(true, Ordering::Relaxed) {
+        to_stderr(&format!("riacho: {text}"));
     }
-    let (mut file, mut hash) = (std::fs::File::open(path)?, Sha256::new());
-    let mut piece = vec![0; 256 << 10];
-    loop {
-        match file.read(&mut piece)? {
-            0 => return Ok((hex::encode(hash.finalize()), None)),
-            read => hash.update(&piece[..read]),
-        }
-    }
+}
+
+/// The same for the same upload of the same bytes to the same document, and for no other.
+fn idempotency_key(key: Uuid, replace: Option<DocumentId>, sha256: &str) -> String {
+    let target = replace.map(|document| document.to_string()).unwrap_or_default();
+    hex::encode(Sha256::digest(format!("{key} {target} {sha256}")))
 }

@@ -4,6 +4,7 @@
 
 mod changes;
 mod job;
+mod reading;
 mod rest;
 mod run;
 mod scan;
@@ -30,6 +31,8 @@ pub(crate) struct Options {
     pub(crate) watch: bool,
     /// Delete the documents of files that were removed.
     pub(crate) delete: bool,
+    /// When more files than this are gone at once, their documents stay; half of those that are known when not given.
+    pub(crate) max_delete: Option<usize>,
     /// For how long a file that changed must have looked the same.
     pub(crate) settle: Duration,
     /// How often everything is looked at.

@@ -1,20 +1,26 @@
 //! Which files of the named files and folders are meant.
 
 use std::{
+    ffi::OsString,
     fs, io,
-    os::unix::fs::MetadataExt,
+    os::unix::{
+        ffi::{OsStrExt, OsStringExt},
+        fs::MetadataExt,
+    },
     path::{Component, Path, PathBuf},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
-/// Size and time of change of a file: while both stay, so does its content, unless somebody hides it.
+/// Size and times of a file: while they stay, so does its content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stat {
     pub(crate) size: u64,
-    /// Nanoseconds since 1970.
+    /// When its content changed, in nanoseconds since 1970. Whoever writes it can set that.
     pub(crate) modified: i64,
+    /// When anything of it changed, its name too. Nobody can set that.
+    pub(crate) changed: i64,
 }
 
 impl Stat {
@@ -26,14 +32,18 @@ impl Stat {
     /// Whether the file last changed longer ago than this.
     pub(crate) fn is_older(self, age: Duration) -> bool {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let modified = Duration::from_nanos(u64::try_from(self.modified).unwrap_or(0));
-        now.checked_sub(modified).is_some_and(|since| since > age)
+        let changed = u64::try_from(self.modified.max(self.changed)).unwrap_or(0);
+        now.checked_sub(Duration::from_nanos(changed)).is_some_and(|since| since > age)
     }
 
-    fn from(metadata: &fs::Metadata) -> Stat {
-        let modified = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-        let modified = modified.map_or(0, |since| i64::try_from(since.as_nanos()).unwrap_or(i64::MAX));
-        Stat { size: metadata.len(), modified }
+    pub(crate) fn from(metadata: &fs::Metadata) -> Stat {
+        let nanoseconds =
+            |seconds: i64, rest: i64| seconds.saturating_mul(1_000_000_000).saturating_add(rest);
+        Stat {
+            size: metadata.len(),
+            modified: nanoseconds(metadata.mtime(), metadata.mtime_nsec()),
+            changed: nanoseconds(metadata.ctime(), metadata.ctime_nsec()),
+        }
     }
 }
 
@@ -42,18 +52,44 @@ impl Stat {
 pub(crate) struct Found {
     /// Where it is, absolute.
     pub(crate) path: PathBuf,
+    /// Where its bytes are, if it is a link.
+    pub(crate) target: Option<PathBuf>,
     /// Its path as it is shown: below the folder that was named.
     pub(crate) shown: String,
-    /// Its path as it was named, for `--by-path`.
-    pub(crate) named: String,
+    /// Its path as it was named, for `--by-path`; none where it is not UTF-8, so that two files could have the same one.
+    pub(crate) named: Option<String>,
     pub(crate) stat: Stat,
 }
 
 impl Found {
     /// What the state knows it by.
     pub(crate) fn key(&self) -> String {
-        self.path.to_string_lossy().into_owned()
+        key_of(&self.path)
     }
+}
+
+/// A path as text, from which it can be told again: bytes that are not UTF-8 stand as a zero and two digits, and no path
+/// has a zero.
+pub(crate) fn key_of(path: &Path) -> String {
+    let mut key = String::new();
+    for chunk in path.as_os_str().as_bytes().utf8_chunks() {
+        key.push_str(chunk.valid());
+        chunk.invalid().iter().for_each(|byte| key.push_str(&format!("\0{byte:02x}")));
+    }
+    key
+}
+
+/// The path of a key.
+pub(crate) fn path_of(key: &str) -> PathBuf {
+    let (mut bytes, mut rest) = (Vec::with_capacity(key.len()), key);
+    while let Some(at) = rest.find('\0') {
+        bytes.extend_from_slice(&rest.as_bytes()[..at]);
+        let digits = rest.get(at + 1..at + 3).unwrap_or_default();
+        bytes.extend(u8::from_str_radix(digits, 16));
+        rest = rest.get(at + 3..).unwrap_or_default();
+    }
+    bytes.extend_from_slice(rest.as_bytes());
+    OsString::from_vec(bytes).into()
 }
 
 /// A file or folder that was named.
@@ -62,17 +98,20 @@ struct Root {
     path: PathBuf,
     named: PathBuf,
     is_file: bool,
-    /// The device that it is on.
-    device: u64,
 }
 
 /// What is meant: the roots, and which files below them.
 #[derive(Debug)]
 pub(crate) struct Scope {
     roots: Vec<Root>,
+    /// Files of the ingest itself, which are never meant.
+    own: Vec<PathBuf>,
     include: Option<GlobSet>,
     exclude: GlobSet,
 }
+
+/// A folder or a file that cannot be looked at, and why.
+pub(crate) type Unreadable = (PathBuf, io::Error);
 
 /// What a path turned out to be.
 #[derive(Debug, PartialEq, Eq)]
@@ -92,13 +131,19 @@ impl Scope {
         let root = |named: &PathBuf| {
             let unreadable = |error: io::Error| format!("cannot read {}: {error}", named.display());
             let path = named.canonicalize().map_err(unreadable)?;
-            let metadata = fs::metadata(&path).map_err(unreadable)?;
-            let (is_file, device) = (!metadata.is_dir(), metadata.dev());
-            Ok::<_, String>(Root { path, named: named.clone(), is_file, device })
+            let is_file = !fs::metadata(&path).map_err(unreadable)?.is_dir();
+            // `./docs` and `docs` are the same.
+            let named = named.components().filter(|part| *part != Component::CurDir).collect();
+            Ok::<_, String>(Root { path, named, is_file })
         };
         let roots = paths.iter().map(root).collect::<Result<_, _>>()?;
         let include = if include.is_empty() { None } else { Some(globs(include)?) };
-        Ok(Scope { roots, include, exclude: globs(exclude)? })
+        Ok(Scope { roots, own: Vec::new(), include, exclude: globs(exclude)? })
+    }
+
+    /// Leaves files of the ingest itself out.
+    pub(crate) fn leave_out(&mut self, own: Vec<PathBuf>) {
+        self.own = own;
     }
 
     /// The folders to be watched, with those of files that were named, and whether what lies in them is meant too.
@@ -115,13 +160,12 @@ impl Scope {
         self.roots.iter().map(|root| root.path.as_path())
     }
 
-    /// Whether the root of a path is there, on the disk on which it was at the start: when a whole disk is away, nothing of
-    /// it was removed.
+    /// Whether the root of a path is there, with something in it: when a whole disk is away, nothing of it was removed.
     pub(crate) fn root_is_there(&self, path: &Path) -> bool {
         let root = self.roots.iter().find(|root| path.starts_with(&root.path));
         root.is_some_and(|root| {
             let folder = if root.is_file { root.path.parent().unwrap_or(&root.path) } else { &root.path };
-            fs::metadata(folder).is_ok_and(|found| found.is_dir() && found.dev() == root.device)
+            fs::read_dir(folder).is_ok_and(|mut entries| root.is_file || entries.next().is_some())
         })
     }
 
@@ -133,13 +177,13 @@ impl Scope {
 
     /// All files, in the order of their names, and what could not be read. Links to folders are not followed, since
     /// they may lead in circles, and links to files only where these lie below the same root.
-    pub(crate) fn walk(&self) -> (Vec<Found>, Vec<String>) {
+    pub(crate) fn walk(&self) -> (Vec<Found>, Vec<Unreadable>) {
         let (mut found, mut errors) = (Vec::new(), Vec::new());
         for root in &self.roots {
             if root.is_file {
                 match Stat::of(&root.path) {
-                    Ok(stat) => found.push(root.found(root.path.clone(), stat)),
-                    Err(error) => errors.push(format!("cannot read {}: {error}", root.named.display())),
+                    Ok(stat) => found.push(root.found(root.path.clone(), None, stat)),
+                    Err(error) => errors.push((root.path.clone(), error)),
                 }
             } else {
                 self.folder(root, &root.path, &mut found, &mut errors);
@@ -148,11 +192,11 @@ impl Scope {
         (found, errors)
     }
 
-    fn folder(&self, root: &Root, folder: &Path, found: &mut Vec<Found>, errors: &mut Vec<String>) {
+    fn folder(&self, root: &Root, folder: &Path, found: &mut Vec<Found>, errors: &mut Vec<Unreadable>) {
         let entries = fs::read_dir(folder).and_then(|entries| entries.collect::<Result<Vec<_>, _>>());
         let mut entries = match entries {
             Ok(entries) => entries,
-            Err(error) => return errors.push(format!("cannot read {}: {error}", folder.display())),
+            Err(error) => return errors.push((folder.to_owned(), error)),
         };
         entries.sort_by_key(fs::DirEntry::file_name);
         for entry in entries {
@@ -200,25 +244,31 @@ impl Scope {
         if metadata.is_dir() {
             return Looked::Folder(Vec::new());
         }
-        let metadata = if metadata.is_symlink() {
-            let inside = path.canonicalize().is_ok_and(|target| target.starts_with(&root.path));
-            match fs::metadata(path) {
-                Ok(target) if inside && target.is_file() => target,
+        let (metadata, target) = if metadata.is_symlink() {
+            match path.canonicalize().and_then(|target| Ok((fs::metadata(&target)?, target))) {
+                Ok((metadata, target)) if self.is_within(root, &target) => (metadata, Some(target)),
                 _ => return Looked::NotMeant,
             }
         } else {
-            metadata
+            (metadata, None)
         };
         match metadata.is_file() && self.is_included(root, path) {
-            true => Looked::File(root.found(path.to_owned(), Stat::from(&metadata))),
+            true => Looked::File(root.found(path.to_owned(), target, Stat::from(&metadata))),
             false => Looked::NotMeant,
         }
+    }
+
+    /// Whether what a link leads to is below the root, and nothing on the way to it is left out.
+    fn is_within(&self, root: &Root, target: &Path) -> bool {
+        let below = target.ancestors().take_while(|path| *path != root.path);
+        target.starts_with(&root.path) && below.into_iter().all(|path| !self.is_left_out(root, path))
     }
 
     fn is_left_out(&self, root: &Root, path: &Path) -> bool {
         let Ok(below) = path.strip_prefix(&root.path) else { return true };
         let is_hidden = |part: Component<'_>| part.as_os_str().to_string_lossy().starts_with('.');
         below.components().next_back().is_some_and(is_hidden)
+            || self.own.iter().any(|own| own == path)
             || (!below.as_os_str().is_empty() && self.exclude.is_match(below))
     }
 
@@ -229,13 +279,13 @@ impl Scope {
 }
 
 impl Root {
-    fn found(&self, path: PathBuf, stat: Stat) -> Found {
+    fn found(&self, path: PathBuf, target: Option<PathBuf>, stat: Stat) -> Found {
         let (shown, named) = match path.strip_prefix(&self.path) {
             Ok(below) if !self.is_file => (below.to_owned(), self.named.join(below)),
             _ => (path.file_name().unwrap_or_default().into(), self.named.clone()),
         };
-        let text = |path: PathBuf| path.to_string_lossy().into_owned();
-        Found { path, shown: text(shown), named: text(named), stat }
+        let shown = shown.to_string_lossy().into_owned();
+        Found { path, target, shown, named: named.to_str().map(str::to_owned), stat }
     }
 }
 
@@ -290,9 +340,22 @@ mod tests {
         symlink(root.path().join("b.txt"), root.path().join("a/inside.txt")).unwrap();
         symlink(other.path().join("secret.txt"), root.path().join("a/outside.txt")).unwrap();
         symlink("nowhere", root.path().join("dangling")).unwrap();
+        symlink(root.path().join(".hidden/x"), root.path().join("a/hidden.txt")).unwrap();
         assert_eq!(shown(&scope(root.path(), &[], &[])), ["a/1.md", "a/2.md", "a/inside.txt", "b.txt"]);
         let named = Scope::new(&[root.path().join("a/.git")], &["*.md".into()], &[]).unwrap();
         assert_eq!(shown(&named), [".git"], "what is named itself is meant");
+    }
+
+    #[test]
+    fn a_path_can_be_told_from_its_key() {
+        let of = |bytes: &[u8]| PathBuf::from(OsString::from_vec(bytes.to_vec()));
+        let paths =
+            [of(b"/a/b.txt"), of(b"/a\xff.txt"), of(b"/a\xfe.txt"), of("/ç\u{fffd}".as_bytes()), of(b"\xe9")];
+        let keys: Vec<_> = paths.iter().map(|path| key_of(path)).collect();
+        assert_eq!((keys[0].as_str(), keys[1].as_str()), ("/a/b.txt", "/a\0ff.txt"));
+        for (path, key) in paths.iter().zip(&keys) {
+            assert_eq!(&path_of(key), path);
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     path::PathBuf,
-    sync::{Arc, atomic::AtomicBool},
+    sync::Arc,
     time::Duration,
 };
 
@@ -15,7 +15,7 @@ use super::{
     Options, Scope,
     job::Jobs,
     run::Sync,
-    state::{self, State},
+    state::{self, Known, State},
 };
 use crate::{
     client::{Client, Error},
@@ -53,7 +53,7 @@ pub(crate) struct Begun {
 /// When the server or the state cannot be used. A file that is refused or fails is counted, and no error.
 pub(crate) async fn begin(
     client: &Client,
-    scope: Scope,
+    mut scope: Scope,
     options: Options,
     state: StateAt,
     output: Output,
@@ -66,7 +66,7 @@ pub(crate) async fn begin(
         patience: (!options.watch).then_some(PATIENCE),
         stop: stop.clone(),
         cut: CancellationToken::new(),
-        away: Arc::new(AtomicBool::new(false)),
+        said: Arc::default(),
     };
     let interrupted = || Begun { summary: Summary::default(), was_interrupted: true };
     let name = options.target.collection.as_deref().unwrap_or(DEFAULT_COLLECTION).to_owned();
@@ -82,21 +82,18 @@ pub(crate) async fn begin(
             Wanted::Stopped => return Ok(interrupted()),
         },
     };
-    let mut opened = match collection {
-        Some(id) => Some(open(&scope, &options, &state, id)?),
-        None => None,
+    let mut state = match collection {
+        Some(id) => open(&mut scope, &options, &state, id)?,
+        None => State::in_memory(),
     };
-    let ends = match &mut opened {
-        Some(state) => match tokio::select! {
-            ends = compare(&jobs, state, &name) => ends?,
-            () = stop.cancelled() => return Ok(interrupted()),
-        } {
-            Some(ends) => ends,
-            None => return Ok(interrupted()),
-        },
-        None => HashMap::new(),
+    let ends = tokio::select! {
+        ends = compare(&jobs, &mut state, &name) => ends?,
+        () = stop.cancelled() => return Ok(interrupted()),
     };
-    Sync::new(jobs, scope, options, opened, ends, output).run().await
+    match ends {
+        Some(ends) => Sync::new(jobs, scope, options, state, ends, output).run().await,
+        None => Ok(interrupted()),
+    }
 }
 
 /// The collection that is wanted.
@@ -139,24 +136,26 @@ async fn collection(jobs: &Jobs, name: &str) -> anyhow::Result<Wanted> {
     Ok(Wanted::Unseen)
 }
 
-fn open(scope: &Scope, options: &Options, at: &StateAt, collection: Uuid) -> anyhow::Result<State> {
+fn open(scope: &mut Scope, options: &Options, at: &StateAt, collection: Uuid) -> anyhow::Result<State> {
     let usage = |text: String| Failure::error(Kind::Usage, text);
     let path = match at {
         StateAt::File(path) => path.clone(),
         _ => state::default_path(collection, scope, options.by_path).map_err(usage)?,
     };
     let opened = State::open(&path, collection).map_err(|error| usage(error.to_string()))?;
-    if opened.was_of_another {
+    if let Some(old) = opened.of_another {
         to_stderr(&format!(
-            "riacho: the state in {} is of another server, tenant or collection, and is not used; a new one takes its place",
-            path.display()
+            "riacho: the state in {} is of another server, tenant or collection, and is not used; it is {} now, and a new one takes its place",
+            path.display(),
+            old.display()
         ));
     }
+    scope.leave_out(State::files(&path));
     Ok(opened.state)
 }
 
-/// Forgets the files whose documents the server has no longer, and gives the states of the others; none where the
-/// process is to end.
+/// Forgets the files whose documents the server has no longer, or with a version of somebody else, and gives the states of
+/// the others; none where the process is to end.
 async fn compare(
     jobs: &Jobs,
     state: &mut State,
@@ -168,15 +167,26 @@ async fn compare(
         let page = jobs.patiently(|| jobs.client.documents(collection, cursor.as_deref())).await;
         let Some(page) = page.map_err(Error::into_failure)? else { return Ok(None) };
         let page = page.map_err(Error::into_failure)?;
-        found.extend(page.documents.into_iter().filter(|d| wanted.contains(&d.id)).map(|d| (d.id, d.state)));
+        found.extend(
+            page.documents
+                .into_iter()
+                .filter(|d| wanted.contains(&d.id))
+                .map(|d| (d.id, (d.version, d.state))),
+        );
         cursor = page.next_cursor;
         if cursor.is_none() {
             break;
         }
     }
-    let gone = state.iter().filter(|(_, known)| !found.contains_key(&known.document));
-    for path in gone.map(|(path, _)| path.clone()).collect::<Vec<_>>() {
+    let is_as_known = |path: &str, known: &Known| {
+        found.get(&known.document).is_some_and(|(version, _)| {
+            // A version whose answer was lost is this ingest's own.
+            known.version == 0 || known.version == *version || state.is_sending(path)
+        })
+    };
+    let others = state.iter().filter(|(path, known)| !is_as_known(path, known));
+    for path in others.map(|(path, _)| path.clone()).collect::<Vec<_>>() {
         state.remove(&path)?;
     }
-    Ok(Some(found))
+    Ok(Some(found.into_iter().map(|(document, (_, state))| (document, state)).collect()))
 }

@@ -1,10 +1,11 @@
 //! What an ingest has uploaded already, in a file that outlives it.
 //!
-//! A line of JSON for each file, the newest last, so that an upload costs a line and a killed process loses none that
-//! it had written. At the start the file is written anew, whole or not at all.
+//! A line of JSON before each upload and one after it, the newest last, so that a killed process loses none. The first
+//! has the upload's key: sent again with it, an upload whose answer was lost is answered as the first time. At the start
+//! the file is written anew, whole or not at all.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
@@ -28,14 +29,23 @@ pub(crate) struct Known {
     pub(crate) size: u64,
     /// Nanoseconds since 1970.
     pub(crate) modified: i64,
+    /// The same; 0 where it is not certain that the file did not change just afterwards.
+    #[serde(default)]
+    pub(crate) changed: i64,
     /// The SHA-256 of what was uploaded; empty where that is not certain.
     pub(crate) sha256: String,
     pub(crate) document: DocumentId,
+    /// The version that was accepted; 0 where it is not known.
+    #[serde(default)]
+    pub(crate) version: u32,
+    /// The document was there before, made by somebody else: it is neither changed nor deleted.
+    #[serde(default)]
+    pub(crate) was_there: bool,
 }
 
 impl Known {
     pub(crate) fn stat(&self) -> Stat {
-        Stat { size: self.size, modified: self.modified }
+        Stat { size: self.size, modified: self.modified, changed: self.changed }
     }
 }
 
@@ -51,9 +61,15 @@ struct Header {
 #[derive(Debug, Serialize, Deserialize)]
 struct Line {
     path: String,
-    /// None where the file was forgotten.
+    /// None where the file was forgotten, or is sent for the first time.
     known: Option<Known>,
+    /// The key of an upload that begins; what is known stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sending: Option<Uuid>,
 }
+
+/// What the lines say of a path.
+type Paths = BTreeMap<String, (Option<Known>, Option<Uuid>)>;
 
 /// The files that a document is of.
 #[derive(Debug, Default)]
@@ -61,16 +77,45 @@ struct Files {
     count: usize,
     /// The SHA-256 that was noted last.
     sha256: String,
+    /// It was made by this ingest.
+    is_ours: bool,
 }
 
 /// The state of an ingest.
 #[derive(Debug)]
 pub(crate) struct State {
-    file: File,
-    known: HashMap<String, Known>,
+    /// None where nothing is kept.
+    file: Option<Lines>,
+    known: BTreeMap<String, Known>,
+    sending: HashMap<String, Uuid>,
     /// Files with the same bytes are one document.
     documents: HashMap<DocumentId, Files>,
+}
+
+/// The file, locked, and how much of it is whole.
+#[derive(Debug)]
+struct Lines {
+    file: File,
+    whole: u64,
+    is_broken: bool,
     _lock: File,
+}
+
+impl Lines {
+    /// Writes a line, in one call. Behind one that could not be written to its end nothing is written: it would not be read.
+    fn write(&mut self, line: &Line) -> io::Result<()> {
+        let mut text = serde_json::to_vec(line)?;
+        text.push(b'\n');
+        if self.is_broken {
+            return Err(io::Error::other("an earlier line could not be written"));
+        }
+        let written = self.file.write_all(&text);
+        match &written {
+            Ok(()) => self.whole += text.len() as u64,
+            Err(_) => self.is_broken = self.file.set_len(self.whole).is_err(),
+        }
+        written
+    }
 }
 
 /// Why a state cannot be used.
@@ -86,16 +131,29 @@ pub(crate) enum Error {
     File { path: String, reason: String },
 }
 
-/// A state, and whether one was found that is of something else.
+/// A state, and where one was put that is of something else.
 #[derive(Debug)]
 pub(crate) struct Opened {
     pub(crate) state: State,
-    pub(crate) was_of_another: bool,
+    pub(crate) of_another: Option<PathBuf>,
 }
 
 impl State {
-    /// Opens the state of an ingest into a collection. One that is of another server, tenant or collection is not used, and a
-    /// new one takes its place.
+    /// A state that is kept nowhere.
+    pub(crate) fn in_memory() -> State {
+        State { file: None, known: BTreeMap::new(), sending: HashMap::new(), documents: HashMap::new() }
+    }
+
+    /// The files of a state, which are no files to ingest.
+    pub(crate) fn files(path: &Path) -> Vec<PathBuf> {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let (Ok(folder), Some(name)) = (folder.canonicalize(), path.file_name()) else { return Vec::new() };
+        let path = folder.join(name);
+        ["", ".lock", ".new", ".old"].iter().map(|ending| with_ending(&path, ending)).collect()
+    }
+
+    /// Opens the state of an ingest into a collection. One that is of another server, tenant or collection is not used: it
+    /// is renamed, and a new one takes its place.
     pub(crate) fn open(path: &Path, collection: Uuid) -> Result<Opened, Error> {
         let shown = path.display().to_string();
         let failed = |reason: String| Error::File { path: shown.clone(), reason };
@@ -116,16 +174,26 @@ impl State {
             Err(error) => return Err(failed(error.to_string())),
         };
         let header = Header { riacho_ingest_state: VERSION, collection };
-        let (known, was_of_another) = match parse(&text, &header) {
-            Ok(Some(known)) => (known, false),
-            Ok(None) => (HashMap::new(), true),
+        let (paths, of_another) = match parse(&text, &header) {
+            Ok(Some(paths)) => (paths, None),
+            Ok(None) => {
+                let old = with_ending(path, ".old");
+                fs::rename(path, &old).map_err(|error| failed(error.to_string()))?;
+                (Paths::new(), Some(old))
+            }
             Err(what) => return Err(Error::Damaged { path: shown, what }),
         };
-        rewrite(path, &header, &known).map_err(|error| failed(format!("{error:#}")))?;
-        let file = OpenOptions::new().append(true).open(path).map_err(|error| failed(error.to_string()))?;
-        let mut state = State { file, known: HashMap::new(), documents: HashMap::new(), _lock: lock };
-        known.into_iter().for_each(|(path, known)| state.learn(path, known));
-        Ok(Opened { state, was_of_another })
+        rewrite(path, &header, &paths).map_err(|error| failed(format!("{error:#}")))?;
+        let opened = OpenOptions::new().append(true).open(path);
+        let file = opened.and_then(|file| Ok((file.metadata()?.len(), file)));
+        let (whole, file) = file.map_err(|error| failed(error.to_string()))?;
+        let mut state = State::in_memory();
+        for (path, (known, sending)) in paths {
+            state.sending.extend(sending.map(|key| (path.clone(), key)));
+            known.into_iter().for_each(|known| state.learn(path.clone(), known));
+        }
+        state.file = Some(Lines { file, whole, is_broken: false, _lock: lock });
+        Ok(Opened { state, of_another })
     }
 
     pub(crate) fn get(&self, path: &str) -> Option<&Known> {
@@ -134,6 +202,45 @@ impl State {
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&String, &Known)> {
         self.known.iter()
+    }
+
+    /// How many files are known.
+    pub(crate) fn len(&self) -> usize {
+        self.known.len()
+    }
+
+    /// The files that are known below a path, or at it.
+    pub(crate) fn below<'s>(&'s self, path: &'s str) -> impl Iterator<Item = &'s String> {
+        let folder = format!("{}/", path.trim_end_matches('/'));
+        let inside = self.known.range(folder.clone()..).map(|(key, _)| key);
+        let inside = inside.take_while(move |key| key.starts_with(&folder));
+        self.known.get_key_value(path).map(|(key, _)| key).into_iter().chain(inside)
+    }
+
+    /// Whether the answer to the last upload of a path was lost.
+    pub(crate) fn is_sending(&self, path: &str) -> bool {
+        self.sending.contains_key(path)
+    }
+
+    /// The key of the upload of a path that begins: that of the one whose answer was lost, or a new one.
+    pub(crate) fn begin(&mut self, path: &str) -> io::Result<Uuid> {
+        if let Some(key) = self.sending.get(path) {
+            return Ok(*key);
+        }
+        let key = Uuid::new_v4();
+        self.write(path, self.known.get(path).cloned(), Some(key))?;
+        self.sending.insert(path.to_owned(), key);
+        Ok(key)
+    }
+
+    /// The next upload of a path is another one: the answer to the last is known, and no good any more.
+    pub(crate) fn begin_anew(&mut self, path: &str) {
+        self.sending.remove(path);
+    }
+
+    /// Whether this ingest made a document.
+    pub(crate) fn is_ours(&self, document: DocumentId) -> bool {
+        self.documents.get(&document).is_some_and(|files| files.is_ours)
     }
 
     /// Whether a document is of other files too.
@@ -148,7 +255,7 @@ impl State {
 
     /// Notes what was uploaded. It outlives this process when this returns.
     pub(crate) fn put(&mut self, path: &str, known: Known) -> io::Result<()> {
-        self.write(path, Some(&known))?;
+        self.write(path, Some(known.clone()), None)?;
         self.forget(path);
         self.learn(path.to_owned(), known);
         Ok(())
@@ -158,17 +265,19 @@ impl State {
         let files = self.documents.entry(known.document).or_default();
         files.count += 1;
         files.sha256.clone_from(&known.sha256);
+        files.is_ours |= !known.was_there;
         self.known.insert(path, known);
     }
 
     /// Notes that a file is of no document any more.
     pub(crate) fn remove(&mut self, path: &str) -> io::Result<()> {
-        self.write(path, None)?;
+        self.write(path, None, None)?;
         self.forget(path);
         Ok(())
     }
 
     fn forget(&mut self, path: &str) {
+        self.sending.remove(path);
         let Some(before) = self.known.remove(path) else { return };
         if let Some(files) = self.documents.get_mut(&before.document) {
             files.count -= 1;
@@ -178,25 +287,27 @@ impl State {
         }
     }
 
-    /// Writes a line, in one call.
-    fn write(&mut self, path: &str, known: Option<&Known>) -> io::Result<()> {
-        let mut text = serde_json::to_vec(&Line { path: path.to_owned(), known: known.cloned() })?;
-        text.push(b'\n');
-        self.file.write_all(&text)
+    fn write(&mut self, path: &str, known: Option<Known>, sending: Option<Uuid>) -> io::Result<()> {
+        let line = Line { path: path.to_owned(), known, sending };
+        self.file.as_mut().map_or(Ok(()), |file| file.write(&line))
     }
 
     /// Sees to it that what was noted outlives the machine.
     pub(crate) fn sync(&self) -> io::Result<()> {
-        self.file.sync_all()
+        self.file.as_ref().map_or(Ok(()), |file| file.file.sync_all())
     }
+}
+
+fn with_ending(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(ending);
+    PathBuf::from(name)
 }
 
 /// Holds a file beside the state; none where another process does.
 fn lock(path: &Path) -> Result<File, Option<io::Error>> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".lock");
-    let opened =
-        OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(PathBuf::from(name));
+    let name = with_ending(path, ".lock");
+    let opened = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(name);
     let file = opened.map_err(Some)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
@@ -207,12 +318,12 @@ fn lock(path: &Path) -> Result<File, Option<io::Error>> {
 
 /// What a state file says; none where it is of something else, and an error where a line cannot be read. A last line
 /// without its end was cut off by a kill, and is left out.
-fn parse(text: &str, wanted: &Header) -> Result<Option<HashMap<String, Known>>, String> {
+fn parse(text: &str, wanted: &Header) -> Result<Option<Paths>, String> {
     let whole = &text[..text.rfind('\n').map_or(0, |at| at + 1)];
     let mut lines = whole.lines().enumerate();
     let Some((_, first)) = lines.next() else {
         return if text.is_empty() {
-            Ok(Some(HashMap::new()))
+            Ok(Some(Paths::new()))
         } else {
             Err("line 1: it has no end".to_owned())
         };
@@ -225,21 +336,21 @@ fn parse(text: &str, wanted: &Header) -> Result<Option<HashMap<String, Known>>, 
             header.riacho_ingest_state
         ));
     }
-    let mut found = HashMap::new();
+    let mut found = Paths::new();
     for (number, line) in lines {
         let line: Line = serde_json::from_str(line).map_err(|error| at(number, error))?;
-        match line.known {
-            Some(known) => found.insert(line.path, known),
-            None => found.remove(&line.path),
-        };
+        match (&line.known, line.sending) {
+            (None, None) => drop(found.remove(&line.path)),
+            _ => drop(found.insert(line.path, (line.known, line.sending))),
+        }
     }
     Ok((header == *wanted).then_some(found))
 }
 
-fn rewrite(path: &Path, header: &Header, known: &HashMap<String, Known>) -> anyhow::Result<()> {
+fn rewrite(path: &Path, header: &Header, paths: &Paths) -> anyhow::Result<()> {
     let mut text = serde_json::to_string(header)?;
-    for (path, known) in known {
-        let line = Line { path: path.clone(), known: Some(known.clone()) };
+    for (path, (known, sending)) in paths {
+        let line = Line { path: path.clone(), known: known.clone(), sending: *sending };
         text.push('\n');
         text.push_str(&serde_json::to_string(&line)?);
     }
@@ -270,8 +381,11 @@ mod tests {
         Known {
             size,
             modified: 7,
+            changed: 8,
             sha256: "ab".into(),
             document: DocumentId(Uuid::from_u128(u128::from(size))),
+            version: 1,
+            was_there: false,
         }
     }
 
@@ -291,16 +405,35 @@ mod tests {
         );
         assert!(!state.has_other_bytes(known(1).document, "cd"), "nothing is of it any more");
         assert!(matches!(State::open(&path, collection), Err(Error::InUse(_))), "one at a time");
+        assert!(state.is_ours(known(3).document) && !state.is_ours(known(9).document));
+        let key = state.begin("/e").unwrap();
+        assert_eq!(state.begin("/a").unwrap(), state.begin("/a").unwrap());
+        state.put("/a", known(3)).unwrap();
         drop(state);
         let mut text = fs::read_to_string(&path).unwrap();
         text.push_str("{\"path\": \"/d\", \"kno");
         fs::write(&path, text).unwrap();
         for _ in 0..2 {
-            let opened = State::open(&path, collection).unwrap();
-            assert!(!opened.was_of_another);
+            let mut opened = State::open(&path, collection).unwrap();
+            assert!(opened.of_another.is_none());
+            assert!(opened.state.is_sending("/e") && !opened.state.is_sending("/a"));
+            assert_eq!(opened.state.begin("/e").unwrap(), key, "its answer was lost");
             let (a, c) = (opened.state.get("/a"), opened.state.get("/c"));
             assert_eq!((a, c, opened.state.iter().count()), (Some(&known(3)), Some(&known(3)), 2));
         }
+    }
+
+    #[test]
+    fn what_lies_below_a_path_is_found_and_nothing_else() {
+        let mut state = State::in_memory();
+        for path in ["/a", "/a/b", "/a/c/d", "/a-b", "/a0", "/b"] {
+            state.put(path, known(1)).unwrap();
+        }
+        assert_eq!(state.below("/a").collect::<Vec<_>>(), ["/a", "/a/b", "/a/c/d"]);
+        assert_eq!(
+            (state.below("/a/b").count(), state.below("/").count(), state.below("/x").count()),
+            (1, 6, 0)
+        );
     }
 
     #[test]
@@ -309,8 +442,9 @@ mod tests {
         let path = folder.path().join("state");
         State::open(&path, Uuid::from_u128(1)).unwrap().state.put("/a", known(1)).unwrap();
         let opened = State::open(&path, Uuid::from_u128(2)).unwrap();
-        assert!(opened.was_of_another && opened.state.iter().next().is_none());
-        drop(opened);
+        let kept = fs::read_to_string(opened.of_another.unwrap()).unwrap();
+        assert!(kept.contains("/a") && opened.state.iter().next().is_none());
+        drop(opened.state);
         let good = fs::read_to_string(&path).unwrap();
         for bad in [
             "nonsense".to_owned(),

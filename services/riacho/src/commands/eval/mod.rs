@@ -115,7 +115,7 @@ async fn ingest(client: &Client, documents: &[Document]) -> Result<Places, Error
     let target = &Target { collection: None, lane: Lane::Bulk };
     let accepted: Vec<_> = stream::iter(documents.iter().enumerate())
         .map(|(place, document)| async move {
-            match client.upload(&upload(place, document), target).await {
+            match client.upload_put_off(&upload(place, document), target).await {
                 Ok(accepted) => Ok(Some((place, accepted.id))),
                 // An empty file, say: it is not searchable, and that is part of the result.
                 Err(Error::Refused { .. }) => Ok(None),
@@ -150,7 +150,7 @@ fn upload(place: usize, document: &Document) -> Upload {
         None => document.text.clone(),
     };
     let filename = format!("{place}.{}", if title.is_some() { "md" } else { "txt" });
-    Upload { filename, content: Content::Bytes(Bytes::from(text)), external_id: None }
+    Upload { filename, content: Content::Bytes(Bytes::from(text)), external_id: None, idempotency_key: None }
 }
 
 async fn measure_mode(

@@ -24,6 +24,7 @@ pub(super) async fn run(output: Output, client: &Client) -> anyhow::Result<()> {
     let uploads = SAMPLES.iter().map(|(name, bytes)| Upload {
         filename: (*name).to_owned(),
         content: Content::Bytes(Bytes::from_static(bytes)),
+        idempotency_key: None,
         external_id: None,
     });
     let options = Options {

@@ -1,10 +1,12 @@
 //! The loop of an ingest: what is found becomes jobs, and what jobs say is noted.
 
+mod found;
+mod noted;
 mod removed;
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -18,7 +20,7 @@ use super::{
     changes::{Change, Changes},
     job::{Done, Jobs},
     rest::Resting,
-    scan::{Found, Looked, Stat},
+    scan::{Found, Stat},
     start::Begun,
     state::{Known, State},
 };
@@ -37,6 +39,11 @@ const GRACE: Duration = Duration::from_secs(10);
 /// How often a file is tried that changes while it is read, where nobody watches.
 const TRIES: u32 = 3;
 
+/// For how long files that are gone wait for what else is to be done, at most.
+const GONE_WAITS: Duration = Duration::from_secs(60);
+/// How long nothing is started after a file was put off.
+const PUT_OFF: Duration = Duration::from_secs(15);
+
 /// What a job did.
 enum Outcome {
     Brought(Found, Result<Done, Error>),
@@ -47,7 +54,7 @@ pub(super) struct Sync {
     jobs: Jobs,
     scope: std::sync::Arc<Scope>,
     options: Options,
-    state: Option<State>,
+    state: State,
     /// What the server said at the start of the documents that are known.
     ends: HashMap<DocumentId, DocumentState>,
     output: Output,
@@ -65,14 +72,26 @@ pub(super) struct Sync {
     /// Documents that were deleted: an upload may have been answered with one just before.
     deleted: HashSet<DocumentId>,
     to_follow: VecDeque<(String, Accepted)>,
-    following: JoinSet<Result<Ended, Error>>,
+    following: JoinSet<(String, DocumentId, Result<Ended, Error>)>,
     resting: Resting,
-    /// Files that are gone. Their documents are deleted when nothing else is to be done: what only has another name now
-    /// is to be found under that first.
-    gone: Vec<PathBuf>,
+    /// Files that are gone, and since when. Their documents are deleted when nothing else is to be done: what only has
+    /// another name now is to be found under that first.
+    gone: HashMap<PathBuf, Instant>,
+    /// Documents to be deleted, with the keys of their files.
+    to_delete: VecDeque<(String, DocumentId)>,
+    /// What was said of files that are gone and whose documents stay.
+    said_of_gone: HashSet<String>,
     /// Files that were refused as they are.
     refused: HashMap<PathBuf, Stat>,
+    /// Folders and files that cannot be read, of which it was said.
+    unreadable: HashSet<PathBuf>,
     tries: HashMap<PathBuf, u32>,
+    /// Refusals for now, of which it was said.
+    put_off: HashSet<String>,
+    /// Files that the summary counts already.
+    counted: HashSet<PathBuf>,
+    /// Nothing is started before, since the server refuses everything for now.
+    paused_until: Option<Instant>,
 }
 
 impl Sync {
@@ -80,7 +99,7 @@ impl Sync {
         jobs: Jobs,
         scope: Scope,
         options: Options,
-        state: Option<State>,
+        state: State,
         ends: HashMap<DocumentId, DocumentState>,
         output: Output,
     ) -> Sync {
@@ -104,9 +123,15 @@ impl Sync {
             deleted: HashSet::new(),
             to_follow: VecDeque::new(),
             following: JoinSet::new(),
-            gone: Vec::new(),
+            gone: HashMap::new(),
+            to_delete: VecDeque::new(),
+            said_of_gone: HashSet::new(),
             refused: HashMap::new(),
+            unreadable: HashSet::new(),
             tries: HashMap::new(),
+            put_off: HashSet::new(),
+            counted: HashSet::new(),
+            paused_until: None,
         }
     }
 
@@ -136,9 +161,7 @@ impl Sync {
         if was_interrupted || ended.is_err() {
             self.finish().await;
         }
-        if let Some(state) = &self.state {
-            state.sync().context("cannot keep the state")?;
-        }
+        self.state.sync().context("cannot keep the state")?;
         self.progress.finish();
         ended?;
         self.summary.seconds = self.begun.elapsed().as_secs_f64();
@@ -150,12 +173,18 @@ impl Sync {
         loop {
             self.start()?;
             // What there was room for runs now, so nothing waits where nothing runs.
-            if changes.is_none() && self.running.is_empty() && self.following.is_empty() {
+            if changes.is_none()
+                && self.running.is_empty()
+                && self.following.is_empty()
+                && self.gone.is_empty()
+            {
                 return Ok(());
             }
-            let rest = self.resting.next();
-            let rested = async {
-                match rest {
+            let now = Instant::now();
+            let later =
+                [self.resting.next(), self.paused_until, self.gone_due(now)].into_iter().flatten().min();
+            let is_time = async {
+                match later {
                     Some(at) => tokio::time::sleep_until(at).await,
                     None => std::future::pending().await,
                 }
@@ -175,7 +204,7 @@ impl Sync {
                     Change::At(path) => self.changed(&path),
                     Change::Anywhere => look_again = Instant::now(),
                 },
-                () = rested => self.rested(),
+                () = is_time => self.rested(),
                 () = tokio::time::sleep_until(look_again), if self.options.watch => {
                     self.look_at_all(false).await?;
                     look_again = Instant::now() + self.options.rescan;
@@ -186,259 +215,40 @@ impl Sync {
 
     /// Starts what there is room for.
     fn start(&mut self) -> anyhow::Result<()> {
-        let mut turns = self.waiting.len();
+        let now = Instant::now();
+        if self.paused_until.is_some_and(|until| until <= now) {
+            self.paused_until = None;
+        }
+        let mut turns = if self.paused_until.is_none() { self.waiting.len() } else { 0 };
         while self.running.len() < self.options.concurrency.max(1) && turns > 0 {
             turns -= 1;
             let Some(found) = self.waiting.pop_front() else { break };
-            let known = self.state.as_ref().and_then(|state| state.get(&found.key()).cloned());
+            let key = found.key();
+            let known = self.state.get(&key).cloned();
             let document = known.as_ref().map(|known| known.document);
             if document.is_some_and(|document| !self.documents.insert(document)) {
                 self.waiting.push_back(found);
                 continue;
             }
-            // A document of several files keeps the bytes of the others.
-            let is_shared = |document| self.state.as_ref().is_some_and(|state| state.is_shared(document));
-            let replace = document.filter(|document| !is_shared(*document));
+            // A document of several files keeps the bytes of the others, and one of somebody else keeps its own.
+            let is_own = |known: &&Known| !known.was_there && !self.state.is_shared(known.document);
+            let replace = known.as_ref().filter(is_own).map(|known| known.document);
+            let key = self.state.begin(&key).context("cannot keep the state")?;
             let jobs = self.jobs.clone();
             self.running.spawn(async move {
-                let done = jobs.bring(&found, known, replace).await;
+                let done = jobs.bring(&found, known, replace, key).await;
                 Outcome::Brought(found, done)
             });
         }
-        if self.waiting.is_empty() && self.running.is_empty() {
-            for path in std::mem::take(&mut self.gone) {
-                self.removed(path)?;
-            }
-        }
+        self.delete_what_is_gone(now)?;
         while self.following.len() < FOLLOWED {
             let Some((file, accepted)) = self.to_follow.pop_front() else { break };
             let (client, wait) = (self.jobs.client.clone(), self.options.wait);
-            self.following.spawn(async move { end_of(&client, file, Ok(accepted), wait).await });
+            self.following.spawn(async move {
+                let document = accepted.id;
+                (file.clone(), document, end_of(&client, file, Ok(accepted), wait).await)
+            });
         }
-        Ok(())
-    }
-
-    /// Looks at everything.
-    async fn look_at_all(&mut self, is_first: bool) -> anyhow::Result<()> {
-        let scope = std::sync::Arc::clone(&self.scope);
-        let (found, errors) = tokio::task::spawn_blocking(move || scope.walk()).await?;
-        if is_first {
-            match errors.first() {
-                Some(error) if !self.options.watch => {
-                    return Err(Failure::error(Kind::Usage, error.clone()));
-                }
-                _ => errors.iter().for_each(|error| to_stderr(&format!("riacho: {error}"))),
-            }
-            if found.is_empty() && !self.options.watch && !self.options.delete {
-                return Err(Failure::error(Kind::Usage, "there are no files in what was named"));
-            }
-        }
-        let there: HashSet<String> = found.iter().map(Found::key).collect();
-        let empty = if is_first { self.scope.empty_roots(&found) } else { Vec::new() };
-        for file in found {
-            self.found(file, is_first);
-        }
-        if self.options.delete {
-            self.look_for_removed(&there, &empty, is_first);
-        }
-        Ok(())
-    }
-
-    /// Somebody says that something changed at a path.
-    fn changed(&mut self, path: &Path) {
-        match self.scope.look(path) {
-            Looked::File(found) => self.found(found, false),
-            Looked::Folder(found) => found.into_iter().for_each(|file| self.found(file, false)),
-            Looked::Absent if self.options.delete => {
-                let below = self.state.iter().flat_map(|state| state.iter());
-                let gone =
-                    below.map(|(known, _)| PathBuf::from(known)).filter(|known| known.starts_with(path));
-                for path in gone.collect::<Vec<_>>() {
-                    self.resting.note(&path, None, Instant::now());
-                }
-            }
-            Looked::Absent | Looked::NotMeant => {}
-        }
-    }
-
-    /// A file as it looks now.
-    fn found(&mut self, found: Found, is_first: bool) {
-        let known = self.state.as_ref().and_then(|state| state.get(&found.key()));
-        if let Some(known) = known.filter(|known| known.stat() == found.stat && !known.sha256.is_empty()) {
-            if is_first {
-                let document = known.document;
-                self.unchanged(found.shown, document);
-            }
-            return;
-        }
-        if self.refused.get(&found.path) == Some(&found.stat) {
-            return;
-        }
-        if !self.options.watch || (is_first && found.stat.is_older(self.options.settle)) {
-            self.take(found);
-        } else {
-            self.resting.note(&found.path, Some(found.stat), Instant::now());
-        }
-    }
-
-    /// A file that was uploaded by an earlier ingest.
-    fn unchanged(&mut self, shown: String, document: DocumentId) {
-        let state = self.ends.get(&document).copied().unwrap_or(DocumentState::Releasing);
-        self.summary.unchanged += 1;
-        if self.options.wait && state != DocumentState::Ready {
-            self.progress.expect(1);
-            self.to_follow.push_back((shown, Accepted { id: document, version: 0, state, duplicate: false }));
-        } else {
-            self.summary.files += 1;
-            self.summary.ready += u64::from(state == DocumentState::Ready);
-            self.summary.accepted += u64::from(state != DocumentState::Ready);
-        }
-    }
-
-    fn take(&mut self, found: Found) {
-        if self.busy.insert(found.path.clone()) {
-            self.progress.expect(1);
-            self.waiting.push_back(found);
-        }
-    }
-
-    /// Takes what has been at rest for long enough.
-    fn rested(&mut self) {
-        let now = Instant::now();
-        for (path, before) in self.resting.due(now) {
-            if self.busy.contains(&path) {
-                self.resting.note(&path, before, now);
-                continue;
-            }
-            match self.scope.look(&path) {
-                Looked::File(found) if Some(found.stat) == before => self.take(found),
-                Looked::File(found) => self.resting.note(&path, Some(found.stat), now),
-                Looked::Absent if before.is_none() => self.gone.push(path),
-                Looked::Absent => self.resting.note(&path, None, now),
-                Looked::Folder(_) | Looked::NotMeant => {}
-            }
-        }
-    }
-
-    /// Nobody works on a document any more: files that were answered with it meanwhile are looked at again.
-    fn release(&mut self, document: DocumentId) {
-        self.documents.remove(&document);
-        self.waiting.extend(self.held.remove(&document).into_iter().flatten());
-    }
-
-    /// Whether a file was answered with a document that gets other bytes, or goes, at the same time: its own bytes are then
-    /// nowhere. Such is a file that has another name now, while something new stands under its old one.
-    fn is_overtaken(&mut self, found: &Found, known: &Known, accepted: &Accepted) -> bool {
-        let document = accepted.id;
-        if !accepted.duplicate {
-            return false;
-        }
-        if self.documents.contains(&document) {
-            self.held.entry(document).or_default().push(found.clone());
-            return true;
-        }
-        let has_others = |state: &State| state.has_other_bytes(document, &known.sha256);
-        let is_doubtful = self.deleted.contains(&document) || self.state.as_ref().is_some_and(has_others);
-        let tries = self.tries.entry(found.path.clone()).or_insert(0);
-        // Somebody else may have given the document these bytes.
-        if !is_doubtful || *tries >= TRIES {
-            return false;
-        }
-        *tries += 1;
-        self.waiting.push_back(found.clone());
-        true
-    }
-
-    fn note(&mut self, outcome: Outcome) -> anyhow::Result<()> {
-        match outcome {
-            Outcome::Brought(found, done) => {
-                let known = self.state.as_ref().and_then(|state| state.get(&found.key()));
-                let document = known.map(|known| known.document);
-                let done = done.map_err(Error::into_failure)?;
-                let noted = match done {
-                    Done::Uploaded(known, accepted)
-                        if document != Some(accepted.id) && self.is_overtaken(&found, &known, &accepted) =>
-                    {
-                        Ok(())
-                    }
-                    done => {
-                        self.busy.remove(&found.path);
-                        self.brought(found, done)
-                    }
-                };
-                // Only now: what waits for the document has to see what became of it.
-                if let Some(document) = document {
-                    self.release(document);
-                }
-                noted
-            }
-            Outcome::Deleted(key, document, answer) => self.note_deleted(key, document, answer),
-        }
-    }
-
-    fn brought(&mut self, found: Found, done: Done) -> anyhow::Result<()> {
-        match done {
-            Done::Same(known) => {
-                let document = known.document;
-                self.keep(&found.key(), known)?;
-                self.unchanged(found.shown, document);
-                self.progress.expect(-1);
-            }
-            Done::Uploaded(known, accepted) => {
-                let is_certain = !known.sha256.is_empty();
-                self.keep(&found.key(), known)?;
-                self.progress.uploaded();
-                self.summary.uploaded += 1;
-                if !is_certain && self.options.watch {
-                    self.resting.note(&found.path, Some(found.stat), Instant::now());
-                }
-                self.to_follow.push_back((found.shown, accepted));
-            }
-            Done::Refused(error) => {
-                self.is_fatal(&error)?;
-                self.refused.insert(found.path, found.stat);
-                let ended = crate::ingest::refused(found.shown, &error);
-                self.progress.ended(&ended);
-                self.summary.add(&ended);
-            }
-            Done::Moving => self.moving(found),
-            Done::Stopped => {}
-        }
-        Ok(())
-    }
-
-    /// A file changed while it was read.
-    fn moving(&mut self, found: Found) {
-        self.progress.expect(-1);
-        if self.options.watch {
-            return self.resting.note(&found.path, Stat::of(&found.path).ok(), Instant::now());
-        }
-        let tries = self.tries.entry(found.path.clone()).or_insert(0);
-        *tries += 1;
-        let ended = match self.scope.look(&found.path) {
-            Looked::File(found) if *tries < TRIES => return self.take(found),
-            Looked::File(_) => "it changes while it is read",
-            _ => "it is not there any more",
-        };
-        let ended = crate::ingest::refused(found.shown, &std::io::Error::other(ended).into());
-        self.progress.expect(1);
-        self.progress.ended(&ended);
-        self.summary.add(&ended);
-    }
-
-    fn followed(&mut self, ended: Result<Ended, Error>) -> anyhow::Result<()> {
-        let ended = match ended {
-            Ok(ended) => ended,
-            Err(error) if self.options.watch => {
-                // It is accepted; what becomes of it is in the server. It may have been deleted there.
-                self.is_fatal(&error)?;
-                to_stderr(&format!("riacho: {error}; a document is not followed any more"));
-                return Ok(());
-            }
-            Err(error) => return Err(error.into_failure()),
-        };
-        self.progress.ended(&ended);
-        self.summary.add(&ended);
         Ok(())
     }
 
@@ -454,20 +264,6 @@ impl Sync {
         }
     }
 
-    fn keep(&mut self, key: &str, known: Known) -> anyhow::Result<()> {
-        match &mut self.state {
-            Some(state) => state.put(key, known).context("cannot keep the state"),
-            None => Ok(()),
-        }
-    }
-
-    fn forget(&mut self, key: &str) -> anyhow::Result<()> {
-        match &mut self.state {
-            Some(state) => state.remove(key).context("cannot keep the state"),
-            None => Ok(()),
-        }
-    }
-
     /// After a signal: what is on its way is finished, and noted.
     async fn finish(&mut self) {
         self.jobs.stop.cancel();
@@ -479,7 +275,11 @@ impl Sync {
             tokio::select! {
                 outcome = self.running.join_next() => match outcome {
                     None => break,
-                    Some(Ok(outcome)) => drop(self.note(outcome)),
+                    Some(Ok(outcome)) => {
+                        if let Err(error) = self.note(outcome) {
+                            to_stderr(&format!("riacho: {error:#}"));
+                        }
+                    }
                     Some(Err(_)) => {}
                 },
                 () = &mut grace, if !cut.is_cancelled() => cut.cancel(),
