@@ -29,6 +29,11 @@ const DEFAULT_URL: &str = "http://127.0.0.1:8000";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a server may stay silent, or take nothing of what is sent.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
+/// How much of a body the system may have taken and not sent yet, in bytes, and how much of that it sends in a second at the
+/// least. A network that stands still shows sooner: see [`NETWORK_TIMEOUT`].
+const BUFFERED: (u64, u64) = (8 << 20, 16 << 10);
+/// How long the other end may leave unconfirmed what was sent.
+const NETWORK_TIMEOUT: Duration = Duration::from_secs(60);
 /// How much of a body is sent at a time.
 const PIECE_BYTES: usize = 64 << 10;
 /// How often a request is sent again that the server asked to send later.
@@ -204,7 +209,8 @@ impl Client {
             reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).user_agent(agent)
         };
         let http = builder().read_timeout(READ_TIMEOUT).build().context("cannot make an HTTP client")?;
-        let uploads = builder().build().context("cannot make an HTTP client")?;
+        let uploads = builder().tcp_user_timeout(NETWORK_TIMEOUT).tcp_keepalive(NETWORK_TIMEOUT / 4);
+        let uploads = uploads.build().context("cannot make an HTTP client")?;
         Ok(Client { http, uploads, url: url.trim_end_matches('/').to_owned(), key: key.to_owned() })
     }
 
@@ -256,9 +262,9 @@ impl Client {
         let answer = async { self.answer(self.send(request).await?).await };
         tokio::select! {
             answer = answer => answer,
-            () = sent.stalls() => Err(Error::Unreachable {
+            patience = sent.stalls(size) => Err(Error::Unreachable {
                 url: self.url.clone(),
-                reason: format!("nothing went on for {} s", READ_TIMEOUT.as_secs()),
+                reason: format!("nothing went on for {} s", patience.as_secs()),
             }),
         }
     }
@@ -380,14 +386,16 @@ impl Sent {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
-    /// Waits until nothing more was sent for too long, the answer to the last of it included.
-    async fn stalls(&self) {
+    /// Waits until nothing more was sent of a body of `size` bytes for too long, the answer to the last of it included, and
+    /// says how long that was.
+    async fn stalls(&self, size: u64) -> Duration {
+        let patience = READ_TIMEOUT + Duration::from_secs(size.min(BUFFERED.0) / BUFFERED.1);
         loop {
             let last = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            if last.elapsed() >= READ_TIMEOUT {
-                return;
+            if last.elapsed() >= patience {
+                return patience;
             }
-            tokio::time::sleep_until(last + READ_TIMEOUT).await;
+            tokio::time::sleep_until(last + patience).await;
         }
     }
 }
