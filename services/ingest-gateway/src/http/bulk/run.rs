@@ -333,7 +333,7 @@ impl Run {
                     if accepted.duplicate {
                         payment.give_back().await;
                     } else {
-                        payment.is_for_good();
+                        payment.use_up();
                     }
                     ItemBody::accepted(place, name, &accepted)
                 }
@@ -343,7 +343,7 @@ impl Run {
                     if problem.is_of_server() || problem.is_internal() {
                         payment.give_back().await;
                     } else {
-                        payment.is_for_good();
+                        payment.use_up();
                     }
                     ItemBody::refused(place, Some(name), problem)
                 }
@@ -361,7 +361,7 @@ pub(super) struct Payment {
 
 impl Payment {
     /// Something new came of it.
-    fn is_for_good(mut self) {
+    fn use_up(mut self) {
         self.token = None;
     }
 
