@@ -79,6 +79,8 @@ struct Files {
     sha256: String,
     /// It was made by this ingest.
     is_ours: bool,
+    /// Files that were noted before it was known that it was.
+    doubtful: usize,
 }
 
 /// The state of an ingest.
@@ -256,8 +258,27 @@ impl State {
     /// Notes what was uploaded. It outlives this process when this returns.
     pub(crate) fn put(&mut self, path: &str, known: Known) -> io::Result<()> {
         self.write(path, Some(known.clone()), None)?;
+        let document = known.document;
         self.forget(path);
         self.learn(path.to_owned(), known);
+        self.settle_doubts(document)
+    }
+
+    /// A document that this ingest made is its own for each of its files, in whatever order their uploads were answered.
+    fn settle_doubts(&mut self, document: DocumentId) -> io::Result<()> {
+        let Some(files) = self.documents.get_mut(&document) else { return Ok(()) };
+        if !files.is_ours || std::mem::take(&mut files.doubtful) == 0 {
+            return Ok(());
+        }
+        let is_doubtful = |known: &Known| known.document == document && known.was_there;
+        let paths: Vec<String> =
+            self.known.iter().filter(|(_, known)| is_doubtful(known)).map(|(path, _)| path.clone()).collect();
+        for path in paths {
+            let Some(known) = self.known.get_mut(&path) else { continue };
+            known.was_there = false;
+            let known = known.clone();
+            self.write(&path, Some(known), None)?;
+        }
         Ok(())
     }
 
@@ -266,6 +287,7 @@ impl State {
         files.count += 1;
         files.sha256.clone_from(&known.sha256);
         files.is_ours |= !known.was_there;
+        files.doubtful += usize::from(known.was_there);
         self.known.insert(path, known);
     }
 
@@ -281,6 +303,7 @@ impl State {
         let Some(before) = self.known.remove(path) else { return };
         if let Some(files) = self.documents.get_mut(&before.document) {
             files.count -= 1;
+            files.doubtful = files.doubtful.saturating_sub(usize::from(before.was_there));
             if files.count == 0 {
                 self.documents.remove(&before.document);
             }
@@ -373,92 +396,4 @@ pub(crate) fn default_path(collection: Uuid, scope: &Scope, by_path: bool) -> Re
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    fn known(size: u64) -> Known {
-        Known {
-            size,
-            modified: 7,
-            changed: 8,
-            sha256: "ab".into(),
-            document: DocumentId(Uuid::from_u128(u128::from(size))),
-            version: 1,
-            was_there: false,
-        }
-    }
-
-    #[test]
-    fn what_was_noted_is_there_again_also_after_a_kill_amid_a_line() {
-        let folder = tempfile::tempdir().unwrap();
-        let (path, collection) = (folder.path().join("sub/state"), Uuid::from_u128(1));
-        let mut state = State::open(&path, collection).unwrap().state;
-        state.put("/a", known(1)).unwrap();
-        state.put("/b", known(2)).unwrap();
-        state.put("/a", known(3)).unwrap();
-        state.put("/c", known(3)).unwrap();
-        state.remove("/b").unwrap();
-        assert!(state.is_shared(known(3).document) && !state.is_shared(known(1).document));
-        assert!(
-            state.has_other_bytes(known(3).document, "cd") && !state.has_other_bytes(known(3).document, "ab")
-        );
-        assert!(!state.has_other_bytes(known(1).document, "cd"), "nothing is of it any more");
-        assert!(matches!(State::open(&path, collection), Err(Error::InUse(_))), "one at a time");
-        assert!(state.is_ours(known(3).document) && !state.is_ours(known(9).document));
-        let key = state.begin("/e").unwrap();
-        assert_eq!(state.begin("/a").unwrap(), state.begin("/a").unwrap());
-        state.put("/a", known(3)).unwrap();
-        drop(state);
-        let mut text = fs::read_to_string(&path).unwrap();
-        text.push_str("{\"path\": \"/d\", \"kno");
-        fs::write(&path, text).unwrap();
-        for _ in 0..2 {
-            let mut opened = State::open(&path, collection).unwrap();
-            assert!(opened.of_another.is_none());
-            assert!(opened.state.is_sending("/e") && !opened.state.is_sending("/a"));
-            assert_eq!(opened.state.begin("/e").unwrap(), key, "its answer was lost");
-            let (a, c) = (opened.state.get("/a"), opened.state.get("/c"));
-            assert_eq!((a, c, opened.state.iter().count()), (Some(&known(3)), Some(&known(3)), 2));
-        }
-    }
-
-    #[test]
-    fn what_lies_below_a_path_is_found_and_nothing_else() {
-        let mut state = State::in_memory();
-        for path in ["/a", "/a/b", "/a/c/d", "/a-b", "/a0", "/b"] {
-            state.put(path, known(1)).unwrap();
-        }
-        assert_eq!(state.below("/a").collect::<Vec<_>>(), ["/a", "/a/b", "/a/c/d"]);
-        assert_eq!(
-            (state.below("/a/b").count(), state.below("/").count(), state.below("/x").count()),
-            (1, 6, 0)
-        );
-    }
-
-    #[test]
-    fn a_state_of_another_collection_is_not_used_and_a_damaged_one_says_what_to_do() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("state");
-        State::open(&path, Uuid::from_u128(1)).unwrap().state.put("/a", known(1)).unwrap();
-        let opened = State::open(&path, Uuid::from_u128(2)).unwrap();
-        let kept = fs::read_to_string(opened.of_another.unwrap()).unwrap();
-        assert!(kept.contains("/a") && opened.state.iter().next().is_none());
-        drop(opened.state);
-        let good = fs::read_to_string(&path).unwrap();
-        for bad in [
-            "nonsense".to_owned(),
-            format!("{good}nonsense\n"),
-            good.replace("state\":1", "state\":99"),
-            format!("{good}{{\"path\": \"/a\", \"known\": {{}}}}\n"),
-        ] {
-            fs::write(&path, &bad).unwrap();
-            let error = State::open(&path, Uuid::from_u128(2)).unwrap_err().to_string();
-            assert!(
-                error.contains("damaged") && error.contains("Remove it") && error.contains("--state"),
-                "{error}"
-            );
-            assert_eq!(fs::read_to_string(&path).unwrap(), bad, "it is not touched");
-        }
-    }
-}
+mod tests;
