@@ -100,9 +100,6 @@ pub struct Config {
 /// A process that unpacks maps up to 200 MiB of the program before it has read anything.
 const MIN_UNPACK_MEMORY_BYTES: u64 = 256 << 20;
 
-/// The longest that a request with many documents may be let take: a week.
-const MAX_BULK_SECONDS: u64 = 7 * 86_400;
-
 /// What a request with many documents may hold: lines of JSON, or an archive.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -230,18 +227,11 @@ impl Config {
             );
             return Err(("bulk.unpack_memory_bytes", message));
         }
-        let too_long = |seconds: u64| format!("{seconds} is more than a week, {MAX_BULK_SECONDS}");
         let none = "0 would refuse every request".to_owned();
         match &self.bulk {
             BulkConfig { max_requests: 0, .. } => Err(("bulk.max_requests", none)),
             BulkConfig { max_requests_per_tenant: 0, .. } => Err(("bulk.max_requests_per_tenant", none)),
             BulkConfig { max_seconds: 0, .. } => Err(("bulk.max_seconds", none)),
-            bulk if bulk.max_seconds > MAX_BULK_SECONDS => {
-                Err(("bulk.max_seconds", too_long(bulk.max_seconds)))
-            }
-            bulk if bulk.rate_wait_seconds > MAX_BULK_SECONDS => {
-                Err(("bulk.rate_wait_seconds", too_long(bulk.rate_wait_seconds)))
-            }
             _ => Ok(()),
         }
     }

@@ -54,19 +54,6 @@ impl Counted {
     }
 }
 
-/// Whose bucket a token is of.
-#[derive(Debug, Clone, Copy)]
-enum Bucket {
-    /// In Redis.
-    Shared,
-    /// This process's, while Redis is away.
-    Here,
-}
-
-/// A token of the uploads that was taken; none where uploads are not limited.
-#[derive(Debug)]
-pub(crate) struct UploadToken(Option<(Rate, Bucket)>);
-
 /// The buckets of all tenants.
 #[derive(Debug, Default)]
 pub(crate) struct Rates(Mutex<State>);
@@ -115,7 +102,7 @@ impl Rates {
         seen: Option<&RatesSeen>,
     ) -> Result<(), Problem> {
         let Some(rate) = counted.rate(limits) else { return Ok(()) };
-        let (token, _) = self.token(streams, tenant, counted, rate, taken).await;
+        let token = self.token(streams, tenant, counted, rate, taken).await;
         if let Some(seen) = seen {
             seen.note(counted.as_str(), rate, token);
         }
@@ -131,32 +118,25 @@ impl Rates {
         streams: &Streams,
         tenant: &TenantId,
         limits: &Limits,
-    ) -> Result<UploadToken, Duration> {
-        let Some(rate) = Counted::Uploads.rate(limits) else { return Ok(UploadToken(None)) };
-        let (token, bucket) = self.token(streams, tenant, Counted::Uploads, rate, Taken::ONE).await;
-        token.wait.map_or(Ok(UploadToken(Some((rate, bucket)))), Err)
+    ) -> Result<(), Duration> {
+        let Some(rate) = Counted::Uploads.rate(limits) else { return Ok(()) };
+        let token = self.token(streams, tenant, Counted::Uploads, rate, Taken::ONE).await;
+        token.wait.map_or(Ok(()), Err)
     }
 
-    /// Gives a token of the uploads back to the bucket that it is of: nothing new came of it. One that Redis cannot take back
-    /// is lost.
-    pub(crate) async fn give_back(&self, streams: &Streams, tenant: &TenantId, token: UploadToken) {
+    /// Gives a token of the uploads back: it was paid for what turned out to be there already.
+    pub(crate) async fn give_upload_back(&self, streams: &Streams, tenant: &TenantId, limits: &Limits) {
         let counted = Counted::Uploads;
-        match token.0 {
-            None => {}
-            Some((rate, Bucket::Shared)) => {
-                if let Err(error) = streams.give_token_back(tenant, counted.as_str(), rate).await {
-                    tracing::debug!(%error, "a token was not given back");
-                }
-            }
-            Some((rate, Bucket::Here)) => {
-                if let Some(full_at) = self.lock().full_at.get_mut(&(tenant.clone(), counted)) {
-                    *full_at = full_at.checked_sub(rate.every).unwrap_or(*full_at);
-                }
-            }
+        let Some(rate) = counted.rate(limits) else { return };
+        if !self.is_away() && streams.give_token_back(tenant, counted.as_str(), rate).await.is_ok() {
+            return;
+        }
+        if let Some(full_at) = self.lock().full_at.get_mut(&(tenant.clone(), counted)) {
+            *full_at = full_at.checked_sub(rate.every).unwrap_or(*full_at);
         }
     }
 
-    /// Asks Redis for tokens, or this process while Redis is away; also says whose they are.
+    /// Asks Redis for tokens, or this process while Redis is away.
     async fn token(
         &self,
         streams: &Streams,
@@ -164,20 +144,21 @@ impl Rates {
         counted: Counted,
         rate: Rate,
         taken: Taken,
-    ) -> (Token, Bucket) {
-        if !self.is_away() {
-            match streams.take_tokens(tenant, counted.as_str(), rate, taken).await {
-                Ok(token) => {
-                    self.is_back();
-                    return (token, Bucket::Shared);
-                }
-                Err(error) => {
-                    tracing::debug!(%error, "rates are kept by this gateway alone");
-                    self.lock().away_until = Some(Instant::now() + AWAY);
-                }
+    ) -> Token {
+        if self.is_away() {
+            return self.take_here(tenant, counted, rate, taken, Instant::now());
+        }
+        match streams.take_tokens(tenant, counted.as_str(), rate, taken).await {
+            Ok(token) => {
+                self.is_back();
+                token
+            }
+            Err(error) => {
+                tracing::debug!(%error, "rates are kept by this gateway alone");
+                self.lock().away_until = Some(Instant::now() + AWAY);
+                self.take_here(tenant, counted, rate, taken, Instant::now())
             }
         }
-        (self.take_here(tenant, counted, rate, taken, Instant::now()), Bucket::Here)
     }
 
     fn is_away(&self) -> bool {

@@ -14,13 +14,10 @@
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
 local every, held, taken, owed = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-local found = tonumber(redis.call('GET', KEYS[1]))
--- Of a full bucket nothing is known, and it holds no more.
-if taken < 0 and not found then return {0, held, every} end
-local full_at = found or now
+local full_at = tonumber(redis.call('GET', KEYS[1])) or now
 local latest = now + every * (held + owed)
--- Later than any bucket can be: the clock was set back. Whoever gives back may do so by a rate of before.
-if full_at < now or (taken > 0 and full_at > latest + every) then full_at = now end
+-- Later than any bucket can be: the clock was set back.
+if full_at < now or full_at > latest + every then full_at = now end
 local over = full_at + every - now - every * held
 if taken > 0 then
   if over > 0 then return {over, 0, over} end

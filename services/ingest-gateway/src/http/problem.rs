@@ -19,7 +19,7 @@ use crate::metrics::names;
 pub(crate) const PROBLEM_JSON: &str = "application/problem+json";
 
 /// The longest text about what a client sent, in bytes.
-const LONGEST: usize = 400;
+const LONGEST: usize = 1_000;
 
 /// An error as a client sees it (RFC 9457).
 #[derive(Debug, Clone, Serialize, ToSchema)]

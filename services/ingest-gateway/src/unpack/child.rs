@@ -245,7 +245,7 @@ mod tests {
 
     #[test]
     fn of_a_long_name_the_end_is_kept() {
-        let name = format!("{}/é.txt", "ã".repeat(4_000));
+        let name = format!("{}/é.txt", "ã".repeat(2_000));
         let kept = end_of(&name);
         assert!(kept.len() <= MAX_NAME_BYTES && kept.ends_with("ã/é.txt"));
         assert_eq!(end_of("a"), "a");

@@ -217,6 +217,6 @@ mod tests {
         assert!(told.entry(entry(1, 5)).is_err() && told.entry(entry(0, 5)).is_err(), "numbers rise");
         assert!(told.entry(entry(3, MAX_NAME_BYTES)).is_ok() && told.bytes(piece(0)).is_err());
         assert!(told.bytes(piece(9)).is_err(), "of all files");
-        assert!(told.entry(entry(4, 5)).is_err() && Told::new(limits).entry(entry(1, 3_000)).is_err());
+        assert!(told.entry(entry(4, 5)).is_err() && Told::new(limits).entry(entry(1, 2_000)).is_err());
     }
 }

@@ -11,10 +11,9 @@ pub(super) const PIECE_BYTES: usize = 64 << 10;
 /// The longest frame of JSON.
 pub(super) const MAX_JSON_BYTES: usize = 16 << 10;
 /// The most of a name that is sent: its end, where the file's own name is.
-pub(super) const MAX_NAME_BYTES: usize = MAX_WHOLE_NAME_BYTES + 4;
-/// A name up to this length was not cut: cuts are where characters begin, which have four bytes at most. So the names that
-/// can be external ids are whole.
-pub(crate) const MAX_WHOLE_NAME_BYTES: usize = 512 * 4;
+pub(super) const MAX_NAME_BYTES: usize = 1024;
+/// A name up to this length was not cut: cuts are where characters begin, which have four bytes at most.
+pub(crate) const MAX_WHOLE_NAME_BYTES: usize = MAX_NAME_BYTES - 4;
 
 /// How files are packed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -14,11 +14,7 @@ use std::{
 
 use bytes::Bytes;
 use futures::Stream;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-
-/// What a line costs beside its text.
-const LINE_BYTES: usize = 64;
 
 /// Whether more lines come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,7 +67,7 @@ impl Writer {
             return;
         }
         let mut queue = self.0.lock();
-        queue.bytes += line.len() + LINE_BYTES;
+        queue.bytes += line.len();
         queue.lines.push_back(line);
         wake(queue);
     }
@@ -82,21 +78,13 @@ impl Writer {
     }
 
     /// Says that all lines are there, and waits until they are read. What waits is dropped, and the answer is cut off, when
-    /// nobody has read anything for `idle`, or not all of it in `most`.
-    pub(super) async fn end(self, idle: Duration, most: Duration) {
+    /// nobody has read anything for `idle`.
+    pub(super) async fn end(self, idle: Duration) {
         self.set_end(End::Whole);
-        let (mut taken, until) = (self.0.lock().taken, Instant::now() + most);
-        loop {
-            let wait = idle.min(until.saturating_duration_since(Instant::now()));
-            if tokio::time::timeout(wait, self.0.gone.cancelled()).await.is_ok() {
-                return;
-            }
+        let mut taken = self.0.lock().taken;
+        while tokio::time::timeout(idle, self.0.gone.cancelled()).await.is_err() {
             let mut queue = self.0.lock();
-            // All of it is on its way; the connection has its own limits.
-            if queue.lines.is_empty() {
-                return;
-            }
-            if queue.taken == taken || Instant::now() >= until {
+            if queue.taken == taken {
                 (queue.lines, queue.bytes, queue.end) = (VecDeque::new(), 0, End::Cut);
                 return;
             }
@@ -158,7 +146,7 @@ impl Stream for Reader {
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let mut queue = self.0.lock();
         if let Some(line) = queue.lines.pop_front() {
-            queue.bytes -= line.len() + LINE_BYTES;
+            queue.bytes -= line.len();
             queue.taken += 1;
             return Poll::Ready(Some(Ok(line)));
         }
@@ -196,10 +184,10 @@ mod tests {
         let hearing = writer.hearing();
         writer.send("one".into());
         writer.send("three".into());
-        assert_eq!((hearing.unread(), hearing.is_gone()), (8 + 2 * LINE_BYTES, false));
+        assert_eq!((hearing.unread(), hearing.is_gone()), (8, false));
         assert_eq!(reader.next().await.unwrap().unwrap(), "one");
-        assert_eq!(hearing.unread(), 5 + LINE_BYTES);
-        let ended = tokio::spawn(writer.end(LONG, LONG));
+        assert_eq!(hearing.unread(), 5);
+        let ended = tokio::spawn(writer.end(LONG));
         assert_eq!(reader.next().await.unwrap().unwrap(), "three");
         assert!(reader.next().await.is_none());
         drop(reader);
@@ -228,35 +216,8 @@ mod tests {
             writer.send("line".into());
         }
         assert_eq!(reader.next().await.unwrap().unwrap(), "line");
-        writer.end(Duration::from_millis(20), LONG).await;
+        writer.end(Duration::from_millis(20)).await;
         assert_eq!(hearing.unread(), 0);
         assert!(reader.next().await.unwrap().is_err());
-    }
-
-    #[tokio::test]
-    async fn a_reader_that_is_slow_has_its_time_and_no_more() {
-        let (writer, mut reader) = answer();
-        let hearing = writer.hearing();
-        let reading = tokio::spawn(async move {
-            // A line now and then, so that somebody always reads.
-            while let Some(Ok(_)) = reader.next().await {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        });
-        for _ in 0..100_000 {
-            writer.send("line".into());
-        }
-        writer.end(LONG, Duration::from_millis(100)).await;
-        assert_eq!(hearing.unread(), 0);
-        reading.await.unwrap();
-    }
-
-    #[tokio::test]
-    async fn an_answer_that_is_on_its_way_is_not_cut_off() {
-        let (writer, mut reader) = answer();
-        writer.send("line".into());
-        assert_eq!(reader.next().await.unwrap().unwrap(), "line");
-        writer.end(Duration::from_millis(5), LONG).await;
-        assert!(reader.next().await.is_none(), "it is whole");
     }
 }

@@ -7,7 +7,6 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, stream};
-use riacho_objects::Key;
 use tokio::{io::AsyncWriteExt, time::Instant};
 
 use super::{
@@ -177,23 +176,17 @@ async fn file(run: &mut Run, mut pieces: Pieces<'_>, entry: Entry, by_path: bool
         settings_of(&entry, by_path).and_then(|settings| run.is_first_of(&settings).map(|()| settings));
     let outcome = match settings {
         Ok(settings) => match run.pay().await? {
-            Ok(payment) => match body_of(run, &mut pieces).await? {
-                Ok(body) => Ok((settings, body, payment)),
-                Err(problem) => {
-                    payment.give_back().await;
-                    Err(problem)
-                }
-            },
+            Ok(()) => body_of(run, &mut pieces).await.map(|body| (settings, body)),
             Err(problem) => Err(problem),
         },
         Err(problem) => Err(problem),
     };
     // What is left of a file that was refused has to be read for the next one.
-    run.unless_over(pieces.finish()).await?;
+    pieces.finish().await;
     let broken = pieces.broken.take();
     match outcome {
-        Ok((settings, body, payment)) => {
-            run.take(Item { place, name: entry.name, content_type: None, settings, body }, payment).await?;
+        Ok((settings, body)) => {
+            run.take(Item { place, name: entry.name, content_type: None, settings, body }).await?;
         }
         Err(problem) => run.refuse(place, Some(entry.name), problem).await?,
     }
@@ -219,33 +212,29 @@ fn settings_of(entry: &Entry, by_path: bool) -> Result<Settings, Problem> {
     }
 }
 
-/// The bytes of a file: small ones in memory, others in the object store. What was stored of one when the request ends
-/// is discarded.
-async fn body_of(run: &Run, pieces: &mut Pieces<'_>) -> Result<Result<Body, Problem>, Stop> {
-    let key = run.new_key();
-    let body = run.unless_over(receive_file(run, pieces, &key)).await;
-    if !matches!(body, Ok(Ok(Body::Stored(..) | Body::Here(_)))) {
-        run.app().discard(key);
-    }
-    body
-}
-
-async fn receive_file(run: &Run, pieces: &mut Pieces<'_>, key: &Key) -> Result<Body, Problem> {
+/// The bytes of a file: small ones in memory, others in the object store.
+async fn body_of(run: &Run, pieces: &mut Pieces<'_>) -> Result<Body, Problem> {
     let mut head = BytesMut::new();
     while let Some(piece) = pieces.next().await {
         head.extend_from_slice(&piece?);
         if head.len() > SMALL_BYTES {
-            let limit = pieces.max_file_bytes;
+            let (key, limit) = (run.new_key(), pieces.max_file_bytes);
             let rest = stream::unfold(pieces, |pieces| async move {
                 let piece = pieces.next().await?;
                 Some((piece, pieces))
             });
             let whole = stream::iter([Ok(head.freeze())]).chain(rest);
-            let stored = body::store(run.app().objects(), key, Box::pin(whole), limit).await?;
-            return Ok(Body::Stored(key.clone(), stored));
+            let stored = body::store(run.app().objects(), &key, Box::pin(whole), limit).await;
+            return match stored {
+                Ok(stored) => Ok(Body::Stored(key, stored)),
+                Err(problem) => {
+                    run.app().discard(key);
+                    Err(problem)
+                }
+            };
         }
     }
-    if head.is_empty() { Err(Problem::empty()) } else { Ok(Body::Here(head.freeze())) }
+    Ok(Body::Here(head.freeze()))
 }
 
 /// The bytes of the file that has begun.

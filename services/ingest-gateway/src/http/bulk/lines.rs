@@ -8,7 +8,7 @@ use base64::{
 use bytes::{Bytes, BytesMut};
 
 use super::{
-    run::{Body, Item, Payment, Run, Stop},
+    run::{Body, Item, Run, Stop},
     shapes::Place,
 };
 use crate::{
@@ -57,24 +57,13 @@ pub(super) async fn read(mut run: Run, body: Incoming) -> Result<(), Stop> {
                     Err(problem) => Err(problem),
                 };
                 match paid {
-                    Ok(payment) => take(&mut run, item, payment).await?,
+                    Ok(()) => run.take(item).await?,
                     Err(problem) => run.refuse(place, name, problem).await?,
                 }
             }
         }
     }
     Ok(())
-}
-
-/// Takes an item in; an empty one is known to be none before it costs anything.
-async fn take(run: &mut Run, item: Item, payment: Payment) -> Result<(), Stop> {
-    if let Body::Here(bytes) = &item.body
-        && bytes.is_empty()
-    {
-        payment.give_back().await;
-        return run.refuse(item.place, Some(item.name), Problem::empty()).await;
-    }
-    run.take(item, payment).await
 }
 
 /// The document of a line, and its name as far as it is known.

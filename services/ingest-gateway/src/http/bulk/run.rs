@@ -36,13 +36,13 @@ use crate::{
         upload::{Received, accept_of},
     },
     places,
-    rates::{self, Counted, UploadToken},
+    rates::{self, Counted},
 };
 
-/// The most of an answer that waits to be read: ten thousand refusals, whose texts are bounded.
+/// The most of an answer that waits to be read: that of the most items with the longest names.
 const MOST_UNREAD: usize = 16 << 20;
-/// How long an answer may take to be read to its end, from where it is whole.
-const MOST_READING: Duration = Duration::from_secs(600);
+/// How often it is looked at most whether the key still may do this, and what its tenant may use.
+const LOOK_AT_KEY: Duration = Duration::from_secs(1);
 /// Faults of ours that end a request. A single one may be of its document.
 const MOST_FAULTS: u32 = 10;
 
@@ -88,6 +88,7 @@ pub(super) struct Run {
     intake: Arc<Intake>,
     /// What the tenant may use, as it was a while ago at most.
     limits: Limits,
+    looked_at_key: Instant,
     fates: mpsc::Sender<Fate>,
     places: Arc<Semaphore>,
     concurrency: u32,
@@ -145,6 +146,7 @@ where
     let trouble = Arc::<Trouble>::default();
     let run = Run {
         limits: intake.limits,
+        looked_at_key: Instant::now(),
         intake: Arc::new(intake),
         fates,
         places: Arc::new(Semaphore::new(concurrency)),
@@ -155,7 +157,7 @@ where
     };
     tokio::spawn(async move {
         let reading = tokio::spawn(async move { read(run).await });
-        let mut summary = tell(coming, &lines, &trouble).await;
+        let mut summary = tell(coming, &lines).await;
         let stopped = match reading.await {
             Ok(Ok(())) => trouble.first.get().cloned(),
             Ok(Err(Stop::Because(problem))) => Some(problem),
@@ -164,25 +166,21 @@ where
         };
         summary.end(stopped);
         send(&lines, &AnswerLine::Summary { summary });
-        lines.end(idle, MOST_READING).await;
+        lines.end(idle).await;
         drop(place);
     });
     reader
 }
 
 /// Says what became of the items, in their order.
-async fn tell(mut coming: mpsc::Receiver<Fate>, lines: &Writer, trouble: &Trouble) -> SummaryBody {
+async fn tell(mut coming: mpsc::Receiver<Fate>, lines: &Writer) -> SummaryBody {
     let mut summary = SummaryBody::default();
     while let Some(fate) = coming.recv().await {
         let item = match fate {
             Fate::Known(item) => item,
             Fate::Coming(place, name, task) => match task.await {
                 Ok(item) => item,
-                Err(error) => {
-                    let problem = Problem::internal(&error);
-                    trouble.note(&problem);
-                    ItemBody::refused(place, Some(name), problem)
-                }
+                Err(error) => ItemBody::refused(place, Some(name), Problem::internal(&error)),
             },
         };
         summary.add(&item);
@@ -195,7 +193,7 @@ fn send(lines: &Writer, line: &AnswerLine) {
     // Lines are made of texts and numbers, which JSON can hold.
     let mut text = serde_json::to_vec(line).unwrap_or_default();
     text.push(b'\n');
-    lines.send(text.into_boxed_slice().into());
+    lines.send(text.into());
 }
 
 impl Run {
@@ -275,17 +273,16 @@ impl Run {
     ///
     /// # Errors
     /// The inner one is of the item.
-    pub(super) async fn pay(&mut self) -> Result<Result<Payment, Problem>, Stop> {
-        let until = Instant::now() + Duration::from_secs(self.app().config().bulk.rate_wait_seconds);
-        let mut has_waited = false;
-        loop {
+    pub(super) async fn pay(&mut self) -> Result<Result<(), Problem>, Stop> {
+        let every = self.app().config().key_cache().max(LOOK_AT_KEY);
+        if self.looked_at_key.elapsed() >= every {
             self.look_at_key().await?;
-            let (app, tenant) = (self.app(), &self.intake.tenant);
-            let token = app.rates().take_upload(app.streams(), tenant, &self.limits);
-            let wait = match self.unless_over(token).await? {
-                Ok(token) => return Ok(Ok(Payment { intake: Arc::clone(&self.intake), token: Some(token) })),
-                Err(wait) => wait,
-            };
+        }
+        let (app, mut has_waited) = (self.app(), false);
+        let until = Instant::now() + Duration::from_secs(app.config().bulk.rate_wait_seconds);
+        loop {
+            let token = app.rates().take_upload(app.streams(), &self.intake.tenant, &self.limits);
+            let Err(wait) = self.unless_over(token).await? else { return Ok(Ok(())) };
             if !std::mem::replace(&mut has_waited, true) {
                 // What is on its way may give its token back. Without that a request that is repeated at a slow rate would pay
                 // for what it knows, and never get further.
@@ -298,19 +295,19 @@ impl Run {
         }
     }
 
-    /// Whether the key still may do this, and what its tenant may use now. Keys are remembered for a while.
+    /// Whether the key still may do this, and what its tenant may use now.
     async fn look_at_key(&mut self) -> Result<(), Stop> {
         let app = self.app();
         let principal = app.keys().of_session(app.store(), &self.intake.key_id).await?;
         if !principal.may(Write::SCOPE) {
             return Err(Problem::forbidden(format!("the key lacks the scope `{}`", Write::SCOPE)).into());
         }
-        self.limits = principal.limits.over(app.limits());
+        (self.limits, self.looked_at_key) = (principal.limits.over(app.limits()), Instant::now());
         Ok(())
     }
 
     /// Takes an item in that was paid for. Waits for a place, not for the end of it.
-    pub(super) async fn take(&mut self, item: Item, payment: Payment) -> Result<(), Stop> {
+    pub(super) async fn take(&mut self, item: Item) -> Result<(), Stop> {
         let place = self.unless_over(Arc::clone(&self.places).acquire_owned()).await;
         let permit = match place {
             Ok(Ok(permit)) => permit,
@@ -318,71 +315,29 @@ impl Run {
                 if let Body::Stored(key, _) = item.body {
                     self.app().discard(key);
                 }
-                payment.give_back().await;
                 return Err(other.err().unwrap_or(Stop::Unheard));
             }
         };
-        let (intake, trouble) = (Arc::clone(&self.intake), Arc::clone(&self.trouble));
+        let (intake, trouble, limits) = (Arc::clone(&self.intake), Arc::clone(&self.trouble), self.limits);
         let (place, name) = (item.place, item.name.clone());
         let task = tokio::spawn(async move {
-            // Free when the token was given back: see `pay`.
             let _permit = permit;
             let name = item.name.clone();
             match take_in(&intake, item).await {
                 Ok(accepted) => {
                     if accepted.duplicate {
-                        payment.give_back().await;
-                    } else {
-                        payment.use_up();
+                        let app = &intake.app;
+                        app.rates().give_upload_back(app.streams(), &intake.tenant, &limits).await;
                     }
                     ItemBody::accepted(place, name, &accepted)
                 }
                 Err(problem) => {
                     trouble.note(&problem);
-                    // What is refused for a quota or its settings costs what it costs.
-                    if problem.is_of_server() || problem.is_internal() {
-                        payment.give_back().await;
-                    } else {
-                        payment.use_up();
-                    }
                     ItemBody::refused(place, Some(name), problem)
                 }
             }
         });
         self.fates.send(Fate::Coming(place, name, task)).await.map_err(|_| Stop::Unheard)
-    }
-}
-
-/// An upload that was paid for. Dropped, it is given back.
-pub(super) struct Payment {
-    intake: Arc<Intake>,
-    token: Option<UploadToken>,
-}
-
-impl Payment {
-    /// Something new came of it.
-    fn use_up(mut self) {
-        self.token = None;
-    }
-
-    /// Nothing came of it.
-    pub(super) async fn give_back(mut self) {
-        if let Some(token) = self.token.take() {
-            give_back(&self.intake, token).await;
-        }
-    }
-}
-
-async fn give_back(intake: &Intake, token: UploadToken) {
-    intake.app.rates().give_back(intake.app.streams(), &intake.tenant, token).await;
-}
-
-impl Drop for Payment {
-    fn drop(&mut self) {
-        if let Some(token) = self.token.take() {
-            let intake = Arc::clone(&self.intake);
-            tokio::spawn(async move { give_back(&intake, token).await });
-        }
     }
 }
 
