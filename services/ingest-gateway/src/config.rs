@@ -100,6 +100,9 @@ pub struct Config {
 /// A process that unpacks maps up to 200 MiB of the program before it has read anything.
 const MIN_UNPACK_MEMORY_BYTES: u64 = 256 << 20;
 
+/// The longest that a request with many documents may be allowed to take or to wait: a week.
+const MAX_SECONDS: u64 = 7 * 24 * 3_600;
+
 /// What a request with many documents may hold: lines of JSON, or an archive.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -109,11 +112,12 @@ pub struct BulkConfig {
     pub max_requests: usize,
     /// Such requests of one tenant at once; more are answered 429.
     pub max_requests_per_tenant: usize,
-    /// How long a request may take. Then its answer ends, with what was accepted so far, and it is to be sent again.
+    /// How long a request may take, a week at most. Then its answer ends, with what was accepted so far, and it is to be sent again.
     pub max_seconds: u64,
     /// The largest body.
     pub max_bytes: u64,
-    /// The most lines with something in them, or entries of an archive, folders included.
+    /// The most lines with something in them, or entries of an archive, folders included. Each may take 2 KiB of memory
+    /// until its line of the answer is read.
     pub max_items: u64,
     /// The longest line.
     pub max_line_bytes: usize,
@@ -126,7 +130,7 @@ pub struct BulkConfig {
     pub unpack_memory_bytes: u64,
     /// Documents of a request that are stored and written at once.
     pub concurrency: usize,
-    /// How long a request waits for the rate of its tenant's uploads, for each document. What would have to wait longer
+    /// How long a request waits for the rate of its tenant's uploads, for each document, a week at most. What would have to wait longer
     /// is refused with 429.
     pub rate_wait_seconds: u64,
     /// Where archives lie while they are unpacked; the system's directory for temporary files when not given.
@@ -227,11 +231,16 @@ impl Config {
             );
             return Err(("bulk.unpack_memory_bytes", message));
         }
+        let too_long = |seconds| format!("{seconds} is more than the {MAX_SECONDS} seconds of a week");
         let none = "0 would refuse every request".to_owned();
         match &self.bulk {
             BulkConfig { max_requests: 0, .. } => Err(("bulk.max_requests", none)),
             BulkConfig { max_requests_per_tenant: 0, .. } => Err(("bulk.max_requests_per_tenant", none)),
             BulkConfig { max_seconds: 0, .. } => Err(("bulk.max_seconds", none)),
+            bulk if bulk.max_seconds > MAX_SECONDS => Err(("bulk.max_seconds", too_long(bulk.max_seconds))),
+            bulk if bulk.rate_wait_seconds > MAX_SECONDS => {
+                Err(("bulk.rate_wait_seconds", too_long(bulk.rate_wait_seconds)))
+            }
             _ => Ok(()),
         }
     }
@@ -279,5 +288,26 @@ impl Config {
 
     pub(crate) fn intake_poll(&self) -> Duration {
         Duration::from_millis(self.intake_poll_ms.clamp(10, 60_000))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_no_clock_can_count_is_refused() {
+        let check = |change: &dyn Fn(&mut BulkConfig)| {
+            let mut config = Config::default();
+            change(&mut config.bulk);
+            config.check().map_err(|(key, _)| key)
+        };
+        assert_eq!(check(&|_| {}), Ok(()));
+        assert_eq!(check(&|bulk| (bulk.max_seconds, bulk.rate_wait_seconds) = (604_800, 604_800)), Ok(()));
+        for seconds in [604_801, u64::MAX] {
+            assert_eq!(check(&|bulk| bulk.max_seconds = seconds), Err("bulk.max_seconds"));
+            assert_eq!(check(&|bulk| bulk.rate_wait_seconds = seconds), Err("bulk.rate_wait_seconds"));
+        }
+        assert_eq!(check(&|bulk| bulk.rate_wait_seconds = 0), Ok(()));
     }
 }

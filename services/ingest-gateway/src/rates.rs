@@ -54,6 +54,20 @@ impl Counted {
     }
 }
 
+/// A bucket from which a token was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Bucket {
+    Redis,
+    /// One of this process, since so many were forgotten.
+    Here(u64),
+}
+
+/// Says that a token of the uploads was taken, where, and at which rate: it can be given back there alone. None where
+/// uploads are not limited.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct Receipt(Option<(Bucket, Rate)>);
+
 /// The buckets of all tenants.
 #[derive(Debug, Default)]
 pub(crate) struct Rates(Mutex<State>);
@@ -62,6 +76,8 @@ pub(crate) struct Rates(Mutex<State>);
 struct State {
     /// Redis is not asked before.
     away_until: Option<Instant>,
+    /// How often Redis came back, and what was counted here was forgotten.
+    forgotten: u64,
     /// When each bucket here would be full again.
     full_at: HashMap<(TenantId, Counted), Instant>,
 }
@@ -102,7 +118,7 @@ impl Rates {
         seen: Option<&RatesSeen>,
     ) -> Result<(), Problem> {
         let Some(rate) = counted.rate(limits) else { return Ok(()) };
-        let token = self.token(streams, tenant, counted, rate, taken).await;
+        let (token, _) = self.token(streams, tenant, counted, rate, taken).await;
         if let Some(seen) = seen {
             seen.note(counted.as_str(), rate, token);
         }
@@ -118,20 +134,34 @@ impl Rates {
         streams: &Streams,
         tenant: &TenantId,
         limits: &Limits,
-    ) -> Result<(), Duration> {
-        let Some(rate) = Counted::Uploads.rate(limits) else { return Ok(()) };
-        let token = self.token(streams, tenant, Counted::Uploads, rate, Taken::ONE).await;
-        token.wait.map_or(Ok(()), Err)
+    ) -> Result<Receipt, Duration> {
+        let Some(rate) = Counted::Uploads.rate(limits) else { return Ok(Receipt(None)) };
+        let (token, bucket) = self.token(streams, tenant, Counted::Uploads, rate, Taken::ONE).await;
+        token.wait.map_or(Ok(Receipt(Some((bucket, rate)))), Err)
     }
 
-    /// Gives a token of the uploads back: it was paid for what turned out to be there already.
-    pub(crate) async fn give_upload_back(&self, streams: &Streams, tenant: &TenantId, limits: &Limits) {
+    /// Gives a token of the uploads back: no document or version was made of what it was paid for. Where its bucket is out
+    /// of reach, it is lost.
+    pub(crate) async fn give_upload_back(&self, streams: &Streams, tenant: &TenantId, receipt: Receipt) {
         let counted = Counted::Uploads;
-        let Some(rate) = counted.rate(limits) else { return };
-        if !self.is_away() && streams.give_token_back(tenant, counted.as_str(), rate).await.is_ok() {
-            return;
+        match receipt.0 {
+            Some((Bucket::Redis, rate)) if !self.is_away() => {
+                if let Err(error) = streams.give_token_back(tenant, counted.as_str(), rate).await {
+                    tracing::debug!(%error, "a token of the uploads is lost");
+                }
+            }
+            Some((Bucket::Here(since), rate)) => self.give_here(tenant, counted, rate, since),
+            _ => {}
         }
-        if let Some(full_at) = self.lock().full_at.get_mut(&(tenant.clone(), counted)) {
+    }
+
+    fn give_here(&self, tenant: &TenantId, counted: Counted, rate: Rate, since: u64) {
+        let mut state = self.lock();
+        // A bucket of before was forgotten with the token that was taken of it.
+        if state.forgotten == since
+            && let Some(full_at) = state.full_at.get_mut(&(tenant.clone(), counted))
+        {
+            // A time that has passed is a full bucket.
             *full_at = full_at.checked_sub(rate.every).unwrap_or(*full_at);
         }
     }
@@ -144,14 +174,14 @@ impl Rates {
         counted: Counted,
         rate: Rate,
         taken: Taken,
-    ) -> Token {
+    ) -> (Token, Bucket) {
         if self.is_away() {
             return self.take_here(tenant, counted, rate, taken, Instant::now());
         }
         match streams.take_tokens(tenant, counted.as_str(), rate, taken).await {
             Ok(token) => {
                 self.is_back();
-                token
+                (token, Bucket::Redis)
             }
             Err(error) => {
                 tracing::debug!(%error, "rates are kept by this gateway alone");
@@ -170,6 +200,7 @@ impl Rates {
         let mut state = self.lock();
         if state.away_until.take().is_some() {
             state.full_at.clear();
+            state.forgotten += 1;
         }
     }
 
@@ -181,8 +212,9 @@ impl Rates {
         rate: Rate,
         taken: Taken,
         now: Instant,
-    ) -> Token {
+    ) -> (Token, Bucket) {
         let mut state = self.lock();
+        let bucket = Bucket::Here(state.forgotten);
         if state.full_at.len() >= MAX_LOCAL {
             state.full_at.retain(|_, full_at| *full_at > now);
         }
@@ -191,7 +223,7 @@ impl Rates {
         let full_at = state.full_at.get(&key).copied().unwrap_or(now).max(now);
         let over = (full_at + rate.every).saturating_duration_since(empty);
         if !over.is_zero() {
-            return Token { wait: Some(over), left: 0, next: over };
+            return (Token { wait: Some(over), left: 0, next: over }, bucket);
         }
         let full_at = (full_at + rate.every * taken.count.max(1)).min(empty + rate.every * taken.most_owed);
         let left = empty.saturating_duration_since(full_at).as_nanos() / rate.every.as_nanos().max(1);
@@ -199,7 +231,7 @@ impl Rates {
             state.full_at.insert(key, full_at);
         }
         let next = (full_at + rate.every).saturating_duration_since(empty).max(rate.every);
-        Token { wait: None, left: u32::try_from(left).unwrap_or(u32::MAX), next }
+        (Token { wait: None, left: u32::try_from(left).unwrap_or(u32::MAX), next }, bucket)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -233,6 +265,7 @@ mod tests {
         let take = |after: u64| {
             rates
                 .take_here(&tenant, Counted::Uploads, rate, Taken::ONE, start + Duration::from_millis(after))
+                .0
                 .wait
         };
         assert_eq!((take(0), take(0), take(0)), (None, None, None));
@@ -244,6 +277,7 @@ mod tests {
         let left = |after: u64| {
             rates
                 .take_here(&tenant, Counted::Uploads, rate, Taken::ONE, start + Duration::from_millis(after))
+                .0
                 .left
         };
         assert_eq!((left(62_000), left(62_000), left(62_000), left(63_500)), (1, 0, 0, 0));
@@ -257,7 +291,7 @@ mod tests {
         let take = |count, after: u64| {
             let taken = Taken { count, most_owed: 100 };
             let at = start + Duration::from_secs(after);
-            let token = rates.take_here(&tenant, Counted::Parts, rate, taken, at);
+            let (token, _) = rates.take_here(&tenant, Counted::Parts, rate, taken, at);
             (token.wait.map(|wait| wait.as_secs()), token.left, token.next.as_secs())
         };
         assert_eq!((take(1, 0), take(5, 0)), ((None, 2, 1), (None, 0, 4)));
@@ -267,6 +301,29 @@ mod tests {
             ((None, 0, 101), (Some(101), 0, 101)),
             "more is let off"
         );
+    }
+
+    #[test]
+    fn a_token_goes_back_to_the_bucket_that_it_was_taken_of_or_is_lost() {
+        let (rates, tenant) = (Rates::default(), "acme".parse::<TenantId>().unwrap());
+        let (counted, rate) = (Counted::Uploads, Rate { every: Duration::from_secs(60), burst: 2 });
+        let start = Instant::now();
+        let take = |after: u64| {
+            rates.take_here(&tenant, counted, rate, Taken::ONE, start + Duration::from_secs(after))
+        };
+        let Bucket::Here(first) = take(0).1 else { unreachable!() };
+        assert_eq!((take(0).0.left, take(0).0.wait), (0, Some(Duration::from_secs(60))));
+        rates.give_here(&tenant, counted, rate, first);
+        assert_eq!((take(0).0.wait, take(0).0.wait), (None, Some(Duration::from_secs(60))));
+        (0..5).for_each(|_| rates.give_here(&tenant, counted, rate, first));
+        assert_eq!((take(1).0.left, take(1).0.left), (1, 0), "a bucket holds its burst and no more");
+        // Redis was back, and is away again.
+        rates.lock().away_until = Some(start);
+        rates.is_back();
+        rates.give_here(&tenant, counted, rate, first);
+        assert_eq!((take(2).0.left, take(2).0.left), (1, 0), "a bucket that is not there gets nothing");
+        rates.give_here(&tenant, counted, rate, first);
+        assert!(take(2).0.wait.is_some(), "the token was taken of another bucket");
     }
 
     #[test]

@@ -18,8 +18,10 @@ use crate::metrics::names;
 /// The media type of problem details.
 pub(crate) const PROBLEM_JSON: &str = "application/problem+json";
 
-/// The longest text about what a client sent, in bytes.
+/// The longest text about what a client sent, in bytes of JSON.
 const LONGEST: usize = 1_000;
+/// The same for one of many in an answer: the detail, a field's name, and what is wrong with it.
+const LONGEST_OF_MANY: [usize; 3] = [600, 100, 400];
 
 /// An error as a client sees it (RFC 9457).
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -76,12 +78,12 @@ impl Problem {
 
     /// A request that cannot be understood.
     pub(crate) fn bad_request(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "bad_request", shortened(detail.into()))
+        Self::new(StatusCode::BAD_REQUEST, "bad_request", shortened(detail.into(), LONGEST))
     }
 
     /// A field of the request that is missing, unknown or out of its range.
     pub(crate) fn field(field: impl Into<String>, message: impl Into<String>) -> Self {
-        let (field, message) = (shortened(field.into()), shortened(message.into()));
+        let (field, message) = (shortened(field.into(), LONGEST), shortened(message.into(), LONGEST));
         let mut problem =
             Self::new(StatusCode::BAD_REQUEST, "invalid_field", format!("`{field}`: {message}"));
         problem.errors.push(FieldError { field, message });
@@ -175,13 +177,6 @@ impl Problem {
             .after(retry_after_seconds)
     }
 
-    /// The client sends, and does not read what it is answered.
-    pub(crate) fn answer_unread(bytes: usize) -> Self {
-        let detail =
-            format!("{bytes} bytes of the answer wait to be read; send less at once, or read meanwhile");
-        Self::new(StatusCode::BAD_REQUEST, "answer_unread", detail)
-    }
-
     /// A tenant over a rate of its own.
     pub(crate) fn over_rate(what: &str, retry_after_seconds: u64) -> Self {
         Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", format!("too many {what} of this tenant"))
@@ -225,6 +220,18 @@ impl Problem {
         self
     }
 
+    /// The same as one of many in an answer, whose length is bounded.
+    pub(crate) fn as_one_of_many(mut self) -> Self {
+        let [detail, field, message] = LONGEST_OF_MANY;
+        self.detail = shortened(self.detail, detail);
+        self.errors.truncate(1);
+        for error in &mut self.errors {
+            error.field = shortened(std::mem::take(&mut error.field), field);
+            error.message = shortened(std::mem::take(&mut error.message), message);
+        }
+        self
+    }
+
     /// The kind of problem.
     pub(crate) fn code(&self) -> &'static str {
         self.code
@@ -257,13 +264,26 @@ impl Problem {
 }
 
 /// A text that quotes what a client sent, without most of what is too long of it: begin and end say what it is about.
-fn shortened(text: String) -> String {
-    if text.len() <= LONGEST {
+fn shortened(text: String, longest: usize) -> String {
+    if fitting(text.chars(), longest) == text.len() {
         return text;
     }
-    let (begin, end) =
-        (text.floor_char_boundary(LONGEST / 4), text.ceil_char_boundary(text.len() - LONGEST / 2));
-    format!("{}[..]{}", &text[..begin], &text[end..])
+    let (begin, end) = (fitting(text.chars(), longest / 4), fitting(text.chars().rev(), longest / 2));
+    format!("{}[..]{}", &text[..begin], &text[text.len() - end..])
+}
+
+/// How many bytes of a text have so many in JSON at most.
+pub(crate) fn fitting(chars: impl Iterator<Item = char>, most: usize) -> usize {
+    let mut left = most;
+    let fits = |c: &char| {
+        let bytes = match c {
+            '"' | '\\' => 2,
+            '\0'..'\x20' => r"\u0000".len(),
+            _ => c.len_utf8(),
+        };
+        left.checked_sub(bytes).map(|rest| left = rest).is_some()
+    };
+    chars.take_while(fits).map(char::len_utf8).sum()
 }
 
 /// Lets one line in a while through: of a server that is away, every request would say the same.

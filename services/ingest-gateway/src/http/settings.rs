@@ -12,7 +12,7 @@ use super::problem::Problem;
 use crate::Config;
 
 /// The longest external id, in characters.
-const MAX_EXTERNAL_ID: usize = 512;
+pub(crate) const MAX_EXTERNAL_ID: usize = 512;
 /// The longest name of a collection, in characters.
 const MAX_COLLECTION: usize = 200;
 /// The longest time to live: a hundred years.

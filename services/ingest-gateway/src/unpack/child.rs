@@ -60,6 +60,29 @@ fn unpack(archive: File, settings: &Settings) -> io::Result<()> {
     out.flush()
 }
 
+/// The path of an entry, as text.
+pub(super) struct Name {
+    text: String,
+    is_whole: bool,
+}
+
+impl Name {
+    /// `is_whole` says that nothing of it was replaced.
+    pub(super) fn new(text: String, is_whole: bool) -> Self {
+        Self { text, is_whole }
+    }
+
+    pub(super) fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// What is told of an entry of this name.
+    fn entry(&self, number: u64, skipped: Option<Skipped>) -> Entry {
+        let end = end_of(&self.text);
+        Entry { number, is_whole: self.is_whole && end.len() == self.text.len(), name: end, skipped }
+    }
+}
+
 /// What is said of an archive: it is at its end, or the rest cannot be had. An error of its own is that the
 /// parent is gone.
 pub(super) type Said = io::Result<Result<(), Wrong>>;
@@ -104,13 +127,13 @@ impl Out {
     }
 
     /// Says that an entry is left out.
-    pub(super) fn skip(&mut self, number: u64, name: &str, why: Skipped) -> io::Result<()> {
-        self.json(Tag::Entry, &Entry { number, name: end_of(name), skipped: Some(why) })
+    pub(super) fn skip(&mut self, number: u64, name: &Name, why: Skipped) -> io::Result<()> {
+        self.json(Tag::Entry, &name.entry(number, Some(why)))
     }
 
     /// Says that a file cannot be had.
-    pub(super) fn refuse(&mut self, number: u64, name: &str, wrong: Wrong) -> io::Result<()> {
-        self.json(Tag::Entry, &Entry { number, name: end_of(name), skipped: None })?;
+    pub(super) fn refuse(&mut self, number: u64, name: &Name, wrong: Wrong) -> io::Result<()> {
+        self.json(Tag::Entry, &name.entry(number, None))?;
         self.json(Tag::Refused, &wrong)
     }
 
@@ -118,11 +141,11 @@ impl Out {
     pub(super) fn file(
         &mut self,
         number: u64,
-        name: &str,
+        name: &Name,
         reader: &mut dyn Read,
         cause: impl FnOnce(&io::Error) -> Wrong,
     ) -> Said {
-        self.json(Tag::Entry, &Entry { number, name: end_of(name), skipped: None })?;
+        self.json(Tag::Entry, &name.entry(number, None))?;
         let mut left = self.limits.max_file_bytes;
         let mut piece = vec![0; PIECE_BYTES];
         loop {
@@ -249,5 +272,9 @@ mod tests {
         let kept = end_of(&name);
         assert!(kept.len() <= MAX_NAME_BYTES && kept.ends_with("ã/é.txt"));
         assert_eq!(end_of("a"), "a");
+        let entry = |text: &str| Name::new(text.to_owned(), true).entry(1, None);
+        assert!(!entry(&name).is_whole && entry("a").is_whole);
+        let longest = format!("./{}", "\u{1f600}".repeat(512));
+        assert!(entry(&longest).is_whole && !entry(&format!("x{longest}")).is_whole);
     }
 }

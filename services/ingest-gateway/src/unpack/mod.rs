@@ -19,7 +19,7 @@ use tokio::{
     time::timeout,
 };
 
-pub(crate) use self::wire::{Entry, Format, Limits, MAX_WHOLE_NAME_BYTES, Skipped, Wrong};
+pub(crate) use self::wire::{Entry, Format, Limits, Skipped, Wrong};
 use self::wire::{MAX_JSON_BYTES, MAX_NAME_BYTES, PIECE_BYTES, Settings, Tag};
 pub use self::{child::child_main, wire::SUBCOMMAND};
 
@@ -209,7 +209,8 @@ mod tests {
     #[test]
     fn a_child_that_tells_more_than_it_may_is_not_believed() {
         let limits = Limits { max_entries: 3, max_file_bytes: 10, max_unpacked_bytes: 15 };
-        let entry = |number, length| Entry { number, name: "n".repeat(length), skipped: None };
+        let entry =
+            |number, length| Entry { number, name: "n".repeat(length), is_whole: true, skipped: None };
         let mut told = Told::new(limits);
         let piece = |length| Bytes::from(vec![0; length]);
         assert!(told.entry(entry(1, 5)).is_ok() && told.bytes(piece(10)).is_ok());
@@ -217,6 +218,6 @@ mod tests {
         assert!(told.entry(entry(1, 5)).is_err() && told.entry(entry(0, 5)).is_err(), "numbers rise");
         assert!(told.entry(entry(3, MAX_NAME_BYTES)).is_ok() && told.bytes(piece(0)).is_err());
         assert!(told.bytes(piece(9)).is_err(), "of all files");
-        assert!(told.entry(entry(4, 5)).is_err() && Told::new(limits).entry(entry(1, 2_000)).is_err());
+        assert!(told.entry(entry(4, 5)).is_err() && Told::new(limits).entry(entry(1, 3_000)).is_err());
     }
 }

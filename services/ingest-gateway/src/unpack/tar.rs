@@ -1,11 +1,14 @@
 //! Tar archives, in a stream.
 
-use std::io::{self, Read};
+use std::{
+    borrow::Cow,
+    io::{self, Read},
+};
 
 use tar::{Archive, Entry, EntryType};
 
 use super::{
-    child::{Counted, Out, Said, is_system_file},
+    child::{Counted, Name, Out, Said, is_system_file},
     wire::{PIECE_BYTES, Skipped, Wrong},
 };
 
@@ -34,13 +37,14 @@ pub(super) fn unpack(stream: impl Read, out: &mut Out) -> Said {
             Ok(number) => number,
             Err(wrong) => return Ok(Err(wrong)),
         };
-        let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+        let name = name_of(&entry.path_bytes());
         match kind {
             // The second is a header for the whole archive, such as `git archive` writes.
             EntryType::Directory | EntryType::XGlobalHeader => {}
             // Archives of before 1988 know a folder by the end of its name.
-            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse if name.ends_with('/') => {}
-            _ if is_system_file(&name) => out.skip(number, &name, Skipped::SystemFile)?,
+            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse
+                if name.as_str().ends_with('/') => {}
+            _ if is_system_file(name.as_str()) => out.skip(number, &name, Skipped::SystemFile)?,
             EntryType::Regular if is_sparse(&mut entry) => out.refuse(number, &name, Wrong::Sparse)?,
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
                 let size = entry.size();
@@ -66,6 +70,13 @@ pub(super) fn unpack(stream: impl Read, out: &mut Out) -> Said {
         // Another archive, or files behind a block that was damaged: they must not get lost without a word.
         false => Err(Wrong::MoreBehind),
     }))
+}
+
+fn name_of(path: &[u8]) -> Name {
+    match String::from_utf8_lossy(path) {
+        Cow::Borrowed(path) => Name::new(path.to_owned(), true),
+        Cow::Owned(path) => Name::new(path, false),
+    }
 }
 
 /// Whether what is left is zeros only, which fill the last record of an archive.

@@ -3,6 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::http::settings::MAX_EXTERNAL_ID;
+
 /// The argument that makes the binary a child that unpacks. [`Settings`] in JSON follow it.
 pub const SUBCOMMAND: &str = "unpack-child";
 
@@ -10,10 +12,12 @@ pub const SUBCOMMAND: &str = "unpack-child";
 pub(super) const PIECE_BYTES: usize = 64 << 10;
 /// The longest frame of JSON.
 pub(super) const MAX_JSON_BYTES: usize = 16 << 10;
-/// The most of a name that is sent: its end, where the file's own name is.
-pub(super) const MAX_NAME_BYTES: usize = 1024;
-/// A name up to this length was not cut: cuts are where characters begin, which have four bytes at most.
-pub(crate) const MAX_WHOLE_NAME_BYTES: usize = MAX_NAME_BYTES - 4;
+/// The most of a name that is sent: its end, where the file's own name is. A path that can be an external id fits whole, in
+/// characters of four bytes and with `./` before it.
+pub(super) const MAX_NAME_BYTES: usize = 4 * MAX_EXTERNAL_ID + "./".len();
+
+// A control character has six bytes in JSON.
+const _: () = assert!(6 * MAX_NAME_BYTES + 256 <= MAX_JSON_BYTES);
 
 /// How files are packed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,6 +60,8 @@ pub(crate) struct Entry {
     pub(crate) number: u64,
     /// Its path in the archive, or the end of it. What is no UTF-8 is replaced.
     pub(crate) name: String,
+    /// Whether that is its path, of which nothing was replaced or cut off.
+    pub(crate) is_whole: bool,
     /// Why it is left out.
     pub(crate) skipped: Option<Skipped>,
 }

@@ -5,7 +5,7 @@ use std::io::{self, BufReader, Read, Seek};
 use zip::{ZipArchive, result::ZipError};
 
 use super::{
-    child::{Out, Said, is_system_file},
+    child::{Name, Out, Said, is_system_file},
     wire::{Skipped, Wrong},
 };
 
@@ -25,8 +25,12 @@ pub(super) fn unpack<R: Read + Seek>(stream: BufReader<R>, out: &mut Out) -> Sai
             Err(wrong) => return Ok(Err(wrong)),
         };
         let name = match archive.name_for_index(index) {
-            Some(Ok(name)) => name.into_owned(),
-            _ => String::new(),
+            // What was no UTF-8 was replaced.
+            Some(Ok(name)) => {
+                let is_whole = !name.contains(char::REPLACEMENT_CHARACTER);
+                Name::new(name.into_owned(), is_whole)
+            }
+            _ => Name::new(String::new(), false),
         };
         let mut file = match archive.by_index(index) {
             Ok(file) => file,
@@ -39,7 +43,7 @@ pub(super) fn unpack<R: Read + Seek>(stream: BufReader<R>, out: &mut Out) -> Sai
             continue;
         }
         let skipped = match file.unix_mode().map_or(REGULAR, |mode| mode & KIND) {
-            _ if is_system_file(&name) => Some(Skipped::SystemFile),
+            _ if is_system_file(name.as_str()) => Some(Skipped::SystemFile),
             _ if file.is_symlink() => Some(Skipped::Symlink),
             // Systems other than Unix leave the kind out.
             0 | REGULAR => None,

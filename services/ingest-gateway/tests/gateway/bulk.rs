@@ -1,22 +1,19 @@
 //! Many documents in one request, as lines of JSON.
 
-use std::{path::PathBuf, time::Duration};
+use std::path::PathBuf;
 
+use crate::{
+    bulk_archives::{send, zip},
+    fixture::{Change, Gateway, json, problem},
+};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use reqwest::{Body, RequestBuilder, StatusCode};
 use riacho_ingest_gateway::{BulkConfig, Config};
 use riacho_store::{Limits, Quota};
 use riacho_testkit::eventually;
 use serde_json::{Value, json};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-};
+use zip::CompressionMethod;
 
-use crate::fixture::{Change, Gateway, json, problem};
-
-/// So long may take what has no end where a promise is broken.
-const TIME_LIMIT: Duration = Duration::from_secs(60);
 pub(crate) const BULK: &str = "/api/v1/documents/bulk";
 
 /// A configuration whose archives are unpacked by the child of this crate.
@@ -47,11 +44,11 @@ fn lines_of(text: &str) -> (Vec<Value>, Value) {
     (lines, summary)
 }
 
-fn lines(gateway: &Gateway, body: impl Into<Body>) -> RequestBuilder {
+pub(crate) fn lines(gateway: &Gateway, body: impl Into<Body>) -> RequestBuilder {
     gateway.post(BULK).header("content-type", "application/x-ndjson").body(body)
 }
 
-fn line(name: &str, text: &str) -> String {
+pub(crate) fn line(name: &str, text: &str) -> String {
     format!("{}\n", json!({"filename": name, "text": text}))
 }
 
@@ -68,7 +65,7 @@ pub(crate) fn fate(item: &Value) -> String {
     }
 }
 
-async fn documents(gateway: &Gateway) -> Vec<Value> {
+pub(crate) async fn documents(gateway: &Gateway) -> Vec<Value> {
     let page = json(gateway.get("/api/v1/documents?limit=200"), 200).await;
     page["documents"].as_array().unwrap().clone()
 }
@@ -151,79 +148,15 @@ async fn lines_have_settings_of_their_own_and_one_version_of_a_document() {
     assert_eq!(kept.iter().filter(|document| document["collection"] == "Own").count(), 3);
 }
 
-/// Sends a request as many clients do: all of it, before anything is read.
-async fn send_all(gateway: &Gateway, body: &str) -> String {
-    let head = format!(
-        "POST {BULK} HTTP/1.1\r\nhost: gateway\r\nauthorization: Bearer {}\r\ncontent-type: application/x-ndjson\r\n\
-         content-length: {}\r\nconnection: close\r\n\r\n",
-        gateway.deployment.key,
-        body.len()
-    );
-    let mut stream = TcpStream::connect(gateway.base.trim_start_matches("http://")).await.unwrap();
-    let sent = async {
-        stream.write_all(head.as_bytes()).await.unwrap();
-        stream.write_all(body.as_bytes()).await.unwrap();
-    };
-    tokio::time::timeout(TIME_LIMIT, sent).await.expect("the gateway reads on");
-    let mut read = Vec::new();
-    stream.read_to_end(&mut read).await.unwrap();
-    String::from_utf8(read).unwrap()
-}
-
-#[tokio::test]
-async fn a_client_that_reads_nothing_before_it_has_sent_everything_is_answered() {
-    let config = with_bulk(|bulk| bulk.max_items = 60_000);
-    let gateway = Gateway::with_config(config).await;
-    // Neither the request nor its answer fits into the buffers of a connection.
-    let wrong = format!("{}\n", "x".repeat(400));
-    let body = format!("{}{}", wrong.repeat(40_000), line("a.txt", "at the end"));
-    let text = send_all(&gateway, &body).await;
-    assert!(text.starts_with("HTTP/1.1 200"), "{}", &text[..200]);
-    assert_eq!(text.matches("\"code\":\"bad_request\"").count(), 40_000);
-    assert!(
-        text.contains("\"accepted\":1") && text.contains("\"complete\":true"),
-        "{}",
-        &text[text.len() - 300..]
-    );
-}
-
-#[tokio::test]
-async fn what_waits_to_be_read_is_bounded() {
-    let config = with_bulk(|bulk| bulk.max_items = 1_000_000);
-    let gateway = Gateway::with_config(config).await;
-    // More than the buffers of a connection hold is still to be sent when too much waits to be read.
-    let text = send_all(&gateway, &format!("{}\n", "x".repeat(200)).repeat(200_000)).await;
-    assert!(
-        text.contains("\"complete\":false") && text.contains("answer_unread"),
-        "{}",
-        &text[text.len() - 500..]
-    );
-    assert!(!text.contains("\"items\":200000"), "it is not read to its end");
-    // A client's own text is not sent back at any length.
-    let long = "k".repeat(3 << 20);
-    let wrong = [json!({"filename": "a", &long: 1}), json!({"filename": "a", "text": "t", "lane": long})];
-    let body: String = wrong.iter().map(|line| format!("{line}\n")).collect();
-    let (items, _) = answer(lines(&gateway, body)).await;
-    for item in items {
-        assert!(
-            fate(&item) == "invalid_field" && item.to_string().len() < 5_000,
-            "{}",
-            item.to_string().len()
-        );
-        assert!(item["problem"]["detail"].as_str().unwrap().contains("expected one of"), "{item}");
-    }
-}
-
 #[tokio::test]
 async fn a_request_that_takes_too_long_ends_and_says_so() {
     let gateway = Gateway::with_config(with_bulk(|bulk| bulk.max_seconds = 1)).await;
     let (sender, body) = futures::channel::mpsc::unbounded::<Result<String, std::io::Error>>();
     sender.unbounded_send(Ok(line("a.txt", "text"))).unwrap();
     let (items, summary) = answer(lines(&gateway, Body::wrap_stream(body))).await;
-    assert_eq!(
-        (items.len(), &summary["complete"], &summary["problem"]["code"]),
-        (1, &json!(false), &json!("timeout"))
-    );
+    assert_eq!((&summary["complete"], &summary["problem"]["code"]), (&json!(false), &json!("timeout")));
+    // On a busy machine the second is over before the line is read.
+    assert!(items.iter().all(|item| fate(item) == "new") && items.len() <= 1, "{items:?}");
     assert!(summary["retry_after_seconds"].is_u64(), "{summary}");
     drop(sender);
     let (sender, body) = futures::channel::mpsc::unbounded::<Result<String, std::io::Error>>();
@@ -294,19 +227,51 @@ async fn each_document_of_a_request_takes_an_upload_of_the_rate() {
     assert_eq!(summary["retry_after_seconds"], items[5]["retry_after_seconds"], "it is worth a repetition");
 }
 
+/// A gateway whose tenant has so many uploads, and then one a minute, for which no request waits.
+async fn slow(upload_burst: u32) -> Gateway {
+    let limits = Limits { uploads_per_minute: 1, upload_burst, ..Limits::default() };
+    let config = with_bulk(|bulk| bulk.rate_wait_seconds = 0);
+    Gateway::with(Change { limits, config, ..Change::default() }).await
+}
+
 #[tokio::test]
 async fn what_is_known_takes_nothing_of_the_rate_so_that_repetitions_get_further() {
-    // A second brings one token, so that a repetition which paid for what it knows would never come to the last documents.
-    let limits = Limits { uploads_per_minute: 60, upload_burst: 2, ..Limits::default() };
-    let config = with_bulk(|bulk| bulk.rate_wait_seconds = 0);
-    let gateway = Gateway::with(Change { limits, config, ..Change::default() }).await;
-    let body: String = (0..5).map(|n| line(&format!("{n}.txt"), &format!("text {n}"))).collect();
-    eventually(|| async {
-        let (items, summary) = answer(lines(&gateway, body.clone())).await;
-        assert_eq!((items.len(), &summary["complete"]), (5, &json!(true)));
-        summary["duplicates"] == 5
-    })
-    .await;
+    let gateway = slow(2).await;
+    let all: Vec<String> = (0..7).map(|n| line(&format!("{n}.txt"), &format!("text {n}"))).collect();
+    // Five are known by way of a gateway that has no limits.
+    let other = gateway.replica(Limits::default()).await;
+    let request = gateway.post(&format!("{}{BULK}", other.base));
+    let request = request.header("content-type", "application/x-ndjson").body(all[..5].concat());
+    assert_eq!(answer(request).await.1["accepted"], 5);
+    // There is no wait, so seven tokens could not come in one request.
+    let (items, summary) = answer(lines(&gateway, all.concat())).await;
+    let counts = (&summary["duplicates"], &summary["accepted"], &summary["complete"]);
+    assert_eq!(counts, (&json!(5), &json!(2), &json!(true)), "{items:?}");
+}
+
+#[tokio::test]
+async fn what_is_refused_takes_nothing_of_the_rate_so_that_repetitions_get_further() {
+    let gateway = slow(1).await;
+    let files: &[(&str, &[u8])] =
+        &[("damaged.txt", b"the damaged text"), ("empty.txt", b""), ("good.txt", b"the good text")];
+    let mut bytes = zip(files, CompressionMethod::Stored);
+    let at = bytes.windows(16).position(|part| part == files[0].1).unwrap();
+    bytes[at] = b'T';
+    let (items, _) = answer(send(&gateway, "zip", bytes)).await;
+    assert_eq!(items.iter().map(fate).collect::<Vec<_>>(), ["damaged", "empty", "new"]);
+}
+
+#[tokio::test]
+async fn what_a_quota_refuses_takes_nothing_of_the_rate() {
+    let gateway = slow(2).await;
+    let set = |quotas| gateway.deployment.janitor.set_over_quota(&gateway.deployment.tenant, quotas);
+    set(&[Quota::Documents]).await.unwrap();
+    let body: String = (0..6).map(|n| line(&format!("{n}.txt"), &format!("text {n}"))).collect();
+    let (items, _) = answer(lines(&gateway, body)).await;
+    assert!(items.iter().all(|item| fate(item) == "quota_exceeded"), "{items:?}");
+    set(&[]).await.unwrap();
+    let body = [line("a.txt", "text a"), line("b.txt", "text b")].concat();
+    assert_eq!(answer(lines(&gateway, body)).await.1["accepted"], 2);
 }
 
 #[tokio::test]
@@ -366,32 +331,6 @@ async fn what_is_wrong_with_the_whole_request_is_a_problem() {
     let large = [Ok::<_, std::io::Error>(one()), Ok(format!("{}\n", " ".repeat(10_000)))];
     let (items, summary) = answer(lines(&gateway, Body::wrap_stream(futures::stream::iter(large)))).await;
     assert_eq!((items.len(), &summary["problem"]["code"]), (1, &json!("too_large")), "{summary}");
-}
-
-#[tokio::test]
-async fn requests_over_the_cap_are_told_to_come_back_and_a_place_is_given_back() {
-    for (in_all, of_tenant, status, code) in [(1, 2, 503, "unavailable"), (2, 1, 429, "rate_limited")] {
-        let config =
-            with_bulk(|bulk| (bulk.max_requests, bulk.max_requests_per_tenant) = (in_all, of_tenant));
-        are_told_to_come_back(config, status, code).await;
-    }
-}
-
-async fn are_told_to_come_back(config: Config, status: u16, code: &str) {
-    let gateway = Gateway::with_config(config).await;
-    let (sender, body) = futures::channel::mpsc::unbounded::<Result<String, std::io::Error>>();
-    sender.unbounded_send(Ok(line("a.txt", "text"))).unwrap();
-    let request = lines(&gateway, Body::wrap_stream(body));
-    let first = tokio::spawn(answer(request));
-    eventually(|| async { documents(&gateway).await.len() == 1 }).await;
-    let refused = lines(&gateway, line("b.txt", "other"));
-    problem(refused, status, code).await;
-    drop(sender);
-    assert_eq!(first.await.unwrap().1["accepted"], 1);
-    eventually(|| async {
-        lines(&gateway, line("b.txt", "other")).send().await.unwrap().status() == StatusCode::OK
-    })
-    .await;
 }
 
 #[tokio::test]

@@ -1,12 +1,13 @@
 //! Archives whose files are known by their paths.
 
-use serde_json::{Value, json};
+use serde_json::{Value, json as value};
 use tar::{Builder, EntryType, Header};
 use zip::CompressionMethod;
 
 use crate::{
     bulk::{answer, fate},
     bulk_archives::{add, gateway, gz, send, tar, text, zip},
+    fixture::json,
 };
 
 #[tokio::test]
@@ -21,11 +22,11 @@ async fn by_path_a_file_that_changed_is_a_new_version_of_its_document() {
     assert_eq!(summary["accepted"], 3, "the same bytes under another path are another document: {items:?}");
     let before = versions(&items);
     let (items, summary) = answer(by_path("gzip", gz(&first))).await;
-    assert_eq!((versions(&items), &summary["duplicates"]), (before.clone(), &json!(3)));
+    assert_eq!((versions(&items), &summary["duplicates"]), (before.clone(), &value!(3)));
     // A zip archive of the same folder, in which a file changed.
     let second = [("a/x.txt", &b"two"[..]), ("b/x.txt", b"one"), ("c.txt", b"three")];
     let (items, summary) = answer(by_path("zip", zip(&second, CompressionMethod::Deflated))).await;
-    assert_eq!((&summary["accepted"], &summary["duplicates"]), (&json!(1), &json!(2)), "{items:?}");
+    assert_eq!((&summary["accepted"], &summary["duplicates"]), (&value!(1), &value!(2)), "{items:?}");
     let mut after = before;
     after[0].1 = 2;
     assert_eq!(versions(&items), after);
@@ -39,8 +40,19 @@ async fn by_path_a_file_that_changed_is_a_new_version_of_its_document() {
     header.set_size(1);
     builder.append_data(&mut header, "x/".repeat(256) + "y", &b"f"[..]).unwrap();
     add(&mut builder, b"good.txt", EntryType::Regular, b"text");
+    // The longest that can be one, in characters of four bytes.
+    let longest = "\u{1f600}".repeat(508) + ".txt";
+    for name in [format!("./{longest}"), format!("x{longest}")] {
+        let mut header = Header::new_gnu();
+        header.set_size(4);
+        builder.append_data(&mut header, name, &b"long"[..]).unwrap();
+    }
     let (items, _) = answer(by_path("x-tar", builder.into_inner().unwrap())).await;
     let fates: Vec<_> = items.iter().map(fate).collect();
-    assert_eq!(fates, ["invalid_field", "invalid_field", "invalid_field", "new"], "{items:?}");
+    let wrong = "invalid_field";
+    assert_eq!(fates, [wrong, wrong, wrong, "new", "new", wrong], "{items:?}");
+    let page = json(gateway.get("/api/v1/documents?limit=200"), 200).await;
+    let kept = page["documents"].as_array().unwrap();
+    assert!(kept.iter().any(|document| document["external_id"] == *longest), "{kept:?}");
     assert!(text(&items[0]["problem"]["detail"]).contains("`by_path`"), "{items:?}");
 }

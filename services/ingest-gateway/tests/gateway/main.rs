@@ -5,6 +5,7 @@ mod accept;
 mod bad_input;
 mod bulk;
 mod bulk_archives;
+mod bulk_bounds;
 mod bulk_by_path;
 mod dead_letters;
 mod events;

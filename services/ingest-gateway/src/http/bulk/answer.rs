@@ -1,7 +1,8 @@
 //! The lines of an answer between who makes them and who reads them.
 //!
-//! Many clients read nothing before they have sent everything, so lines are kept and nobody waits for their reader. How
-//! many bytes of them wait is known, and what nobody reads any more is dropped.
+//! Many clients read nothing before they have sent everything, so lines are kept and nobody waits for their reader. A
+//! request has so many items at most, and a line so many bytes (`LONGEST_LINE`), which bounds what waits; what nobody reads
+//! any more is dropped.
 
 use std::{
     collections::VecDeque,
@@ -9,11 +10,11 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
-    time::Duration,
 };
 
 use bytes::Bytes;
 use futures::Stream;
+use tokio::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 /// Whether more lines come.
@@ -29,7 +30,6 @@ enum End {
 #[derive(Debug)]
 struct Queue {
     lines: VecDeque<Bytes>,
-    bytes: usize,
     /// Lines that were read.
     taken: u64,
     end: End,
@@ -47,11 +47,19 @@ impl Shared {
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Drops what waits. Where nothing does, the reader has all of it.
+    fn cut(&self) {
+        let mut queue = self.lock();
+        if !queue.lines.is_empty() {
+            (queue.lines, queue.end) = (VecDeque::new(), End::Cut);
+        }
+    }
 }
 
 /// Makes an answer.
 pub(super) fn answer() -> (Writer, Reader) {
-    let queue = Queue { lines: VecDeque::new(), bytes: 0, taken: 0, end: End::NotYet, waker: None };
+    let queue = Queue { lines: VecDeque::new(), taken: 0, end: End::NotYet, waker: None };
     let shared = Arc::new(Shared { queue: Mutex::new(queue), gone: CancellationToken::new() });
     (Writer(Arc::clone(&shared)), Reader(shared))
 }
@@ -67,7 +75,6 @@ impl Writer {
             return;
         }
         let mut queue = self.0.lock();
-        queue.bytes += line.len();
         queue.lines.push_back(line);
         wake(queue);
     }
@@ -78,17 +85,21 @@ impl Writer {
     }
 
     /// Says that all lines are there, and waits until they are read. What waits is dropped, and the answer is cut off, when
-    /// nobody has read anything for `idle`.
-    pub(super) async fn end(self, idle: Duration) {
+    /// nobody has read anything for `idle`, and at `until` whatever is read.
+    pub(super) async fn end(self, idle: Duration, until: Instant) {
         self.set_end(End::Whole);
         let mut taken = self.0.lock().taken;
-        while tokio::time::timeout(idle, self.0.gone.cancelled()).await.is_err() {
-            let mut queue = self.0.lock();
-            if queue.taken == taken {
-                (queue.lines, queue.bytes, queue.end) = (VecDeque::new(), 0, End::Cut);
-                return;
+        loop {
+            tokio::select! {
+                () = self.0.gone.cancelled() => return,
+                () = tokio::time::sleep_until(until) => return self.0.cut(),
+                () = tokio::time::sleep(idle) => {}
             }
-            taken = queue.taken;
+            let now = self.0.lock().taken;
+            if now == taken {
+                return self.0.cut();
+            }
+            taken = now;
         }
     }
 
@@ -115,7 +126,7 @@ fn wake(mut queue: MutexGuard<'_, Queue>) {
     }
 }
 
-/// Whether somebody reads, and how much waits to be read. Cheap to clone.
+/// Whether somebody reads. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct Hearing(Arc<Shared>);
 
@@ -129,11 +140,6 @@ impl Hearing {
     pub(super) async fn gone(&self) {
         self.0.gone.cancelled().await;
     }
-
-    /// How many bytes wait.
-    pub(super) fn unread(&self) -> usize {
-        self.0.lock().bytes
-    }
 }
 
 /// The answer's body.
@@ -146,7 +152,6 @@ impl Stream for Reader {
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let mut queue = self.0.lock();
         if let Some(line) = queue.lines.pop_front() {
-            queue.bytes -= line.len();
             queue.taken += 1;
             return Poll::Ready(Some(Ok(line)));
         }
@@ -164,8 +169,7 @@ impl Stream for Reader {
 impl Drop for Reader {
     fn drop(&mut self) {
         self.0.gone.cancel();
-        let mut queue = self.0.lock();
-        (queue.lines, queue.bytes) = (VecDeque::new(), 0);
+        self.0.lock().lines = VecDeque::new();
     }
 }
 
@@ -178,18 +182,21 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(600);
 
+    /// Far enough off for what does not wait for it.
+    fn late() -> Instant {
+        Instant::now() + LONG
+    }
+
     #[tokio::test]
-    async fn lines_are_kept_until_they_are_read_and_counted() {
+    async fn lines_are_kept_until_they_are_read() {
         let (writer, mut reader) = answer();
         let hearing = writer.hearing();
         writer.send("one".into());
         writer.send("three".into());
-        assert_eq!((hearing.unread(), hearing.is_gone()), (8, false));
         assert_eq!(reader.next().await.unwrap().unwrap(), "one");
-        assert_eq!(hearing.unread(), 5);
-        let ended = tokio::spawn(writer.end(LONG));
+        let ended = tokio::spawn(writer.end(LONG, late()));
         assert_eq!(reader.next().await.unwrap().unwrap(), "three");
-        assert!(reader.next().await.is_none());
+        assert!(reader.next().await.is_none() && !hearing.is_gone());
         drop(reader);
         ended.await.unwrap();
         assert!(hearing.is_gone());
@@ -211,13 +218,33 @@ mod tests {
     #[tokio::test]
     async fn what_nobody_reads_is_dropped() {
         let (writer, mut reader) = answer();
-        let hearing = writer.hearing();
         for _ in 0..2 {
             writer.send("line".into());
         }
         assert_eq!(reader.next().await.unwrap().unwrap(), "line");
-        writer.end(Duration::from_millis(20)).await;
-        assert_eq!(hearing.unread(), 0);
+        writer.end(Duration::from_millis(20), late()).await;
+        assert!(reader.0.lock().lines.is_empty());
         assert!(reader.next().await.unwrap().is_err());
+    }
+
+    #[tokio::test]
+    async fn a_slow_reader_does_not_hold_an_answer_for_ever() {
+        let (writer, mut reader) = answer();
+        for _ in 0..2 {
+            writer.send("line".into());
+        }
+        assert_eq!(reader.next().await.unwrap().unwrap(), "line");
+        // Nobody was idle for so long.
+        writer.end(LONG, Instant::now() + Duration::from_millis(20)).await;
+        assert!(reader.next().await.unwrap().is_err());
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_was_read_to_its_end_is_whole_however_long_its_reader_stays() {
+        let (writer, mut reader) = answer();
+        writer.send("line".into());
+        assert_eq!(reader.next().await.unwrap().unwrap(), "line");
+        writer.end(Duration::from_millis(20), late()).await;
+        assert!(reader.next().await.is_none());
     }
 }

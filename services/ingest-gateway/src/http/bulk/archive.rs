@@ -10,6 +10,7 @@ use futures::{StreamExt, stream};
 use tokio::{io::AsyncWriteExt, time::Instant};
 
 use super::{
+    held::Paid,
     run::{Body, Item, Run, Stop, stops},
     shapes::{ItemBody, Place},
 };
@@ -21,7 +22,7 @@ use crate::{
         problem::Problem,
         settings::{Settings, external_id},
     },
-    unpack::{Broken, Entry, Format, Frame, Limits, MAX_WHOLE_NAME_BYTES, Unpacking, Wrong},
+    unpack::{Broken, Entry, Format, Frame, Limits, Unpacking, Wrong},
 };
 
 /// Files up to this size are stored some at once, larger ones one after the other, as they come out.
@@ -153,7 +154,7 @@ pub(super) async fn read(mut run: Run, opened: Opened) -> Result<(), Stop> {
     let mut frame = first;
     loop {
         match frame {
-            Frame::Entry(Entry { number, name, skipped: Some(why) }) => {
+            Frame::Entry(Entry { number, name, skipped: Some(why), .. }) => {
                 run.say(ItemBody::skipped(Place::Entry(number), name, why)).await?;
             }
             Frame::Entry(entry) => {
@@ -172,25 +173,51 @@ pub(super) async fn read(mut run: Run, opened: Opened) -> Result<(), Stop> {
 /// Takes one file in.
 async fn file(run: &mut Run, mut pieces: Pieces<'_>, entry: Entry, by_path: bool) -> Result<(), Stop> {
     let place = Place::Entry(entry.number);
-    let settings =
-        settings_of(&entry, by_path).and_then(|settings| run.is_first_of(&settings).map(|()| settings));
-    let outcome = match settings {
-        Ok(settings) => match run.pay().await? {
-            Ok(()) => body_of(run, &mut pieces).await.map(|body| (settings, body)),
-            Err(problem) => Err(problem),
-        },
-        Err(problem) => Err(problem),
-    };
+    let received = received(run, &mut pieces, &entry, by_path).await?;
     // What is left of a file that was refused has to be read for the next one.
-    pieces.finish().await;
+    run.unless_over(pieces.finish()).await?;
     let broken = pieces.broken.take();
-    match outcome {
-        Ok((settings, body)) => {
-            run.take(Item { place, name: entry.name, content_type: None, settings, body }).await?;
+    match received {
+        Ok((settings, body, paid)) => {
+            let item = Item { place, name: entry.name, content_type: None, settings, body };
+            run.take(item, paid).await?;
         }
         Err(problem) => run.refuse(place, Some(entry.name), problem).await?,
     }
     broken.map_or(Ok(()), |error| Err(problem_of(&error).into()))
+}
+
+/// What a file says of its document, its bytes, and what was paid for it. The inner problem is of the file.
+async fn received(
+    run: &mut Run,
+    pieces: &mut Pieces<'_>,
+    entry: &Entry,
+    by_path: bool,
+) -> Result<Result<(Settings, Body, Paid), Problem>, Stop> {
+    let settings = match settings_of(entry, by_path) {
+        Ok(settings) => settings,
+        Err(problem) => return Ok(Err(problem)),
+    };
+    if let Err(problem) = run.is_first_of(&settings) {
+        return Ok(Err(problem));
+    }
+    // Looked at before anything is paid: what is empty or cannot be had does not wait for the rate.
+    let first = match run.unless_over(pieces.next()).await? {
+        Some(Ok(piece)) => piece,
+        Some(Err(refusal)) => return Ok(Err(refusal.into())),
+        None => return Ok(Err(Problem::empty())),
+    };
+    let paid = match run.pay().await? {
+        Ok(paid) => paid,
+        Err(problem) => return Ok(Err(problem)),
+    };
+    match run.unless_over(body_of(run, pieces, first)).await? {
+        Ok(body) => Ok(Ok((settings, body, paid))),
+        Err(problem) => {
+            paid.give_back().await;
+            Ok(Err(problem))
+        }
+    }
 }
 
 /// What an entry says of its document: with `by_path` the external id.
@@ -198,13 +225,11 @@ fn settings_of(entry: &Entry, by_path: bool) -> Result<Settings, Problem> {
     if !by_path {
         return Ok(Settings::default());
     }
-    // Two paths must not look the same because something of them was replaced or cut off.
-    let is_whole =
-        entry.name.len() <= MAX_WHOLE_NAME_BYTES && !entry.name.contains(char::REPLACEMENT_CHARACTER);
     // `tar c .` writes `./a.txt`, and `zip -r` for the same file `a.txt`.
     let path = entry.name.trim_start_matches("./");
     match external_id(path) {
-        Ok(id) if is_whole => Ok(Settings { external_id: Some(id), ..Settings::default() }),
+        // Two paths must not look the same because something of them was replaced or cut off.
+        Ok(id) if entry.is_whole => Ok(Settings { external_id: Some(id), ..Settings::default() }),
         _ => Err(Problem::field(
             "by_path",
             "needs paths that can be external ids: UTF-8, at most 512 characters, none of them a control character",
@@ -213,28 +238,22 @@ fn settings_of(entry: &Entry, by_path: bool) -> Result<Settings, Problem> {
 }
 
 /// The bytes of a file: small ones in memory, others in the object store.
-async fn body_of(run: &Run, pieces: &mut Pieces<'_>) -> Result<Body, Problem> {
-    let mut head = BytesMut::new();
-    while let Some(piece) = pieces.next().await {
-        head.extend_from_slice(&piece?);
-        if head.len() > SMALL_BYTES {
-            let (key, limit) = (run.new_key(), pieces.max_file_bytes);
-            let rest = stream::unfold(pieces, |pieces| async move {
-                let piece = pieces.next().await?;
-                Some((piece, pieces))
-            });
-            let whole = stream::iter([Ok(head.freeze())]).chain(rest);
-            let stored = body::store(run.app().objects(), &key, Box::pin(whole), limit).await;
-            return match stored {
-                Ok(stored) => Ok(Body::Stored(key, stored)),
-                Err(problem) => {
-                    run.app().discard(key);
-                    Err(problem)
-                }
-            };
+async fn body_of(run: &Run, pieces: &mut Pieces<'_>, first: Bytes) -> Result<Body, Problem> {
+    let mut head = BytesMut::from(first);
+    while head.len() <= SMALL_BYTES {
+        match pieces.next().await {
+            Some(piece) => head.extend_from_slice(&piece?),
+            None => return Ok(Body::Here(head.freeze())),
         }
     }
-    Ok(Body::Here(head.freeze()))
+    let (original, limit) = (run.new_original(), pieces.max_file_bytes);
+    let rest = stream::unfold(pieces, |pieces| async move {
+        let piece = pieces.next().await?;
+        Some((piece, pieces))
+    });
+    let whole = stream::iter([Ok(head.freeze())]).chain(rest);
+    let stored = body::store(run.app().objects(), original.key(), Box::pin(whole), limit).await?;
+    Ok(Body::Stored(original, stored))
 }
 
 /// The bytes of the file that has begun.

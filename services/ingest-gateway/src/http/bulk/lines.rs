@@ -57,7 +57,7 @@ pub(super) async fn read(mut run: Run, body: Incoming) -> Result<(), Stop> {
                     Err(problem) => Err(problem),
                 };
                 match paid {
-                    Ok(()) => run.take(item).await?,
+                    Ok(paid) => run.take(item, paid).await?,
                     Err(problem) => run.refuse(place, name, problem).await?,
                 }
             }
@@ -94,6 +94,10 @@ fn content(place: Place, name: String, asked: BulkLine, config: &Config) -> Resu
             .map_err(|error| Problem::field("base64", format!("is not base64: {error}")))?
             .into(),
     };
+    // Before anything is paid for it.
+    if bytes.is_empty() {
+        return Err(Problem::empty());
+    }
     if bytes.len() as u64 > config.max_upload_bytes {
         return Err(Problem::too_large("file", config.max_upload_bytes));
     }

@@ -4,6 +4,7 @@
 
 mod answer;
 mod archive;
+mod held;
 mod lines;
 mod run;
 mod shapes;
@@ -65,7 +66,7 @@ enum Kind {
 ///
 /// The body is NDJSON, a document a line, or an archive (zip, tar, tar in gzip or zstd), a document a file. Fields
 /// in the query are for all documents; a line may say otherwise. Each document is accepted as if it had come alone, and
-/// takes an upload of the tenant's rate unless it was there already; the lane is `bulk` unless another is named.
+/// takes an upload of the tenant's rate where it is new; the lane is `bulk` unless another is named.
 ///
 /// The answer is NDJSON: a line for each document, in the order of the request, with its id or with the problem that it
 /// had, then a line with a summary. One that is refused does not harm the others. Where the summary has

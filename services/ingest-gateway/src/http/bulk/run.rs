@@ -11,8 +11,8 @@ use std::{
 
 use axum::http::HeaderMap;
 use bytes::Bytes;
-use riacho_domain::{TenantId, UploadId};
-use riacho_objects::{Key, Stored};
+use riacho_domain::TenantId;
+use riacho_objects::Stored;
 use riacho_store::{Limits, Target};
 use tokio::{
     sync::{Semaphore, mpsc},
@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     answer::{Hearing, Reader, Writer, answer},
+    held::{Original, Paid},
     shapes::{AnswerLine, ItemBody, Place, SummaryBody},
 };
 use crate::{
@@ -39,9 +40,9 @@ use crate::{
     rates::{self, Counted},
 };
 
-/// The most of an answer that waits to be read: that of the most items with the longest names.
-const MOST_UNREAD: usize = 16 << 20;
-/// How often it is looked at most whether the key still may do this, and what its tenant may use.
+/// How long a client that reads all the time has for its answer when its request has taken as long as it may.
+const READING: Duration = Duration::from_secs(600);
+/// How often at most it is looked whether the key still may do this, and what its tenant may use, where keys are not remembered.
 const LOOK_AT_KEY: Duration = Duration::from_secs(1);
 /// Faults of ours that end a request. A single one may be of its document.
 const MOST_FAULTS: u32 = 10;
@@ -74,7 +75,7 @@ pub(super) enum Body {
     /// They are here.
     Here(Bytes),
     /// They are in the object store already.
-    Stored(Key, Stored),
+    Stored(Original, Stored),
 }
 
 /// An item of the answer, made or in the making.
@@ -141,6 +142,7 @@ where
 {
     let bulk = &intake.app.config().bulk;
     let (concurrency, idle) = (bulk.concurrency.clamp(1, 256), intake.app.config().idle_timeout());
+    let until = intake.deadline + READING;
     let (fates, coming) = mpsc::channel(concurrency);
     let (lines, reader) = answer();
     let trouble = Arc::<Trouble>::default();
@@ -157,7 +159,7 @@ where
     };
     tokio::spawn(async move {
         let reading = tokio::spawn(async move { read(run).await });
-        let mut summary = tell(coming, &lines).await;
+        let mut summary = tell(coming, &lines, &trouble).await;
         let stopped = match reading.await {
             Ok(Ok(())) => trouble.first.get().cloned(),
             Ok(Err(Stop::Because(problem))) => Some(problem),
@@ -166,21 +168,26 @@ where
         };
         summary.end(stopped);
         send(&lines, &AnswerLine::Summary { summary });
-        lines.end(idle).await;
+        lines.end(idle, until).await;
         drop(place);
     });
     reader
 }
 
 /// Says what became of the items, in their order.
-async fn tell(mut coming: mpsc::Receiver<Fate>, lines: &Writer) -> SummaryBody {
+async fn tell(mut coming: mpsc::Receiver<Fate>, lines: &Writer, trouble: &Trouble) -> SummaryBody {
     let mut summary = SummaryBody::default();
     while let Some(fate) = coming.recv().await {
         let item = match fate {
             Fate::Known(item) => item,
             Fate::Coming(place, name, task) => match task.await {
                 Ok(item) => item,
-                Err(error) => ItemBody::refused(place, Some(name), Problem::internal(&error)),
+                // It panicked, and could not say so itself.
+                Err(error) => {
+                    let problem = Problem::internal(&error);
+                    trouble.note(&problem);
+                    ItemBody::refused(place, Some(name), problem)
+                }
             },
         };
         summary.add(&item);
@@ -193,7 +200,8 @@ fn send(lines: &Writer, line: &AnswerLine) {
     // Lines are made of texts and numbers, which JSON can hold.
     let mut text = serde_json::to_vec(line).unwrap_or_default();
     text.push(b'\n');
-    lines.send(text.into());
+    // It may wait, and must not hold more than it is.
+    lines.send(text.into_boxed_slice().into());
 }
 
 impl Run {
@@ -201,14 +209,14 @@ impl Run {
         &self.intake.app
     }
 
-    /// A key for an original.
-    pub(super) fn new_key(&self) -> Key {
-        Key::original(&self.intake.tenant, UploadId::new())
+    /// An original that is to be stored.
+    pub(super) fn new_original(&self) -> Original {
+        Original::new(self.app(), &self.intake.tenant)
     }
 
     /// Whether more items are to be read.
     fn goes_on(&self) -> Result<(), Stop> {
-        let (app, unread) = (self.app(), self.hearing.unread());
+        let app = self.app();
         if self.hearing.is_gone() {
             Err(Stop::Unheard)
         } else if app.stopping().is_cancelled() {
@@ -217,8 +225,6 @@ impl Run {
             Err(problem.clone().into())
         } else if Instant::now() >= self.intake.deadline {
             Err(Problem::timed_out().into())
-        } else if unread > MOST_UNREAD {
-            Err(Problem::answer_unread(unread).into())
         } else {
             Ok(())
         }
@@ -273,16 +279,20 @@ impl Run {
     ///
     /// # Errors
     /// The inner one is of the item.
-    pub(super) async fn pay(&mut self) -> Result<Result<(), Problem>, Stop> {
-        let every = self.app().config().key_cache().max(LOOK_AT_KEY);
-        if self.looked_at_key.elapsed() >= every {
-            self.look_at_key().await?;
-        }
-        let (app, mut has_waited) = (self.app(), false);
-        let until = Instant::now() + Duration::from_secs(app.config().bulk.rate_wait_seconds);
+    pub(super) async fn pay(&mut self) -> Result<Result<Paid, Problem>, Stop> {
+        let rate_wait = Duration::from_secs(self.app().config().bulk.rate_wait_seconds);
+        let (until, mut has_waited) = (Instant::now() + rate_wait, false);
         loop {
-            let token = app.rates().take_upload(app.streams(), &self.intake.tenant, &self.limits);
-            let Err(wait) = self.unless_over(token).await? else { return Ok(Ok(())) };
+            // Also after a wait.
+            self.look_at_key().await?;
+            self.goes_on()?;
+            // Not given up halfway, when nobody would know whether a token was taken. It takes little time, also without Redis.
+            let app = self.app();
+            let taken = app.rates().take_upload(app.streams(), &self.intake.tenant, &self.limits).await;
+            let wait = match taken {
+                Ok(receipt) => return Ok(Ok(Paid::new(Arc::clone(&self.intake), receipt))),
+                Err(wait) => wait,
+            };
             if !std::mem::replace(&mut has_waited, true) {
                 // What is on its way may give its token back. Without that a request that is repeated at a slow rate would pay
                 // for what it knows, and never get further.
@@ -295,42 +305,39 @@ impl Run {
         }
     }
 
-    /// Whether the key still may do this, and what its tenant may use now.
+    /// Whether the key still may do this, and what its tenant may use now. Keys are remembered for a while, which bounds
+    /// how often they are looked up; where they are not, this does.
     async fn look_at_key(&mut self) -> Result<(), Stop> {
         let app = self.app();
-        let principal = app.keys().of_session(app.store(), &self.intake.key_id).await?;
+        if app.config().key_cache() < LOOK_AT_KEY && self.looked_at_key.elapsed() < LOOK_AT_KEY {
+            return Ok(());
+        }
+        let looked = Instant::now();
+        let principal = self.unless_over(app.keys().of_session(app.store(), &self.intake.key_id)).await??;
         if !principal.may(Write::SCOPE) {
             return Err(Problem::forbidden(format!("the key lacks the scope `{}`", Write::SCOPE)).into());
         }
-        (self.limits, self.looked_at_key) = (principal.limits.over(app.limits()), Instant::now());
+        (self.limits, self.looked_at_key) = (principal.limits.over(app.limits()), looked);
         Ok(())
     }
 
     /// Takes an item in that was paid for. Waits for a place, not for the end of it.
-    pub(super) async fn take(&mut self, item: Item) -> Result<(), Stop> {
-        let place = self.unless_over(Arc::clone(&self.places).acquire_owned()).await;
-        let permit = match place {
-            Ok(Ok(permit)) => permit,
-            other => {
-                if let Body::Stored(key, _) = item.body {
-                    self.app().discard(key);
-                }
-                return Err(other.err().unwrap_or(Stop::Unheard));
-            }
-        };
-        let (intake, trouble, limits) = (Arc::clone(&self.intake), Arc::clone(&self.trouble), self.limits);
+    pub(super) async fn take(&mut self, item: Item, paid: Paid) -> Result<(), Stop> {
+        let permit = self.unless_over(Arc::clone(&self.places).acquire_owned()).await?;
+        let permit = permit.map_err(|_| Stop::Unheard)?;
+        let (intake, trouble) = (Arc::clone(&self.intake), Arc::clone(&self.trouble));
         let (place, name) = (item.place, item.name.clone());
         let task = tokio::spawn(async move {
+            // Given back last: whoever has all places knows that every token is back that comes back.
             let _permit = permit;
             let name = item.name.clone();
-            match take_in(&intake, item).await {
-                Ok(accepted) => {
-                    if accepted.duplicate {
-                        let app = &intake.app;
-                        app.rates().give_upload_back(app.streams(), &intake.tenant, &limits).await;
-                    }
-                    ItemBody::accepted(place, name, &accepted)
-                }
+            let accepted = take_in(&intake, item).await;
+            match &accepted {
+                Ok(accepted) if !accepted.duplicate => paid.used(),
+                _ => paid.give_back().await,
+            }
+            match accepted {
+                Ok(accepted) => ItemBody::accepted(place, name, &accepted),
                 Err(problem) => {
                     trouble.note(&problem);
                     ItemBody::refused(place, Some(name), problem)
@@ -351,22 +358,20 @@ async fn take_in(intake: &Intake, item: Item) -> Result<riacho_store::Accepted, 
     riacho_service::FOREGROUND.request();
     let app = &intake.app;
     let settings = item.settings.or(intake.settings.clone());
-    let (key, stored) = match item.body {
-        Body::Stored(key, stored) => (key, stored),
-        Body::Here(bytes) if bytes.is_empty() => return Err(Problem::empty()),
+    let (original, stored) = match item.body {
+        Body::Stored(original, stored) => (original, stored),
         Body::Here(bytes) => {
             // Before the bytes are kept.
             settings.chunking(app.config())?;
-            let key = Key::original(&intake.tenant, UploadId::new());
-            let stored = app.objects().put(&key, bytes).await.inspect_err(|_| app.discard(key.clone()))?;
-            (key, stored)
+            let original = Original::new(app, &intake.tenant);
+            let stored = app.objects().put(original.key(), bytes).await?;
+            (original, stored)
         }
     };
     let filename = clean_filename(&item.name);
     let content_type = content_type(item.content_type.as_deref(), &filename);
-    let received = Received { key: key.clone(), stored, filename, content_type, settings };
+    let received = Received { key: original.key().clone(), stored, filename, content_type, settings };
     let trace = intake.trace.clone();
-    let accept = accept_of(app, &intake.tenant, Target::New, trace, &HeaderMap::new(), received)
-        .inspect_err(|_| app.discard(key.clone()))?;
-    Ok(app.accept(&accept, &key).await?)
+    let accept = accept_of(app, &intake.tenant, Target::New, trace, &HeaderMap::new(), received)?;
+    Ok(app.accept(&accept, &original.release()).await?)
 }

@@ -6,11 +6,14 @@ use uuid::Uuid;
 
 use crate::{
     http::{
-        problem::{Problem, ProblemBody},
+        problem::{Problem, ProblemBody, fitting},
         shapes::DocumentState,
     },
     unpack::Skipped,
 };
+
+/// The most of a name that an answer repeats, in bytes of JSON: its end, where the file's own name is.
+const LONGEST_NAME: usize = 600;
 
 /// Where an item stood in the request.
 #[derive(Debug, Clone, Copy)]
@@ -30,7 +33,7 @@ pub(super) struct ItemBody {
     /// Which entry of the archive, from 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     entry: Option<u64>,
-    /// The file's name, or its path in the archive, as far as it is known.
+    /// The file's name, or its path in the archive, as far as it is known; of one that is very long the end.
     #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<String>,
     /// The document that was accepted.
@@ -67,7 +70,7 @@ impl ItemBody {
         Self {
             line,
             entry,
-            name,
+            name: name.map(end_of),
             id: None,
             version: None,
             state: None,
@@ -91,7 +94,7 @@ impl ItemBody {
     pub(super) fn refused(place: Place, name: Option<String>, problem: Problem) -> Self {
         Self {
             retry_after_seconds: problem.retry_after_seconds(),
-            problem: Some(problem.into()),
+            problem: Some(problem.as_one_of_many().into()),
             ..Self::at(place, name)
         }
     }
@@ -157,4 +160,48 @@ pub(super) enum AnswerLine {
         /// The counts.
         summary: SummaryBody,
     },
+}
+
+fn end_of(name: String) -> String {
+    match fitting(name.chars().rev(), LONGEST_NAME) {
+        all if all == name.len() => name,
+        end => name[name.len() - end..].to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// What is said of it in docs/bulk.md, for what an answer may take that waits.
+    const LONGEST_LINE: usize = 2_048;
+
+    #[test]
+    fn a_line_is_bounded_whatever_it_is_about() {
+        for piece in ["\u{1}", "\"", "\\", "a", "ã", "\u{1f600}"] {
+            let long = piece.repeat(100_000);
+            let wrong = [
+                Problem::field(long.clone(), long.clone()),
+                Problem::bad_request(long.clone()),
+                Problem::conflict("external_id_repeated", long.clone()),
+                Problem::archive("unsupported_compression", long.clone()),
+                Problem::over_rate(&long, u64::MAX),
+            ];
+            for problem in wrong {
+                let item = ItemBody::refused(Place::Entry(u64::MAX), Some(long.clone()), problem);
+                let line = serde_json::to_string(&AnswerLine::Item(item)).unwrap();
+                assert!((600..LONGEST_LINE).contains(&line.len()), "{} of {line}", line.len());
+            }
+        }
+    }
+
+    #[test]
+    fn of_a_long_name_the_end_is_told() {
+        let name = "x".repeat(1_000) + "/the-file.txt";
+        let item = ItemBody::skipped(Place::Entry(1), name.clone(), Skipped::Symlink);
+        let told = item.name.unwrap();
+        assert!(told.len() == LONGEST_NAME && name.ends_with(&told), "{told}");
+        assert_eq!(end_of("a/b.txt".to_owned()), "a/b.txt");
+    }
 }
