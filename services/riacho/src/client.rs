@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::Context;
 use bytes::Bytes;
-use futures::{StreamExt, stream};
+use futures::{Stream, StreamExt, stream};
 use reqwest::{Method, RequestBuilder, Response, StatusCode, header};
 use riacho_domain::{DocumentId, State};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -261,7 +261,7 @@ impl Client {
             .body(body);
         let answer = async { self.answer(self.send(request).await?).await };
         tokio::select! {
-            answer = answer => answer,
+            answer = answer => answer.map_err(|error| sent.broken().map_or(error, Error::File)),
             patience = sent.stalls(size) => Err(Error::Unreachable {
                 url: self.url.clone(),
                 reason: format!("nothing went on for {} s", patience.as_secs()),
@@ -373,17 +373,25 @@ impl Client {
     }
 }
 
-/// When something of an upload was sent last.
+/// When something of an upload was sent last, and why its file could not be read on.
 #[derive(Clone)]
-struct Sent(Arc<Mutex<Instant>>);
+struct Sent(Arc<Mutex<(Instant, Option<io::Error>)>>);
 
 impl Sent {
     fn new() -> Sent {
-        Sent(Arc::new(Mutex::new(Instant::now())))
+        Sent(Arc::new(Mutex::new((Instant::now(), None))))
     }
 
-    fn note(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    fn note(&self, piece: &io::Result<Bytes>) {
+        let mut sent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        sent.0 = Instant::now();
+        if let Err(error) = piece {
+            sent.1 = Some(io::Error::new(error.kind(), error.to_string()));
+        }
+    }
+
+    fn broken(&self) -> Option<io::Error> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).1.take()
     }
 
     /// Waits until nothing more was sent of a body of `size` bytes for too long, the answer to the last of it included, and
@@ -391,7 +399,7 @@ impl Sent {
     async fn stalls(&self, size: u64) -> Duration {
         let patience = READ_TIMEOUT + Duration::from_secs(size.min(BUFFERED.0) / BUFFERED.1);
         loop {
-            let last = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let last = self.0.lock().unwrap_or_else(PoisonError::into_inner).0;
             if last.elapsed() >= patience {
                 return patience;
             }
@@ -409,17 +417,34 @@ fn body_of(content: &Content, sent: &Sent) -> Result<(reqwest::Body, u64)> {
                 .step_by(PIECE_BYTES)
                 .map(|at| bytes.slice(at..bytes.len().min(at + PIECE_BYTES)))
                 .collect();
-            let pieces = stream::iter(pieces).map(Ok::<_, io::Error>).inspect(move |_| sent.note());
+            let pieces = stream::iter(pieces).map(Ok::<_, io::Error>).inspect(move |piece| sent.note(piece));
             Ok((reqwest::Body::wrap_stream(pieces), bytes.len() as u64))
         }
         Content::File(file, size) => {
             let mut file = file.try_clone()?;
             file.seek(io::SeekFrom::Start(0))?;
             let file = tokio::fs::File::from_std(file).take(*size);
-            let pieces = ReaderStream::with_capacity(file, PIECE_BYTES).inspect(move |_| sent.note());
+            let pieces = whole(ReaderStream::with_capacity(file, PIECE_BYTES), *size);
+            let pieces = pieces.inspect(move |piece| sent.note(piece));
             Ok((reqwest::Body::wrap_stream(pieces), *size))
         }
     }
+}
+
+/// A stream whose end is an error where it comes too early: a file became shorter while it was sent.
+fn whole(pieces: impl Stream<Item = io::Result<Bytes>>, size: u64) -> impl Stream<Item = io::Result<Bytes>> {
+    pieces.map(Some).chain(stream::iter([None])).scan(size, |left, piece| {
+        let next = match piece {
+            Some(Ok(piece)) => {
+                *left = left.saturating_sub(piece.len() as u64);
+                Some(Ok(piece))
+            }
+            Some(Err(error)) => Some(Err(error)),
+            None if *left > 0 => Some(Err(io::Error::from(io::ErrorKind::UnexpectedEof))),
+            None => None,
+        };
+        std::future::ready(next)
+    })
 }
 
 const fn is_put_off(status: StatusCode) -> bool {

@@ -24,6 +24,7 @@ pub(super) async fn run(context: &Context, arguments: cli::Ingest) -> anyhow::Re
         watch: arguments.watch,
         delete: arguments.delete,
         max_delete: arguments.max_delete,
+        adopt: arguments.adopt,
         settle: Duration::from_secs_f64(arguments.settle),
         rescan: Duration::from_secs_f64(arguments.rescan),
     };

@@ -83,13 +83,14 @@ impl Jobs {
     ) -> Result<Done, Error> {
         if self.by_path && found.named.is_none() {
             let why = "its path is not UTF-8, so that it cannot be an external id (--by-path)";
-            return Ok(Done::Refused(io::Error::other(why).into()));
+            return Ok(Done::Refused(io::Error::new(io::ErrorKind::InvalidInput, why).into()));
         }
-        let to_read = found.clone();
-        let read = tokio::task::spawn_blocking(move || Reading::of(&to_read)).await;
+        let (to_read, cut) = (found.clone(), self.cut.clone());
+        let read = tokio::task::spawn_blocking(move || Reading::of(&to_read, &cut)).await;
         let reading = match read.unwrap_or_else(|error| Err(io::Error::other(error))) {
             Ok(Some(reading)) => reading,
             Ok(None) => return Ok(Done::Moving),
+            Err(_) if self.cut.is_cancelled() => return Ok(Done::Stopped),
             Err(error) => return Ok(Done::Refused(error.into())),
         };
         let noted = |document, version, was_there| Known {
@@ -108,9 +109,9 @@ impl Jobs {
             filename: found.path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             content: reading.content.clone(),
             external_id: found.named.clone().filter(|_| self.by_path),
-            idempotency_key: Some(idempotency_key(key, replace, &reading.sha256)),
+            idempotency_key: Some(self.idempotency_key(key, found, replace, &reading.sha256)),
         };
-        let answer = self.send(upload, replace, &reading.sha256).await;
+        let answer = self.send(upload, found, replace, &reading).await;
         let has_changed = reading.has_changed();
         Ok(match answer? {
             None => Done::Stopped,
@@ -133,22 +134,31 @@ impl Jobs {
     async fn send(
         &self,
         mut upload: Upload,
+        found: &Found,
         mut replace: Option<DocumentId>,
-        sha256: &str,
+        reading: &Reading,
     ) -> Result<Option<Result<Accepted, Error>>, Error> {
         let mut has_gone = false;
         loop {
             let request = || async {
-                match replace {
+                let answer = match replace {
                     Some(document) => self.client.replace(document, &upload, &self.target).await,
                     None => self.client.upload(&upload, &self.target).await,
+                };
+                match answer {
+                    // It may be shorter than what was announced, and no attempt would end.
+                    Err(Error::Unreachable { .. }) if reading.has_changed() => {
+                        Err(io::Error::other("it changed while it was sent").into())
+                    }
+                    answer => answer,
                 }
             };
             match self.patiently(request).await? {
                 // Somebody deleted the document: the file becomes one again. So may have been what the key was answered with.
                 Some(Err(Error::Refused { status: StatusCode::NOT_FOUND, .. })) if !has_gone => {
                     (has_gone, replace) = (true, None);
-                    upload.idempotency_key = Some(idempotency_key(Uuid::new_v4(), None, sha256));
+                    let key = self.idempotency_key(Uuid::new_v4(), found, None, &reading.sha256);
+                    upload.idempotency_key = Some(key);
                 }
                 answer => return Ok(answer),
             }
@@ -172,7 +182,7 @@ impl Jobs {
     where
         F: Future<Output = Result<T, Error>>,
     {
-        let (mut pause, mut since) = (PAUSE.0, None::<Instant>);
+        let (mut pause, mut since) = (PAUSE.0, None::<(Trouble, Instant)>);
         loop {
             let Some(answer) = self.cut.run_until_cancelled(request()).await else { return Ok(None) };
             let (error, trouble) = match answer {
@@ -182,8 +192,13 @@ impl Jobs {
                 },
                 answer => return Ok(Some(self.answered(answer))),
             };
-            let since = *since.get_or_insert_with(Instant::now);
-            let is_over = self.patience.is_some_and(|patience| since.elapsed() >= patience);
+            // Of this trouble alone: a server that says that it is asked too often is there.
+            let began = match since {
+                Some((before, began)) if before == trouble => began,
+                _ => Instant::now(),
+            };
+            since = Some((trouble, began));
+            let is_over = self.patience.is_some_and(|patience| began.elapsed() >= patience);
             match trouble {
                 Trouble::Away if is_over => return Err(error),
                 Trouble::Full
@@ -205,6 +220,14 @@ impl Jobs {
         }
     }
 
+    /// The same for the same upload of the same bytes to the same document, and for no other.
+    fn idempotency_key(&self, key: Uuid, found: &Found, replace: Option<DocumentId>, sha256: &str) -> String {
+        let target = replace.map(|document| document.to_string()).unwrap_or_default();
+        let external_id = found.named.as_deref().filter(|_| self.by_path).unwrap_or_default();
+        let request = format!("{key} {target} {sha256} {} {external_id}", self.target.lane);
+        hex::encode(Sha256::digest(request))
+    }
+
     fn answered<T>(&self, answer: Result<T, Error>) -> Result<T, Error> {
         if self.said.away.swap(false, Ordering::Relaxed) {
             to_stderr("riacho: the server answers again");
@@ -214,6 +237,7 @@ impl Jobs {
 }
 
 /// Why a later attempt may go well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Trouble {
     /// The server, or what it needs, is not there.
     Away,
@@ -243,17 +267,11 @@ impl Trouble {
 
 /// Whether a refusal is none of the file: later the same may be taken.
 fn is_for_now(error: &Error) -> bool {
-    matches!(error, Error::Refused { status, .. } if *status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error())
+    matches!(error, Error::Refused { status: StatusCode::TOO_MANY_REQUESTS, .. })
 }
 
 fn say_once(was_said: &AtomicBool, text: &str) {
     if !was_said.swap(true, Ordering::Relaxed) {
         to_stderr(&format!("riacho: {text}"));
     }
-}
-
-/// The same for the same upload of the same bytes to the same document, and for no other.
-fn idempotency_key(key: Uuid, replace: Option<DocumentId>, sha256: &str) -> String {
-    let target = replace.map(|document| document.to_string()).unwrap_or_default();
-    hex::encode(Sha256::digest(format!("{key} {target} {sha256}")))
 }

@@ -31,6 +31,8 @@ pub(crate) struct Options {
     pub(crate) watch: bool,
     /// Delete the documents of files that were removed.
     pub(crate) delete: bool,
+    /// Take documents that are there already for this ingest's own.
+    pub(crate) adopt: bool,
     /// When more files than this are gone at once, their documents stay; half of those that are known when not given.
     pub(crate) max_delete: Option<usize>,
     /// For how long a file that changed must have looked the same.

@@ -9,6 +9,7 @@ use std::{
 };
 
 use sha2::{Digest, Sha256};
+use tokio_util::sync::CancellationToken;
 
 use super::scan::{Found, Stat};
 use crate::client::Content;
@@ -32,7 +33,8 @@ pub(super) struct Reading {
 
 impl Reading {
     /// Reads a file to its end; none where it is no longer as it was found.
-    pub(super) fn of(found: &Found) -> io::Result<Option<Reading>> {
+    /// Gives up when `cut` is cancelled.
+    pub(super) fn of(found: &Found, cut: &CancellationToken) -> io::Result<Option<Reading>> {
         let path = found.target.as_ref().unwrap_or(&found.path);
         // A link that took the file's place is not followed, and a pipe not waited for.
         let flags = nix::fcntl::OFlag::O_NOFOLLOW | nix::fcntl::OFlag::O_NONBLOCK;
@@ -42,7 +44,7 @@ impl Reading {
             return Ok(None);
         }
         let is_fresh = !found.stat.is_older(TICK);
-        let (sha256, content, file) = read(file, found.stat.size)?;
+        let (sha256, content, file) = read(file, found.stat.size, cut)?;
         let reading = Reading { sha256, content, is_fresh, file, stat: found.stat };
         Ok((!reading.has_changed()).then_some(reading))
     }
@@ -54,7 +56,7 @@ impl Reading {
 }
 
 /// The SHA-256 of a file in hexadecimal, and its bytes unless it is large.
-fn read(mut file: File, size: u64) -> io::Result<(String, Content, Arc<File>)> {
+fn read(mut file: File, size: u64, cut: &CancellationToken) -> io::Result<(String, Content, Arc<File>)> {
     if size <= IN_MEMORY {
         let mut bytes = Vec::new();
         // One that grows meanwhile shows by its size.
@@ -63,6 +65,9 @@ fn read(mut file: File, size: u64) -> io::Result<(String, Content, Arc<File>)> {
     }
     let (mut hash, mut piece) = (Sha256::new(), vec![0; 256 << 10]);
     loop {
+        if cut.is_cancelled() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
         match file.read(&mut piece)? {
             0 => break,
             read => hash.update(&piece[..read]),
@@ -95,17 +100,23 @@ mod tests {
         fs::write(&path, "text").unwrap();
         fs::write(&secret, "data").unwrap();
         let before = found(folder.path(), "a.txt");
-        let reading = Reading::of(&before).unwrap().unwrap();
+        let reading = Reading::of(&before, &CancellationToken::new()).unwrap().unwrap();
         assert!(reading.is_fresh && !reading.has_changed());
         fs::remove_file(&path).unwrap();
         symlink(&secret, &path).unwrap();
-        assert!(Reading::of(&before).is_err(), "a link is not followed");
+        assert!(Reading::of(&before, &CancellationToken::new()).is_err(), "a link is not followed");
         fs::remove_file(&path).unwrap();
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRUSR).unwrap();
-        assert!(Reading::of(&before).unwrap().is_none(), "a pipe is not waited for");
+        assert!(
+            Reading::of(&before, &CancellationToken::new()).unwrap().is_none(),
+            "a pipe is not waited for"
+        );
         fs::remove_file(&path).unwrap();
         fs::write(&path, "text").unwrap();
-        assert!(Reading::of(&before).unwrap().is_none(), "the same size is not the same file");
+        assert!(
+            Reading::of(&before, &CancellationToken::new()).unwrap().is_none(),
+            "the same size is not the same file"
+        );
     }
 
     #[test]
@@ -113,7 +124,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.bin");
         fs::write(&path, vec![1; 3 << 20]).unwrap();
-        let reading = Reading::of(&found(folder.path(), "a.bin")).unwrap().unwrap();
+        let reading =
+            Reading::of(&found(folder.path(), "a.bin"), &CancellationToken::new()).unwrap().unwrap();
         assert!(matches!(reading.content, Content::File(_, size) if size == 3 << 20));
         fs::write(&path, vec![1; 2 << 20]).unwrap();
         assert!(reading.has_changed());

@@ -11,6 +11,8 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use tokio_util::sync::CancellationToken;
+
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
 /// Size and times of a file: while they stay, so does its content.
@@ -66,6 +68,18 @@ impl Found {
     pub(crate) fn key(&self) -> String {
         key_of(&self.path)
     }
+}
+
+/// Whether there is no file at a path any more: nothing, or a folder. What cannot be looked at is not gone.
+pub(crate) fn is_gone(path: &Path) -> bool {
+    match fs::metadata(path) {
+        Ok(metadata) => metadata.is_dir(),
+        Err(error) => is_absent(&error),
+    }
+}
+
+fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 /// A path as text, from which it can be told again: bytes that are not UTF-8 stand as a zero and two digits, and no path
@@ -162,7 +176,7 @@ impl Scope {
 
     /// Whether the root of a path is there, with something in it: when a whole disk is away, nothing of it was removed.
     pub(crate) fn root_is_there(&self, path: &Path) -> bool {
-        let root = self.roots.iter().find(|root| path.starts_with(&root.path));
+        let root = self.root_of(path);
         root.is_some_and(|root| {
             let folder = if root.is_file { root.path.parent().unwrap_or(&root.path) } else { &root.path };
             fs::read_dir(folder).is_ok_and(|mut entries| root.is_file || entries.next().is_some())
@@ -177,7 +191,8 @@ impl Scope {
 
     /// All files, in the order of their names, and what could not be read. Links to folders are not followed, since
     /// they may lead in circles, and links to files only where these lie below the same root.
-    pub(crate) fn walk(&self) -> (Vec<Found>, Vec<Unreadable>) {
+    /// Ends early when `stop` is cancelled.
+    pub(crate) fn walk(&self, stop: &CancellationToken) -> (Vec<Found>, Vec<Unreadable>) {
         let (mut found, mut errors) = (Vec::new(), Vec::new());
         for root in &self.roots {
             if root.is_file {
@@ -186,13 +201,20 @@ impl Scope {
                     Err(error) => errors.push((root.path.clone(), error)),
                 }
             } else {
-                self.folder(root, &root.path, &mut found, &mut errors);
+                self.folder(root, &root.path, stop, &mut found, &mut errors);
             }
         }
         (found, errors)
     }
 
-    fn folder(&self, root: &Root, folder: &Path, found: &mut Vec<Found>, errors: &mut Vec<Unreadable>) {
+    fn folder(
+        &self,
+        root: &Root,
+        folder: &Path,
+        stop: &CancellationToken,
+        found: &mut Vec<Found>,
+        errors: &mut Vec<Unreadable>,
+    ) {
         let entries = fs::read_dir(folder).and_then(|entries| entries.collect::<Result<Vec<_>, _>>());
         let mut entries = match entries {
             Ok(entries) => entries,
@@ -200,19 +222,26 @@ impl Scope {
         };
         entries.sort_by_key(fs::DirEntry::file_name);
         for entry in entries {
+            if stop.is_cancelled() {
+                return;
+            }
             match self.one(root, &entry.path()) {
                 Looked::File(file) => found.push(file),
-                Looked::Folder(_) => self.folder(root, &entry.path(), found, errors),
+                Looked::Folder(_) => self.folder(root, &entry.path(), stop, found, errors),
                 Looked::Absent | Looked::NotMeant => {}
             }
         }
     }
 
+    /// The root that a path is below, of several the innermost: what is named itself is meant.
+    fn root_of(&self, path: &Path) -> Option<&Root> {
+        let above = self.roots.iter().filter(|root| path.starts_with(&root.path));
+        above.max_by_key(|root| root.path.components().count())
+    }
+
     /// What is at a path of which somebody said that it changed.
     pub(crate) fn look(&self, path: &Path) -> Looked {
-        let Some(root) = self.roots.iter().find(|root| path.starts_with(&root.path)) else {
-            return Looked::NotMeant;
-        };
+        let Some(root) = self.root_of(path) else { return Looked::NotMeant };
         let below = path.strip_prefix(&root.path).unwrap_or(path);
         let mut folder = root.path.clone();
         for part in below.parent().into_iter().flat_map(Path::components) {
@@ -224,7 +253,7 @@ impl Scope {
         match self.one(root, path) {
             Looked::Folder(_) => {
                 let mut found = Vec::new();
-                self.folder(root, path, &mut found, &mut Vec::new());
+                self.folder(root, path, &CancellationToken::new(), &mut found, &mut Vec::new());
                 Looked::Folder(found)
             }
             looked => looked,
@@ -238,7 +267,7 @@ impl Scope {
         }
         let metadata = match fs::symlink_metadata(path) {
             Ok(metadata) => metadata,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Looked::Absent,
+            Err(error) if is_absent(&error) => return Looked::Absent,
             Err(_) => return Looked::NotMeant,
         };
         if metadata.is_dir() {
@@ -247,6 +276,7 @@ impl Scope {
         let (metadata, target) = if metadata.is_symlink() {
             match path.canonicalize().and_then(|target| Ok((fs::metadata(&target)?, target))) {
                 Ok((metadata, target)) if self.is_within(root, &target) => (metadata, Some(target)),
+                Err(error) if is_absent(&error) => return Looked::Absent,
                 _ => return Looked::NotMeant,
             }
         } else {
@@ -322,7 +352,7 @@ mod tests {
     }
 
     fn shown(scope: &Scope) -> Vec<String> {
-        let (found, errors) = scope.walk();
+        let (found, errors) = scope.walk(&CancellationToken::new());
         assert!(errors.is_empty(), "{errors:?}");
         found.into_iter().map(|file| file.shown).collect()
     }
@@ -381,6 +411,13 @@ mod tests {
         for left_out in ["a/.x/2.md", "a/.x", "tmp/3.md", "b.txt", "../other"] {
             assert_eq!(look(left_out), Looked::NotMeant, "{left_out}");
         }
-        assert_eq!(look("a/gone.md"), Looked::Absent);
+        let both = Scope::new(&[root.path().to_owned(), root.path().join("a/.x")], &[], &[]).unwrap();
+        assert!(
+            matches!(both.look(&path.join("a/.x/2.md")), Looked::File(_)),
+            "a hidden folder that is named"
+        );
+        assert_eq!((look("a/gone.md"), look("b.txt/x.md")), (Looked::Absent, Looked::Absent));
+        let gone = |name: &str| is_gone(&path.join(name));
+        assert!(gone("a/gone.md") && gone("b.txt/x") && gone("a") && !gone("b.txt"));
     }
 }

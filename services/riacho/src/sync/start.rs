@@ -54,7 +54,7 @@ pub(crate) struct Begun {
 pub(crate) async fn begin(
     client: &Client,
     mut scope: Scope,
-    options: Options,
+    mut options: Options,
     state: StateAt,
     output: Output,
     stop: CancellationToken,
@@ -78,7 +78,10 @@ pub(crate) async fn begin(
             () = stop.cancelled() => return Ok(interrupted()),
         } {
             Wanted::Is(id) => Some(id),
-            Wanted::Unseen => None,
+            Wanted::Unseen => {
+                options.wait = false;
+                None
+            }
             Wanted::Stopped => return Ok(interrupted()),
         },
     };
@@ -118,7 +121,9 @@ async fn collection(jobs: &Jobs, name: &str) -> anyhow::Result<Wanted> {
                 }
             }
             Err(Error::Refused { status, .. }) if status == reqwest::StatusCode::FORBIDDEN => {
-                to_stderr("riacho: no state is kept: the key may not read (scope documents:read)");
+                to_stderr(
+                    "riacho: no state is kept, and documents are not followed: the key may not read (scope documents:read)",
+                );
                 return Ok(Wanted::Unseen);
             }
             Err(error) => return Err(error.into_failure()),
@@ -178,14 +183,20 @@ async fn compare(
             break;
         }
     }
-    let is_as_known = |path: &str, known: &Known| {
-        found.get(&known.document).is_some_and(|(version, _)| {
-            // A version whose answer was lost is this ingest's own.
-            known.version == 0 || known.version == *version || state.is_sending(path)
-        })
+    let mut sent = Vec::new();
+    let mut is_as_known = |path: &String, known: &Known| {
+        let Some((version, _)) = found.get(&known.document) else { return false };
+        // The next version, where the answer to an upload was lost, may be this ingest's own. Sent again, it shows.
+        let is_next = state.is_sending(path) && *version == known.version + 1;
+        if is_next {
+            sent.push(path.clone());
+        }
+        is_next || known.version == 0 || known.version == *version
     };
     let others = state.iter().filter(|(path, known)| !is_as_known(path, known));
-    for path in others.map(|(path, _)| path.clone()).collect::<Vec<_>>() {
+    let others: Vec<String> = others.map(|(path, _)| path.clone()).collect();
+    sent.iter().for_each(|path| state.doubt(path));
+    for path in others {
         state.remove(&path)?;
     }
     Ok(Some(found.into_iter().map(|(document, (_, state))| (document, state)).collect()))

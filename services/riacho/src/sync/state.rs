@@ -38,9 +38,14 @@ pub(crate) struct Known {
     /// The version that was accepted; 0 where it is not known.
     #[serde(default)]
     pub(crate) version: u32,
-    /// The document was there before, made by somebody else: it is neither changed nor deleted.
-    #[serde(default)]
+    /// The document was there before, made by somebody else: it is neither changed nor deleted. So it is taken to be where
+    /// it is not known.
+    #[serde(default = "yes")]
     pub(crate) was_there: bool,
+}
+
+const fn yes() -> bool {
+    true
 }
 
 impl Known {
@@ -233,6 +238,21 @@ impl State {
         self.write(path, self.known.get(path).cloned(), Some(key))?;
         self.sending.insert(path.to_owned(), key);
         Ok(key)
+    }
+
+    /// An upload of a path came to nothing: what is known stays.
+    pub(crate) fn end(&mut self, path: &str) -> io::Result<()> {
+        match self.sending.remove(path) {
+            Some(_) => self.write(path, self.known.get(path).cloned(), None),
+            None => Ok(()),
+        }
+    }
+
+    /// What was sent last of a path is not certain.
+    pub(crate) fn doubt(&mut self, path: &str) {
+        if let Some(known) = self.known.get_mut(path) {
+            known.sha256.clear();
+        }
     }
 
     /// The next upload of a path is another one: the answer to the last is known, and no good any more.

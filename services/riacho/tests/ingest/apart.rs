@@ -70,6 +70,11 @@ async fn a_watch_that_begins_before_its_disk_is_mounted_deletes_nothing() {
     let shown = disk.to_str().unwrap().to_owned();
     let arguments = ["ingest", &shown, "--collection", "disk", "--delete"];
     deployment.json(&arguments).await;
+    let ids = async || {
+        let found = documents(&deployment, "disk").await;
+        found.values().map(|d| d["id"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let before = ids().await;
     let watch = [&arguments[..], &["--watch", "--settle", "0.2", "--rescan", "0.2"]].concat();
     for left in [None, Some("lost+found/x.txt")] {
         fs::rename(&disk, &away).unwrap();
@@ -82,7 +87,7 @@ async fn a_watch_that_begins_before_its_disk_is_mounted_deletes_nothing() {
             let log = process.log();
             // An empty file is refused, which shows that everything was looked at.
             let is_seen =
-                log.contains("documents of 12 files stay") && (left.is_none() || log.contains("x.txt"));
+                log.contains("documents of 12 files of 12 stay") && (left.is_none() || log.contains("x.txt"));
             if is_seen { Ok(()) } else { Err(log) }
         })
         .await;
@@ -94,7 +99,7 @@ async fn a_watch_that_begins_before_its_disk_is_mounted_deletes_nothing() {
         within(PATIENCE, log).await;
         until(&deployment, &process, "disk", &wanted).await;
         interrupt(&mut process).await;
-        assert!(!process.log().contains("deleted"), "{}", process.log());
+        assert_eq!(ids().await, before, "{}", process.log());
     }
 }
 
@@ -185,11 +190,14 @@ async fn the_documents_of_a_folder_that_is_renamed_stay() {
     let deployment = Deployment::shared().await;
     let path = folder(&deployment, "renamed", (0..40).map(|n| format!("old/{n}.txt")));
     let shown = path.to_str().unwrap();
+    let state = deployment.dir.path().join("renamed.state");
     let arguments = [
         "ingest",
         shown,
         "--watch",
         "--delete",
+        "--state",
+        state.to_str().unwrap(),
         "--max-delete",
         "100",
         "--settle",
@@ -203,9 +211,19 @@ async fn the_documents_of_a_folder_that_is_renamed_stay() {
         found.values().map(|d| d["id"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
     };
     within(PATIENCE, || async { if ids().await.len() == 40 { Ok(()) } else { Err(watch.log()) } }).await;
+    let before = ids().await;
     fs::rename(path.join("old"), path.join("new")).unwrap();
-    write(&path, "last.txt", "Written after the renaming.\n");
-    within(PATIENCE, || async { if ids().await.len() == 41 { Ok(()) } else { Err(watch.log()) } }).await;
+    // Each is known by its new name, and no more by its old one.
+    let is_moved = || {
+        let text = fs::read_to_string(&state).unwrap();
+        let known = |name: &str, mark: &str| {
+            text.lines().filter(|line| line.contains(name) && line.contains(mark)).count()
+        };
+        known("/new/", "\"sha256\"") >= 40 && known("/old/", "\"known\":null}") >= 40
+    };
+    within(PATIENCE, || async { if is_moved() { Ok(()) } else { Err(watch.log()) } }).await;
+    assert_eq!(ids().await, before, "{}", watch.log());
+    write(&path, "last.txt", "Something is left.\n");
     fs::remove_dir_all(path.join("new")).unwrap();
     within(PATIENCE, || async { if ids().await.len() == 1 { Ok(()) } else { Err(watch.log()) } }).await;
     interrupt(&mut watch).await;
@@ -216,4 +234,53 @@ async fn the_documents_of_a_folder_that_is_renamed_stay() {
             || log.lines().filter(|line| line.starts_with("deleted: ")).all(|line| line.contains("/new/")),
         "{log}"
     );
+}
+
+#[tokio::test]
+async fn without_delete_no_document_is_deleted_and_a_renamed_file_keeps_its_own() {
+    let deployment = Deployment::shared().await;
+    let path = folder(&deployment, "kept", ["a.txt", "b.txt"].map(str::to_owned));
+    let shown = path.to_str().unwrap();
+    let state = deployment.dir.path().join("kept.state");
+    let common = ["ingest", shown, "--collection", "kept", "--state", state.to_str().unwrap()];
+    let watch = [&common[..], &["--watch", "--settle", "0.5", "--rescan", "3600"]].concat();
+    let mut process = spawn(&deployment, &watch);
+    until(&deployment, &process, "kept", &[("a.txt", 1), ("b.txt", 1)]).await;
+    let before = documents(&deployment, "kept").await;
+    // Written, and gone before it is at rest.
+    write(&path, "a.txt", "Another text of a.\n");
+    fs::remove_file(path.join("a.txt")).unwrap();
+    fs::rename(path.join("b.txt"), path.join("c.txt")).unwrap();
+    let forgotten = || fs::read_to_string(&state).unwrap().contains("/b.txt\",\"known\":null}");
+    within(PATIENCE, || async { if forgotten() { Ok(()) } else { Err(process.log()) } }).await;
+    write(&path, "c.txt", "Another text of what was b.\n");
+    // A new version under its new name of the document that it was.
+    until(&deployment, &process, "kept", &[("a.txt", 1), ("c.txt", 2)]).await;
+    interrupt(&mut process).await;
+    let after = documents(&deployment, "kept").await;
+    assert_eq!(
+        (&after["a.txt"]["id"], &after["c.txt"]["id"]),
+        (&before["a.txt"]["id"], &before["b.txt"]["id"])
+    );
+    assert!(!process.log().contains("deleted"), "{}", process.log());
+}
+
+#[tokio::test]
+async fn documents_that_are_adopted_are_changed_and_deleted_with_their_files() {
+    let deployment = Deployment::shared().await;
+    let path = folder(&deployment, "adopted", ["a.txt", "b.txt", "c.txt"].map(str::to_owned));
+    let (shown, state) = (path.to_str().unwrap(), deployment.dir.path().join("adopted.state"));
+    let ingest = async |more: &[&str]| {
+        let common =
+            ["ingest", shown, "--collection", "adopted", "--delete", "--state", state.to_str().unwrap()];
+        summary(&deployment.json(&[&common[..], more].concat()).await, &["uploaded", "duplicates", "deleted"])
+    };
+    assert_eq!(ingest(&[]).await, [3, 0, 0]);
+    fs::remove_file(&state).unwrap();
+    assert_eq!(ingest(&["--adopt"]).await, [3, 3, 0]);
+    write(&path, "a.txt", "Another text of a.\n");
+    fs::remove_file(path.join("b.txt")).unwrap();
+    assert_eq!(ingest(&[]).await, [1, 0, 1]);
+    let found = documents(&deployment, "adopted").await;
+    assert_eq!((found.len(), &found["a.txt"]["version"]), (2, &json!(2)), "{found:?}");
 }

@@ -16,21 +16,26 @@ use crate::{
 impl Sync {
     /// Looks at everything.
     pub(super) async fn look_at_all(&mut self, is_first: bool) -> anyhow::Result<()> {
-        let scope = Arc::clone(&self.scope);
-        let (found, errors) = tokio::task::spawn_blocking(move || scope.walk()).await?;
+        let (scope, stop) = (Arc::clone(&self.scope), self.jobs.stop.clone());
+        let (found, errors) = tokio::task::spawn_blocking(move || scope.walk(&stop)).await?;
+        if self.jobs.stop.is_cancelled() {
+            return Ok(());
+        }
         let is_nothing = found.is_empty() && errors.is_empty();
         if is_first && is_nothing && !self.options.watch && !self.options.delete {
             return Err(Failure::error(Kind::Usage, "there are no files in what was named"));
         }
         errors.into_iter().for_each(|error| self.cannot_be_read(error));
-        let there: HashSet<String> = found.iter().map(Found::key).collect();
         let empty = self.scope.empty_roots(&found);
+        let mut there = HashSet::new();
         for file in found {
-            self.found(file, is_first);
+            // A folder and one below it may both be named.
+            if there.insert(file.key()) {
+                self.found(file, is_first);
+            }
         }
-        if self.options.delete {
-            self.look_for_removed(&there, &empty, is_first);
-        }
+        self.lately = 0;
+        self.look_for_removed(&there, &empty, is_first);
         Ok(())
     }
 
@@ -53,13 +58,13 @@ impl Sync {
         match self.scope.look(path) {
             Looked::File(found) => self.found(found, false),
             Looked::Folder(found) => found.into_iter().for_each(|file| self.found(file, false)),
-            Looked::Absent if self.options.delete => {
+            Looked::Absent => {
                 let now = Instant::now();
                 for key in self.state.below(&key_of(path)) {
                     self.resting.note(&path_of(key), None, now);
                 }
             }
-            Looked::Absent | Looked::NotMeant => {}
+            Looked::NotMeant => {}
         }
     }
 
@@ -69,6 +74,7 @@ impl Sync {
         if let Some(known) = known.filter(|known| known.stat() == found.stat && !known.sha256.is_empty()) {
             if is_first {
                 let document = known.document;
+                self.counted.insert(found.path);
                 self.unchanged(found.shown, document);
             }
             return;
@@ -117,6 +123,10 @@ impl Sync {
                 Looked::File(found) => self.resting.note(&path, Some(found.stat), now),
                 Looked::Absent if before.is_none() => drop(self.gone.entry(path).or_insert(now)),
                 Looked::Absent => self.resting.note(&path, None, now),
+                // What was a file is a folder now.
+                Looked::Folder(_) if self.state.get(&key_of(&path)).is_some() => {
+                    self.gone.entry(path).or_insert(now);
+                }
                 Looked::Folder(_) | Looked::NotMeant => {}
             }
         }

@@ -36,6 +36,8 @@ use crate::{
 const FOLLOWED: usize = 32;
 /// How long what is on its way may take after a signal.
 const GRACE: Duration = Duration::from_secs(10);
+/// How long what is cut off may take to notice.
+const AFTER_CUT: Duration = Duration::from_secs(2);
 /// How often a file is tried that changes while it is read, where nobody watches.
 const TRIES: u32 = 3;
 
@@ -46,7 +48,8 @@ const PUT_OFF: Duration = Duration::from_secs(15);
 
 /// What a job did.
 enum Outcome {
-    Brought(Found, Result<Done, Error>),
+    /// The document is the one that was worked on meanwhile.
+    Brought(Found, Option<DocumentId>, Result<Done, Error>),
     Deleted(String, DocumentId, Result<Option<Result<(), Error>>, Error>),
 }
 
@@ -79,15 +82,19 @@ pub(super) struct Sync {
     gone: HashMap<PathBuf, Instant>,
     /// Documents to be deleted, with the keys of their files.
     to_delete: VecDeque<(String, DocumentId)>,
-    /// What was said of files that are gone and whose documents stay.
+    /// Documents that were deleted since everything was looked at.
+    lately: usize,
+    /// What was said of files that are gone and whose documents stay, and which these are.
     said_of_gone: HashSet<String>,
+    kept: HashSet<PathBuf>,
     /// Files that were refused as they are.
     refused: HashMap<PathBuf, Stat>,
     /// Folders and files that cannot be read, of which it was said.
     unreadable: HashSet<PathBuf>,
     tries: HashMap<PathBuf, u32>,
-    /// Refusals for now, of which it was said.
-    put_off: HashSet<String>,
+    /// Files that were refused for now, and refusals of which it was said.
+    put_off: HashSet<PathBuf>,
+    said_of_put_off: HashSet<String>,
     /// Files that the summary counts already.
     counted: HashSet<PathBuf>,
     /// Nothing is started before, since the server refuses everything for now.
@@ -125,11 +132,14 @@ impl Sync {
             following: JoinSet::new(),
             gone: HashMap::new(),
             to_delete: VecDeque::new(),
+            lately: 0,
             said_of_gone: HashSet::new(),
+            kept: HashSet::new(),
             refused: HashMap::new(),
             unreadable: HashSet::new(),
             tries: HashMap::new(),
             put_off: HashSet::new(),
+            said_of_put_off: HashSet::new(),
             counted: HashSet::new(),
             paused_until: None,
         }
@@ -237,7 +247,7 @@ impl Sync {
             let jobs = self.jobs.clone();
             self.running.spawn(async move {
                 let done = jobs.bring(&found, known, replace, key).await;
-                Outcome::Brought(found, done)
+                Outcome::Brought(found, document, done)
             });
         }
         self.delete_what_is_gone(now)?;
@@ -255,9 +265,7 @@ impl Sync {
     /// What no later attempt helps, and is no fault of a file.
     fn is_fatal(&self, error: &Error) -> anyhow::Result<()> {
         match error {
-            Error::Refused { status: StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, .. }
-                if self.options.watch =>
-            {
+            Error::Refused { status: StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, .. } => {
                 Err(Failure::error(Kind::Failed, error.to_string()))
             }
             _ => Ok(()),
@@ -282,7 +290,13 @@ impl Sync {
                     }
                     Some(Err(_)) => {}
                 },
-                () = &mut grace, if !cut.is_cancelled() => cut.cancel(),
+                () = &mut grace => {
+                    if cut.is_cancelled() {
+                        return self.running.abort_all();
+                    }
+                    cut.cancel();
+                    grace.as_mut().reset(Instant::now() + AFTER_CUT);
+                }
             }
         }
     }

@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 
 use anyhow::Context;
 use reqwest::StatusCode;
-use riacho_domain::DocumentId;
+use riacho_domain::{DocumentId, State as DocumentState};
 use tokio::time::Instant;
 
 use super::{Outcome, PUT_OFF, Sync, TRIES};
@@ -52,8 +52,7 @@ impl Sync {
 
     pub(super) fn note(&mut self, outcome: Outcome) -> anyhow::Result<()> {
         match outcome {
-            Outcome::Brought(found, done) => {
-                let document = self.state.get(&found.key()).map(|known| known.document);
+            Outcome::Brought(found, document, done) => {
                 let done = done.map_err(Error::into_failure)?;
                 let noted = match done {
                     Done::Uploaded(known, accepted)
@@ -81,6 +80,7 @@ impl Sync {
         match done {
             Done::Same(known) => {
                 let document = known.document;
+                self.tries.remove(&found.path);
                 self.keep(&found.key(), known)?;
                 if self.counted.insert(found.path) {
                     self.unchanged(found.shown, document);
@@ -90,18 +90,24 @@ impl Sync {
             Done::Uploaded(mut known, accepted) => {
                 let is_certain = !known.sha256.is_empty();
                 // An external id is of one path.
-                known.was_there &= !self.jobs.by_path && !self.state.is_ours(accepted.id);
+                let is_own = self.jobs.by_path || self.options.adopt || self.state.is_ours(accepted.id);
+                known.was_there &= !is_own;
                 self.keep(&found.key(), known)?;
+                self.put_off.remove(&found.path);
                 self.progress.uploaded();
                 self.summary.uploaded += 1;
                 self.counted.insert(found.path.clone());
-                if !is_certain && self.options.watch {
-                    self.resting.note(&found.path, Some(found.stat), Instant::now());
+                if is_certain {
+                    self.tries.remove(&found.path);
+                    self.to_follow.push_back((found.shown, accepted));
+                } else {
+                    // What was sent of it may be half of the one and half of the other.
+                    self.moving(found);
                 }
-                self.to_follow.push_back((found.shown, accepted));
             }
             Done::Refused(error) => {
                 self.is_fatal(&error)?;
+                self.state.end(&found.key()).context("cannot keep the state")?;
                 if is_for_good(&error) {
                     self.refused.insert(found.path, found.stat);
                 }
@@ -110,7 +116,9 @@ impl Sync {
                 self.summary.add(&ended);
             }
             Done::PutOff(error) => {
-                if self.put_off.insert(error.to_string()) {
+                self.state.end(&found.key()).context("cannot keep the state")?;
+                self.put_off.insert(found.path.clone());
+                if self.said_of_put_off.insert(error.to_string()) {
                     to_stderr(&format!("riacho: {error}; what is refused is tried again"));
                 }
                 self.paused_until = Some(Instant::now() + PUT_OFF);
@@ -151,8 +159,14 @@ impl Sync {
             Ok(ended) => ended,
             // It was accepted, and may have been deleted since. The others go on.
             Err(error @ Error::Refused { .. }) => {
-                self.is_fatal(&error)?;
                 Ended { id: Some(document.to_string()), ..refused(file, &error) }
+            }
+            // The server is away: what became of it is asked later.
+            Err(Error::Unreachable { .. }) if self.options.watch => {
+                let state = DocumentState::Releasing;
+                let accepted = Accepted { id: document, version: 0, state, duplicate: false };
+                self.to_follow.push_back((file, accepted));
+                return Ok(());
             }
             Err(error) if self.options.watch => {
                 to_stderr(&format!("riacho: {error}; {file} is not followed any more"));
@@ -185,7 +199,7 @@ fn is_for_good(error: &Error) -> bool {
                 | StatusCode::UNSUPPORTED_MEDIA_TYPE
                 | StatusCode::UNPROCESSABLE_ENTITY
         ),
-        Error::File(error) => error.kind() == ErrorKind::PermissionDenied,
+        Error::File(error) => matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::InvalidInput),
         Error::Unreachable { .. } | Error::Answer(_) => false,
     }
 }

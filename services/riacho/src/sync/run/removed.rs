@@ -15,7 +15,7 @@ use crate::{
     ingest::refused,
     output::to_stderr,
     progress::Ended,
-    sync::scan::{Stat, key_of, path_of},
+    sync::scan::{Stat, is_gone, key_of, path_of},
 };
 
 /// So many files may be gone at once where few are known.
@@ -25,19 +25,14 @@ impl Sync {
     /// Looks for files that are known and gone. A folder that was named and has no files at all is left alone.
     pub(super) fn look_for_removed(&mut self, there: &HashSet<String>, empty: &[PathBuf], is_first: bool) {
         let (known, now) = (self.state.iter().map(|(key, _)| key), Instant::now());
-        let mut gone: Vec<PathBuf> =
-            known.filter(|key| !there.contains(*key)).map(|key| path_of(key)).collect();
-        for root in empty {
-            let before = gone.len();
-            gone.retain(|path| !path.starts_with(root));
-            self.stay(
-                before - gone.len(),
-                &format!("nothing is left in {}, as if its disk were not mounted", root.display()),
-            );
-        }
+        let gone = known.filter(|key| !there.contains(*key)).map(|key| path_of(key));
+        let is_away = |path: &PathBuf| empty.iter().any(|root| path.starts_with(root));
+        let (away, gone): (Vec<_>, Vec<_>) = gone.partition(is_away);
+        self.stay(away, "nothing is left in what was named, as if its disk were not mounted");
         for path in gone {
             match is_first && !self.options.watch {
                 true => drop(self.gone.insert(path, now)),
+                false if is_gone(&path) => self.resting.note(&path, None, now),
                 false => self.resting.note(&path, Stat::of(&path).ok(), now),
             }
         }
@@ -54,56 +49,71 @@ impl Sync {
         if self.options.watch { self.options.settle } else { Duration::ZERO }
     }
 
-    /// Deletes the documents of files that are gone, when nothing else is to be done.
+    /// Deletes the documents of files that are gone, when no file may still turn out to be one of them under another name.
     pub(super) fn delete_what_is_gone(&mut self, now: Instant) -> anyhow::Result<()> {
-        let is_idle = self.running.is_empty() && self.waiting.is_empty() && !self.resting.has_files();
         let (settle, watch) = (self.gone_settle(), self.options.watch);
-        let is_due = |since: Instant| {
-            let waited = now.saturating_duration_since(since);
-            waited >= settle && (is_idle || (watch && waited >= GONE_WAITS))
-        };
-        let due: Vec<PathBuf> =
-            self.gone.extract_if(|_, since| is_due(*since)).map(|(path, _)| path).collect();
-        if !due.is_empty() {
+        let has_rested = |since: Instant| now.saturating_duration_since(since) >= settle;
+        let is_blocked = !self.gone.values().any(|since| has_rested(*since))
+            || if watch {
+                self.has_strangers()
+            } else {
+                !self.running.is_empty() || !self.waiting.is_empty()
+            };
+        if !is_blocked {
+            // Something may be written without an end.
+            let is_rest = !self.resting.has_files();
+            let is_due = |since: Instant| {
+                has_rested(since) && (is_rest || now.saturating_duration_since(since) >= GONE_WAITS)
+            };
+            let due = self.gone.extract_if(|_, since| is_due(*since)).map(|(path, _)| path).collect();
             self.delete(due, now)?;
         }
         while self.running.len() < self.options.concurrency.max(1) {
             let Some((key, document)) = self.to_delete.pop_front() else { break };
+            let path = path_of(&key);
+            // Meanwhile the file may be back, or another one be answered with its document.
+            if !is_gone(&path) || self.held.contains_key(&document) {
+                self.busy.remove(&path);
+                self.release(document);
+                self.resting.note(&path, None, now);
+                continue;
+            }
             let jobs = self.jobs.clone();
             self.running.spawn(async move { Outcome::Deleted(key, document, jobs.delete(document).await) });
         }
         Ok(())
     }
 
+    /// Whether a file is worked on that is not known yet. One that a quota refused has bytes of its own.
+    fn has_strangers(&self) -> bool {
+        self.busy.iter().any(|path| !self.put_off.contains(path) && self.state.get(&key_of(path)).is_none())
+    }
+
     /// Puts documents of files that are gone into the queue, unless so much is gone that something else is the matter.
+    /// Without `--delete` only what has another name now is forgotten under the old one.
     fn delete(&mut self, mut gone: Vec<PathBuf>, now: Instant) -> anyhow::Result<()> {
-        // One that cannot be looked at is not gone.
-        gone.retain(|path| matches!(path.try_exists(), Ok(false)) && self.state.get(&key_of(path)).is_some());
-        let before = gone.len();
-        gone.retain(|path| self.scope.root_is_there(path));
-        self.stay(
-            before - gone.len(),
-            "what was named is not there, or empty, as if its disk were not mounted",
-        );
+        gone.retain(|path| is_gone(path) && self.state.get(&key_of(path)).is_some());
+        let (gone, away): (Vec<_>, Vec<_>) =
+            gone.into_iter().partition(|path| self.scope.root_is_there(path));
+        self.stay(away, "what was named is not there, or empty, as if its disk were not mounted");
         let most = self.options.max_delete.unwrap_or((self.state.len() / 2).max(FEW));
-        if gone.len() > most {
-            let why = format!(
-                "{} of {} files are gone at once; --max-delete says how many may be",
-                gone.len(),
-                self.state.len()
-            );
-            self.stay(gone.len(), &why);
+        if self.options.delete && gone.len() + self.lately > most {
+            self.stay(gone, "much is gone at once; --max-delete says how many files may be");
             return Ok(());
         }
         for path in gone {
             let key = key_of(&path);
             let Some(known) = self.state.get(&key).cloned() else { continue };
-            if known.was_there || self.state.is_shared(known.document) {
+            let is_shared = self.state.is_shared(known.document);
+            if self.busy.contains(&path) {
+                self.gone.insert(path, now);
+            } else if is_shared || (known.was_there && self.options.delete) {
                 self.forget(&key)?;
-            } else if !self.busy.contains(&path) && self.documents.insert(known.document) {
+            } else if self.options.delete && self.documents.insert(known.document) {
+                self.lately += 1;
                 self.busy.insert(path);
                 self.to_delete.push_back((key, known.document));
-            } else {
+            } else if self.options.delete {
                 self.gone.insert(path, now);
             }
         }
@@ -111,13 +121,16 @@ impl Sync {
     }
 
     /// Documents of files that are gone stay. In a watch it is said once, and looked at again each time.
-    fn stay(&mut self, files: usize, why: &str) {
-        if files == 0 {
+    fn stay(&mut self, gone: Vec<PathBuf>, why: &str) {
+        if gone.is_empty() || !self.options.delete {
             return;
         }
+        let files = gone.len();
+        self.kept.extend(gone);
+        self.summary.kept = self.kept.len() as u64;
         if self.said_of_gone.insert(why.to_owned()) {
-            self.summary.kept += files as u64;
-            to_stderr(&format!("riacho: {why}: the documents of {files} files stay"));
+            let known = self.state.len();
+            to_stderr(&format!("riacho: {why}: the documents of {files} files of {known} stay"));
         }
     }
 
@@ -138,6 +151,8 @@ impl Sync {
             None => Ok(()),
             Some(Ok(())) => {
                 self.forget(&key)?;
+                self.kept.remove(&path);
+                self.summary.kept = self.kept.len() as u64;
                 self.summary.deleted += 1;
                 self.progress.removed(&ended(&path, document));
                 Ok(())
