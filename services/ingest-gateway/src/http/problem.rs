@@ -221,7 +221,7 @@ impl Problem {
     }
 
     /// The same as one of many in an answer, whose length is bounded.
-    pub(crate) fn for_one_of_many(mut self) -> Self {
+    pub(crate) fn one_of_many(mut self) -> Self {
         let [detail, field, message] = LONGEST_OF_MANY;
         self.detail = shortened(self.detail, detail);
         self.errors.truncate(1);

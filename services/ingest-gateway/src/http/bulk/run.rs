@@ -375,3 +375,26 @@ async fn take_in(intake: &Intake, item: Item) -> Result<riacho_store::Accepted, 
     let accept = accept_of(app, &intake.tenant, Target::New, trace, &HeaderMap::new(), received)?;
     Ok(app.accept(&accept, &original.release()).await?)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use super::*;
+
+    #[tokio::test]
+    async fn items_that_panic_are_refused_and_many_of_them_end_the_request() {
+        let (trouble, (lines, _reader)) = (Trouble::default(), answer());
+        for (items, ends) in [(MOST_FAULTS - 1, false), (1, true)] {
+            let (fates, coming) = mpsc::channel(MOST_FAULTS as usize);
+            for number in 1..=items {
+                let task = tokio::spawn(async { panic!("as it is meant to") });
+                let place = Place::Line(number.into());
+                assert!(fates.send(Fate::Coming(place, "a.txt".to_owned(), task)).await.is_ok());
+            }
+            drop(fates);
+            let summary = serde_json::to_value(tell(coming, &lines, &trouble).await).unwrap();
+            assert_eq!((&summary["refused"], trouble.is_there.is_cancelled()), (&items.into(), ends));
+        }
+        assert!(trouble.first.get().unwrap().is_internal());
+    }
+}

@@ -94,7 +94,7 @@ impl ItemBody {
     pub(super) fn refused(place: Place, name: Option<String>, problem: Problem) -> Self {
         Self {
             retry_after_seconds: problem.retry_after_seconds(),
-            problem: Some(problem.for_one_of_many().into()),
+            problem: Some(problem.one_of_many().into()),
             ..Self::at(place, name)
         }
     }
