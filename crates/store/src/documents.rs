@@ -302,11 +302,13 @@ pub(crate) fn list_sql(list: &ListDocuments) -> String {
         }
         None => "",
     };
+    // Of a collection, the index that begins with the tenant is no choice: the collection may be all at its end.
+    let tenant = if list.collection.is_some() { "(d.tenant_id = $1) IS TRUE" } else { "d.tenant_id = $1" };
     format!(
         "-- store::documents::documents
 SELECT {columns}FROM (
     SELECT d.* FROM documents AS d {version}
-    WHERE d.tenant_id = $1 AND d.deleted_at IS NULL{filters}
+    WHERE {tenant} AND d.deleted_at IS NULL{filters}
     ORDER BY d.created_at DESC, d.id DESC LIMIT $7) AS d
 {beside}ORDER BY d.created_at DESC, d.id DESC",
         columns = document_columns!(),

@@ -1,14 +1,18 @@
 //! All statements, so that a test can prepare each against the real schema: a typing error in one
 //! that runs once a month is found at once.
 
-use riacho_domain::{DocumentId, SpaceId, TenantId};
+use chrono::{DateTime, Utc};
+use riacho_domain::{DocumentId, SpaceId, State, TenantId};
 use tokio_postgres::SimpleQueryMessage;
+use uuid::Uuid;
 
 use crate::{
     ListDocuments, accept, attachments, audit, census, chunks, collections, commands, day, dead_letters,
     documents, due, files, frequent_words, indexing, intake, janitor, keys, leases, limits, migrate, pauses,
     pool, purge, release, reuse, schedules, search, spaces, spend, stages, start, status, tenants, topology,
-    uploads, vector_stores, webhooks,
+    uploads,
+    vector_stores::{self, members},
+    webhooks,
 };
 
 impl crate::Store {
@@ -103,9 +107,6 @@ impl crate::Store {
         tenant: &TenantId,
         list: &ListDocuments,
     ) -> Result<Vec<String>, crate::Error> {
-        let client = self.client().await?;
-        let quoted =
-            |text: Option<String>| text.map_or_else(|| "NULL".to_owned(), |text| format!("'{text}'"));
         let after = list.cursor.as_deref().map(crate::cursor::decode_time).transpose()?;
         let values = [
             Some(tenant.to_string()),
@@ -117,11 +118,54 @@ impl crate::Store {
             Some(list.limit.to_string()),
             list.parent.map(|id| id.to_string()),
         ];
+        self.list_scans(tenant, &documents::list_sql(list), &values).await
+    }
+
+    /// The same of a list of a collection's documents as files of a vector store.
+    pub async fn member_scans(
+        &self,
+        tenant: &TenantId,
+        collection: Uuid,
+        states: Option<&[State]>,
+        after: Option<(DateTime<Utc>, Uuid)>,
+    ) -> Result<Vec<String>, crate::Error> {
+        let asked = members::Asked {
+            batch: false,
+            states: states.is_some(),
+            lower: false,
+            upper: after.is_some(),
+            order: "DESC",
+        };
+        let states =
+            states.map(|states| states.iter().map(|state| state.as_str()).collect::<Vec<_>>().join(","));
+        let values = [
+            Some(tenant.to_string()),
+            Some(collection.to_string()),
+            None,
+            states.map(|states| format!("{{{states}}}")),
+            None,
+            None,
+            after.map(|(time, _)| time.to_rfc3339()),
+            after.map(|(_, id)| id.to_string()),
+            Some("101".to_owned()),
+        ];
+        self.list_scans(tenant, &members::list_sql(asked), &values).await
+    }
+
+    async fn list_scans(
+        &self,
+        tenant: &TenantId,
+        sql: &str,
+        values: &[Option<String>],
+    ) -> Result<Vec<String>, crate::Error> {
+        let client = self.client().await?;
+        let quoted = |text: &Option<String>| {
+            text.as_ref().map_or_else(|| "NULL".to_owned(), |text| format!("'{text}'"))
+        };
         let execute = format!(
-            "SET riacho.tenant = '{tenant}'; SET plan_cache_mode = force_custom_plan; PREPARE listing AS {}; \
+            "SET riacho.tenant = '{tenant}'; SET plan_cache_mode = force_custom_plan; PREPARE listing AS {sql}; \
              EXPLAIN (FORMAT JSON) EXECUTE listing ({})",
-            documents::list_sql(list),
-            values.map(quoted).join(", ")
+            values.iter().map(quoted).collect::<Vec<_>>().join(", ")
         );
         let mut text = String::new();
         for message in client.simple_query(&execute).await? {
@@ -244,6 +288,7 @@ fn all(space: SpaceId) -> Vec<String> {
     let fixed = [&fixed[..], webhooks::STATEMENTS].concat();
     let mut all: Vec<String> = fixed.concat().into_iter().map(str::to_owned).collect();
     all.extend(documents::list_statements());
+    all.extend(members::list_statements());
     all.extend(indexing::statements(space));
     all.extend(spaces::statements(space));
     all.extend(search::statements(space));

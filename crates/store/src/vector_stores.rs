@@ -4,7 +4,7 @@
 //! uploaded are their files (docs/adr/0024).
 
 mod batches;
-mod members;
+pub(crate) mod members;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use riacho_domain::{State, TenantId};

@@ -114,13 +114,22 @@ impl Store {
         let states = &states;
         self.transaction(Scope::tenant("members", tenant), |tx| async move {
             let place = async |id| place(&tx, tenant, collection, id).await;
-            let window =
-                Window { after: place(window.after).await?, before: place(window.before).await?, ..*window };
-            let (lower, upper) = window.bounds();
-            let params: [Param<'_>; 7] =
-                [&tenant.as_str(), &collection, &batch, states, &lower, &upper, &window.rows()];
-            let sql = window.choose(LIST_ASCENDING, LIST_DESCENDING);
-            let rows = tx.query(sql, &params).await?;
+            let (after, before) = (place(window.after).await?, place(window.before).await?);
+            let (lower, upper) = if window.ascending { (after, before) } else { (before, after) };
+            let asked = Asked {
+                batch: batch.is_some(),
+                states: states.is_some(),
+                lower: lower.is_some(),
+                upper: upper.is_some(),
+                order: window.choose("ASC", "DESC"),
+            };
+            let (lower_time, lower_id) = lower.unzip();
+            let (upper_time, upper_id) = upper.unzip();
+            let (tenant, rows, sql) = (tenant.as_str(), window.rows(), list_sql(asked));
+            let params: [Param<'_>; 9] =
+                [&tenant, &collection, &batch, states, &lower_time, &lower_id, &upper_time, &upper_id, &rows];
+            // Planned for these values, as the lists of documents are.
+            let rows = tx.query_once(&sql, &params).await?;
             Ok(window.cut(rows.iter().map(Member::read).collect::<Result<_, _>>()?))
         })
         .await
@@ -172,21 +181,30 @@ async fn place(
     tenant: &TenantId,
     collection: Uuid,
     id: Option<MemberId>,
-) -> Result<Option<Uuid>, Error> {
+) -> Result<Option<(DateTime<Utc>, Uuid)>, Error> {
     let Some(id) = id else { return Ok(None) };
     let params: [Param<'_>; 3] = [&tenant.as_str(), &id, &collection];
     let row = tx.query_opt(PLACE, &params).await?;
     let row =
         row.ok_or_else(|| Error::Invalid("there is nothing in the list at `after` or `before`".into()))?;
-    Ok(Some(row.try_get("id")?))
+    Ok(Some((row.try_get("created_at")?, row.try_get("id")?)))
+}
+
+macro_rules! column_names {
+    () => {
+        "d.id AS document_id, d.file_id, d.metadata, d.created_at, v.filename, v.state, v.error_code, v.error_message,
+       v.chunking, v.size, v.created_at AS accepted_at
+"
+    };
 }
 
 macro_rules! columns {
     () => {
-        "d.id AS document_id, d.file_id, d.metadata, d.created_at, v.filename, v.state, v.error_code, v.error_message,
-       v.chunking, v.size, v.created_at AS accepted_at
-FROM documents AS d JOIN document_versions AS v ON v.document_id = d.id AND v.version = d.latest_version
+        concat!(
+            column_names!(),
+            "FROM documents AS d JOIN document_versions AS v ON v.document_id = d.id AND v.version = d.latest_version
 "
+        )
     };
 }
 
@@ -202,28 +220,73 @@ ORDER BY d.id DESC LIMIT 1"
 const IDS: &str = "-- store::vector_stores::member_ids
 SELECT id, coalesce(file_id, id) AS member FROM documents WHERE (tenant_id = $1) IS TRUE AND id = ANY ($2)";
 
-macro_rules! list {
-    ($order:literal) => {
-        concat!(
-            "-- store::vector_stores::members
-SELECT ",
-            columns!(),
-            "WHERE d.tenant_id = $1 AND d.collection_id = $2 AND d.deleted_at IS NULL AND d.parent_id IS NULL
-  AND ($3::uuid IS NULL OR d.id IN (SELECT document_id FROM file_batch_documents WHERE batch_id = $3))
-  AND ($4::text[] IS NULL OR v.state = ANY ($4))
-  AND ($5::uuid IS NULL OR d.id > $5) AND ($6::uuid IS NULL OR d.id < $6)
-ORDER BY d.id ",
-            $order,
-            " LIMIT $7"
-        )
-    };
+/// What of a collection's documents is asked for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asked {
+    pub(crate) batch: bool,
+    pub(crate) states: bool,
+    pub(crate) lower: bool,
+    pub(crate) upper: bool,
+    pub(crate) order: &'static str,
 }
 
-const LIST_ASCENDING: &str = list!("ASC");
-const LIST_DESCENDING: &str = list!("DESC");
+/// The statement for a list: only what is asked for stands in it, and the page is cut before anything is joined that does not
+/// choose, as for the lists of documents. The index that begins with the tenant is no choice: a collection may be all at its end.
+pub(crate) fn list_sql(asked: Asked) -> String {
+    let filters = [
+        (
+            asked.batch,
+            "d.id IN (SELECT document_id FROM file_batch_documents WHERE batch_id = $3)",
+            "$3::uuid",
+        ),
+        (asked.states, "v.state = ANY ($4)", "$4::text[]"),
+        (asked.lower, "(d.created_at, d.id) > ($5, $6)", "$5::timestamptz"),
+        // Stands in the line above, and below.
+        (asked.lower, "true", "$6::uuid"),
+        (asked.upper, "(d.created_at, d.id) < ($7, $8)", "$7::timestamptz"),
+        (asked.upper, "true", "$8::uuid"),
+    ];
+    let filters: String = filters
+        .map(|(is_asked, filter, absent)| match is_asked {
+            true => format!(" AND {filter}"),
+            // Every parameter has its type and its number, whether it is used or not.
+            false => format!(" AND {absent} IS NULL"),
+        })
+        .concat();
+    let version = match asked.states {
+        true => {
+            "JOIN document_versions AS v ON v.document_id = d.id AND v.version = d.latest_version AND v.tenant_id = $1"
+        }
+        false => "",
+    };
+    format!(
+        "-- store::vector_stores::members
+SELECT {columns}FROM (
+    SELECT d.* FROM documents AS d {version}
+    WHERE (d.tenant_id = $1) IS TRUE AND d.collection_id = $2 AND d.deleted_at IS NULL AND d.parent_id IS NULL{filters}
+    ORDER BY d.created_at {order}, d.id {order} LIMIT $9) AS d
+JOIN document_versions AS v ON v.document_id = d.id AND v.version = d.latest_version
+ORDER BY d.created_at {order}, d.id {order}",
+        columns = column_names!(),
+        order = asked.order,
+    )
+}
+
+/// Every statement for lists.
+pub(crate) fn list_statements() -> Vec<String> {
+    let is = |bits: u32, bit: u32| bits & (1 << bit) != 0;
+    let asked = |bits| Asked {
+        batch: is(bits, 0),
+        states: is(bits, 1),
+        lower: is(bits, 2),
+        upper: is(bits, 3),
+        order: if is(bits, 4) { "ASC" } else { "DESC" },
+    };
+    (0..32).map(|bits| list_sql(asked(bits))).collect()
+}
 
 const PLACE: &str = "-- store::vector_stores::place
-SELECT id FROM documents
+SELECT id, created_at FROM documents
 WHERE tenant_id = $1 AND (file_id = $2 OR id = $2 AND file_id IS NULL) AND collection_id = $3
 ORDER BY deleted_at IS NULL DESC, id DESC LIMIT 1";
 
@@ -247,5 +310,4 @@ const SET_FINGERPRINT: &str = "-- store::vector_stores::set_metadata
 UPDATE document_versions SET fingerprint = $3 WHERE document_id = $1 AND version = $2";
 
 /// The statements of this file.
-pub(super) const STATEMENTS: &[&str] =
-    &[GET, IDS, LIST_ASCENDING, LIST_DESCENDING, PLACE, SET, SET_VERSIONS, SET_FINGERPRINT];
+pub(super) const STATEMENTS: &[&str] = &[GET, IDS, PLACE, SET, SET_VERSIONS, SET_FINGERPRINT];

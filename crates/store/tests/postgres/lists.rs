@@ -1,7 +1,7 @@
 //! Lists of documents: what they are read by where there are many.
 
 use riacho_domain::{DocumentId, State};
-use riacho_store::ListDocuments;
+use riacho_store::{ListDocuments, Window};
 use uuid::Uuid;
 
 use crate::database::{Database, database};
@@ -16,7 +16,7 @@ fn fill(db: &Database) {
          FROM unnest(ARRAY['acme', 'other']) AS t, generate_series(1, 30000) AS d;
          INSERT INTO document_versions (tenant_id, document_id, version, state, lane, object_key, filename, chunking, fingerprint, error_code)
          SELECT tenant_id, id, 1, CASE WHEN tenant_id = 'other' OR external_id LIKE '%77' THEN 'failed' ELSE 'ready' END, 'bulk', 'o',
-                'f', '{}', sha256(''), CASE WHEN tenant_id = 'other' OR external_id LIKE '%77' THEN 'empty' END
+                'f', '{\"max_tokens\": 384, \"overlap_tokens\": 0, \"tokenizer\": \"o200k_base\"}', sha256(''), CASE WHEN tenant_id = 'other' OR external_id LIKE '%77' THEN 'empty' END
          FROM documents",
     );
 }
@@ -55,6 +55,42 @@ async fn a_list_of_many_documents_goes_by_an_index_for_what_is_asked() {
         let is_key = |scan: &&str| scan.ends_with("_pkey") || scan.starts_with("collections_");
         let by: Vec<&str> = scans.iter().map(String::as_str).filter(|scan| !is_key(scan)).collect();
         assert_eq!(by, [index], "{list:?}: {scans:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_list_of_a_vector_stores_files_goes_by_an_index_for_what_is_asked() {
+    let db = database().await;
+    fill(&db);
+    let collection: Uuid = db.raw.run("SELECT md5('acme7')::uuid")[0][0].as_deref().unwrap().parse().unwrap();
+    let window = Window { ascending: false, after: None, before: None, limit: 100 };
+    let (mut seen, mut times, mut after) = (std::collections::HashSet::new(), Vec::new(), None);
+    let mut middle = None;
+    loop {
+        let asked = Window { after, ..window };
+        let part = db.store.members(&db.acme, collection, None, None, &asked).await.unwrap();
+        seen.extend(part.items.iter().map(|one| one.document));
+        times.extend(part.items.iter().map(|one| one.created_at));
+        let last = part.items.last().unwrap();
+        after = Some(last.id);
+        middle.get_or_insert((last.created_at, last.id));
+        if !part.has_more {
+            break;
+        }
+    }
+    assert_eq!((seen.len(), times.len()), (3_000, 3_000));
+    assert!(times.is_sorted_by(|one, next| one >= next));
+    let _ = db.raw.run("ANALYZE");
+    for (states, after, index) in [
+        (None, None, "documents_of_collection"),
+        (None, middle, "documents_of_collection"),
+        (Some(&[State::Ready][..]), None, "documents_of_collection"),
+        (Some(&[State::Cancelled]), None, "document_versions_ended"),
+    ] {
+        let scans = db.store.member_scans(&db.acme, collection, states, after).await.unwrap();
+        let by: Vec<&str> =
+            scans.iter().map(String::as_str).filter(|scan| !scan.ends_with("_pkey")).collect();
+        assert_eq!(by, [index], "{states:?} {after:?}: {scans:?}");
     }
 }
 
