@@ -159,6 +159,17 @@ impl Store {
         .await
     }
 
+    /// The same without its counts, which are 0: to count takes as long as there are files.
+    pub async fn vector_store_uncounted(
+        &self,
+        tenant: &TenantId,
+        id: Uuid,
+    ) -> Result<Option<VectorStore>, Error> {
+        let params: [Param<'_>; 2] = [&tenant.as_str(), &id];
+        let rows = self.single(Scope::tenant("vector_store_uncounted", tenant), GET, &params).await?;
+        rows.first().map(vector_store).transpose()
+    }
+
     /// A part of the tenant's collections.
     pub async fn vector_stores(
         &self,

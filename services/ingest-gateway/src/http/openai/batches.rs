@@ -22,7 +22,7 @@ use super::{
     lists::{ListQuery, PageBody},
     members::{self, MemberBody},
     polled, seconds,
-    stores::{CountsBody, found},
+    stores::{CountsBody, known},
 };
 
 /// Documents are attached, and added to their batch, so many at a time.
@@ -111,7 +111,7 @@ pub(super) async fn create(
     let tenant = &caller.tenant;
     let wanted = body.named()?.into_iter().map(|named| Wanted::new(&app, named));
     let wanted = wanted.collect::<Result<Vec<_>, _>>()?;
-    let store = found(&app, tenant, id).await?;
+    let store = known(&app, tenant, id).await?;
     let files = known_files(&app, tenant, &store, &wanted).await?;
     caller.takes_parts(&app, wanted.len()).await?;
     let tenant = tenant.clone();

@@ -21,7 +21,7 @@ use super::{
     ids::{Ids, Kind},
     lists::{DEFAULT_PAGE, DeletedBody, ListQuery, MAX_PAGE, PageBody},
     polled, seconds,
-    stores::found,
+    stores::known,
 };
 
 /// What became of a file.
@@ -132,9 +132,8 @@ async fn member(app: &App, tenant: &TenantId, store: Uuid, id: Uuid) -> Result<M
     if let Some(member) = app.store().member(tenant, store, id).await? {
         return Ok(member);
     }
-    let kind =
-        if app.store().vector_store(tenant, store).await?.is_some() { Kind::File } else { Kind::Store };
-    Err(kind.not_found())
+    known(app, tenant, store).await?;
+    Err(Kind::File.not_found())
 }
 
 fn answered(store: Uuid, member: Member) -> Response {
@@ -154,7 +153,7 @@ pub(super) async fn create(
     let tenant = &caller.tenant;
     let file = Kind::File.of_field("file_id", &body.file_id)?;
     let wanted = Wanted::new(&app, body)?;
-    let store = found(&app, tenant, id).await?;
+    let store = known(&app, tenant, id).await?;
     attach(&app, (tenant, &trace), &store, vec![wanted]).await?;
     Ok(answered(id, member(&app, tenant, id, file).await?))
 }
@@ -166,7 +165,7 @@ pub(super) async fn list(
     Ids([id]): Ids<1>,
     QueryString(query): QueryString<ListQuery>,
 ) -> Result<Json<PageBody<MemberBody>>, Problem> {
-    let VectorStore { id, .. } = found(&app, &caller.tenant, id).await?;
+    let VectorStore { id, .. } = known(&app, &caller.tenant, id).await?;
     page(&app, &caller.tenant, (id, None), &query).await
 }
 

@@ -20,6 +20,7 @@ use super::{
     filters,
     ids::{Ids, Kind},
     members::shown,
+    stores::known,
 };
 
 /// The most results.
@@ -142,7 +143,7 @@ pub(super) async fn search(
 ) -> Result<impl IntoResponse, Problem> {
     riacho_service::FOREGROUND.request();
     let asked = Asked::check(body)?;
-    let store = app.store().vector_store(&caller.tenant, id).await?.ok_or_else(|| Kind::Store.not_found())?;
+    let store = known(&app, &caller.tenant, id).await?;
     if store.is_expired() {
         return Err(Problem::bad_request("the vector store has expired"));
     }

@@ -122,6 +122,11 @@ pub(super) async fn found(app: &App, tenant: &TenantId, id: Uuid) -> Result<Vect
     app.store().vector_store(tenant, id).await?.ok_or_else(|| Kind::Store.not_found())
 }
 
+/// The same where its counts do not matter.
+pub(super) async fn known(app: &App, tenant: &TenantId, id: Uuid) -> Result<VectorStore, Problem> {
+    app.store().vector_store_uncounted(tenant, id).await?.ok_or_else(|| Kind::Store.not_found())
+}
+
 /// What a vector store is made with.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -240,7 +245,7 @@ pub(super) async fn modify(
         metadata: body.metadata.map(|given| metadata(given.unwrap_or_default())).transpose()?,
         expires_after_days: body.expires_after.map(days).transpose()?,
     };
-    if found(&app, &caller.tenant, id).await?.is_expired() {
+    if known(&app, &caller.tenant, id).await?.is_expired() {
         return Err(Problem::bad_request("the vector store has expired"));
     }
     match app.store().change_vector_store(&caller.tenant, id, &changed).await? {
