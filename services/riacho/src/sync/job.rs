@@ -165,7 +165,7 @@ impl Jobs {
         }
     }
 
-    /// Deletes a document; false where the process is to end.
+    /// Deletes a document. The inner error is a refusal; none where the process is to end.
     pub(super) async fn delete(&self, document: DocumentId) -> Result<Option<Result<(), Error>>, Error> {
         self.patiently(|| self.client.delete(document)).await
     }
