@@ -141,6 +141,12 @@ fn io_kind(error: &object_store::Error) -> Option<io::ErrorKind> {
     None
 }
 
+/// Whether a call on a local directory failed because a folder of the object's path went meanwhile. Who deletes the
+/// last object in a folder takes the folder away.
+pub(crate) fn is_folder_gone(error: &object_store::Error) -> bool {
+    io_kind(error) == Some(io::ErrorKind::NotFound)
+}
+
 /// Whether S3 answered a list or another call on many objects with 401 or 403. For these the status
 /// is only in the message.
 fn is_denied(message: &str) -> bool {

@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     Error, Key, Objects, Prefix,
     connect::Kind,
+    error::is_folder_gone,
     metrics::{count_bytes, measured},
 };
 
@@ -21,6 +22,10 @@ const LOCAL_PART_BYTES: usize = 512 * 1024;
 
 /// How many parts of one upload are under way at once.
 const PARTS_UNDER_WAY: usize = 2;
+
+/// How often an object is created whose folders others take away meanwhile. Each try loses against a deletion of a
+/// folder's last object in the microseconds between making a folder and making the file in it.
+const FOLDER_TRIES: usize = 100;
 
 /// What was stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +52,8 @@ impl Objects {
     pub async fn put(&self, key: &Key, bytes: Bytes) -> Result<Stored, Error> {
         measured("put", async {
             let stored = Stored { size: bytes.len() as u64, sha256: Sha256::digest(&bytes).into() };
-            self.store.put(&key.path(), bytes.into()).await.map_err(|error| Error::from_store(&error))?;
+            let (path, payload) = (key.path(), PutPayload::from(bytes));
+            self.create(|| self.store.put(&path, payload.clone())).await?;
             Ok(count_written(stored))
         })
         .await
@@ -84,6 +90,8 @@ impl Objects {
         measured("delete", async {
             match self.store.delete(&key.path()).await {
                 Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+                // The object was deleted, and somebody else took its folder away before that was synced.
+                Err(error) if self.is_local() && is_folder_gone(&error) => Ok(()),
                 Err(error) => Err(Error::from_store(&error)),
             }
         })
@@ -116,6 +124,25 @@ impl Objects {
             Ok(deleted)
         })
         .await
+    }
+
+    fn is_local(&self) -> bool {
+        matches!(&*self.kind, Kind::Local { .. })
+    }
+
+    /// Makes a call that creates an object, again where a deletion took a folder of the object's path away while the
+    /// call was making it.
+    async fn create<T, F>(&self, call: impl Fn() -> F) -> Result<T, Error>
+    where
+        F: Future<Output = object_store::Result<T>>,
+    {
+        for _ in 1..FOLDER_TRIES {
+            match call().await {
+                Err(error) if self.is_local() && is_folder_gone(&error) => {}
+                result => return result.map_err(|error| Error::from_store(&error)),
+            }
+        }
+        call().await.map_err(|error| Error::from_store(&error))
     }
 }
 
@@ -172,7 +199,8 @@ impl<'a> Receiver<'a> {
     async fn send_waiting(&mut self) -> Result<(), Error> {
         let failed = |error: object_store::Error| Error::from_store(&error);
         if self.upload.is_none() {
-            let begun = self.objects.store.put_multipart(&self.key.path()).await.map_err(failed)?;
+            let path = self.key.path();
+            let begun = self.objects.create(|| self.objects.store.put_multipart(&path)).await?;
             self.upload = Some(WriteMultipart::new_with_chunk_size(begun, self.part_bytes));
         }
         if let Some(upload) = &mut self.upload {
@@ -186,14 +214,13 @@ impl<'a> Receiver<'a> {
     }
 
     async fn finish(mut self) -> Result<Stored, Error> {
-        let failed = |error: object_store::Error| Error::from_store(&error);
         if self.upload.is_none() {
-            let payload = PutPayload::from_iter(self.waiting.drain(..));
-            self.objects.store.put(&self.key.path(), payload).await.map_err(failed)?;
+            let (path, payload) = (self.key.path(), PutPayload::from_iter(self.waiting.drain(..)));
+            self.objects.create(|| self.objects.store.put(&path, payload.clone())).await?;
         } else {
             self.send_waiting().await?;
             if let Some(upload) = self.upload.take() {
-                upload.finish().await.map_err(failed)?;
+                upload.finish().await.map_err(|error| Error::from_store(&error))?;
             }
         }
         Ok(Stored { size: self.size, sha256: self.hasher.clone().finalize().into() })

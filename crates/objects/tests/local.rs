@@ -114,17 +114,23 @@ async fn a_foreign_file_in_the_directory_is_no_object() {
 async fn many_writers_and_deleters_of_one_tenant_do_not_disturb_each_other() {
     let directory = tempfile::tempdir().unwrap();
     let objects = Objects::connect(&config(directory.path())).await.unwrap();
-    // Each deletion takes the directory away that the next writer needs.
-    let work = (0..200).map(|n| {
+    // Each deletion takes the directories away that the next writer needs, up to the root.
+    let work = (0..3_000).map(|n| {
         let objects = objects.clone();
         async move {
-            let key = Key::producer(&tenant(), &format!("{}/{n}", n % 3)).unwrap();
-            objects.put(&key, Bytes::from(n.to_string())).await.unwrap();
-            assert_eq!(objects.get(&key, 10).await.unwrap(), n.to_string());
+            let key = Key::producer(&tenant(), &format!("{}/a/b/c/{n}", n % 3)).unwrap();
+            if n % 5 == 0 {
+                let body = stream::iter([Ok::<_, std::io::Error>(Bytes::from(vec![7; 600_000]))]);
+                objects.put_stream(&key, body, u64::MAX).await.unwrap();
+            } else {
+                objects.put(&key, Bytes::from(n.to_string())).await.unwrap();
+                assert_eq!(objects.get(&key, 10).await.unwrap(), n.to_string());
+            }
             objects.delete(&key).await.unwrap();
         }
     });
-    stream::iter(work).for_each_concurrent(16, |work| work).await;
+    stream::iter(work).for_each_concurrent(8, |work| work).await;
+    assert_eq!(files(directory.path()), Vec::<String>::new(), "nothing is left");
 }
 
 #[tokio::test]
