@@ -398,7 +398,10 @@ const OLD_ACTS: &str = "-- store::janitor::housekeep
 DELETE FROM audit WHERE at < now() - interval '400 days' RETURNING 1";
 
 const OLD_DELIVERIES: &str = "-- store::janitor::housekeep
-DELETE FROM webhook_deliveries WHERE created_at < now() - interval '30 days' AND next_attempt IS NULL RETURNING 1";
+DELETE FROM webhook_deliveries AS d USING webhooks AS w
+WHERE w.id = d.webhook_id AND d.created_at < now() - interval '30 days'
+  AND (d.next_attempt IS NULL OR w.disabled_at IS NOT NULL)
+RETURNING 1";
 
 const OLD_BATCHES: &str = "-- store::janitor::housekeep
 DELETE FROM file_batches WHERE created_at < now() - interval '30 days' RETURNING 1";

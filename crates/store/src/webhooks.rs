@@ -126,8 +126,16 @@ impl Store {
     /// Lets a webhook that was disabled be told again what happens from now on. None: there is no such webhook.
     pub async fn enable_webhook(&self, tenant: &TenantId, id: Uuid) -> Result<Option<Webhook>, Error> {
         let params: [Param<'_>; 2] = [&tenant.as_str(), &id];
-        let rows = self.single(Scope::tenant("enable_webhook", tenant), ENABLE, &params).await?;
-        rows.first().map(Webhook::read).transpose()
+        let row = self
+            .transaction(Scope::tenant("enable_webhook", tenant), |tx| async move {
+                // What was written by transactions that were under way when it was disabled was not given up then.
+                if tx.query_opt(HOLD_DISABLED, &params).await?.is_some() {
+                    tx.execute(deliveries::GIVE_UP, &[&id]).await?;
+                }
+                tx.query_opt(ENABLE, &params).await
+            })
+            .await?;
+        row.as_ref().map(Webhook::read).transpose()
     }
 
     /// Tells the webhooks of a tenant that want it of an event that is no document's. Answers how many those are.
@@ -163,6 +171,9 @@ SELECT ",
 const DELETE: &str = "-- store::webhooks::delete_webhook
 DELETE FROM webhooks WHERE tenant_id = $1 AND id = $2 RETURNING id";
 
+const HOLD_DISABLED: &str = "-- store::webhooks::enable_webhook
+SELECT id FROM webhooks WHERE tenant_id = $1 AND id = $2 AND disabled_at IS NOT NULL FOR NO KEY UPDATE";
+
 const ENABLE: &str = concat!(
     "-- store::webhooks::enable_webhook
 UPDATE webhooks SET disabled_at = NULL, disabled_reason = NULL, failing_since = NULL WHERE tenant_id = $1 AND id = $2
@@ -174,4 +185,4 @@ const TELL: &str = "-- store::webhooks::tell_webhooks
 SELECT tell_webhooks($1, $2, $3)";
 
 /// The statements of this file and of the outbox.
-pub(crate) const STATEMENTS: &[&[&str]] = &[&[CREATE, LIST, DELETE, ENABLE, TELL], deliveries::STATEMENTS];
+pub(crate) const STATEMENTS: &[&[&str]] = &[&[CREATE, LIST, DELETE, HOLD_DISABLED, ENABLE, TELL], deliveries::STATEMENTS];

@@ -261,7 +261,8 @@ async fn a_webhook_to_which_nothing_comes_through_for_long_is_disabled_with_the_
         webhook(&deployment, &receiver.url, &["document.failed"]).await,
         webhook(&deployment, "http://127.0.0.1:9/nobody", &["document.failed"]).await,
     );
-    let janitor = janitor(&deployment, Webhooks::default(), &["127.0.0.0/8"]);
+    let is_last = Webhooks { retry_seconds: Vec::new(), ..Webhooks::default() };
+    let janitor = janitor(&deployment, is_last, &["127.0.0.0/8"]);
     receiver.answers(410);
     deployment.sql(&format!(
         "UPDATE webhooks SET failing_since = now() - interval '6 days' WHERE id = '{}'",
@@ -287,6 +288,55 @@ async fn a_webhook_to_which_nothing_comes_through_for_long_is_disabled_with_the_
     assert_eq!((enabled.disabled_at, enabled.failing_since), (None, None));
     failed(&deployment, "c.txt").await;
     assert_eq!(send(&janitor).await, BTreeMap::from([("delivered", 1)]));
+}
+
+#[tokio::test]
+async fn a_webhook_that_failed_long_ago_is_not_disabled_while_a_delivery_has_attempts_left() {
+    let deployment = Deployment::start().await.unwrap();
+    let receiver = Receiver::start().await;
+    let hook = webhook(&deployment, &receiver.url, &["document.failed"]).await;
+    let once_more = Webhooks { retry_seconds: vec![3600], ..Webhooks::default() };
+    let janitor = janitor(&deployment, once_more, &["127.0.0.0/8"]);
+    // An outage that no delivery outlived, and nothing to send since.
+    deployment.sql("UPDATE webhooks SET failing_since = now() - interval '20 days'");
+    receiver.answers(503);
+    failed(&deployment, "a.txt").await;
+    assert_eq!(send(&janitor).await, BTreeMap::from([("failed", 1)]));
+    assert!(deliveries(&deployment, &hook).await[0].next_attempt.is_some());
+    deployment.sql("UPDATE webhook_deliveries SET next_attempt = now()");
+    assert_eq!(send(&janitor).await, BTreeMap::from([("disabled", 1), ("failed", 1)]));
+}
+
+#[tokio::test]
+async fn deliveries_that_are_on_their_way_when_their_webhook_is_disabled_do_not_come_back_with_it() {
+    const ON_THEIR_WAY: usize = 4;
+    let deployment = Deployment::start().await.unwrap();
+    let hook = webhook(&deployment, "https://example.org/hook", &["document.failed"]).await;
+    for n in 0..ON_THEIR_WAY {
+        failed(&deployment, &format!("{n}.txt")).await;
+    }
+    let store = &deployment.janitor;
+    let due = store.due_deliveries(10, 10, &[]).await.unwrap();
+    assert_eq!(due.len(), ON_THEIR_WAY);
+    let again = Some(Duration::from_secs(300));
+    let gone = AttemptOutcome::Failed { status: Some(410), error: "it answered 410".to_owned(), again };
+    let five_days = Duration::from_secs(5 * 86_400);
+    let ended = due.iter().map(|one| store.attempt_ended(one, &gone, five_days));
+    let disabled = futures::future::join_all(ended).await.into_iter().map(Result::unwrap);
+    assert_eq!(disabled.filter(|disabled| *disabled).count(), 1, "once");
+    let left = deliveries(&deployment, &hook).await;
+    assert!(left.iter().all(|one| one.next_attempt.is_none() && one.given_up_at.is_some()), "{left:?}");
+    assert!(left.iter().all(|one| one.attempts == 1 && one.last_status == Some(410)), "{left:?}");
+
+    // As a transaction leaves it that was under way when the webhook was disabled.
+    deployment.sql("UPDATE webhook_deliveries SET next_attempt = now(), given_up_at = NULL");
+    assert_eq!(store.due_delivery_count().await.unwrap(), 0, "nobody sends them");
+    deployment.store.enable_webhook(&deployment.tenant, hook.webhook.id).await.unwrap().unwrap();
+    assert_eq!(store.due_deliveries(10, 10, &[]).await.unwrap(), []);
+    let left = deliveries(&deployment, &hook).await;
+    assert!(left.iter().all(|one| one.next_attempt.is_none() && one.given_up_at.is_some()), "{left:?}");
+    failed(&deployment, "new.txt").await;
+    assert_eq!(store.due_deliveries(10, 10, &[]).await.unwrap().len(), 1, "what happens from now on");
 }
 
 #[tokio::test]

@@ -172,8 +172,9 @@ impl Store {
             .collect()
     }
 
-    /// Notes how an attempt went. A webhook to which nothing came through for so long is disabled, with the reason; true:
-    /// it was, now.
+    /// Notes how an attempt went. A webhook is disabled, with the reason, where its address is gone, or where nothing came
+    /// through for so long and this was a delivery's last attempt; true: it was, now. One that was disabled meanwhile is
+    /// not tried again.
     pub async fn attempt_ended(
         &self,
         delivery: &DueDelivery,
@@ -189,6 +190,10 @@ impl Store {
         let (is_delivered, attempt) = (error.is_none(), read::signed(delivery.attempt));
         let (again, patience) = (again.map(|again| again.as_secs_f64()), disable_after.as_secs_f64());
         self.transaction(Scope::all("attempt_ended"), |tx| async move {
+            // Before the delivery, like whoever disables it: attempts that end together wait for each other here.
+            let webhook = tx.query_opt(HOLD, &[&delivery.webhook]).await?;
+            let is_disabled = webhook.map_or(Ok(false), |row| row.try_get("is_disabled"))?;
+            let again = again.filter(|_| !is_disabled);
             let params: [Param<'_>; 7] =
                 [&delivery.id, &attempt, &status, &error, &again, &is_delivered, &delivery.begun_at];
             tx.execute(ENDED, &params).await?;
@@ -202,7 +207,9 @@ impl Store {
                 true => "the address answered 410 Gone".to_owned(),
                 false => format!("nothing came through for {} hours", disable_after.as_secs() / 3600),
             };
-            let disabled = tx.query_opt(DISABLE, &[&delivery.webhook, &patience, &is_gone, &reason]).await?;
+            let is_last = again.is_none();
+            let params: [Param<'_>; 5] = [&delivery.webhook, &patience, &is_gone, &reason, &is_last];
+            let disabled = tx.query_opt(DISABLE, &params).await?;
             if disabled.is_some() {
                 tx.execute(GIVE_UP, &[&delivery.webhook]).await?;
             }
@@ -286,22 +293,27 @@ SET last_status = $3, last_error = $4, next_attempt = clock_timestamp() + make_i
     given_up_at = CASE WHEN NOT $6 AND $5::float8 IS NULL THEN clock_timestamp() END
 WHERE id = $1 AND attempts = $2 AND last_attempt = $7";
 
+const HOLD: &str = "-- store::webhooks::attempt_ended
+SELECT disabled_at IS NOT NULL AS is_disabled FROM webhooks WHERE id = $1 FOR NO KEY UPDATE";
+
 const CAME_THROUGH: &str = "-- store::webhooks::attempt_ended
 UPDATE webhooks SET failing_since = NULL WHERE id = $1 AND failing_since IS NOT NULL";
 
 const FAILS: &str = "-- store::webhooks::attempt_ended
 UPDATE webhooks SET failing_since = now() WHERE id = $1 AND failing_since IS NULL";
 
+// After an outage that a quiet webhook's only delivery did not outlive, it has failed for days; the next delivery is tried to its end.
 const DISABLE: &str = "-- store::webhooks::attempt_ended
 UPDATE webhooks SET disabled_at = now(), disabled_reason = $4
-WHERE id = $1 AND disabled_at IS NULL AND ($3 OR failing_since < now() - make_interval(secs => $2))
+WHERE id = $1 AND disabled_at IS NULL AND ($3 OR ($5 AND failing_since < now() - make_interval(secs => $2)))
 RETURNING id";
 
-const GIVE_UP: &str = "-- store::webhooks::attempt_ended
+pub(super) const GIVE_UP: &str = "-- store::webhooks::give_up
 UPDATE webhook_deliveries SET next_attempt = NULL, given_up_at = now() WHERE webhook_id = $1 AND next_attempt IS NOT NULL";
 
 const COUNT_DUE: &str = "-- store::webhooks::due_delivery_count
-SELECT count(*) FROM webhook_deliveries WHERE next_attempt <= now()";
+SELECT count(*) FROM webhook_deliveries AS d JOIN webhooks AS w ON w.id = d.webhook_id
+WHERE d.next_attempt <= now() AND w.disabled_at IS NULL";
 
 const HAS: &str = "-- store::webhooks::deliveries
 SELECT disabled_at IS NOT NULL AS is_disabled FROM webhooks WHERE tenant_id = $1 AND id = $2";
@@ -318,4 +330,4 @@ WHERE tenant_id = $1 AND webhook_id = $2 AND id = $3";
 
 /// The statements of this file.
 pub(crate) const STATEMENTS: &[&str] =
-    &[DUE, ENDED, CAME_THROUGH, FAILS, DISABLE, GIVE_UP, COUNT_DUE, HAS, LIST, AGAIN];
+    &[DUE, HOLD, ENDED, CAME_THROUGH, FAILS, DISABLE, GIVE_UP, COUNT_DUE, HAS, LIST, AGAIN];
