@@ -70,6 +70,9 @@ pub struct S3Config {
     pub path_style: bool,
     /// Allow an endpoint without TLS.
     pub allow_http: bool,
+    /// Presigned uploads carry `If-None-Match: *`, so that their URL stores one file and replaces none. Turned off for servers
+    /// that refuse the header.
+    pub conditional_put: bool,
 }
 
 impl Default for S3Config {
@@ -84,6 +87,7 @@ impl Default for S3Config {
             session_token: None,
             path_style: false,
             allow_http: false,
+            conditional_put: true,
         }
     }
 }

@@ -34,8 +34,8 @@ pub struct Objects {
 pub(crate) enum Kind {
     /// A directory, and the secret of its presigned uploads.
     Local { directory: PathBuf, signing_secret: Option<Secret> },
-    /// The client that signs URLs, which may go to another address.
-    S3 { signer: AmazonS3 },
+    /// The client that signs URLs, which may go to another address, and whether these store a file only where there is none.
+    S3 { signer: AmazonS3, conditional_put: bool },
 }
 
 impl fmt::Debug for Objects {
@@ -133,7 +133,10 @@ fn open_s3(config: &Config) -> Result<Objects, Error> {
     let store = s3_client(config, config.s3.endpoint.as_deref())?;
     let public = config.s3.public_endpoint.as_deref().or(config.s3.endpoint.as_deref());
     let signer = s3_client(config, public)?;
-    Ok(Objects { store: Arc::new(store), kind: Arc::new(Kind::S3 { signer }) })
+    Ok(Objects {
+        store: Arc::new(store),
+        kind: Arc::new(Kind::S3 { signer, conditional_put: config.s3.conditional_put }),
+    })
 }
 
 fn s3_client(config: &Config, endpoint: Option<&str>) -> Result<AmazonS3, Error> {

@@ -89,8 +89,12 @@ impl Objects {
                 let secret = signing_secret.as_ref().ok_or_else(no_secret)?;
                 sign_local(secret, key, options, expires_at)
             }
-            Kind::S3 { signer } => {
-                measured("presign", sign_s3(signer, key, options, expires_in, expires_at)).await
+            Kind::S3 { signer, conditional_put } => {
+                let mut headers = headers(options);
+                if *conditional_put {
+                    headers.push(("if-none-match".to_owned(), "*".to_owned()));
+                }
+                measured("presign", sign_s3(signer, key, headers, expires_in, expires_at)).await
             }
         }
     }
@@ -190,22 +194,23 @@ fn sign_local(
 async fn sign_s3(
     signer: &AmazonS3,
     key: &Key,
-    options: &PresignPut,
+    headers: Vec<(String, String)>,
     expires_in: Duration,
     expires_at: DateTime<Utc>,
 ) -> Result<Presigned, Error> {
     original(key)?;
     let mut signed = SignedUrlOptions::new();
-    if let Some(content_type) = &options.content_type {
-        let value = HeaderValue::from_str(content_type)
-            .map_err(|_| Error::Refused { reason: "the content type cannot stand in a header" })?;
-        signed = signed.with_signed_header(HeaderName::from_static("content-type"), value);
+    for (name, value) in &headers {
+        let no_header = |()| Error::Refused { reason: "the content type cannot stand in a header" };
+        let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| no_header(()))?;
+        let value = HeaderValue::from_str(value).map_err(|_| no_header(()))?;
+        signed = signed.with_signed_header(name, value);
     }
     let url = signer
         .signed_url_opts(Method::PUT, &key.path(), expires_in, &signed)
         .await
         .map_err(|error| Error::from_store(&error))?;
-    Ok(Presigned { method: "PUT".to_owned(), url: url.into(), headers: headers(options), expires_at })
+    Ok(Presigned { method: "PUT".to_owned(), url: url.into(), headers, expires_at })
 }
 
 fn original(key: &Key) -> Result<UploadId, Error> {

@@ -82,6 +82,22 @@ impl Objects {
         .await
     }
 
+    /// Gives an object of a local store another key, unless there is an object under that already: false, and the object
+    /// is deleted.
+    ///
+    /// # Errors
+    /// The object may still be there, under either key.
+    pub async fn give_key(&self, from: &Key, to: &Key) -> Result<bool, Error> {
+        measured("give_key", async {
+            match self.store.rename_if_not_exists(&from.path(), &to.path()).await {
+                Ok(()) => Ok(true),
+                Err(object_store::Error::AlreadyExists { .. }) => self.delete(from).await.map(|()| false),
+                Err(error) => Err(Error::of(from)(error)),
+            }
+        })
+        .await
+    }
+
     /// Deletes an object. It is no error when there is none.
     ///
     /// # Errors

@@ -164,7 +164,9 @@ async fn an_s3_url_stores_its_object_only() {
     assert_eq!(send(&presigned.url, &html, "another type").await, 403);
     assert!(!objects.exists(&key).await.unwrap() && !objects.exists(&other).await.unwrap());
 
+    assert_eq!(send(&presigned.url, &presigned.headers[..1], "without its condition").await, 403);
     assert_eq!(send(&presigned.url, &presigned.headers, "the original").await, 200);
+    assert_eq!(send(&presigned.url, &presigned.headers, "another one").await, 412);
     assert_eq!(objects.get(&key, 100).await.unwrap(), "the original");
     let query = LocalUploadQuery {
         tenant: tenant(),
@@ -185,7 +187,7 @@ async fn an_s3_url_that_is_late_is_refused() {
     let presigned = objects.presign_put(&key, &short).await.unwrap();
     // The clock decides here, so the test waits for the server to change its answer.
     let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
-    while send(&presigned.url, &presigned.headers, "in time").await == 200 {
+    while send(&presigned.url, &presigned.headers, "in time").await != 403 {
         assert!(tokio::time::Instant::now() < deadline, "the URL never expires");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }

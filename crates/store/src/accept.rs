@@ -4,7 +4,7 @@
 mod request;
 mod write;
 
-use riacho_domain::{DocumentId, State, Version};
+use riacho_domain::{DocumentId, State, TenantId, Version};
 use serde_json::{Map, Value};
 use tokio_postgres::Row;
 use uuid::Uuid;
@@ -64,6 +64,26 @@ impl Store {
         self.transaction(scope, |tx| async move { self.accept_in(&tx, accept, event).await }).await
     }
 
+    /// What a request with this Idempotency-Key was answered, as it is now; none where there was none. For a request that costs
+    /// much before it can be accepted: [`Store::accept`] looks again, under its locks.
+    ///
+    /// # Errors
+    /// [`Conflict::IdempotencyKeyReused`] where it was another request.
+    pub async fn answered(
+        &self,
+        tenant: &TenantId,
+        idempotency: &Idempotency,
+    ) -> Result<Option<Accepted>, Error> {
+        self.transaction(Scope::tenant("answered", tenant), |tx| async move {
+            let row = tx.query_opt(ANSWERED, &[&tenant.as_str(), &idempotency.key]).await?;
+            match row.as_ref().map(replay).transpose()?.flatten() {
+                Some(replay) => answer_again(&tx, &replay, idempotency).await.map(Some),
+                None => Ok(None),
+            }
+        })
+        .await
+    }
+
     async fn accept_in(
         &self,
         tx: &Tx,
@@ -92,11 +112,7 @@ impl Store {
         mut found: Found,
     ) -> Result<Accepted, Error> {
         if let (Some(replay), Some(idempotency)) = (&found.replay, &accept.idempotency) {
-            if replay.request_hash.as_slice() != idempotency.request_hash {
-                return Err(Conflict::IdempotencyKeyReused.into());
-            }
-            let now = version_now(tx, replay.document, replay.version).await?;
-            return Ok(Accepted { replayed: true, duplicate: replay.duplicate, ..now });
+            return answer_again(tx, replay, idempotency).await;
         }
         if matches!(accept.target, Target::NewVersionOf(_)) && found.existing.is_none() {
             return Err(Error::NotFound("document"));
@@ -202,6 +218,15 @@ async fn find(tx: &Tx, accept: &Accept, event: Option<&EventKey>) -> Result<Foun
     })
 }
 
+/// The answer to a request that was answered before.
+async fn answer_again(tx: &Tx, replay: &Replay, idempotency: &Idempotency) -> Result<Accepted, Error> {
+    if replay.request_hash.as_slice() != idempotency.request_hash {
+        return Err(Conflict::IdempotencyKeyReused.into());
+    }
+    let now = version_now(tx, replay.document, replay.version).await?;
+    Ok(Accepted { replayed: true, duplicate: replay.duplicate, ..now })
+}
+
 fn replay(context: &Row) -> Result<Option<Replay>, Error> {
     let Some(request_hash) = context.try_get("request_hash")? else { return Ok(None) };
     Ok(Some(Replay {
@@ -294,6 +319,10 @@ LEFT JOIN tenants AS t ON t.id = $1
 LEFT JOIN collections AS c ON c.tenant_id = $1 AND c.name = $2
 LEFT JOIN idempotency_keys AS k ON k.tenant_id = $1 AND k.key = $3";
 
+const ANSWERED: &str = "-- store::accept::answered
+SELECT document_id AS replay_document, version AS replay_version, request_hash, duplicate
+FROM idempotency_keys WHERE tenant_id = $1 AND key = $2";
+
 // The row is locked by one statement and read by the next: a statement that waited for a lock sees what
 // it joins as it was before.
 // What an attachment lies in is locked with it: see attachments.rs. `IS TRUE` keeps the planner from an index that begins
@@ -346,6 +375,7 @@ SELECT state, created_at FROM document_versions WHERE document_id = $1 AND versi
 pub(crate) const STATEMENTS: &[&str] = &[
     LOCKS,
     CONTEXT,
+    ANSWERED,
     LOCK_BY_ID,
     LOCK_BY_EXTERNAL_ID,
     BY_ID,

@@ -1,19 +1,19 @@
 //! Who did what to keys, tenants, documents, dead letters, stages and the janitor.
 //!
 //! A store that acts for somebody ([`Store::acting_as`]) names them in each transaction, and triggers write what it changes
-//! down with it (migration 0027). What changes no such row, or fails, is noted by [`Store::note_act`].
+//! down with it (migrations 0027, 0028 and 0031). What changes no such row, or fails, is noted by [`Store::note_act`].
 
 use std::{fmt, str::FromStr, sync::Arc};
 
 use chrono::{DateTime, Utc};
 use riacho_domain::TenantId;
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
 use crate::{
-    Error, Page, Resolve, Resolved, Selection, Store,
+    Error, Page, Store,
     cursor::{decode_time, encode_time},
     read,
     transaction::{Param, Scope},
@@ -101,30 +101,12 @@ impl fmt::Display for ActOutcome {
     }
 }
 
-/// What is done about dead letters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verb {
-    /// Their versions are released again.
-    Replay,
-    /// Nothing more is done about them.
-    Discard,
-}
-
-impl Verb {
-    const fn action(self) -> &'static str {
-        match self {
-            Verb::Replay => "dead_letters.replay",
-            Verb::Discard => "dead_letters.discard",
-        }
-    }
-}
-
 /// An act to be noted.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct NewAct<'a> {
     /// Whose act it was, or on whom; none: of the tenant that acts, if there is one.
     pub tenant: Option<&'a TenantId>,
-    /// What was done, such as `dead_letters.replay`.
+    /// What was done, such as `stage.pause`.
     pub action: &'a str,
     /// To what.
     pub target: &'a str,
@@ -202,27 +184,6 @@ impl Store {
             [&tenant, &actor.name, &act.action, &act.target, &act.outcome.as_str(), act.detail];
         self.single(Scope::all("note_act"), NOTE, &params).await?;
         Ok(())
-    }
-
-    /// Notes what became of dead letters.
-    pub async fn note_letters(
-        &self,
-        verb: Verb,
-        tenant: Option<&TenantId>,
-        asked: &Resolve,
-        done: &Resolved,
-    ) -> Result<(), Error> {
-        let detail = match &asked.selection {
-            Selection::Ids(ids) => {
-                json!({ "ids": ids, "letters": done.letters, "remaining": done.remaining })
-            }
-            Selection::Filter(filter) => json!({
-                "stage": filter.stage, "reason_code": filter.reason_code, "document": filter.document,
-                "letters": done.letters, "remaining": done.remaining,
-            }),
-        };
-        let outcome = ActOutcome::Ok;
-        self.note_act(&NewAct { tenant, action: verb.action(), target: "", outcome, detail: &detail }).await
     }
 
     /// Acts, the newest first: a tenant's, or all of them in the janitor's role.

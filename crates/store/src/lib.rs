@@ -58,7 +58,7 @@ mod webhooks;
 pub use self::{
     accept::{Accept, Body, Idempotency, MadeOf, Target},
     attachments::Attachment,
-    audit::{Act, ActOutcome, Actor, ListActs, MAX_AUDIT_PAGE, NewAct, Verb},
+    audit::{Act, ActOutcome, Actor, ListActs, MAX_AUDIT_PAGE, NewAct},
     census::{InFlight, Lost, LostAgain},
     chunks::{ChunkPage, SampledChunk, StoredChunk},
     collections::{Collection, DEFAULT_COLLECTION},

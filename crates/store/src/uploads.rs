@@ -20,7 +20,7 @@ pub struct AwaitedUpload {
     pub version: Version,
     /// Where the bytes are to be.
     pub object_key: String,
-    /// When the signed request stops working.
+    /// Until when it is waited for: a while after the signed request stops working.
     pub expires_at: DateTime<Utc>,
     /// The file's name.
     pub filename: String,

@@ -185,4 +185,5 @@ const TELL: &str = "-- store::webhooks::tell_webhooks
 SELECT tell_webhooks($1, $2, $3)";
 
 /// The statements of this file and of the outbox.
-pub(crate) const STATEMENTS: &[&[&str]] = &[&[CREATE, LIST, DELETE, HOLD_DISABLED, ENABLE, TELL], deliveries::STATEMENTS];
+pub(crate) const STATEMENTS: &[&[&str]] =
+    &[&[CREATE, LIST, DELETE, HOLD_DISABLED, ENABLE, TELL], deliveries::STATEMENTS];

@@ -257,7 +257,7 @@ impl App {
             self.discard(key.clone());
         }
         if let Ok(accepted) = &result {
-            self.accepted(accept, accepted);
+            self.accepted(&accept.tenant, &accept.traceparent, accepted);
         }
         result
     }
@@ -265,7 +265,7 @@ impl App {
     /// Writes the row of a document that is made of a file, and releases it behind the answer. The object is the file's.
     pub(crate) async fn attach(&self, accept: &Accept) -> Result<Accepted, riacho_store::Error> {
         let accepted = self.write(accept).await?;
-        self.accepted(accept, &accepted);
+        self.accepted(&accept.tenant, &accept.traceparent, &accepted);
         Ok(accepted)
     }
 
@@ -290,9 +290,10 @@ impl App {
         result
     }
 
-    fn accepted(&self, accept: &Accept, accepted: &Accepted) {
+    /// Tells of what a request was answered, and releases what it made.
+    pub(crate) fn accepted(&self, tenant: &TenantId, traceparent: &str, accepted: &Accepted) {
         let outcome = outcome(accepted);
-        tell_accepted(&accept.tenant, accepted, &accept.traceparent, "http");
+        tell_accepted(tenant, accepted, traceparent, "http");
         metrics::counter!(names::ACCEPTED, "source" => "http", "outcome" => outcome).increment(1);
         self.release(accepted);
     }

@@ -1,6 +1,9 @@
 //! Which addresses are of the public network.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
+
+/// An address of documentation (RFC 5737), which no host has.
+const NOBODYS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 
 /// Whether packets to an address may leave for the public network: not this host's, not a private network's, and none
 /// that is set aside for something else (the registries of special addresses, RFC 6890).
@@ -9,6 +12,13 @@ pub(super) fn is_public(address: IpAddr) -> bool {
         IpAddr::V4(address) => is_public_v4(address),
         IpAddr::V6(address) => is_public_v6(address),
     }
+}
+
+/// Whether an address is one of this host's: packets to it come past no firewall. Only these can be bound, unless the system
+/// lets every address be bound, and then nothing is known.
+pub(super) fn is_this_hosts(address: IpAddr) -> bool {
+    let can_bind = |address: IpAddr| UdpSocket::bind((address, 0)).is_ok();
+    can_bind(address) && !can_bind(NOBODYS.into())
 }
 
 fn is_public_v4(address: Ipv4Addr) -> bool {
@@ -38,6 +48,14 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn addresses_of_this_host_are_known() {
+        assert!(is_this_hosts(Ipv4Addr::LOCALHOST.into()));
+        for other in ["198.51.100.7", "203.0.113.9", "2001:db8::1"] {
+            assert!(!is_this_hosts(other.parse().unwrap()), "{other}");
+        }
+    }
 
     #[test]
     fn what_is_set_aside_is_not_public() {

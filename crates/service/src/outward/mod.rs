@@ -57,14 +57,15 @@ impl OutwardError {
     }
 }
 
-/// Which addresses requests may go to: public ones, and those of networks that are named.
+/// Which addresses requests may go to: public ones that are not this host's, and those of networks that are named.
 #[derive(Debug, Clone, Default)]
 struct Rules(Arc<[IpNet]>);
 
 impl Rules {
     fn allow(&self, address: IpAddr) -> bool {
         let canonical = address.to_canonical();
-        address::is_public(canonical) || self.0.iter().any(|network| network.contains(&canonical))
+        let is_outside = address::is_public(canonical) && !address::is_this_hosts(canonical);
+        is_outside || self.0.iter().any(|network| network.contains(&canonical))
     }
 }
 

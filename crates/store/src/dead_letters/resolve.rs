@@ -224,7 +224,7 @@ impl Store {
     /// # Errors
     ///
     /// [`Error::Invalid`] for a limit, a number of ids or a cursor that is none; an error in the middle
-    /// leaves what was replayed before replayed.
+    /// leaves what was replayed before replayed, and is answered only where nothing was.
     pub async fn replay_dead_letters(
         &self,
         tenant: Option<&TenantId>,
@@ -244,8 +244,11 @@ impl Store {
                     break;
                 }
                 match self.release_again(letter, asked.dry_run).await {
-                    // What was done has to be answered; the next call finds out whether it goes on.
-                    Err(error) if done > 0 && error.is_retryable() => break,
+                    // What was done has to be answered; the next call begins with what failed.
+                    Err(error) if done > 0 => {
+                        tracing::warn!(%error, letter = %letter.id, "a replay of dead letters ended early");
+                        break;
+                    }
                     Err(error) => return Err(error),
                     Ok(Err(reason)) => answer.skipped.push(Skipped { id: letter.id, reason }),
                     Ok(Ok(version)) => {
@@ -306,7 +309,7 @@ impl Store {
         else {
             return Ok(Err(SkipReason::NoDocument));
         };
-        self.transaction(Scope::tenant("replay_dead_letter", tenant), |tx| async move {
+        let released = self.transaction(Scope::tenant("replay_dead_letter", tenant), |tx| async move {
             let latest = match commands::lock(&tx, tenant, document).await {
                 Ok(latest) => latest,
                 Err(Error::NotFound(_)) => return Ok(Err(SkipReason::Gone)),
@@ -327,8 +330,12 @@ impl Store {
                 tx.execute(sql::REPLAYED, &[&open]).await?;
             }
             Ok(Ok(ReplayedVersion { document, version, letters: open.len() as u64 }))
-        })
-        .await
+        });
+        let released = released.await?;
+        if let (Ok(ReplayedVersion { letters, .. }), false) = (released, dry_run) {
+            tracing::info!(step = "redelivered", %tenant, %document, version, letters, "a dead letter's document is released again");
+        }
+        Ok(released)
     }
 
     async fn part(&self, tenant: Option<&TenantId>, asked: &Resolve) -> Result<Part, Error> {

@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 use chrono::Utc;
 use riacho_domain::{DocumentId, ReasonCode, State, TenantId};
 use riacho_store::{
-    Accept, LetterFilter, LetterState, ListLetters, NewDeadLetter, Pace, PurgeOriginal, Purged, Release,
-    ReleaseCaps, Resolve, Selection, SkipReason, Store, Target,
+    Accept, Act, Actor, LetterFilter, LetterState, ListActs, ListLetters, NewDeadLetter, Pace, PurgeOriginal,
+    Purged, Release, ReleaseCaps, Resolve, Selection, SkipReason, Store, Target,
 };
+use serde_json::json;
 use uuid::Uuid;
 
 use crate::database::{Database, database, upload};
@@ -313,6 +314,44 @@ async fn a_replay_keeps_its_rate_and_goes_on_where_it_ended() {
     // A pause stands between any two, those of different calls too.
     assert!(start.elapsed() >= Duration::from_millis(5 * 50), "{:?}", start.elapsed());
     assert_eq!(db.value("SELECT count(*) FROM document_versions WHERE state = 'waiting'"), "6");
+}
+
+#[tokio::test]
+async fn what_is_done_about_letters_is_noted_with_it_also_where_a_replay_breaks_off() {
+    let db = database().await;
+    let (first, _) = db.dead("first", 2).await;
+    let (second, _) = db.dead("second", 1).await;
+    let by_key = db.store.acting_as(Actor::key("k", &db.acme));
+    let acts = async || {
+        let asked = ListActs { action: Some("dead_letters.".into()), limit: 10, ..ListActs::default() };
+        let acts = db.store.acts(Some(&db.acme), &asked).await.unwrap().items;
+        let shown = |act: &Act| (act.action.clone(), act.target.clone(), act.detail["letters"].clone());
+        acts.iter().rev().map(shown).collect::<Vec<_>>()
+    };
+    let dry = Resolve { dry_run: true, ..all_of(everything()) };
+    by_key.replay_dead_letters(Some(&db.acme), &dry, AT_ONCE).await.unwrap();
+    by_key.discard_dead_letters(Some(&db.acme), &dry).await.unwrap();
+    assert_eq!(acts().await, [], "nothing was done");
+    // Whoever asked goes away in the pause after the first version.
+    let slow = Pace { every: Duration::from_secs(3600), at_most: Duration::from_secs(3600) };
+    let asked = all_of(everything());
+    let replay = by_key.replay_dead_letters(Some(&db.acme), &asked, slow);
+    let is_noted = async {
+        while acts().await.is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::select! {
+        done = replay => panic!("it pauses: {done:?}"),
+        () = is_noted => {}
+    }
+    let of_first = ("dead_letters.replay".to_owned(), first.to_string(), json!(2));
+    assert_eq!(acts().await, std::slice::from_ref(&of_first));
+    assert_eq!(db.state(first).await, State::Waiting);
+    assert_eq!(db.state(second).await, State::Failed);
+    db.dead("third", 1).await;
+    by_key.discard_dead_letters(Some(&db.acme), &asked).await.unwrap();
+    assert_eq!(acts().await, [of_first, ("dead_letters.discard".to_owned(), String::new(), json!(2))]);
 }
 
 #[tokio::test]

@@ -4,10 +4,7 @@ use std::time::Duration;
 
 use axum::{Json, extract::State};
 use riacho_domain::DocumentId;
-use riacho_store::{
-    LetterFilter, LetterState, ListLetters, MAX_LETTERS, Pace, ReplayedVersion, Resolve, Resolved, Selection,
-    Verb,
-};
+use riacho_store::{LetterFilter, LetterState, ListLetters, MAX_LETTERS, Pace, Resolve, Resolved, Selection};
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -177,8 +174,8 @@ async fn replay(
     let pace = pace(request.per_second, app.config().request_timeout())?;
     let ReplayRequest { ids, filter, dry_run, limit, cursor, .. } = request;
     let asked = resolve(selection(ids, filter)?, dry_run, limit, cursor)?;
-    let done = app.store().replay_dead_letters(Some(&caller.tenant), &asked, pace).await?;
-    note(&app, &caller, Verb::Replay, &asked, &done).await;
+    let done = caller.store(&app).replay_dead_letters(Some(&caller.tenant), &asked, pace).await?;
+    tell(&caller, "replay", dry_run, &done);
     Ok(Json(ReplayedBody::new(dry_run, done)))
 }
 
@@ -199,23 +196,14 @@ async fn discard(
 ) -> Result<Json<DiscardedBody>, Problem> {
     let DiscardRequest { ids, filter, dry_run, limit, cursor } = request;
     let asked = resolve(selection(ids, filter)?, dry_run, limit, cursor)?;
-    let done = app.store().discard_dead_letters(Some(&caller.tenant), &asked).await?;
-    note(&app, &caller, Verb::Discard, &asked, &done).await;
+    let done = caller.store(&app).discard_dead_letters(Some(&caller.tenant), &asked).await?;
+    tell(&caller, "discard", dry_run, &done);
     Ok(Json(DiscardedBody::new(dry_run, done)))
 }
 
-/// Somebody will ask who did it.
-async fn note(app: &App, caller: &Caller<Write>, verb: Verb, asked: &Resolve, done: &Resolved) {
-    if asked.dry_run || done.letters == 0 {
-        return;
-    }
-    for version in &done.versions {
-        let ReplayedVersion { document, version, letters } = version;
-        tracing::info!(step = "redelivered", tenant = %caller.tenant, %document, version, letters, "a dead letter's document is released again");
-    }
-    tracing::info!(tenant = %caller.tenant, letters = done.letters, remaining = done.remaining, ?verb, "dead letters were resolved");
-    if let Err(error) = caller.store(app).note_letters(verb, Some(&caller.tenant), asked, done).await {
-        tracing::warn!(%error, key = caller.key_id, "what became of dead letters could not be noted");
+fn tell(caller: &Caller<Write>, action: &str, dry_run: bool, done: &Resolved) {
+    if !dry_run && done.letters > 0 {
+        tracing::info!(tenant = %caller.tenant, letters = done.letters, remaining = done.remaining, action, "dead letters were resolved");
     }
 }
 

@@ -12,7 +12,8 @@ use reqwest::Method;
 use riacho_domain::{TenantId, UploadId};
 use riacho_objects::Key;
 use riacho_service::outward::{Outward, OutwardError};
-use riacho_store::{Accepted, Target};
+use riacho_store::{Accept, Body as StoredBody, Idempotency, Target};
+use sha2::{Digest, Sha256};
 use url::Url;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -26,7 +27,7 @@ use super::{
     problem::{Problem, ProblemBody},
     settings::{Settings, UrlBody},
     trace::Trace,
-    upload::{Received, accept_of, idempotency_key},
+    upload::{Received, accept_of, idempotency_key, request_hash},
     webhooks::wrong_address,
 };
 
@@ -62,30 +63,35 @@ async fn by_url(
     JsonBody(asked): JsonBody<UrlBody>,
 ) -> Result<Response, Problem> {
     riacho_service::FOREGROUND.request();
-    idempotency_key(&headers)?;
+    let key = idempotency_key(&headers)?;
     let (address, settings) = Settings::from_url_body(asked, app.config())?;
-    settings.chunking(app.config())?;
+    let request_hash = hash_of(&app, &caller.tenant, &address, settings.clone())?;
+    let idempotency = key.map(|key| Idempotency { key, request_hash });
+    // Before the file is fetched: it may have changed since, or be gone.
+    if let Some(idempotency) = &idempotency
+        && let Some(known) = app.store().answered(&caller.tenant, idempotency).await?
+    {
+        app.accepted(&caller.tenant, &trace.traceparent, &known);
+        return Ok(accepted(&known));
+    }
     let key = Key::original(&caller.tenant, UploadId::new());
     let taken = tokio::time::timeout(TIME_LIMIT, receive(&app, &key, &address, settings)).await;
     let received = taken.unwrap_or_else(|_| {
         Err(Problem::field("url", format!("the file did not come within {} s", TIME_LIMIT.as_secs())))
     });
     let received = received.inspect_err(|_| app.discard(key.clone()))?;
-    let done = take_in(&app, &caller.tenant, trace, &headers, &key, received).await?;
-    Ok(accepted(&done))
+    let accept = accept_of(&app, &caller.tenant, Target::New, trace, &HeaderMap::new(), received);
+    let accept = Accept { idempotency, ..accept.inspect_err(|_| app.discard(key.clone()))? };
+    Ok(accepted(&app.accept(&accept, &key).await?))
 }
 
-async fn take_in(
-    app: &App,
-    tenant: &TenantId,
-    trace: Trace,
-    headers: &HeaderMap,
-    key: &Key,
-    received: Received,
-) -> Result<Accepted, Problem> {
-    let accept = accept_of(app, tenant, Target::New, trace, headers, received);
-    let accept = accept.inspect_err(|_| app.discard(key.clone()))?;
-    Ok(app.accept(&accept, key).await?)
+/// What makes two requests the same: the address and what they say beside it, whatever the address answers.
+fn hash_of(app: &App, tenant: &TenantId, address: &str, settings: Settings) -> Result<[u8; 32], Problem> {
+    let body = StoredBody::Stored { size: 0, sha256: Sha256::digest(address.as_bytes()).into() };
+    let mut asked = Accept::new(tenant.clone(), settings.filename.clone().unwrap_or_default(), "", body);
+    let chunking = settings.own_chunking();
+    settings.apply(&mut asked, app.config())?;
+    Ok(request_hash(&asked, &chunking))
 }
 
 /// Fetches the file into the object store while it is hashed.

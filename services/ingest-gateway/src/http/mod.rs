@@ -150,7 +150,8 @@ pub fn openapi_json() -> Result<String, serde_json::Error> {
 /// The whole interface.
 pub(crate) fn router(app: App, limits: &Limits, operations: riacho_service::ops::Ops) -> Router {
     let (config, lingerers) = (app.config().clone(), linger::Lingerers::new(&app));
-    let api = Router::from(api(limits)).merge(openai::router(limits)).merge(ops::router()).with_state(app);
+    let health = ops::router().route_layer(middleware::from_fn_with_state(limits.clone(), limits::admit));
+    let api = Router::from(api(limits)).merge(openai::router(limits)).merge(health).with_state(app);
     let api = api.layer(middleware::from_fn(etag::layer)).layer(middleware::from_fn(rate_headers::layer));
     api.merge(reference::router(&openapi()))
         .merge(page::router())

@@ -22,6 +22,9 @@ pub(super) fn router() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(info)).routes(routes!(health))
 }
 
+/// How old the figures may be that are told to everybody.
+const PUBLIC_AGE: Duration = Duration::from_secs(2);
+
 /// The pipeline at work.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct QueueBody {
@@ -56,6 +59,14 @@ pub(super) struct StageBody {
     rate_per_second: Option<f64>,
     /// Since when, by whom and why nobody reads; null while it is not paused.
     paused: Option<PausedBody>,
+}
+
+impl StageBody {
+    /// Says so where there is work and nobody at it.
+    fn idle(&self) -> Option<String> {
+        let is_idle = self.backlog > 0 && self.consumers == 0;
+        is_idle.then(|| format!("{} has work and no consumer", self.stage))
+    }
 }
 
 /// A pause of a stage.
@@ -112,12 +123,6 @@ pub(super) struct QueueHealth {
     stages: Vec<StageBody>,
 }
 
-impl QueueHealth {
-    pub(super) fn is_unhealthy(&self) -> bool {
-        self.status == "unhealthy"
-    }
-}
-
 pub(super) async fn partitions(app: &App) -> Result<Vec<u16>, Problem> {
     Ok(app.store().partitions().await?.into_iter().map(|partition| partition.partition).collect())
 }
@@ -164,28 +169,66 @@ pub(super) async fn read(
     responses((status = 200, description = "Healthy, degraded or unhealthy.", body = QueueHealth)),
 )]
 async fn health(State(app): State<App>, _: Caller<Read>) -> Result<Json<QueueHealth>, Problem> {
-    queue_health(&app).await.map(Json)
+    queue_health(&app, Duration::ZERO).await.map(Json)
 }
 
-/// Whether work gets done.
-pub(super) async fn queue_health(app: &App) -> Result<QueueHealth, Problem> {
+/// Whether work gets done, by figures that are `max_age` old at most.
+async fn queue_health(app: &App, max_age: Duration) -> Result<QueueHealth, Problem> {
     let (partitions, paused) = (partitions(app).await?, app.store().paused_stages().await?);
-    let stages = match app.sampler().figures(app.streams(), &partitions, Duration::ZERO).await {
+    let stages = match app.sampler().figures(app.streams(), &partitions, max_age).await {
         Ok(figures) => stage_bodies(&figures, &paused),
         Err(error) => {
-            return Ok(QueueHealth {
-                status: "unhealthy",
-                reasons: vec![error.to_string()],
-                stages: Vec::new(),
-            });
+            tracing::warn!(%error, "the figures of the streams cannot be read");
+            let reasons = vec!["redis is not available".to_owned()];
+            return Ok(QueueHealth { status: "unhealthy", reasons, stages: Vec::new() });
         }
     };
-    let idle = stages.iter().filter(|stage| stage.backlog > 0 && stage.consumers == 0);
-    let mut reasons: Vec<String> =
-        idle.map(|stage| format!("{} has work and no consumer", stage.stage)).collect();
+    let mut reasons: Vec<String> = stages.iter().filter_map(StageBody::idle).collect();
     reasons.extend(paused.iter().map(|pause| {
         let since = pause.since.to_rfc3339_opts(SecondsFormat::Secs, true);
         format!("{} is paused since {since} by {}", pause.stage, pause.by)
     }));
     Ok(QueueHealth { status: if reasons.is_empty() { "healthy" } else { "degraded" }, reasons, stages })
+}
+
+/// Whether work gets done, as everybody may know it: no names, and no reasons in somebody's words.
+#[derive(Debug, Serialize)]
+pub(super) struct PublicHealth {
+    /// As in [`QueueHealth`].
+    status: &'static str,
+    /// What is not as it should be.
+    reasons: Vec<String>,
+    /// The stages, in flow order; empty while Redis is away.
+    stages: Vec<PublicStage>,
+}
+
+/// A stage, as everybody may know it.
+#[derive(Debug, Serialize)]
+struct PublicStage {
+    stage: &'static str,
+    backlog: u64,
+    consumers: u64,
+    is_paused: bool,
+}
+
+impl PublicHealth {
+    /// Figures are some seconds old at most, so that nobody makes work by asking.
+    pub(super) async fn read(app: &App) -> Result<PublicHealth, Problem> {
+        let QueueHealth { status, stages, reasons } = queue_health(app, PUBLIC_AGE).await?;
+        if stages.is_empty() {
+            return Ok(PublicHealth { status, reasons, stages: Vec::new() });
+        }
+        let mut reasons: Vec<String> = stages.iter().filter_map(StageBody::idle).collect();
+        let paused = stages.iter().filter(|stage| stage.paused.is_some());
+        reasons.extend(paused.map(|stage| format!("{} is paused", stage.stage)));
+        let public = |stage: StageBody| {
+            let StageBody { stage, backlog, consumers, paused, .. } = stage;
+            PublicStage { stage, backlog, consumers, is_paused: paused.is_some() }
+        };
+        Ok(PublicHealth { status, reasons, stages: stages.into_iter().map(public).collect() })
+    }
+
+    pub(super) fn is_unhealthy(&self) -> bool {
+        self.status == "unhealthy"
+    }
 }

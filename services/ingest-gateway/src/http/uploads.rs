@@ -12,13 +12,13 @@ use axum::{
 use chrono::{DateTime, Utc};
 use riacho_domain::{DocumentId, State as DocumentStage, TenantId, UploadId};
 use riacho_objects::{Error as ObjectsError, Key, LocalUploadQuery, PresignPut, Presigned};
-use riacho_store::{Accept, Accepted, Body, Conflict, Idempotency, UploadStage};
+use riacho_store::{Accept, Accepted, AwaitedUpload, Body, Conflict, Idempotency, UploadStage};
 use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 
-use crate::app::tell_accepted;
+use crate::{Config, app::tell_accepted};
 
 use super::{
     App,
@@ -126,10 +126,22 @@ async fn presign(
     };
     let key =
         Key::parse_for_tenant(&caller.tenant, &awaited.object_key).map_err(|e| Problem::internal(&e))?;
-    let options =
-        PresignPut { content_type: signed_type, expires_in: valid, max_bytes: config.max_upload_bytes };
+    let expires_in = if row.replayed { valid.min(time_left(&awaited, config)?) } else { valid };
+    let options = PresignPut { content_type: signed_type, expires_in, max_bytes: config.max_upload_bytes };
     let presigned = app.objects().presign_put(&key, &options).await?;
     Ok((StatusCode::CREATED, Json(presigned_body(&app, &headers, &row, presigned))).into_response())
+}
+
+/// How long an upload is good that was asked for before: its document waits no longer than it was to then.
+fn time_left(awaited: &AwaitedUpload, config: &Config) -> Result<Duration, Problem> {
+    let margin = Duration::from_secs(config.upload_margin_seconds);
+    let left = awaited.expires_at.signed_duration_since(Utc::now()).to_std().unwrap_or_default();
+    match left.saturating_sub(margin) {
+        left if left < Duration::from_secs(1) => {
+            Err(Problem::conflict("state", "the time for the upload is over; use another Idempotency-Key"))
+        }
+        left => Ok(left),
+    }
 }
 
 fn presigned_body(app: &App, headers: &HeaderMap, row: &Accepted, presigned: Presigned) -> PresignedBody {
@@ -222,11 +234,17 @@ async fn receive(
         return Err(Problem::too_large("file", limit));
     }
     still_awaited(app, &grant.key).await?;
-    // A second file under the same URL could replace bytes that are being processed.
     if app.objects().exists(&grant.key).await? {
         return Err(Unwanted::Taken.into());
     }
-    body::store(app.objects(), &grant.key, incoming, limit).await?;
+    // Under a key of its own until it is whole: another file under the same URL may come at the same time, and the one that was
+    // first may be processed by then. What a gateway leaves that dies in between goes with the orphans.
+    let own = Key::original(grant.key.tenant(), UploadId::new());
+    let stored = body::store(app.objects(), &own, incoming, limit).await;
+    stored.inspect_err(|_| app.discard(own.clone()))?;
+    if !app.objects().give_key(&own, &grant.key).await? {
+        return Err(Unwanted::Taken.into());
+    }
     let awaited = still_awaited(app, &grant.key).await;
     if matches!(awaited, Err(Unwanted::Over(_))) {
         // Cancelled while the bytes came: nobody would remove them.

@@ -30,19 +30,22 @@ async fn site() -> Site {
     let asked = Arc::new(Mutex::new(Vec::new()));
     let noted = Arc::clone(&asked);
     let answer = move |uri: Uri| {
-        noted.lock().unwrap().push(uri.path().to_owned());
-        async move { page(uri.path()) }
+        let mut noted = noted.lock().unwrap();
+        noted.push(uri.path().to_owned());
+        let count = noted.len();
+        async move { page(uri.path(), count) }
     };
     tokio::spawn(async move { axum::serve(listener, Router::new().fallback(answer)).await });
     Site { url, asked }
 }
 
-fn page(path: &str) -> Response {
+fn page(path: &str, count: usize) -> Response {
     let to = |location: &str| (StatusCode::FOUND, [("location", location.to_owned())]).into_response();
     match path {
         "/files/um%20rio+lento.md" => {
             ([("content-type", "text/markdown")], "# Rio\n\nlento\n").into_response()
         }
+        "/changing" => format!("Visitor number {count}").into_response(),
         "/moved" => to("/files/um%20rio+lento.md"),
         "/inward" => to("http://10.0.0.1/secret"),
         "/by-name" => to("http://localhost:1/secret"),
@@ -82,8 +85,26 @@ async fn a_file_is_fetched_from_its_address_with_its_name_and_type() {
     let named = accepted(gateway.post(PATH).json(&again)).await;
     let document = json(gateway.get(&format!("/api/v1/documents/{}", id(&named))), 200).await;
     assert_eq!(document["filename"], "other.md");
-    let keyed = || gateway.post(PATH).header("idempotency-key", "k").json(&again);
-    assert_eq!(id(&accepted(keyed()).await), id(&accepted(keyed()).await));
+}
+
+#[tokio::test]
+async fn an_idempotency_key_answers_the_same_request_whatever_the_address_answers_meanwhile() {
+    let (gateway, site) = (gateway(&["127.0.0.0/8"]).await, site().await);
+    let asked = |path: &str, more: serde_json::Value| {
+        let mut body = json!({"url": format!("{}{path}", site.url)});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        gateway.post(PATH).header("idempotency-key", "k").json(&body)
+    };
+    // Each answer has other bytes.
+    let first = accepted(asked("/changing", json!({}))).await;
+    assert_eq!(id(&accepted(asked("/changing", json!({}))).await), id(&first));
+    assert_eq!(site.asked.lock().unwrap().len(), 1, "it is not fetched again");
+    for other in [asked("/moved", json!({})), asked("/changing", json!({"collection": "other"}))] {
+        problem(other, 422, "idempotency_key_reused").await;
+    }
+    assert_eq!(site.asked.lock().unwrap().len(), 1, "nor is another request's file");
+    let unkeyed = gateway.post(PATH).json(&json!({"url": format!("{}/changing", site.url)}));
+    assert_ne!(id(&accepted(unkeyed).await), id(&first), "it did change");
 }
 
 #[tokio::test]

@@ -130,7 +130,10 @@ async fn a_stage_is_paused_seen_to_be_and_resumed() {
         (&health["status"], &health["reasons"]),
         (&json!("degraded"), &json!([format!("embed is paused since {since}Z by {by}")]))
     );
-    assert_eq!(json(gateway.anonymous(Method::GET, "/health/queues"), 200).await["status"], "degraded");
+    let told = json(gateway.anonymous(Method::GET, "/health/queues"), 200).await;
+    assert_eq!((&told["status"], &told["reasons"]), (&json!("degraded"), &json!(["embed is paused"])));
+    let stage_told = json!({"stage": "embed", "backlog": 0, "consumers": 0, "is_paused": true});
+    assert_eq!(told["stages"][1], stage_told, "who paused it and why is not everybody's business");
     let stage = json(gateway.get("/api/v1/queue/stages/embed"), 200).await;
     assert_eq!((&stage["stage"], &stage["paused"]), (&json!("embed"), &paused["paused"]));
 

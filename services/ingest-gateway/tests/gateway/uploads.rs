@@ -210,6 +210,51 @@ async fn a_file_that_is_not_waited_for_any_more_is_refused_and_not_kept() {
 }
 
 #[tokio::test]
+async fn of_two_files_under_one_signed_url_the_first_that_is_whole_stays() {
+    let gateway = Gateway::start().await;
+    let presigned = presign(&gateway, json!({})).await;
+    let (mut pieces, body) = futures::channel::mpsc::channel::<Result<Vec<u8>, std::io::Error>>(0);
+    let slow = send(&gateway, &presigned, &url(&presigned)).body(reqwest::Body::wrap_stream(body));
+    let feed = async {
+        // More than the pipes in between hold, so that the gateway has looked before the second piece.
+        pieces.send(Ok(vec![b'x'; 16 << 20])).await.unwrap();
+        pieces.send(Ok(vec![b'x'])).await.unwrap();
+        let quick = send(&gateway, &presigned, &url(&presigned)).body(CONTENT).send().await.unwrap();
+        assert_eq!(quick.status(), StatusCode::NO_CONTENT);
+        accepted(gateway.post(presigned["process"].as_str().unwrap())).await;
+        drop(pieces);
+    };
+    let ((), _) = futures::join!(feed, problem(slow, 409, "already_uploaded"));
+    let original = gateway.get(&format!("/api/v1/documents/{}/content", id(&presigned)));
+    assert_eq!(original.send().await.unwrap().text().await.unwrap(), CONTENT);
+    eventually(|| async {
+        let count = gateway.deployment.objects.list_all().count().await;
+        if count == 1 { Ok(()) } else { Err(count) }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_upload_that_is_asked_for_again_ends_when_it_was_to_end() {
+    let gateway = Gateway::start().await;
+    let asked = |seconds: u64| {
+        let body = json!({"filename": "a.txt", "expires_in_seconds": seconds});
+        let request = gateway.post("/api/v1/documents/upload/presigned").json(&body);
+        request.header("idempotency-key", "k")
+    };
+    let time = |body: &Value| {
+        let text = body["upload"]["expires_at"].as_str().unwrap().to_owned();
+        chrono::DateTime::parse_from_rfc3339(&text).unwrap()
+    };
+    let first = json(asked(100), 201).await;
+    let again = json(asked(10_000), 201).await;
+    assert_eq!(id(&again), id(&first));
+    assert!(time(&again) <= time(&first), "{again}");
+    gateway.deployment.sql("UPDATE document_versions SET upload_expires_at = now() + interval '1 hour'");
+    problem(asked(100), 409, "state").await;
+}
+
+#[tokio::test]
 async fn an_upload_that_is_awaited_changes_nothing_of_a_live_document() {
     let gateway = Gateway::start().await;
     let form = Gateway::form("old.txt", CONTENT).text("external_id", "e").text("metadata", r#"{"k":"old"}"#);

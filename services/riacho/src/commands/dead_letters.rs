@@ -13,7 +13,7 @@ use riacho_domain::{DocumentId, Version};
 use riacho_service::letters::{self, Original};
 use riacho_store::{
     DeadLetter, LetterFilter, LetterState, ListLetters, MAX_LETTERS, MAX_PAGE, Pace, Resolve, Resolved, Role,
-    Selection, SkipReason, Store, Verb,
+    Selection, SkipReason, Store,
 };
 use serde::Serialize;
 use serde_json::json;
@@ -139,13 +139,6 @@ async fn resolve(context: &Context, select: SelectLetters, pace: Option<Pace>) -
     let mut summary = Summary { dry_run: select.dry_run, ..Summary::default() };
     loop {
         let done = one_call(&store, &select, &asked, pace).await.map_err(store_failure)?;
-        if !asked.dry_run && done.letters > 0 {
-            let verb = if pace.is_some() { Verb::Replay } else { Verb::Discard };
-            store
-                .note_letters(verb, select.of.tenant.as_ref(), &asked, &done)
-                .await
-                .map_err(store_failure)?;
-        }
         summary.add(context.output, &done);
         asked.cursor = done.next_cursor;
         if asked.cursor.is_none() {
