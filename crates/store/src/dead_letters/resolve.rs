@@ -246,7 +246,7 @@ impl Store {
                 match self.release_again(letter, asked.dry_run).await {
                     // What was done has to be answered; the next call begins with what failed.
                     Err(error) if done > 0 => {
-                        tracing::warn!(%error, letter = %letter.id, "a replay of dead letters ended early");
+                        tracing::warn!(%error, document = letter.document.map(tracing::field::display), "a replay of dead letters ended early");
                         break;
                     }
                     Err(error) => return Err(error),

@@ -201,9 +201,9 @@ async fn discard(
     Ok(Json(DiscardedBody::new(dry_run, done)))
 }
 
-fn tell(caller: &Caller<Write>, action: &str, dry_run: bool, done: &Resolved) {
+fn tell(caller: &Caller<Write>, verb: &str, dry_run: bool, done: &Resolved) {
     if !dry_run && done.letters > 0 {
-        tracing::info!(tenant = %caller.tenant, letters = done.letters, remaining = done.remaining, action, "dead letters were resolved");
+        tracing::info!(tenant = %caller.tenant, letters = done.letters, remaining = done.remaining, verb, "dead letters were resolved");
     }
 }
 
