@@ -230,7 +230,11 @@ def scalers(objects):
         stage = STAGES.get(target["metadata"]["name"])
         if one["kind"] == "ScaledObject":
             query = one["spec"]["triggers"][0]["metadata"]["query"]
-            if query != f'max(riacho_stage_backlog{{namespace="{one["metadata"]["namespace"]}",stage="{stage}"}})':
+            where = f'namespace="{one["metadata"]["namespace"]}"'
+            backlog = f'riacho_stage_backlog{{{where},stage="{stage}"}}'
+            is_fresh = f'time() - riacho_figures_timestamp_seconds{{{where}}} < 60'
+            is_wanted = f'(1 - max(riacho_stage_pause_requested{{{where},stage="{stage}"}}))'
+            if query != f'max({backlog} and on (instance) {is_fresh}) * {is_wanted}':
                 yield f"{name_of(one)}: asks for something else than the backlog of {stage}"
             if one["spec"]["minReplicaCount"] != 0:
                 yield f"{name_of(one)}: does not go to zero"

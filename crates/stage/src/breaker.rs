@@ -35,19 +35,23 @@ impl Breaker {
 
     /// A run ended well.
     pub(crate) fn succeeded(&self) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        self.begin(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner), None);
+    }
+
+    /// Begins a new row, of runs that fail for this reason or end well, and leaves the pause where there is one.
+    fn begin(&self, state: &mut State, reason: Option<ReasonCode>) {
         if state.until.is_some() {
             tracing::info!(stage = %self.stage, "the stage goes on");
             metrics::gauge!(names::PAUSED, "stage" => self.stage.as_str()).set(0.0);
         }
-        *state = State::default();
+        *state = State { reason, ..State::default() };
     }
 
     /// A run failed for good. Whether its event is spared, because the fault is the stage's.
     pub(crate) fn failed(&self, reason: ReasonCode) -> bool {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.reason != Some(reason) {
-            *state = State { reason: Some(reason), ..State::default() };
+            self.begin(&mut state, Some(reason));
         }
         state.in_a_row = state.in_a_row.saturating_add(1);
         if self.limit == 0 || state.in_a_row < self.limit {
@@ -74,6 +78,8 @@ impl Breaker {
 
 #[cfg(test)]
 mod tests {
+    use metrics_exporter_prometheus::PrometheusBuilder;
+
     use super::*;
 
     #[test]
@@ -87,5 +93,25 @@ mod tests {
         assert!(breaker.failed(ReasonCode::ProviderRefused) && breaker.is_open());
         breaker.succeeded();
         assert!(!breaker.is_open() && !breaker.failed(ReasonCode::ProviderRefused));
+    }
+
+    #[test]
+    fn a_pause_that_another_reason_ends_is_shown_as_ended() {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let is_paused = || {
+            let shown = recorder.handle().render();
+            shown
+                .lines()
+                .find_map(|line| line.strip_prefix("riacho_stage_paused{stage=\"embed\"} "))
+                .map(str::to_owned)
+        };
+        metrics::with_local_recorder(&recorder, || {
+            let breaker = Breaker::new(StageName::Embed, 2);
+            breaker.failed(ReasonCode::ProviderRefused);
+            assert!(breaker.failed(ReasonCode::ProviderRefused));
+            assert_eq!(is_paused().as_deref(), Some("1"));
+            assert!(!breaker.failed(ReasonCode::Undecodable) && !breaker.is_open());
+            assert_eq!(is_paused().as_deref(), Some("0"));
+        });
     }
 }

@@ -33,6 +33,8 @@ pub struct QueueFigures {
     pub unfinished: Vec<(State, u64)>,
     /// Versions that wait for their release.
     pub waiting: u64,
+    /// Those of them whose tenant is active and over no budget of the month: what is held back by these comes to no stage soon.
+    pub releasable: u64,
     /// Releases in flight.
     pub in_flight: u64,
     /// How long the oldest has been waiting.
@@ -215,6 +217,7 @@ impl Store {
             let oldest: f64 = row.try_get("oldest_seconds")?;
             if state == State::Waiting {
                 figures.waiting = versions;
+                figures.releasable = u64::try_from(row.try_get::<_, i64>("releasable")?).unwrap_or(0);
                 figures.oldest_waiting = Duration::try_from_secs_f64(oldest).ok();
             } else if state.is_in_flight() {
                 figures.in_flight += versions;
@@ -374,7 +377,12 @@ SELECT v.document_id, v.version FROM document_versions AS v
 WHERE (v.document_id, v.version) IN (SELECT document, version FROM unnest($1::uuid[], $2::int[]) AS asked (document, version))";
 
 const FIGURES: &str = "-- store::janitor::queue_figures
-SELECT state, count(*) AS versions, extract(epoch FROM now() - min(created_at))::float8 AS oldest_seconds
+WITH held AS (
+    SELECT id FROM tenants AS t
+    WHERE t.state <> 'active' OR t.over_budget <> '{}'
+        AND NOT (t.wants_fallback AND EXISTS (SELECT FROM embedding_spaces WHERE state = 'fallback')))
+SELECT state, count(*) AS versions, extract(epoch FROM now() - min(created_at))::float8 AS oldest_seconds,
+       count(*) FILTER (WHERE tenant_id NOT IN (SELECT id FROM held)) AS releasable
 FROM document_versions
 WHERE state IN ('awaiting_upload', 'waiting', 'releasing', 'extracting', 'embedding', 'indexing')
 GROUP BY state";

@@ -65,6 +65,15 @@ pub const METRICS: &[Metric] = &[
     Metric::histogram(names::SEARCH_SECONDS, &["mode"], "Time of a search in the database, by mode."),
 ];
 
+/// Makes the series of failed versions begin at 0. A rate is made of differences, so of a series that begins with its first
+/// value a rate misses that: what a process does before it is first asked.
+pub fn begin() {
+    let reasons = ReasonCode::ALL.into_iter().map(ReasonCode::as_str).chain(["unknown"]);
+    for reason in reasons {
+        metrics::counter!(names::DOCUMENTS_FAILED, "reason" => reason).increment(0);
+    }
+}
+
 /// Versions failed.
 pub(crate) fn failed(reason: &str, versions: u64) {
     if versions > 0 {

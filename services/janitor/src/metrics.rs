@@ -22,6 +22,8 @@ pub mod names {
     pub const STAGE_CONSERVATION_ERROR: &str = "riacho_stage_conservation_error";
     /// Whether a stage is paused.
     pub const STAGE_PAUSED: &str = "riacho_stage_pause_requested";
+    /// When the stages were last measured.
+    pub const FIGURES_TIMESTAMP: &str = "riacho_figures_timestamp_seconds";
     /// Bytes on a stage's streams.
     pub const STAGE_BYTES: &str = "riacho_stage_bytes";
     /// Dead letters on their way to PostgreSQL.
@@ -127,6 +129,11 @@ pub const METRICS: &[Metric] = &[
         names::SPACE_FILLED,
         &["state"],
         "Chunks that were filled into embedding spaces, by the state of the space.",
+    ),
+    Metric::gauge(
+        names::FIGURES_TIMESTAMP,
+        &[],
+        "When this process last measured the stages, in seconds since 1970. Figures of stages that are older are not to be believed.",
     ),
     Metric::histogram(
         names::TASK_SECONDS,

@@ -78,6 +78,7 @@ impl Metrics {
             .map_err(|e| telemetry(e.to_string()))?;
         // Each service describes its own.
         crate::metrics::OF_EVERY_PROCESS.into_iter().for_each(crate::metrics::describe);
+        riacho_store::metrics::begin();
         metrics::gauge!(crate::metrics::names::BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
         Ok(Metrics(INSTALLED.get_or_init(|| handle).clone()))
     }

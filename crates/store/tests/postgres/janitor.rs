@@ -38,6 +38,28 @@ async fn waiting_documents_are_released_in_turns_and_within_the_caps() {
 }
 
 #[tokio::test]
+async fn documents_of_tenants_that_nothing_is_released_for_are_no_work_of_a_stage() {
+    let db = database().await;
+    hold(&db, &db.acme, "one").await;
+    for n in 0..3 {
+        hold(&db, &db.other, &format!("{n}")).await;
+    }
+    let figures = async || {
+        let figures = db.janitor.queue_figures().await.unwrap();
+        (figures.waiting, figures.releasable)
+    };
+    assert_eq!(figures().await, (4, 4));
+    for (held, back) in
+        [("state = 'suspended'", "state = 'active'"), ("over_budget = '{tokens}'", "over_budget = '{}'")]
+    {
+        db.raw.run(&format!("UPDATE tenants SET {held} WHERE id = '{}'", db.other));
+        assert_eq!(figures().await, (4, 1), "{held}");
+        db.raw.run(&format!("UPDATE tenants SET {back} WHERE id = '{}'", db.other));
+    }
+    assert_eq!(figures().await, (4, 4));
+}
+
+#[tokio::test]
 async fn two_leaders_release_a_document_once() {
     let db = database().await;
     for n in 0..20 {

@@ -13,7 +13,6 @@ pub(crate) async fn run(job: &Job<'_>) -> Result<(), Error> {
     let queue = store.queue_figures().await?;
     report_queue(&queue);
     job.add("waiting", queue.waiting);
-    report_spaces(job).await?;
     let paused = store.paused_stages().await?;
     for stage in StageName::ALL {
         let is_paused = paused.iter().any(|pause| pause.stage == stage);
@@ -23,10 +22,11 @@ pub(crate) async fn run(job: &Job<'_>) -> Result<(), Error> {
     for stage in StageName::ALL {
         let figures = streams.figures(stage, &partitions).await?;
         // The backlog is what scales a stage, and the first one's begins in PostgreSQL.
-        let before = if stage == StageName::Extract { queue.waiting } else { 0 };
+        let before = if stage == StageName::Extract { queue.releasable } else { 0 };
         report_stage(stage.as_str(), &figures, before);
         job.add(stage.as_str(), figures.backlog);
     }
+    gauge!(names::FIGURES_TIMESTAMP).set(seconds(Utc::now().timestamp_millis()));
     let mut dead = 0;
     for partition in partitions {
         dead += streams.dead_letter_count(partition).await?;
@@ -35,7 +35,8 @@ pub(crate) async fn run(job: &Job<'_>) -> Result<(), Error> {
     job.add("dead_letters", dead);
     gauge!(names::DEAD_LETTERS_OPEN).set(number(store.open_dead_letters().await?));
     gauge!(names::REDIS_MEMORY).set(number(streams.memory().await?.used));
-    report_tasks(job).await
+    report_tasks(job).await?;
+    report_spaces(job).await
 }
 
 /// When the tasks last went well, whichever process ran them.
