@@ -52,7 +52,7 @@ pub(crate) async fn run(job: &Job<'_>) -> Result<(), Error> {
     if let Err(error) = kept {
         let said = said(&partial).await;
         if let Err(error) = clear(&partial).await {
-            tracing::warn!(folder = %partial.display(), %error, "what a failed backup left cannot be removed");
+            tracing::warn!(error = %failed(&partial, &error), "what a failed backup left cannot be removed");
         }
         return Err(Error::Failed(format!("{error}{said}")));
     }
