@@ -40,7 +40,7 @@ show_logs() {
 # Replaces a service's containers by as many of an image as the settings ask for, one set beside the other.
 roll() {
   local service=$1 image=$2 id old=() poorly=() new count
-  count=$(wanted_scale "$service")
+  count=$(wanted_scale "$service") || return 1
   # What was made and never started would be started in place of a new one.
   compose rm --force "$service" >/dev/null 2>&1
   for id in $(containers "$service"); do

@@ -49,7 +49,7 @@ wanted_scale() {
     /^[^ ]/ { inside = 0; services = ($0 == "services:") }
     /^  [^ ]/ { inside = (services && $0 == service); if (inside) found = 1 }
     inside && /^    scale: / { scale = $2; scaled = 1 }
-    END { print scaled ? scale : found }'
+    END { print scaled ? scale : found + 0 }'
 }
 
 # Whether an image fits the schema as it is: 0, or 4 where it needs another one; it says why not.
