@@ -189,6 +189,10 @@ class Operating:
             unknown = [failure for failure in load.failures if not re.search("answered 50[234]", failure)]
             if unknown:
                 raise Failed(f"while everything was stopped the front answered: {unknown[:5]}")
+            front = self.front()
+            lost = [document for document in load.accepted if front.ask("GET", f"/api/v1/documents/{document}")[0] == 404]
+            if lost:
+                raise Failed(f"{len(lost)} of {len(load.accepted)} uploads that were accepted are gone: {told}")
             say(f"{len(load.accepted)} uploads were accepted around a migration that failed, {len(load.failures)} requests refused")
             all_ready(self.front(), load.accepted)
             self.documents += load.accepted
