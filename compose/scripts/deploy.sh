@@ -3,7 +3,8 @@
 #
 # Where both images work with one schema, new containers start beside the old ones and these stop when the new ones are healthy: no
 # request and no document is lost. Where the schema changes, everything stops for the migration and uploads are refused meanwhile
-# (docs/operations/upgrades.md); the way back is then the backup made before.
+# (docs/operations/upgrades.md); the way back is then a copy of both servers made between the stop and the migration. How far that is
+# stands in a file beside the settings, from which the next run takes up a deployment that was cut off.
 set -euo pipefail
 [ $# -ge 1 ] || { echo "usage: deploy.sh IMAGE [--without-backup]" >&2; exit 2; }
 # shellcheck source=compose/scripts/project.sh
@@ -11,26 +12,54 @@ source "$(dirname "$0")/project.sh"
 
 next=$1
 present=$(setting RIACHO_IMAGE riacho:latest)
-services=(janitor indexer embedder extractor gateway)
+stages=(janitor indexer embedder extractor)
+services=("${stages[@]}" gateway)
 patience=$(setting RIACHO_DEPLOY_PATIENCE 120)
 backup=
-scale=()
+copy=
+asked_back=
 rolled=()
 
 docker image inspect "$next" >/dev/null 2>&1 || docker pull "$next" || fail "there is no image $next"
 
-# Replaces a service's containers by as many of an image, one set beside the other.
+# Written down before it is done: a machine that loses its power in between leaves it for the next run.
+note() {
+  printf '%s\n' "phase=$1" "next=$next" "present=$present" "backup=$backup" "copy=$copy" >"$deployment.new"
+  sync "$deployment.new"
+  mv "$deployment.new" "$deployment"
+  sync "$(dirname "$deployment")"
+}
+
+noted() { sed -n "s/^$1=//p" "$deployment"; }
+
+show_logs() {
+  local id
+  for id in "$@"; do docker logs --tail 5 "$id" 2>&1 | sed 's/^/    /' || true; done
+}
+
+# Replaces a service's containers by as many of an image as the settings ask for, one set beside the other.
 roll() {
-  local service=$1 image=$2 old new count
-  mapfile -t old < <(containers "$service")
-  count=${#old[@]}
-  if ((count == 0)); then count=1; fi
+  local service=$1 image=$2 id old=() poorly=() new count
+  count=$(wanted_scale "$service") || return 1
+  # What was made and never started would be started in place of a new one.
+  compose rm --force "$service" >/dev/null 2>&1
+  for id in $(containers "$service"); do
+    if [ "$(health "$id")" = healthy ]; then old+=("$id"); else poorly+=("$id"); fi
+  done
+  old+=("${poorly[@]}")
+  # More than that are left of a deployment that was cut off, or were added by hand.
+  if ((${#old[@]} > count && count > 0)); then
+    say "$service: ${#old[@]} run, the settings say $count"
+    docker stop --time 40 "${old[@]:count}" >/dev/null
+    docker rm "${old[@]:count}" >/dev/null
+    old=("${old[@]:0:count}")
+  fi
   say "$service: $count to $image"
   RIACHO_IMAGE=$image compose up --detach --no-deps --no-recreate --scale "$service=$((count + ${#old[@]}))" "$service" >/dev/null 2>&1 || true
   mapfile -t new < <(containers "$service" | grep -vxF -f <(printf '%s\n' "${old[@]:-none}"))
   if ((${#new[@]} < count)) || ! await_healthy "$patience" "${new[@]}"; then
     say "$service: the new containers are not healthy"
-    for id in "${new[@]}"; do docker logs --tail 5 "$id" 2>&1 | sed 's/^/    /' || true; done
+    show_logs "${new[@]}"
     if ((${#new[@]} > 0)); then docker rm --force "${new[@]}" >/dev/null; fi
     return 1
   fi
@@ -51,38 +80,152 @@ roll_all() {
   done
 }
 
-# Those that were replaced, the last one first.
+# Those that were replaced or stopped, by this run or by one before that was cut off, the last one first.
 roll_back() {
-  local i
-  for ((i = ${#rolled[@]} - 1; i >= 0; i--)); do roll "${rolled[i]}" "$present" || return 1; done
-}
-
-# Everything is to be started as often as it runs now.
-note_scale() {
-  local service
-  for service in "${services[@]}"; do
-    scale+=(--scale "$service=$(containers "$service" | grep -c . || true)")
+  local i service images
+  for ((i = ${#services[@]} - 1; i >= 0; i--)); do
+    service=${services[i]}
+    images=$(containers "$service" | xargs --no-run-if-empty docker inspect --format '{{.Config.Image}}' | sort -u)
+    if [[ " ${rolled[*]} " == *" $service "* || ${images:-none} != "$present" ]]; then roll "$service" "$present" || return 1; fi
   done
 }
 
-# Whether an image fits the schema as it is: 0, or 4 where it needs another one.
-check_schema() { RIACHO_IMAGE=$1 compose run --rm --no-deps -T migrate migrate --check 2>&1; }
+# Starts services, each as often as the settings say, and waits until they are healthy: start IMAGE SERVICE..
+start() {
+  local image=$1 service scale=() ids=()
+  shift
+  for service in "$@"; do scale+=(--scale "$service=$(wanted_scale "$service")"); done
+  RIACHO_IMAGE=$image compose up --detach --no-deps --force-recreate "${scale[@]}" "$@" >/dev/null 2>&1 || return 1
+  for service in "$@"; do mapfile -t -O "${#ids[@]}" ids < <(containers "$service"); done
+  if ! await_healthy "$patience" "${ids[@]}"; then
+    show_logs "${ids[@]}"
+    return 1
+  fi
+}
 
-start_all() {
-  RIACHO_IMAGE=$1 compose up --detach --no-deps --force-recreate "${scale[@]}" "${services[@]}" >/dev/null 2>&1 || return 1
-  local service ids=()
-  for service in "${services[@]}"; do mapfile -t -O "${#ids[@]}" ids < <(containers "$service"); done
-  await_healthy "$patience" "${ids[@]}"
+# A gateway that nobody is sent to: what `run` starts does not get the service's name on the network.
+try_gateway() {
+  local id well=0
+  local trials=(--all --quiet --filter "label=com.docker.compose.project=$(project)" --filter label=com.docker.compose.service=gateway
+    --filter label=com.docker.compose.oneoff=True)
+  docker ps "${trials[@]}" | xargs --no-run-if-empty docker rm --force >/dev/null
+  RIACHO_IMAGE=$next compose run --detach --no-deps gateway >/dev/null 2>&1 || well=1
+  id=$(docker ps "${trials[@]}")
+  if [ "$well" = 0 ] && ! await_healthy "$patience" "$id"; then
+    show_logs "$id"
+    well=1
+  fi
+  if [ -n "$id" ]; then docker rm --force "$id" >/dev/null; fi
+  return $well
 }
 
 keep_image() {
   local fresh=$settings.new
   { grep -v '^RIACHO_IMAGE=' "$settings" || true; echo "RIACHO_IMAGE=$1"; } >"$fresh"
   chmod --reference "$settings" "$fresh"
+  sync "$fresh"
   mv "$fresh" "$settings"
 }
 
-if [ "${2:-}" != --without-backup ]; then
+# After the stop, with the schema as it was.
+abandon() {
+  start "$present" "${services[@]}" || fail "$1, and starting $present again failed as well; look at: docker compose logs"
+  rm -f "$deployment"
+  fail "$1; $present is in force, and nothing was lost"
+}
+
+# Everything is stopped. Nobody can upload before the new version is known to work, so that the way back loses nothing; of the objects no
+# copy is needed for it, since the new version only adds to them, and removes what the janitor of the old one would remove as well.
+migrate() {
+  note migrating
+  if ! RIACHO_IMAGE=$next compose run --rm --no-deps -T migrate || ! start "$next" "${stages[@]}" || ! try_gateway; then go_back; fi
+  keep_image "$next"
+  note opening
+  if ! start "$next" gateway || ! "$here/scripts/health-check.sh" --services; then
+    fail "$next and its schema are in force, and not all is well; look at: docker compose logs. Uploads may have been taken: to go back" \
+      "and lose them, set RIACHO_IMAGE=$present in $settings and run: restore.sh $copy --yes"
+  fi
+  rm -f "$deployment"
+  say "deployed $next, with its schema"
+}
+
+# To the copy only where the schema is another one by now.
+go_back() {
+  local fits=0 checked
+  checked=$(check_schema "$present") || fits=$?
+  if [ "$fits" = 0 ] && [ -n "$asked_back" ]; then
+    start "$present" "${services[@]}" || fail "starting $present failed; look at: docker compose logs"
+    went_back
+  fi
+  if [ "$fits" = 0 ]; then abandon "$next was not in order and did not change the schema"; fi
+  # 4 is said where the schema is another one, and nowhere else.
+  [ "$fits" = 4 ] || fail "everything is stopped, and $present cannot be asked whether the schema is still its own: $checked; the copy is $copy"
+  bring_back
+}
+
+bring_back() {
+  note restoring
+  say "going back to $present and to the copy"
+  "$here/scripts/restore.sh" "$copy" --yes || fail "restoring $copy failed as well; look at: docker compose logs"
+  went_back
+}
+
+went_back() {
+  rm -f "$deployment"
+  [ -n "$asked_back" ] || fail "$next was not in order; $present is in force again, with all documents that were accepted"
+  say "$present is in force again, with all documents that were accepted"
+  exit 0
+}
+
+# What a run before this one left undone.
+take_up() {
+  local was
+  was=$(noted next)
+  case $(noted phase) in
+    rolling) say "the deployment of $was was cut off while services were replaced; going on to $next" ;;
+    stopping)
+      backup=$(noted backup)
+      say "the deployment of $was was cut off before its migration, and no document has changed; going on to $next with $backup"
+      [ -d "$backup" ] || backup=
+      ;;
+    migrating)
+      present=$(noted present) backup=$(noted backup) copy=$(noted copy)
+      case $next in
+        "$was")
+          say "the deployment of $was was cut off in its migration; going on with it, and the way back is $copy"
+          compose stop "${services[@]}" >/dev/null 2>&1 || fail "the services could not be stopped"
+          migrate
+          exit 0
+          ;;
+        "$present")
+          say "the deployment of $was was cut off in its migration; going back from it"
+          compose stop "${services[@]}" >/dev/null 2>&1 || fail "the services could not be stopped"
+          next=$was asked_back=yes
+          go_back
+          ;;
+        *) fail "the deployment of $was was cut off in its migration: deploy.sh $was goes on with it, and deploy.sh $present goes back from it" ;;
+      esac
+      ;;
+    restoring)
+      present=$(noted present) backup=$(noted backup) copy=$(noted copy)
+      say "the way back from $was was cut off; going it again"
+      if [ "$next" = "$present" ]; then asked_back=yes; fi
+      next=$was
+      bring_back
+      ;;
+    opening) say "the deployment of $was was cut off after its migration, and $was is in force; going on to $next" ;;
+    *) fail "$deployment cannot be read; see what runs, and remove it" ;;
+  esac
+}
+
+stopped=
+if [ -e "$deployment" ]; then
+  take_up
+  stopped=$(noted phase | grep -x stopping || true)
+fi
+if [ -n "$backup" ]; then
+  say "backup: $backup"
+elif [ "${2:-}" != --without-backup ]; then
   say "making a backup"
   backup=$("$here/scripts/backup.sh" | tail -n 1)
   say "backup: $backup"
@@ -91,38 +234,28 @@ fi
 fits=0
 checked=$(check_schema "$next") || fits=$?
 if [ "$fits" = 0 ]; then
+  note rolling
   if roll_all && "$here/scripts/health-check.sh" --services; then
     keep_image "$next"
+    rm -f "$deployment"
     say "deployed $next"
     exit 0
   fi
   say "rolling back to $present"
   roll_back || fail "rolling back to $present failed as well; look at: docker compose logs"
+  rm -f "$deployment"
   fail "$next was not healthy; $present is in force again"
 fi
 
 # 4 is said where the schema is another one, and nowhere else: whatever else is wrong, everything goes on as it is.
-[ "$fits" = 4 ] || fail "$next cannot be asked whether it fits the schema, and nothing was changed: $checked"
+if [ "$fits" != 4 ]; then
+  if [ -n "$stopped" ]; then abandon "$next cannot be asked whether it fits the schema: $checked"; fi
+  fail "$next cannot be asked whether it fits the schema, and nothing was changed: $checked"
+fi
 [ -n "$backup" ] || fail "$next needs another schema, and without a backup there is no way back; run without --without-backup"
-note_scale
+note stopping
 say "stopping everything for the migration"
-if ! compose stop "${services[@]}" >/dev/null 2>&1; then
-  start_all "$present" || fail "the services could be neither stopped nor started again; look at: docker compose logs"
-  fail "the services could not be stopped; $present is in force, and nothing was changed"
-fi
-if RIACHO_IMAGE=$next compose run --rm --no-deps -T migrate && start_all "$next" && "$here/scripts/health-check.sh" --services; then
-  keep_image "$next"
-  say "deployed $next, with its schema"
-  exit 0
-fi
-# The backup is older than what was accepted since: it is the way back only where the schema is another one by now.
-fits=0
-checked=$(check_schema "$present") || fits=$?
-if [ "$fits" = 0 ]; then
-  start_all "$present" || fail "starting $present again failed as well; look at: docker compose logs"
-  fail "$next did not change the schema; $present is in force again, and nothing was lost"
-fi
-[ "$fits" = 4 ] || fail "everything is stopped, and $present cannot be asked whether the schema is still its own: $checked; the backup is $backup"
-say "going back to $present and to the backup"
-"$here/scripts/restore.sh" "$backup" --yes || fail "restoring $backup failed as well; look at: docker compose logs"
-fail "$next was not healthy; $present is in force again, with the documents of $backup"
+compose stop "${services[@]}" >/dev/null 2>&1 || abandon "the services could not be stopped"
+say "copying the servers as they are now"
+copy=$("$here/scripts/backup.sh" --servers | tail -n 1) || abandon "the servers could not be copied"
+migrate

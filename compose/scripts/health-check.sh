@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Says whether everything is as it should be: each service healthy, the front answers, a certificate that lasts, room on the disk, a backup
-# of today. One line for each thing that is not, and exit code 1. With --services it looks at services and front only.
+# of today, no deployment half done. One line for each thing that is not, and exit code 1. With --services it looks at services and front
+# only. Every quarter of an hour by a timer, and what it finds of the certificate is left for Prometheus: docs/operations/compose.md.
 set -euo pipefail
 # Only looks.
 needs_lock=no
@@ -38,10 +39,39 @@ if [ "${1:-}" = --services ]; then
   exit $wrong
 fi
 
+# Whether certbot is to bring certificates; RIACHO_CERTBOTS=0 where they come from elsewhere.
+renewal=no
+if (($(wanted_scale certbot) > 0)); then
+  renewal=yes
+  [ -n "$(containers certbot)" ] || complain "certbot does not run, which renews the certificate"
+fi
+
+field() { openssl x509 -noout -nameopt RFC2253 "-$1" <<<"$certificate" | cut -d = -f 2-; }
+moment() { date --date "$(field "$1")" +%s; }
+
+certificate=
 if [ -n "$address" ]; then
-  if ! echo | openssl s_client -connect "127.0.0.1:${address##*:}" -servername "$domain" 2>/dev/null | openssl x509 -checkend 604800 -noout >/dev/null; then
-    complain "the certificate ends within seven days"
+  certificate=$(openssl s_client -connect "127.0.0.1:${address##*:}" -servername "$domain" </dev/null 2>/dev/null | openssl x509 2>/dev/null || true)
+  [ -n "$certificate" ] || complain "the front shows no certificate"
+fi
+if [ -n "$certificate" ]; then
+  begin=$(moment startdate) end=$(moment enddate) provisional=0
+  if [ "$renewal" = yes ] && [ "$(field subject)" = "$(field issuer)" ]; then
+    provisional=1
+    complain "the certificate is one that the front made itself: certbot has brought none; look at: docker compose logs certbot"
   fi
+  # One of 90 days is renewed 30 days before its end, a shorter one when a third of its time is left. Below two ninths that has failed often.
+  least=$(((end - begin) * 2 / 9))
+  if ((least > 20 * 86400)); then least=$((20 * 86400)); fi
+  if ((end - $(date +%s) < least)); then complain "the certificate ends on $(date -u --date "@$end" +%F)"; fi
+  # The node exporter's folder, where the deployment is watched.
+  textfiles=$(setting RIACHO_TEXTFILES /var/lib/riacho/textfiles)
+  if [ -d "$textfiles" ]; then "$here/scripts/certificate-metric.sh" "$begin" "$end" "$provisional" "$textfiles"; fi
+fi
+
+# The lock is held as long as a script is at work.
+if [ -e "$deployment" ] && flock --nonblock "$settings.lock" true; then
+  complain "the deployment of $(sed -n 's/^next=//p' "$deployment") was cut off; deploy.sh takes it up"
 fi
 
 used=$(df --output=pcent "$(docker info --format '{{.DockerRootDir}}')" | tail -n 1 | tr -dc 0-9)

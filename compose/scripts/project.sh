@@ -3,6 +3,9 @@
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 settings=${RIACHO_SETTINGS:-$here/.env}
+# How far a deployment is, while there is one.
+# shellcheck disable=SC2034 # deploy.sh, restore.sh and health-check.sh use it
+deployment=$settings.deployment
 
 fail() {
   printf '%s: %s\n' "${0##*/}" "$*" >&2
@@ -24,15 +27,50 @@ setting() {
 }
 
 compose() {
-  # RIACHO_COMPOSE_FILES adds files of one's own, separated by colons.
-  local files=(--file "$here/compose.yaml" --file "$here/compose.prod.yaml") more
-  IFS=: read -r -a more <<<"${RIACHO_COMPOSE_FILES:-}"
-  for file in "${more[@]}"; do files+=(--file "$file"); done
+  # RIACHO_COMPOSE_FILES adds files of one's own, separated by colons; a relative one is looked for in the folder of compose.yaml.
+  local files=(--file "$here/compose.yaml" --file "$here/compose.prod.yaml") more file
+  IFS=: read -r -a more <<<"$(setting RIACHO_COMPOSE_FILES)"
+  for file in "${more[@]}"; do
+    if [[ $file != /* ]]; then file=$here/$file; fi
+    files+=(--file "$file")
+  done
   docker compose --project-directory "$here" --env-file "$settings" "${files[@]}" "$@"
 }
 
 # The containers of a service that run.
 containers() { compose ps --quiet "$1"; }
+
+# The name of the project, which its containers are labelled with.
+project() { compose config | sed -n 's/^name: //p'; }
+
+# How many containers of a service the settings and files ask for: what `compose up` starts.
+wanted_scale() {
+  compose config | awk -v service="  $1:" '
+    /^[^ ]/ { inside = 0; services = ($0 == "services:") }
+    /^  [^ ]/ { inside = (services && $0 == service); if (inside) found = 1 }
+    inside && /^    scale: / { scale = $2; scaled = 1 }
+    END { print scaled ? scale : found + 0 }'
+}
+
+# Whether an image fits the schema as it is: 0, or 4 where it needs another one; it says why not.
+check_schema() { RIACHO_IMAGE=$1 compose run --rm --no-deps -T migrate migrate --check 2>&1; }
+
+# A command in a container that has the objects: a gateway that runs, or a container for this alone where none does.
+with_objects() {
+  local gateway
+  gateway=$(containers gateway | head -n 1)
+  if [ -n "$gateway" ]; then
+    docker exec "$gateway" sh -c "$1"
+  else
+    compose run --rm --no-deps -T --entrypoint sh gateway -c "$1"
+  fi
+}
+
+# Whether a file is a whole archive of the objects: read to its end, where tar passes over what it need not see, and two empty blocks end it.
+is_whole_archive() {
+  local first
+  first=$(tar --list --no-seek --file "$1" | sed -n 1p) && [ "$first" = objects/ ] && [ "$(tail -c 1024 "$1" | tr -d '\0' | wc -c)" = 0 ]
+}
 
 # The state of a container's health check: healthy, unhealthy, starting; the container's own state where it has none.
 health() { docker inspect --format '{{if .State.Health}}{{.State.Health.Status}}{{else}}{{.State.Status}}{{end}}' "$1" 2>/dev/null || echo gone; }

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Makes a Debian or Ubuntu server ready, as root: Docker with compose, a firewall, folders, secrets, the daily backup. May be run again.
+# Makes a Debian or Ubuntu server ready, as root: Docker with compose, a firewall, folders, secrets, the daily backup and the
+# health check. May be run again.
 #   server-setup.sh [--without-firewall]
 set -euo pipefail
 
@@ -71,9 +72,31 @@ Persistent=true
 [Install]
 WantedBy=timers.target
 UNIT
+  # What is not well is in its log, and the unit has failed then.
+  cat >/etc/systemd/system/riacho-health.service <<UNIT
+[Unit]
+Description=Health check of Riacho
+Requires=docker.service
+After=docker.service
+
+[Service]
+Type=oneshot
+ExecStart=$here/scripts/health-check.sh
+UNIT
+  cat >/etc/systemd/system/riacho-health.timer <<'UNIT'
+[Unit]
+Description=Health check of Riacho every quarter of an hour
+
+[Timer]
+OnCalendar=*:07/15
+RandomizedDelaySec=1min
+
+[Install]
+WantedBy=timers.target
+UNIT
   if [ -d /run/systemd/system ]; then
     systemctl daemon-reload
-    systemctl enable --now riacho-backup.timer
+    systemctl enable --now riacho-backup.timer riacho-health.timer
   fi
 fi
 echo "ready; start with: docker compose --file $here/compose.yaml --file $here/compose.prod.yaml --env-file $here/.env up --detach --wait"

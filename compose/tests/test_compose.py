@@ -23,14 +23,8 @@ from pathlib import Path
 import engine
 from client import Client, Load, all_ready, eventually
 from engine import ROOT, Failed, run, say
+from operating import Operating, versions
 
-# The embedder, third in the order of a deployment, is never well with it: two services have been replaced then, and go back.
-BROKEN = 'HEALTHCHECK --interval=1s --retries=2 CMD ! grep -q embedder /proc/1/cmdline && riacho health'
-# Stands in for a version that needs another schema.
-MIGRATING = '''USER root
-RUN printf '%s\\n' '#!/bin/sh' 'case "$*" in "migrate --check") exit 4;; migrate) ;; esac' 'exec riacho "$@"' >/usr/local/bin/gate && chmod 755 /usr/local/bin/gate
-USER 10001:10001
-ENTRYPOINT ["gate"]'''
 SAMPLES = ROOT / "docs/examples"
 QUESTION = "how is the water level gauge calibrated"
 
@@ -61,7 +55,13 @@ class Project:
             self.files.append("compose/compose.prod.yaml")
             lines += ["RIACHO_DOMAIN=riacho.test", f"RIACHO_BACKUPS={self.folder / 'backups'}", f"RIACHO_SECRETS={self.folder / 'secrets'}",
                       f"RIACHO_HTTP_LISTEN=127.0.0.1:{self.http}", f"RIACHO_HTTPS_LISTEN=127.0.0.1:{self.tls}", "RIACHO_DEPLOY_PATIENCE=180", "RIACHO_DISK_PERCENT=100",
-                      "ACME_DIRECTORY=https://pebble:14000/dir"]
+                      "ACME_DIRECTORY=https://pebble:14000/dir", "RIACHO_CERTBOTS=0", f"RIACHO_TEXTFILES={self.folder / 'textfiles'}"]
+            (self.folder / "textfiles").mkdir()
+            # A file of the operator's own, named as one beside compose.yaml is.
+            own = self.folder / "own.yaml"
+            own.write_text("services: { janitor: { labels: { riacho.test.own: file } } }\n")
+            lines.append(f"RIACHO_COMPOSE_FILES={os.path.relpath(own, ROOT / 'compose')}")
+            self.files.append(own)
             self.env["RIACHO_SETTINGS"] = str(self.settings)
         self.settings.write_text("\n".join(lines) + "\n")
 
@@ -86,13 +86,14 @@ class Project:
         self.compose("down", "--volumes", "--remove-orphans", "--timeout", "10")
 
 
-class Story:
+class Story(Operating):
     def __init__(self, options):
         self.options, self.run = options, uuid.uuid4().hex[:8]
         self.folder = Path(tempfile.mkdtemp(prefix="riacho-compose-"))
         self.env = engine.environment()
-        self.first, self.second, self.broken = (f"riacho-test/{name}:{self.run}" for name in ("first", "second", "broken"))
-        self.migrating, self.failing = (f"riacho-test/{name}:{self.run}" for name in ("migrating", "failing"))
+        self.first = f"riacho-test/first:{self.run}"
+        # Other images, whose containers work alike or fail in one place.
+        self.versions = versions(self.run)
         self.images, self.projects, self.engine = {}, [], None
         self.plain = self.prod = self.key = None
         self.documents = []
@@ -107,9 +108,7 @@ class Story:
         say(f"the image has {size / 1e6:.0f} MB, of which its base image has {base / 1e6:.0f}")
         if size - base > 250e6:
             raise Failed("the image adds more than 250 MB to its base image")
-        # Other images, whose containers work alike, and one that is never healthy.
-        for tag, lines in ((self.second, "LABEL version=second"), (self.broken, BROKEN), (self.migrating, MIGRATING),
-                           (self.failing, MIGRATING.replace("migrate) ;;", "migrate) exit 1;;"))):
+        for tag, lines in self.versions.values():
             run("docker", "build", "--tag", tag, "-", stdin=f"FROM {self.first}\n{lines}\n".encode(), env=self.env)
 
     def step_image_runs_without_rights(self):
@@ -296,11 +295,14 @@ class Story:
             "-addext", "subjectAltName=DNS:pebble", "-keyout", folder / "key.pem", "-out", folder / "cert.pem")
         (folder / "config.json").write_text(json.dumps({"pebble": {
             "listenAddress": "0.0.0.0:14000", "managementListenAddress": "0.0.0.0:15000", "certificate": "/pebble/cert.pem",
-            "privateKey": "/pebble/key.pem", "httpPort": 8080, "tlsPort": 8443, "ocspResponderURL": "", "externalAccountBindingRequired": False}}))
+            "privateKey": "/pebble/key.pem", "httpPort": 8080, "tlsPort": 8443, "ocspResponderURL": "", "externalAccountBindingRequired": False,
+            "certificateValidityPeriod": 90 * 86400}}))
         (self.folder / "authority.yaml").write_text(
             "services:\n  nginx:\n    networks: { edge: { aliases: [riacho.test] } }\n    environment: { RIACHO_TLS_LOOK_SECONDS: '1' }\n"
             f"  certbot:\n    environment: {{ REQUESTS_CA_BUNDLE: /pebble.pem }}\n    volumes: ['{folder}/cert.pem:/pebble.pem:ro']\n")
         self.prod.files.append(self.folder / "authority.yaml")
+        self.prod.env["RIACHO_CERTBOTS"] = "1"
+        self.certificate_is_complained_of("one that the front made itself", provisional=1)
         run("docker", "run", "--detach", "--name", name, "--network", network, "--network-alias", "pebble", "--volume", f"{folder}:/pebble:ro",
             "--env", "PEBBLE_VA_NOSLEEP=1", "--entrypoint", "pebble", self.images["CERTBOT_IMAGE"], "-config", "/pebble/config.json", env=self.env)
         try:
@@ -311,10 +313,42 @@ class Story:
             run("docker", "rm", "--force", "--volumes", name, check=False, env=self.env)
         if "Pebble" not in self.certificate():
             raise Failed(f"the certificate is from {self.certificate()}")
+        # It has 90 days; 15 days before its end it should have been renewed long ago.
+        if "certificate" in self.health() or self.textfile()["riacho_certificate_provisional"] != 0:
+            raise Failed(f"the health check of a certificate in order said: {self.health()}")
+        self.prod.env["PATH"], path = f"{self.later(days=75)}:{self.prod.env['PATH']}", self.prod.env["PATH"]
+        self.certificate_is_complained_of("the certificate ends on", provisional=0)
+        self.prod.env["PATH"] = path
         # Asked again, certbot keeps it: it has most of its time left.
         again = self.prod.compose("exec", "-T", "certbot", "certbot", "renew", "--webroot-path", "/var/www/acme", "--no-random-sleep-on-renew")
         self.prod.compose("rm", "--stop", "--force", "certbot")
+        if "certbot does not run" not in self.health():
+            raise Failed(f"nobody renews the certificate, and the health check said: {self.health()}")
+        self.prod.env["RIACHO_CERTBOTS"] = "0"
         self.prod.files.pop()
+
+    def health(self):
+        return self.prod.script("health-check.sh", check=False).stdout.decode()
+
+    def textfile(self):
+        text = (self.prod.folder / "textfiles/riacho_certificate.prom").read_text()
+        return {name: int(value) for name, value in (line.split() for line in text.splitlines() if not line.startswith("#"))}
+
+    def later(self, days):
+        """A folder with a `date` that takes the present for so many days later."""
+        folder = self.folder / "clock"
+        folder.mkdir()
+        (folder / "date").write_text(f'#!/bin/sh\n[ "$*" = +%s ] && exec /bin/date --date "{days} days" +%s\nexec /bin/date "$@"\n')
+        (folder / "date").chmod(0o755)
+        return folder
+
+    def certificate_is_complained_of(self, words, provisional):
+        told, shown = self.health(), self.textfile()
+        served = run("openssl", "s_client", "-connect", f"127.0.0.1:{self.prod.tls}", "-servername", "riacho.test", stdin=b"", check=False).stdout
+        end = run("openssl", "x509", "-noout", "-enddate", stdin=served).strip().split("=")[1]
+        wanted = {"riacho_certificate_provisional": provisional, "riacho_certificate_not_after_timestamp_seconds": int(run("date", "--date", end, "+%s"))}
+        if words not in told or not wanted.items() <= shown.items():
+            raise Failed(f"the health check said {told!r}, and for Prometheus {shown}, not {wanted}")
 
     def certificate(self):
         shown = run("openssl", "s_client", "-connect", f"127.0.0.1:{self.prod.tls}", "-servername", "riacho.test", stdin=b"", check=False)
@@ -331,119 +365,12 @@ class Story:
         print("\n".join(f"   {row}" for row in sorted(rows)))
         all_ready(self.front(), load.accepted)
 
-    def step_prod_rolls_all_services_under_load(self):
-        for image, well in ((self.second, True), (self.broken, False)):
-            before = {service: self.prod.containers(service) for service in ("gateway", "embedder", "janitor")}
-            with Load(50, 32, self.front) as load:
-                eventually(lambda: load.count > 50, "the load has begun")
-                done = self.prod.script("deploy.sh", image, "--without-backup", check=False)
-                told = (done.stdout + done.stderr).decode()
-            print("   " + told.strip().replace("\n", "\n   "))
-            if (done.returncode == 0) != well:
-                raise Failed(f"deploying {image} ended with {done.returncode}")
-            load.check(50)
-            say(f"{load.count} requests in {load.seconds:.0f} s, none lost, the slowest {load.slowest:.1f} s")
-            for service, old in before.items():
-                now = self.prod.containers(service)
-                # Of the bad image, the janitor was replaced and replaced back, and the embedder stopped the rest.
-                replaced = not set(now) & set(old)
-                if replaced != (well or service == "janitor") or self.image_of(now[0]) != self.second or len(now) != len(old):
-                    raise Failed(f"{service}: {old} became {now} with {self.image_of(now[0])}")
-            if f"RIACHO_IMAGE={self.second}" not in self.prod.settings.read_text():
-                raise Failed("the settings do not name the image in force")
-            all_ready(self.front(), load.accepted)
-            self.documents += load.accepted
-
-    def image_of(self, container):
-        return run("docker", "inspect", "--format", "{{.Config.Image}}", container, env=self.env).strip()
-
-    def step_prod_comes_back_from_a_backup(self):
-        client = self.front()
-        before = [hit["document_id"] for hit in client.search("which gauge is read at noon", 10)]
-        self.redis("set", "marker", self.run)
-        (self.prod.folder / "backups").mkdir(exist_ok=True)
-        for age, kept in ((9, False), (6, True)):
-            stamp = run("date", "-u", "--date", f"{age} days ago", "+%Y%m%dT%H%M%SZ").strip()
-            (self.prod.folder / "backups" / stamp).mkdir()
-        backup = self.prod.script("backup.sh").split()[-1]
-        if len(os.listdir(self.prod.folder / "backups")) != 2:
-            raise Failed(f"seven days are kept, there are {os.listdir(self.prod.folder / 'backups')}")
-        self.prod.script("health-check.sh")
-        later = client.upload("later.md", "# Later\n\nAfter the backup.\n")
-        self.prod.down()
-        left = run("docker", "volume", "ls", "--quiet", "--filter", f"label=com.docker.compose.project={self.prod.name}", env=self.env)
-        if left.strip():
-            raise Failed(f"not destroyed: {left}")
-        damaged = shutil.copytree(backup, self.prod.folder / "damaged")
-        with open(damaged / "objects.tar", "ab") as file:
-            file.write(b"x")
-        if self.prod.script("restore.sh", damaged, "--yes", check=False).returncode == 0:
-            raise Failed("a damaged backup was restored")
-        self.prod.script("restore.sh", backup, "--yes")
-        client = self.front()
-        after = [hit["document_id"] for hit in client.search("which gauge is read at noon", 10)]
-        if after != before or not before:
-            raise Failed(f"the search found {before} before and {after} afterwards")
-        all_ready(client, self.documents)
-        original = client.ask("GET", f"/api/v1/documents/{self.documents[20]}/content")[2]
-        if original != (SAMPLES / "station-handbook.pdf").read_bytes():
-            raise Failed("the original is another one than before")
-        if client.ask("GET", f"/api/v1/documents/{later}")[0] != 404:
-            raise Failed("a document from after the backup is there")
-        for when in ("restored", "restarted"):
-            if self.redis("get", "marker") != self.run:
-                raise Failed(f"Redis has lost what the backup had, once {when}")
-            self.prod.compose("restart", "redis")
-            eventually(lambda: self.redis("ping") == "PONG", "Redis is back")
-        all_ready(client, [client.upload("new.md", "# New\n\nIt goes on.\n")])
-
-    def redis(self, *command):
-        shell = 'REDISCLI_AUTH=$(sed "s/^requirepass //" /run/secrets/redis_auth) exec redis-cli "$@"'
-        return self.prod.compose("exec", "-T", "redis", "sh", "-c", shell, "sh", *command).strip()
-
-    def step_prod_stops_for_a_migration_and_goes_back_when_it_fails(self):
-        """Images that say they need another schema: one whose migration works, and one whose migration fails half way."""
-        refused = self.prod.script("deploy.sh", self.migrating, "--without-backup", check=False)
-        if refused.returncode == 0 or b"without a backup" not in refused.stderr:
-            raise Failed(f"a migration was begun without a backup: {refused.stderr}")
-        self.prod.script("deploy.sh", self.migrating)
-        if self.image_of(self.prod.containers("gateway")[0]) != self.migrating:
-            raise Failed("the image with the new schema is not in force")
-        count = "SELECT count(*) FROM documents"
-        self.documents.append(self.front().upload("again.md", "# Again\n\nIt goes on.\n"))
-        all_ready(self.front(), self.documents)
-        before = self.sql(count)
-        done = self.prod.script("deploy.sh", self.failing, check=False)
-        told = (done.stdout + done.stderr).decode()
-        if done.returncode == 0 or f"{self.migrating} is in force again" not in told:
-            raise Failed(f"the deployment ended with {done.returncode}: {told}")
-        if self.sql(count) != before or self.image_of(self.prod.containers("gateway")[0]) != self.migrating:
-            raise Failed(f"{before} documents before, {self.sql(count)} now")
-        all_ready(self.front(), self.documents)
-
-    def sql(self, text):
-        return self.prod.compose("exec", "-T", "postgres", "psql", "-U", "postgres", "-d", "riacho", "-Atc", text).strip()
-
-    def step_server_is_made_ready(self):
-        """On a bare Debian 13, with a firewall of its own; a second run changes nothing."""
-        shutil.copytree(ROOT / "compose", self.folder / "server/compose", ignore=shutil.ignore_patterns(".env", "secrets"))
-        setup = "/opt/riacho/compose/scripts/server-setup.sh"
-        look = "sha256sum /opt/riacho/compose/.env /opt/riacho/compose/secrets/* /etc/systemd/system/riacho-backup.*; stat -c %a /opt/riacho/compose/secrets"
-        told = run("docker", "run", "--rm", "--cap-add", "NET_ADMIN", "--env", "SSH_CONNECTION=192.0.2.1 50000 192.0.2.2 2222",
-                   "--volume", f"{self.folder / 'server'}:/opt/riacho", "riacho-test/trixie", "bash", "-ec",
-                   f"{setup} >&2; echo '%%'; {look}; echo '%%'; {setup} >&2; {look}; echo '%%'; docker compose version; ufw status", env=self.env)
-        _, first, second, rest = told.split("%%\n")
-        if first != second or first.count("\n") != 10 or not first.endswith("700\n"):
-            raise Failed(f"a second run left something else behind: {told}")
-        if "Status: active" not in rest or not all(f"{port}/tcp" in rest for port in (2222, 80, 443)):
-            raise Failed(f"the firewall is not as it should be: {rest}")
-
     # --- running it ----------------------------------------------------------------------------------------------
 
     def close(self):
         for project in self.projects:
             project.down()
-        run("docker", "image", "rm", "--force", self.first, self.second, self.broken, self.migrating, self.failing, check=False, env=self.env)
+        run("docker", "image", "rm", "--force", self.first, *(tag for tag, _ in self.versions.values()), check=False, env=self.env)
         shutil.rmtree(self.folder, ignore_errors=True)
         if self.engine:
             self.engine.terminate()
@@ -458,7 +385,7 @@ def main():
     engine.CACHE.mkdir(parents=True, exist_ok=True)
     story = Story(options)
     skip = [text for text in options.skip.split(",") if text]
-    steps = [name for name in vars(Story) if name.startswith("step_") and not any(text in name for text in skip)]
+    steps = [name for part in (Story, Operating) for name in vars(part) if name.startswith("step_") and not any(text in name for text in skip)]
     passed = 0
     try:
         story.engine = engine.start(story.env)

@@ -52,6 +52,10 @@ pub mod names {
     pub const TASK_RUNS: &str = "riacho_janitor_task_runs_total";
     /// When a task of the janitor last went well.
     pub const TASK_LAST_SUCCESS: &str = "riacho_janitor_task_last_success_timestamp_seconds";
+    /// How long a task should have gone well.
+    pub const TASK_OVERDUE: &str = "riacho_janitor_task_overdue_seconds";
+    /// Whether a task's last run failed.
+    pub const TASK_FAILING: &str = "riacho_janitor_task_failing";
     /// Age of the newest backup.
     pub const BACKUP_AGE: &str = "riacho_backup_age_seconds";
     /// How long the canary's document took from accepted to readable.
@@ -149,6 +153,16 @@ pub const METRICS: &[Metric] = &[
         names::TASK_LAST_SUCCESS,
         &["task"],
         "When a task of the janitor last went well, in seconds since 1970, whichever process ran it.",
+    ),
+    Metric::gauge(
+        names::TASK_OVERDUE,
+        &["task"],
+        "How long ago the turn of a task was, by its schedule, after which it has not gone well; 0 while it is not its turn.",
+    ),
+    Metric::gauge(
+        names::TASK_FAILING,
+        &["task"],
+        "1 while the last run of a task is one that failed, whichever process ran it.",
     ),
     Metric::gauge(
         names::BACKUP_AGE,

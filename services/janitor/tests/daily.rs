@@ -171,6 +171,40 @@ async fn a_backup_whose_command_fails_or_hangs_is_none_and_the_others_stay() {
     assert!(!error.is_retryable() && error.to_string().contains("janitor.backup.command"), "{error}");
 }
 
+#[tokio::test]
+async fn of_backups_that_failed_only_what_they_said_takes_room() {
+    let deployment = Deployment::start().await.unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    // One whose janitor was killed, and one that another janitor may be making now.
+    let cut_off = directory.path().join("20200101T000000Z.partial");
+    let under_way = (chrono::Utc::now() - chrono::Duration::hours(1)).format("%Y%m%dT%H%M%SZ.partial");
+    let under_way = directory.path().join(under_way.to_string());
+    let older = directory.path().join("20191231T000000Z");
+    for folder in [&cut_off, &under_way, &older] {
+        std::fs::create_dir_all(folder.join("base")).unwrap();
+        std::fs::write(folder.join("base/objects.tar"), "half of it").unwrap();
+    }
+    let mut config = backup(
+        directory.path(),
+        "echo no room; mkdir \"$RIACHO_BACKUP_DIR/base\"; printf dump > \"$RIACHO_BACKUP_DIR/base/dump\"; exit 1",
+    );
+    config.backup.keep_days = 36_500;
+    let error = janitor(&deployment, config.clone()).run_task(TaskName::Backup, false).await.unwrap_err();
+    assert!(error.to_string().contains("it said: no room"), "{error}");
+    let left = folders(directory.path());
+    assert_eq!(left.len(), 4, "{left:?}");
+    assert!(left[..2] == [older.clone(), cut_off.clone()] && left.contains(&under_way), "{left:?}");
+    assert_eq!(folders(&cut_off), Vec::<PathBuf>::new());
+    assert!(under_way.join("base/objects.tar").exists() && older.join("base/objects.tar").exists());
+    let failed = left[2..].iter().find(|folder| **folder != under_way).unwrap();
+    assert_eq!(folders(failed), [failed.join("backup.log")]);
+
+    // Those that are old go before the next run, which may be one that fails; backups that went well stay until there is another one.
+    config.backup.keep_days = 1;
+    janitor(&deployment, config).run_task(TaskName::Backup, false).await.unwrap_err();
+    assert!(!cut_off.exists() && older.exists());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_janitor_that_leads_says_what_it_has_and_runs_what_is_asked_for() {
     let deployment = Deployment::start().await.unwrap();

@@ -1,6 +1,7 @@
 //! Runs the backup command of the configuration in a folder of its own, and removes folders that are old.
 //!
-//! A folder counts as a backup once the command has ended well: until then its name ends in `.partial`.
+//! A folder counts as a backup once the command has ended well and all is on the disk: until then its name ends in `.partial`.
+//! Of one that failed only what the command said is kept, so that a disk that was full has room for the next one.
 
 use std::{
     io,
@@ -44,12 +45,17 @@ pub(crate) async fn run(job: &Job<'_>) -> Result<(), Error> {
     }
     let name = now.format(STAMP).to_string();
     let (partial, whole) = (directory.join(format!("{name}.{PARTIAL}")), directory.join(&name));
+    make_room(job, directory, backup, now).await?;
     fs::create_dir_all(&partial).await.map_err(|error| failed(&partial, &error))?;
     let ended = execute(job, program, arguments, &partial).await;
-    if let Err(error) = ended {
-        return Err(Error::Failed(format!("{error}{}", said(&partial).await)));
+    let kept = if ended.is_ok() { keep(directory, &partial, &whole).await } else { ended };
+    if let Err(error) = kept {
+        let said = said(&partial).await;
+        if let Err(error) = clear(&partial).await {
+            tracing::warn!(error = %failed(&partial, &error), "what a failed backup left cannot be removed");
+        }
+        return Err(Error::Failed(format!("{error}{said}")));
     }
-    fs::rename(&partial, &whole).await.map_err(|error| failed(&whole, &error))?;
     let (files, bytes) = size(&whole).await.map_err(|error| failed(&whole, &error))?;
     job.add("backups", 1);
     job.add("files", files);
@@ -59,6 +65,70 @@ pub(crate) async fn run(job: &Job<'_>) -> Result<(), Error> {
         job.add("removed", 1);
     }
     Ok(())
+}
+
+/// Removes what commands left that were cut off together with their janitor, all but what they said. This does not wait for a
+/// backup that goes well: it may be what one lacks room for.
+async fn make_room(
+    job: &Job<'_>,
+    directory: &Path,
+    backup: &Backup,
+    now: DateTime<Utc>,
+) -> Result<(), Error> {
+    let names = names(directory).await?;
+    for name in given_up(&names, backup, now) {
+        let folder = directory.join(name);
+        clear(&folder).await.map_err(|error| failed(&folder, &error))?;
+    }
+    let old = too_old(names, backup, now);
+    for name in old.iter().filter(|name| name.ends_with(PARTIAL)) {
+        let folder = directory.join(name);
+        fs::remove_dir_all(&folder).await.map_err(|error| failed(&folder, &error))?;
+        job.add("removed", 1);
+    }
+    Ok(())
+}
+
+/// Removes all that is in a folder but the log.
+async fn clear(folder: &Path) -> io::Result<()> {
+    let mut entries = fs::read_dir(folder).await?;
+    while let Some(entry) = entries.next_entry().await? {
+        if entry.file_name() == LOG {
+            continue;
+        }
+        if entry.file_type().await?.is_dir() {
+            fs::remove_dir_all(entry.path()).await?;
+        } else {
+            fs::remove_file(entry.path()).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Gives a folder the name of a whole backup, once all that is in it is on the disk.
+async fn keep(directory: &Path, partial: &Path, whole: &Path) -> Result<(), Error> {
+    let (from, to, above) = (partial.to_owned(), whole.to_owned(), directory.to_owned());
+    let kept = move || {
+        sync(&from)?;
+        std::fs::rename(&from, &to)?;
+        std::fs::File::open(&above)?.sync_all()
+    };
+    let ended = tokio::task::spawn_blocking(kept).await;
+    ended.map_err(io::Error::other).and_then(|kept| kept).map_err(|error| failed(whole, &error))
+}
+
+/// Writes the files and folders below a folder, and itself, to the disk.
+fn sync(folder: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            sync(&entry.path())?;
+        } else if kind.is_file() {
+            std::fs::File::open(entry.path())?.sync_all()?;
+        }
+    }
+    std::fs::File::open(folder)?.sync_all()
 }
 
 fn failed(path: &Path, error: &io::Error) -> Error {
@@ -143,6 +213,11 @@ async fn size(folder: &Path) -> io::Result<(u64, u64)> {
 /// The folders that are older than backups are kept: of those that went well all but the newest, of others those whose
 /// command cannot run any more. What is named otherwise is somebody else's.
 async fn old(directory: &Path, backup: &Backup, now: DateTime<Utc>) -> Result<Vec<PathBuf>, Error> {
+    let names = names(directory).await?;
+    Ok(too_old(names, backup, now).into_iter().map(|name| directory.join(name)).collect())
+}
+
+async fn names(directory: &Path) -> Result<Vec<String>, Error> {
     let mut names = Vec::new();
     let mut entries = match fs::read_dir(directory).await {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -151,18 +226,36 @@ async fn old(directory: &Path, backup: &Backup, now: DateTime<Utc>) -> Result<Ve
     while let Some(entry) = entries.next_entry().await.map_err(|error| failed(directory, &error))? {
         names.extend(entry.file_name().into_string());
     }
-    Ok(too_old(names, backup, now).into_iter().map(|name| directory.join(name)).collect())
+    Ok(names)
+}
+
+fn stamp(name: &str) -> Option<DateTime<Utc>> {
+    NaiveDateTime::parse_from_str(name, STAMP).ok().map(|time| time.and_utc())
+}
+
+/// When the command of a folder was begun that has not ended well.
+fn begun(name: &str) -> Option<DateTime<Utc>> {
+    stamp(name.strip_suffix(PARTIAL)?.strip_suffix('.')?)
+}
+
+/// The longest that a command runs.
+fn longest(backup: &Backup) -> chrono::Duration {
+    let limit = Duration::from_secs(backup.time_limit_seconds).saturating_add(2 * GRACE);
+    chrono::Duration::seconds(i64::try_from(limit.as_secs()).unwrap_or(i64::MAX).min(i64::MAX / 2_000))
+}
+
+/// The folders of commands that have not ended well and cannot run any more.
+fn given_up<'a>(names: &'a [String], backup: &Backup, now: DateTime<Utc>) -> Vec<&'a str> {
+    let is_over = |name: &&str| begun(name).is_some_and(|time| time + longest(backup) < now);
+    names.iter().map(String::as_str).filter(is_over).collect()
 }
 
 fn too_old(names: Vec<String>, backup: &Backup, now: DateTime<Utc>) -> Vec<String> {
     let kept = chrono::Duration::days(i64::from(backup.keep_days));
-    let runs =
-        chrono::Duration::seconds(i64::try_from(backup.time_limit_seconds).unwrap_or(i64::MAX / 2_000));
-    let stamp = |name: &str| NaiveDateTime::parse_from_str(name, STAMP).ok().map(|time| time.and_utc());
     let newest = names.iter().filter_map(|name| stamp(name)).max();
-    let is_old = |name: &String| match name.strip_suffix(&format!(".{PARTIAL}")) {
-        Some(begun) => stamp(begun).is_some_and(|time| time + runs.max(kept) < now),
-        None => stamp(name).is_some_and(|time| time + kept < now && Some(time) != newest),
+    let is_old = |name: &String| {
+        stamp(name).is_some_and(|time| time + kept < now && Some(time) != newest)
+            || begun(name).is_some_and(|time| time + longest(backup).max(kept) < now)
     };
     let mut old: Vec<String> = names.into_iter().filter(is_old).collect();
     old.sort();
@@ -189,6 +282,7 @@ mod tests {
             "notes.txt",
             "20260301T021700Z.tar",
         ]);
+        assert_eq!(given_up(&all, &backup, now), ["20260301T021700Z.partial", "20260319T021700Z.partial"]);
         let old = too_old(all, &backup, now);
         assert_eq!(old, ["20260301T021700Z.partial", "20260312T021700Z", "20260313T021659Z"]);
         assert!(too_old(names(&["20250101T000000Z"]), &backup, now).is_empty(), "the only one stays");

@@ -1,9 +1,10 @@
 //! Measures backlogs, lag, dead letters and waiting documents.
 
-use chrono::Utc;
+use chrono::{DateTime, TimeDelta, Utc};
 use metrics::gauge;
 use riacho_domain::{StageName, State};
-use riacho_store::{QueueFigures, SpaceState};
+use riacho_service::cron::Cron;
+use riacho_store::{QueueFigures, Schedule, SpaceState};
 use riacho_streams::StageFigures;
 
 use crate::{Error, TaskName, job::Job, metrics::names};
@@ -39,19 +40,33 @@ pub(crate) async fn run(job: &Job<'_>) -> Result<(), Error> {
     report_spaces(job).await
 }
 
-/// When the tasks last went well, whichever process ran them.
+/// When the tasks last went well, whichever process ran them, and how long they should have done so again.
 async fn report_tasks(job: &Job<'_>) -> Result<(), Error> {
     for schedule in job.janitor.store.schedules().await? {
         let Ok(task) = schedule.task.parse::<TaskName>() else { continue };
         if let Some(at) = schedule.last_success {
             gauge!(names::TASK_LAST_SUCCESS, "task" => task.as_str()).set(seconds(at.timestamp_millis()));
         }
+        let overdue = overdue(&schedule, Utc::now()).num_milliseconds();
+        gauge!(names::TASK_OVERDUE, "task" => task.as_str()).set(seconds(overdue));
+        let is_failing = schedule.last_outcome.as_deref() == Some("failed");
+        gauge!(names::TASK_FAILING, "task" => task.as_str()).set(if is_failing { 1.0 } else { 0.0 });
         if task == TaskName::Backup && !job.config().backup.command.is_empty() {
             let age = Utc::now() - schedule.last_success.unwrap_or(schedule.known_since);
             gauge!(names::BACKUP_AGE).set(seconds(age.num_milliseconds()));
         }
     }
     Ok(())
+}
+
+/// How long ago the turn was that came after the last run that went well; before the first of these, after the task was known.
+/// Nothing for a task that has no turns.
+fn overdue(schedule: &Schedule, now: DateTime<Utc>) -> TimeDelta {
+    let Some(expression) = &schedule.expression else { return TimeDelta::zero() };
+    // The janitor that leads has read it before it wrote it down.
+    let Ok(cron) = Cron::parse(expression, &schedule.time_zone) else { return TimeDelta::zero() };
+    let due = cron.next(schedule.last_success.unwrap_or(schedule.known_since));
+    due.map_or(TimeDelta::zero(), |due| (now - due).max(TimeDelta::zero()))
 }
 
 /// Times are far below 2^53 milliseconds, up to which this is exact.
@@ -103,4 +118,50 @@ fn report_stage(stage: &'static str, figures: &StageFigures, before: u64) {
 #[allow(clippy::cast_precision_loss)]
 fn number(count: u64) -> f64 {
     count as f64
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn overdue_at(expression: Option<&str>, last_success: Option<&str>, now: &str) -> i64 {
+        let time = |text: &str| text.parse::<DateTime<Utc>>().unwrap();
+        let schedule = Schedule {
+            task: "orphans".into(),
+            describes: None,
+            expression: expression.map(str::to_owned),
+            time_zone: "Europe/Lisbon".into(),
+            known_since: time("2026-07-01T12:00:00Z"),
+            last_started: None,
+            last_finished: None,
+            last_seconds: None,
+            last_outcome: None,
+            last_summary: None,
+            last_success: last_success.map(time),
+            last_work: None,
+            last_work_summary: None,
+            runs: 0,
+            failures: 0,
+        };
+        overdue(&schedule, time(now)).num_seconds()
+    }
+
+    #[test]
+    fn a_task_is_overdue_from_the_turn_on_after_which_it_has_not_gone_well() {
+        let daily = Some("23 3 * * *");
+        // The turn is at 02:23 in UTC.
+        let success = Some("2026-07-02T02:25:00Z");
+        assert_eq!(overdue_at(daily, success, "2026-07-03T02:22:00Z"), 0);
+        assert_eq!(overdue_at(daily, success, "2026-07-03T02:53:00Z"), 1800);
+        assert_eq!(overdue_at(daily, success, "2026-07-05T02:23:00Z"), 2 * 86_400, "it fails each day");
+        assert_eq!(overdue_at(Some("* * * * * *"), success, "2026-07-02T02:55:01Z"), 1800);
+    }
+
+    #[test]
+    fn a_task_that_never_went_well_is_overdue_from_its_first_turn_on() {
+        assert_eq!(overdue_at(Some("23 3 * * *"), None, "2026-07-02T02:00:00Z"), 0);
+        assert_eq!(overdue_at(Some("23 3 * * *"), None, "2026-07-02T03:23:00Z"), 3600);
+        assert_eq!(overdue_at(None, None, "2026-07-09T00:00:00Z"), 0, "it has no turns");
+    }
 }
