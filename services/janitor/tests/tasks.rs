@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -464,9 +464,13 @@ async fn consumers_that_are_gone_are_deleted_and_running_ones_stay() {
     eventually(|| async { deployment.streams.dead_letter_count(0).await.is_ok_and(|count| count == 2) })
         .await;
     let janitor = janitor(&deployment);
-    assert_eq!(counts(&janitor, TaskName::Consumers).await.len(), 1, "the first runner's consumer is gone");
-    let left = deployment.streams.consumers(0, StageName::Extract).await.unwrap();
-    assert_eq!(left, [alive]);
+    let left = async || deployment.streams.consumers(0, StageName::Extract).await.unwrap();
+    let begun = Instant::now();
+    // On a busy machine a janitor may see too little of the beats to say of anybody that it is gone.
+    while left().await != std::slice::from_ref(&alive) {
+        assert!(begun.elapsed() < Duration::from_secs(120), "{alive} is to stay alone: {:?}", left().await);
+        janitor.run_task(TaskName::Consumers, false).await.unwrap();
+    }
     stop.cancel();
     running.await.unwrap().unwrap();
 }
