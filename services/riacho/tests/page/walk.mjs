@@ -6,27 +6,18 @@
 // `ask: ..` asks the test for something, which answers with a line.
 
 import assert from "node:assert/strict";
-import { createRequire } from "node:module";
 import path from "node:path";
 import readline from "node:readline";
+import { client, launch, listen, PATIENCE, until, walk } from "./browser.mjs";
 
 const [playwright, browserPath, url, key, samples, screenshots] = process.argv.slice(2);
-const { chromium } = createRequire(import.meta.url)(playwright);
-const PATIENCE = 90_000;
 
-const browser = await chromium.launch({ executablePath: browserPath, args: ["--no-sandbox", "--disable-dev-shm-usage"] });
+const browser = await launch(playwright, browserPath);
 const context = await browser.newContext({ viewport: { width: 1280, height: 900 } });
 const page = await context.newPage();
 page.setDefaultTimeout(PATIENCE);
-const complaints = [];
-let expected = [];
-page.on("console", (message) => {
-  if (message.type() === "error" && !expected.some((text) => message.text().includes(text))) complaints.push(message.text());
-});
-page.on("pageerror", (error) => complaints.push(String(error)));
-page.on("request", (request) => {
-  if (new URL(request.url()).origin !== new URL(url).origin) complaints.push(`a foreign address: ${request.url()}`);
-});
+const heard = listen(page, url);
+const api = client(url, key);
 
 const nav = (name) => page.getByRole("navigation").getByRole("link", { name });
 
@@ -35,17 +26,6 @@ const answers = readline.createInterface({ input: process.stdin })[Symbol.asyncI
 async function ask(what) {
   console.log(`ask: ${what}`);
   await answers.next();
-}
-
-/** Waits until what is asked for is there. */
-async function until(what, check) {
-  const end = Date.now() + PATIENCE;
-  for (;;) {
-    const found = await check();
-    if (found) return found;
-    assert.ok(Date.now() < end, `not in time: ${what}`);
-    await new Promise((resolve) => setTimeout(resolve, 100));
-  }
 }
 
 async function go(view) {
@@ -67,18 +47,11 @@ async function picture(name) {
   await page.setViewportSize({ width: 1280, height: 900 });
 }
 
-async function api(method, address, body) {
-  const response = await fetch(url + address, {
-    method, headers: { authorization: `Bearer ${key}`, "content-type": "application/json" }, body: body && JSON.stringify(body) });
-  assert.ok(response.ok, `${method} ${address}: ${response.status}`);
-  return response.json();
-}
-
 async function signsIn() {
   await page.goto(url);
   await page.getByRole("heading", { name: "Sign in" }).waitFor();
   await picture("sign-in");
-  expected = ["401"];
+  heard.expected = ["401"];
   await page.getByLabel("API key").fill("rk_0123456789abcdef_wrong");
   await page.getByRole("button", { name: "Sign in" }).click();
   await page.getByText("the key is not known").waitFor();
@@ -86,7 +59,7 @@ async function signsIn() {
   await page.getByLabel("API key").fill(key);
   await page.getByLabel("API key").press("Enter");
   await page.getByRole("heading", { name: "Overview" }).waitFor();
-  expected = [];
+  heard.expected = [];
   const cookies = await context.cookies();
   assert.ok(cookies.every((cookie) => cookie.httpOnly && cookie.sameSite === "Strict"), "the cookie is out of reach");
   assert.equal(await page.evaluate(() => document.cookie), "");
@@ -259,18 +232,8 @@ async function signsOut() {
   await page.getByRole("heading", { name: "Sign in" }).waitFor();
 }
 
-try {
-  for (const step of [signsIn, uploads, searches, replays, readsTheOverview, pausesAndLosesAWorker, makesAKey, usesTheKeyboard, signsOut]) {
-    console.log(step.name);
-    await step();
-    assert.deepEqual(complaints, [], `the browser complains in ${step.name}`);
-    assert.deepEqual(await page.locator(".toast.error").allTextContents(), [], `the page complains in ${step.name}`);
-  }
-} catch (error) {
-  await page.screenshot({ path: path.join(screenshots, "failed.png") }).catch(() => {});
-  console.error(error, complaints);
-  process.exitCode = 1;
-} finally {
-  await browser.close();
-  process.exit();
-}
+const steps = [signsIn, uploads, searches, replays, readsTheOverview, pausesAndLosesAWorker, makesAKey, usesTheKeyboard, signsOut];
+await walk(browser, steps, screenshots, async (step) => {
+  assert.deepEqual(heard.complaints, [], `the browser complains in ${step.name}`);
+  assert.deepEqual(await page.locator(".toast.error").allTextContents(), [], `the page complains in ${step.name}`);
+});
