@@ -47,6 +47,7 @@ const ASSETS: &[Asset] = assets! {
     "views/operate.js" as "text/javascript; charset=utf-8",
     "views/overview.js" as "text/javascript; charset=utf-8",
     "views/search.js" as "text/javascript; charset=utf-8",
+    "views/secret.js" as "text/javascript; charset=utf-8",
     "views/signin.js" as "text/javascript; charset=utf-8",
     "views/tenant.js" as "text/javascript; charset=utf-8",
     "views/webhooks.js" as "text/javascript; charset=utf-8",
