@@ -14,6 +14,9 @@ const VIEWS = [
   ["tenant", "Tenant", () => import("./views/tenant.js")],
 ];
 
+/** Between two looks at the session while somebody uses the page. */
+const LOOK = 15_000;
+
 const main = document.getElementById("main");
 let who = null;
 let leaving = new AbortController();
@@ -122,10 +125,15 @@ async function changed() {
 document.getElementById("skip").addEventListener("click", () => main.focus());
 window.addEventListener("hashchange", show);
 window.addEventListener("session-changed", changed);
-// Somebody comes back to this tab, maybe after a long time.
-document.addEventListener("visibilitychange", () => {
-  if (who && document.visibilityState === "visible") session.check().catch(() => {});
-});
+// Where nothing is watched, nothing says that the session has ended. So the page looks when somebody is there again: asking without anybody
+// there would keep the session from ending.
+let looked = Date.now();
+function present() {
+  if (!who || document.visibilityState !== "visible" || Date.now() - looked < LOOK) return;
+  looked = Date.now();
+  session.check().catch(() => {});
+}
+for (const name of ["visibilitychange", "pointerdown", "keydown"]) document.addEventListener(name, present);
 // A file that misses the box for files is not opened in place of the page.
 for (const name of ["dragover", "drop"]) {
   document.addEventListener(name, (event) => {

@@ -19,29 +19,31 @@ function renewChildren(element, wanted) {
   let at = element.firstChild;
   for (const fresh of [...wanted.childNodes]) {
     const key = fresh.dataset?.key;
-    const old = key ? keyed.get(key) : at;
-    if (!old || !isRelated(old, fresh)) {
-      // Where only one was put in, those after it stay for what follows.
+    const old = key ? keyed.get(key) : nextAlike(at, fresh);
+    if (!old || old.nodeName !== fresh.nodeName) {
       element.insertBefore(fresh, at);
-      if (old && old === at && !key && !at.dataset?.key) {
-        at = at.nextSibling;
-        old.remove();
-      }
       continue;
     }
+    // What stood before it is no more.
+    while (!key && at !== old) at = removed(at);
     if (old === at) at = at.nextSibling;
     else element.insertBefore(old, at);
     renewNode(old, fresh);
   }
-  while (at) {
-    const gone = at;
-    at = at.nextSibling;
-    gone.remove();
-  }
+  while (at) at = removed(at);
 }
 
-function isRelated(old, fresh) {
-  return old.nodeName === fresh.nodeName && old.dataset?.key === fresh.dataset?.key;
+/** Takes a node away, and answers the one after it. */
+function removed(node) {
+  const after = node.nextSibling;
+  node.remove();
+  return after;
+}
+
+/** The first of a node and those after it that is of the kind of another, neither of which has a key. */
+function nextAlike(node, fresh) {
+  for (let one = node; one && !one.dataset?.key; one = one.nextSibling) if (one.nodeName === fresh.nodeName) return one;
+  return null;
 }
 
 function renewNode(old, fresh) {
