@@ -160,6 +160,7 @@ export function watch(path, signal, { onEvent, onLost, onFound, again }) {
   let source = null;
   let timer = null;
   let pause = AGAIN;
+  let isLost = false;
   const later = () => {
     timer = setTimeout(async () => {
       let goesOn = true;
@@ -181,10 +182,14 @@ export function watch(path, signal, { onEvent, onLost, onFound, again }) {
     source.addEventListener("problem", (event) => onEvent("problem", event.data));
     source.addEventListener("open", () => {
       pause = AGAIN;
+      // A stream carries no token: what comes again may be another session's.
+      if (isLost) session.check().catch(() => {});
+      isLost = false;
       onFound();
     });
     source.addEventListener("error", () => {
       if (signal.aborted) return;
+      isLost = true;
       onLost();
       // Otherwise the browser comes again by itself, and says which event was the last.
       if (source.readyState === EventSource.CLOSED) later();

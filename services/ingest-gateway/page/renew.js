@@ -5,7 +5,8 @@ import { h, hasListeners } from "./dom.js";
 
 /**
  * Brings the children of an element to those given. Elements of the same `data-key` belong together, and others by their place. One
- * with listeners stays as long as it looks the same, and is replaced else, for its listeners belong to what it showed.
+ * with listeners stays as long as it looks the same, and is replaced else, for its listeners belong to what it showed: what they know
+ * has to be in how it looks, or in the key of an element around it.
  */
 export function renew(element, ...children) {
   const focused = element.contains(document.activeElement) ? document.activeElement : null;

@@ -39,6 +39,8 @@ async fn deployment(provider: &OpenAi) -> (Deployment, Vec<String>) {
         "gateway.history_seconds=1",
         // A key that was revoked is refused once the gateway has forgotten what it knew.
         "gateway.key_cache_seconds=1",
+        // Nothing that a test does leaves the machine.
+        "http.outbound_allow=[\"127.0.0.0/8\"]",
     ];
     let settings = settings.map(|setting| ["--set".to_owned(), setting.to_owned()]).concat();
     let args: Vec<&str> = settings.iter().map(String::as_str).collect();

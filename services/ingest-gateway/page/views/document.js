@@ -147,7 +147,8 @@ function drawStatus(element, now, base, { who, signal }) {
     bar("Pages read", progress.pages_done, progress.pages_total, ended),
     bar("Passages written", progress.chunks_indexed, progress.chunks_total, ended),
     timeline(now),
-    may && h("p", { class: "row" },
+    // What is asked before a deletion names the file.
+    may && h("p", { class: "row", "data-key": now.filename },
       ["failed", "cancelled", "expired"].includes(now.state) && button("Retry", "primary", () => change("POST", `${base}/retry`)
         .then(() => { if (!signal.aborted) window.dispatchEvent(new Event("hashchange")); })),
       !ended && button("Cancel", "", () => change("POST", `${base}/cancel`)),

@@ -21,10 +21,7 @@ export async function show(main, context) {
   }
   const { fields, signal } = context;
   const list = h("div", { id: "documents" });
-  const go = (changes) => {
-    const next = { ...Object.fromEntries(fields), cursor: undefined, ...changes };
-    location.hash = `#/documents${query(next)}`;
-  };
+  const go = (changes) => { location.hash = address(fields, changes); };
   const { line, say } = trouble();
   fill(main, h("h1", {}, "Documents"), uploader(signal, () => refresh().catch(failed)), filters(fields, go), line, list);
   let documents = [];
@@ -34,12 +31,15 @@ export async function show(main, context) {
     const page = await get(`/api/v1/documents${query(asked)}`, signal);
     if (signal.aborted) return;
     documents = page.documents;
-    drawList(list, page, fields, go);
+    drawList(list, page, fields);
   };
   await refresh();
   const every = () => (documents.every((one) => ENDED.includes(one.state)) ? REFRESH_IDLE : REFRESH);
   poll(signal, say, every, refresh);
 }
+
+/** Where the same is shown with other filters, or on another page. */
+const address = (fields, changes) => `#/documents${query({ ...Object.fromEntries(fields), cursor: undefined, ...changes })}`;
 
 function filters(fields, go) {
   const state = h("select", { id: "state", onchange: () => go({ state: state.value }) },
@@ -60,7 +60,7 @@ function filters(fields, go) {
   h("button", {}, "Filter"));
 }
 
-function drawList(list, page, fields, go) {
+function drawList(list, page, fields) {
   const rows = page.documents.map((one) => h("tr", { "data-key": one.id },
     h("td", {}, h("a", { href: `#/documents/${one.id}` }, one.filename || one.id)),
     h("td", {}, badge(one.state), one.error && h("span", { class: "muted" }, ` ${one.error.code}`)),
@@ -75,8 +75,8 @@ function drawList(list, page, fields, go) {
     ? table("Documents", ["Name", "State", "Collection", "#Version", "#Pages", "#Passages", "#Size", "Changed"], rows)
     : h("p", { class: "notice" }, isFiltered ? "No document is like that." : "No documents yet. Drop some files above."),
   h("div", { class: "row end" },
-    fields.get("cursor") && h("button", { type: "button", onclick: () => go({}) }, "First page"),
-    page.next_cursor && h("button", { type: "button", onclick: () => go({ cursor: page.next_cursor }) }, "Next page")));
+    fields.get("cursor") && h("a", { href: address(fields, {}) }, "First page"),
+    page.next_cursor && h("a", { href: address(fields, { cursor: page.next_cursor }) }, "Next page")));
 }
 
 function uploader(signal, onDone) {

@@ -24,6 +24,13 @@ export async function show(main, { signal }) {
       "A document is accepted at once and then passes the stages from left to right. What waits in a stage, of all tenants, is its backlog; it grows when a stage has too few consumers."),
     state, flow, documents);
   const charts = new Map();
+  const redraw = async () => {
+    try {
+      drawLines(charts, await get("/api/v1/queue/history", signal));
+    } catch {
+      // The figures above say what is wrong; the lines stay as they were.
+    }
+  };
   // The figures stay as they were while none come, so it is said from when they are.
   let last = null;
   const lost = (text) => tell(state, "unhealthy", last ? `${text} The figures are those of ${last.toLocaleTimeString()}.` : text);
@@ -32,8 +39,10 @@ export async function show(main, { signal }) {
       lost(`No figures at the moment: ${data}.`);
       return;
     }
+    const isFirst = last === null;
     last = new Date();
     draw(flow, documents, data, charts);
+    if (isFirst) redraw();
     tell(state, ...health(data));
   };
   watch("/api/v1/queue/events", signal, {
@@ -42,14 +51,6 @@ export async function show(main, { signal }) {
     onFound: () => {},
     again: () => session.check().then(() => true),
   });
-  const redraw = async () => {
-    try {
-      drawLines(charts, await get("/api/v1/queue/history", signal));
-    } catch {
-      // The figures above say what is wrong; the lines stay as they were.
-    }
-  };
-  await redraw();
   const timer = setInterval(redraw, REDRAW);
   signal.addEventListener("abort", () => clearInterval(timer));
 }

@@ -56,7 +56,8 @@ export async function walk(browser, steps, screenshots, after = () => {}) {
     }
   } catch (error) {
     const pages = browser.contexts().flatMap((context) => context.pages());
-    for (const [at, page] of pages.entries()) await page.screenshot({ path: path.join(screenshots, `failed-${at}.png`) }).catch(() => {});
+    const name = path.basename(process.argv[1], ".mjs");
+    for (const [at, page] of pages.entries()) await page.screenshot({ path: path.join(screenshots, `failed-${name}-${at}.png`) }).catch(() => {});
     console.error(error);
     process.exitCode = 1;
   } finally {

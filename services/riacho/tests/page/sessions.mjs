@@ -327,7 +327,7 @@ async function secretsAreShownWhateverBecomesOfTheList() {
   await nav(page, "Tenant").click();
   for (const [section, fields, button, secret] of [
     ["Keys", { Name: "shown once" }, "Make a key", /^rk_/],
-    ["Webhooks", { Address: "https://1.1.1.1/hook" }, "Make a webhook", /^whsec_/],
+    ["Webhooks", { Address: "http://127.0.0.1:9/hook" }, "Make a webhook", /^whsec_/],
   ]) {
     const area = page.getByRole("region", { name: section });
     const address = `**/api/v1/${section.toLowerCase()}`;

@@ -140,22 +140,66 @@ async function readsTheOverview() {
   const backlog = page.locator("[data-stage=extract] [data-figure=backlog]");
   await backlog.waitFor();
   await page.locator("[data-figure=ready]", { hasText: "3" }).waitFor();
+  // The stages' figures are of all tenants; those that are not say so.
+  for (const words of ["your documents that wait for their turn", "your documents whose latest version is ready"]) await page.getByText(words).waitFor();
+  assert.equal(await page.getByText("your failures").count(), 3);
   await page.getByText(/^Healthy\./).waitFor();
   await page.locator("[data-stage=extract] .chart").first().waitFor();
   await picture("overview");
 }
 
+/** What the overview shows, as texts. */
+const shownFigures = () => page.evaluate(() => {
+  const texts = (area, name) => Object.fromEntries([...area.querySelectorAll(`[data-${name}]`)].map((one) => [one.dataset[name], one]));
+  const figures = (area) => Object.fromEntries(Object.entries(texts(area, "figure")).map(([name, one]) => [name, one.textContent]));
+  const flow = document.querySelector(".flow");
+  return {
+    stages: Object.fromEntries(Object.entries(texts(flow, "stage")).map(([name, box]) => [name, figures(box)])),
+    ends: Object.fromEntries([...flow.querySelectorAll(".end [data-figure]")].map((one) => [one.dataset.figure, one.textContent])),
+    states: Object.fromEntries(Object.entries(texts(document, "state")).map(([name, one]) => [name, one.querySelector("strong").textContent])),
+  };
+});
+
+/** A number of seconds, or of events a second, as the page writes it; nothing where it writes that there is none. */
+function numberOf(shown) {
+  const [, number, unit] = /^([\d,.]+) ?(.*)$/.exec(shown) ?? [];
+  const factor = { "ms": 0.001, "s": 1, "min": 60, "h": 3600, "days": 86400, "/s": 1 }[unit];
+  return number === undefined ? null : Number(number.replaceAll(",", "")) * factor;
+}
+
+/** Whether a figure that was read at another moment is the same: `apart` at most, beside what rounding takes. */
+const isNear = (shown, told, apart) =>
+  (told === null || shown === null ? told === shown : Math.abs(shown - told) <= apart + 0.1 * Math.abs(told));
+
+/** What of a stage is not shown as the API tells it, in words. */
+function differences(stage, shown, unresolved) {
+  const exact = { backlog: stage.backlog, pending: stage.pending, retrying: stage.retrying, consumers: stage.consumers, failures: unresolved };
+  const wrong = Object.entries(exact).filter(([name, figure]) => String(figure) !== shown[name]).map(([name]) => name);
+  // Both change from one look to the next.
+  if (!isNear(numberOf(shown.rate_per_second), stage.rate_per_second, 1)) wrong.push("rate_per_second");
+  if (!isNear(numberOf(shown.oldest_age_seconds), stage.backlog ? stage.oldest_age_seconds : null, 5)) wrong.push("oldest_age_seconds");
+  return wrong.map((name) => `${stage.stage}: ${name}`);
+}
+
 /** Every figure on the page is the API's, while a stage is paused and while a worker is gone. */
 async function figuresEqual(what) {
-  await until(`the figures of the page and of the API are the same ${what}`, async () => {
+  let wrong = [];
+  const areEqual = async () => {
     const before = await api("GET", "/api/v1/queue/info");
-    const shown = await page.evaluate(() => Object.fromEntries([...document.querySelectorAll(".flow [data-stage]")].map((box) =>
-      [box.dataset.stage, Object.fromEntries([...box.querySelectorAll("[data-figure]")].map((one) => [one.dataset.figure, one.textContent]))])));
+    const shown = await shownFigures();
     const after = await api("GET", "/api/v1/queue/info");
-    const figures = ["backlog", "pending", "retrying", "consumers"];
-    return before.stages.every((stage, at) => figures.every((figure) =>
-      String(stage[figure]) === shown[stage.stage]?.[figure] && stage[figure] === after.stages[at][figure])
-      && shown[stage.stage].failures === String(before.unresolved[stage.stage] ?? 0));
+    const of = (states) => Object.entries(states).filter(([, number]) => number > 0).map(([name, number]) => `${name}: ${number}`).sort();
+    const steady = ({ stages, documents }) => JSON.stringify([stages.map((stage) => [stage.backlog, stage.pending, stage.retrying, stage.consumers]), documents]);
+    wrong = before.stages.flatMap((stage) => differences(stage, shown.stages[stage.stage], before.unresolved[stage.stage] ?? 0));
+    const { documents } = before;
+    const waits = ["awaiting_upload", "waiting", "releasing"].reduce((sum, state) => sum + (documents[state] ?? 0), 0);
+    if (shown.ends.waits !== String(waits)) wrong.push("Accepted");
+    if (shown.ends.ready !== String(documents.ready ?? 0)) wrong.push("Ready");
+    if (String(of(shown.states)) !== String(of(documents))) wrong.push("states");
+    return wrong.length === 0 && steady(before) === steady(after);
+  };
+  await until(`the figures of the page and of the API are the same ${what}`, areEqual).catch((error) => {
+    throw new Error(`${error.message}; different: ${wrong.join(", ") || "none at the last look"}`);
   });
 }
 
