@@ -16,6 +16,15 @@ export function pause(milliseconds, signal) {
   });
 }
 
+/** Waits until the page can be seen. What nobody sees is not asked for, which would keep the session from ending. */
+function seen(signal) {
+  if (!document.hidden) return Promise.resolve();
+  return new Promise((resolve) => {
+    document.addEventListener("visibilitychange", resolve, { once: true, signal });
+    signal.addEventListener("abort", resolve, { once: true });
+  });
+}
+
 /** A line that is there only while something is wrong. */
 export function trouble() {
   const line = h("p", { class: "notice unhealthy", role: "status", hidden: true });
@@ -26,12 +35,16 @@ export function trouble() {
   return { line, say };
 }
 
-/** Calls `read` until the signal, with pauses of `every()` milliseconds, which grow while it fails; `say` is told from when that is which is shown. */
+/**
+ * Calls `read` until the signal, with pauses of `every()` milliseconds, which grow while it fails, and not while the page is hidden. While it
+ * fails, `say` is told from when that is which is shown.
+ */
 export async function poll(signal, say, every, read) {
   let last = new Date();
   let failures = 0;
   for (;;) {
     await pause(Math.min(every() * 2 ** failures, AT_MOST), signal);
+    await seen(signal);
     if (signal.aborted) return;
     try {
       await read();

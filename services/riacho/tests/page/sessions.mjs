@@ -463,6 +463,23 @@ async function whatIsDrawnAgainStaysInHand() {
   await become(await sent("third.md"), "ready");
   await row("third.md").waitFor();
   assert.ok(await isKept(page), "the link of a document");
+  // What nobody sees is not asked for, until somebody looks again.
+  const isRead = (request) => request.url().includes("/api/v1/documents?");
+  const [reads, answered] = [[], []];
+  page.on("request", (request) => isRead(request) && reads.push(request));
+  page.on("requestfinished", (request) => isRead(request) && answered.push(request));
+  const hide = (isHidden) => page.evaluate((value) => {
+    Object.defineProperty(document, "hidden", { value, configurable: true });
+    document.dispatchEvent(new Event("visibilitychange"));
+  }, isHidden);
+  await hide(true);
+  await until("what was under way is answered", () => answered.length >= reads.length);
+  const asked = reads.length;
+  await page.clock.fastForward(60_000);
+  await page.evaluate(() => fetch("/health").then((answer) => answer.status));
+  assert.equal(reads.length, asked);
+  await hide(false);
+  await until("the list is read again", () => reads.length > asked);
   await page.route("**/api/v1/documents?*", refuse(503));
   await page.getByText(/As of .*; it cannot be read again: not at the moment/).waitFor();
   await page.unroute("**/api/v1/documents?*");
