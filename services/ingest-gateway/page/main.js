@@ -87,12 +87,17 @@ function frame(current) {
 }
 
 async function leave() {
+  // What the view asks for would be refused.
+  leaveView();
   try {
     await session.end();
   } catch (error) {
     // Where another tab has ended the session already, the page is told so.
     await session.check().catch(() => {});
-    if (who) notice(error.message, "error");
+    if (who) {
+      notice(error.message, "error");
+      await show();
+    }
     return;
   }
   forget();

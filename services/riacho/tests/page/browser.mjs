@@ -46,6 +46,28 @@ export function client(url, key) {
   };
 }
 
+/** Keeps requests back until it is called. */
+export async function held(page, address, method = "POST") {
+  let release;
+  const free = new Promise((resolve) => { release = resolve; });
+  const came = [];
+  await page.route(address, async (route) => {
+    if (route.request().method() !== method) {
+      await route.fallback();
+      return;
+    }
+    came.push(route.request());
+    await free;
+    // One that was given up meanwhile has nothing to go on with.
+    await route.continue().catch(() => {});
+  });
+  return { came, release };
+}
+
+/** A problem in place of what the server would answer, as a proxy or an overloaded server gives one. */
+export const refuse = (status) => (route) => route.fulfill({
+  status, contentType: "application/problem+json", body: JSON.stringify({ status, code: "unavailable", detail: "not at the moment" }) });
+
 /** Takes the steps one after the other, and ends the process: with 0 where all was as it should be. */
 export async function walk(browser, steps, screenshots, after = () => {}) {
   try {

@@ -6,7 +6,7 @@
 // server. Each step has a browser of its own.
 
 import assert from "node:assert/strict";
-import { client, launch, listen, PATIENCE, until, walk } from "./browser.mjs";
+import { client, held, launch, listen, PATIENCE, refuse, until, walk } from "./browser.mjs";
 
 const [playwright, browserPath, url, key, otherKey, screenshots] = process.argv.slice(2);
 const browser = await launch(playwright, browserPath);
@@ -47,24 +47,6 @@ async function leaves(page) {
 async function ends(page) {
   assert.deepEqual(page.heard.complaints, []);
   await page.context().close();
-}
-
-/** Keeps requests back until it is called. */
-async function held(page, address, method = "POST") {
-  let release;
-  const free = new Promise((resolve) => { release = resolve; });
-  const came = [];
-  await page.route(address, async (route) => {
-    if (route.request().method() !== method) {
-      await route.fallback();
-      return;
-    }
-    came.push(route.request());
-    await free;
-    // One that was given up meanwhile has nothing to go on with.
-    await route.continue().catch(() => {});
-  });
-  return { came, release };
 }
 
 async function filesEndWithTheirSession() {
@@ -147,7 +129,8 @@ async function withoutTheChannel(page) {
 }
 
 async function tabsShowOneSession() {
-  const first = await opened();
+  // What a tab asks for before it hears of the other's sign-out is refused.
+  const first = await opened(["401"]);
   await signIn(first, key);
   const second = await opened([], first.context());
   await second.goto(url);
@@ -316,10 +299,6 @@ async function aRevokedKeyIsNoticedWhereNothingIsWatched() {
   assert.equal(await page.getByText("over.md").count(), 0);
   await ends(page);
 }
-
-/** A problem in place of what the server would answer, as a proxy or an overloaded server gives one. */
-const refuse = (status) => (route) => route.fulfill({
-  status, contentType: "application/problem+json", body: JSON.stringify({ status, code: "unavailable", detail: "not at the moment" }) });
 
 async function secretsAreShownWhateverBecomesOfTheList() {
   const page = await opened(["503"]);
