@@ -1,11 +1,19 @@
 // Elements from data. Texts are always set as text, so nothing that a document says becomes markup.
 
+const listening = new WeakSet();
+
+/** Whether something is done when something happens to an element that `h` made. */
+export const hasListeners = (element) => listening.has(element);
+
 /** An element with attributes, listeners (`onclick`) and children. */
 export function h(name, attributes = {}, ...children) {
   const element = document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) {
     if (value === undefined || value === null || value === false) continue;
-    if (key.startsWith("on")) element.addEventListener(key.slice(2), value);
+    if (key.startsWith("on")) {
+      element.addEventListener(key.slice(2), value);
+      listening.add(element);
+    }
     else if (key === "value" || key === "checked" || key === "disabled") element[key] = value;
     else element.setAttribute(key, value === true ? "" : value);
   }
@@ -27,12 +35,13 @@ function append(element, children) {
   }
 }
 
-/** A message that goes by itself; errors stay until they are closed. */
+/** A message: what only informs goes by itself, all others stay until they are closed. */
 export function notice(text, kind = "info") {
   const close = h("button", { type: "button", class: "quiet", "aria-label": "Close", onclick: () => box.remove() }, "×");
   const box = h("div", { class: `toast ${kind}` }, h("span", {}, text), close);
   document.getElementById("notices").append(box);
-  if (kind !== "error") setTimeout(() => box.remove(), 6000);
+  if (kind === "info") setTimeout(() => box.remove(), 6000);
+  return box;
 }
 
 /** Tells what went wrong, unless it was only given up. */
@@ -42,6 +51,7 @@ export function failed(error) {
 
 /** Runs what a button asks for, with the button off meanwhile, and tells what went wrong. */
 export async function act(button, work) {
+  const hadFocus = document.activeElement === button;
   button.disabled = true;
   try {
     return await work();
@@ -50,6 +60,8 @@ export async function act(button, work) {
     return undefined;
   } finally {
     button.disabled = false;
+    // A browser takes the focus from what is off; it comes back unless it is elsewhere by now.
+    if (hadFocus && document.activeElement === document.body) button.focus();
   }
 }
 

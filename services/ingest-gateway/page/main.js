@@ -2,6 +2,7 @@
 
 import { session } from "./api.js";
 import { fill, h, notice } from "./dom.js";
+import { clear } from "./uploads.js";
 import { signIn } from "./views/signin.js";
 
 const VIEWS = [
@@ -12,6 +13,9 @@ const VIEWS = [
   ["operations", "Operations", () => import("./views/operate.js")],
   ["tenant", "Tenant", () => import("./views/tenant.js")],
 ];
+
+/** Between two looks at the session while somebody uses the page. */
+const LOOK = 15_000;
 
 const main = document.getElementById("main");
 let who = null;
@@ -31,14 +35,23 @@ function place() {
   return { parts: path.split("/").map(decoded), fields: new URLSearchParams(search) };
 }
 
-async function show() {
+/** Ends what the view began, and closes what it asks. */
+function leaveView() {
   leaving.abort();
+  for (const dialog of document.querySelectorAll("dialog")) dialog.dispatchEvent(new Event("cancel"));
   leaving = new AbortController();
-  const { signal } = leaving;
+  return leaving.signal;
+}
+
+async function show() {
+  const signal = leaveView();
   if (!who) {
     frame(null);
     signIn(main, async (key) => {
-      who = await session.begin(key);
+      const mine = await session.begin(key);
+      // What an earlier look found out meanwhile does not count.
+      forget();
+      who = mine;
       await show();
     });
     return;
@@ -74,24 +87,66 @@ function frame(current) {
 }
 
 async function leave() {
+  // What the view asks for would be refused.
+  leaveView();
   try {
     await session.end();
   } catch (error) {
-    notice(error.message, "error");
+    // Where another tab has ended the session already, the page is told so.
+    await session.check().catch(() => {});
+    if (who) {
+      notice(error.message, "error");
+      await show();
+    }
     return;
   }
+  forget();
+  await show();
+}
+
+/** Nothing of a session is left to the next: no file, and no message. */
+function forget() {
+  leaveView();
   who = null;
+  const lost = clear();
+  document.getElementById("notices").replaceChildren();
+  if (lost) notice(`${lost} ${lost === 1 ? "file was" : "files were"} not uploaded, since the session has ended.`, "attention");
+}
+
+/** The browser has no session any more, or another than the page has shown until now. */
+async function changed() {
+  const before = who;
+  forget();
+  try {
+    who = await session.look();
+  } catch (error) {
+    notice(error.message, "error");
+  }
+  if (before && who) notice(`Another tab has signed in; this one shows the tenant ${who.tenant} from now on.`, "attention");
+  else if (before) notice("The session has ended. Sign in again.", "attention");
   await show();
 }
 
 document.getElementById("skip").addEventListener("click", () => main.focus());
 window.addEventListener("hashchange", show);
-window.addEventListener("signed-out", () => {
-  if (!who) return;
-  who = null;
-  notice("The session has ended. Sign in again.");
-  show();
-});
+window.addEventListener("session-changed", changed);
+// Where nothing is watched, nothing says that the session has ended. So the page looks when somebody is there again: asking without anybody
+// there would keep the session from ending.
+let looked = Date.now();
+function present() {
+  if (!who || document.visibilityState !== "visible" || Date.now() - looked < LOOK) return;
+  looked = Date.now();
+  session.check().catch(() => {});
+}
+for (const name of ["visibilitychange", "pointerdown", "keydown"]) document.addEventListener(name, present);
+// A file that misses the box for files is not opened in place of the page.
+for (const name of ["dragover", "drop"]) {
+  document.addEventListener(name, (event) => {
+    if (event.defaultPrevented || !event.dataTransfer?.types.includes("Files")) return;
+    event.preventDefault();
+    event.dataTransfer.dropEffect = "none";
+  });
+}
 
 try {
   who = await session.look();

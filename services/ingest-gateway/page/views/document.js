@@ -3,32 +3,109 @@
 import { change, get, query, watch } from "../api.js";
 import { act, badge, confirmed, failed, fill, h, notice } from "../dom.js";
 import { count, duration, pages, size, time } from "../format.js";
+import { pause, trouble } from "../live.js";
+import { renew } from "../renew.js";
 
 /** Code points of text that are shown before and after a passage. */
 const AROUND = 1500;
 /** Passages of one page. */
 const CHUNKS = 50;
+/** How often a state is asked for again that cannot be read. */
+const AGAIN = 2000;
 
 export async function showDocument(main, id, context) {
   const { signal, fields } = context;
   const base = `/api/v1/documents/${encodeURIComponent(id)}`;
   const head = h("div", {});
+  const { line, say } = trouble();
   const status = h("section", { "aria-label": "Status" });
   const reading = h("section", { "aria-label": "Passages and text" });
-  fill(main, h("p", {}, h("a", { href: "#/documents" }, "All documents")), head, status, reading);
+  fill(main, h("p", {}, h("a", { href: "#/documents" }, "All documents")), line, head, status, reading);
   let shown = null;
-  const update = async (now) => {
+  const draw = async (now) => {
     drawStatus(status, now, base, context);
     if (shown === `${now.live_version} ${now.state}`) return;
     shown = `${now.live_version} ${now.state}`;
     drawHead(head, await get(base, signal), base);
-    if (now.live_version) await drawReading(reading, base, now, fields, signal);
+    if (now.live_version) await drawReading(reading, base, now, fields, context.trouble, signal);
     else fill(reading, h("p", { class: "muted" }, "There is no text to read yet."));
   };
-  await update(await get(`${base}/status`, signal));
-  watch(`${base}/events`, signal, (name, data) => {
-    if (name === "status") update(data).catch(failed);
-  }, () => {});
+  const drawDeleted = () => fill(status, h("h2", {}, "Status"), h("p", { class: "row" }, badge("deleted")));
+  const follower = follow(base, signal, { say, draw, drawDeleted });
+  // What fails since the document has gone says so.
+  context.trouble = (error) => (error.code === "not_found" ? follower.ask() : failed(error));
+  await follower.begin();
+}
+
+/** Watches a document until it ends, and looks again when somebody comes back to it; `say` is told what is wrong. */
+function follow(base, signal, { say, draw, drawDeleted }) {
+  let last = new Date();
+  let stream = null;
+  let isAsking = false;
+  const stop = () => {
+    stream?.abort();
+    stream = null;
+  };
+  const lost = (why) => say(`${why} This is how it was at ${last.toLocaleTimeString()}; trying again.`);
+  const deleted = () => {
+    stop();
+    say("This document was deleted. What is below is how it was.");
+    drawDeleted();
+  };
+  const update = async (now) => {
+    last = new Date();
+    say("");
+    // Nothing more comes by itself, and a stream that is asked for again and again would keep the session from ending.
+    if (now.waiting_for === null) stop();
+    else if (!stream) watchOn();
+    await draw(now);
+  };
+  /** Reads it once; answers whether there is more to come. */
+  const look = async () => {
+    let now;
+    try {
+      now = await get(`${base}/status`, signal);
+    } catch (error) {
+      if (error.code !== "not_found") throw error;
+      deleted();
+      return false;
+    }
+    await update(now);
+    return now.waiting_for !== null;
+  };
+  /** Reads it until it can be read. */
+  const ask = async () => {
+    if (isAsking) return;
+    isAsking = true;
+    for (let isRead = false; !isRead && !signal.aborted;) {
+      try {
+        await look();
+        isRead = true;
+      } catch (error) {
+        if (signal.aborted) break;
+        lost(`The state cannot be read: ${error.message}.`);
+        await pause(AGAIN, signal);
+      }
+    }
+    isAsking = false;
+  };
+  const watchOn = () => {
+    if (signal.aborted) return;
+    stream = new AbortController();
+    watch(`${base}/events`, AbortSignal.any([signal, stream.signal]), {
+      // What is no status is trouble, or the document is gone.
+      onEvent: (name, data) => (name === "status" ? update(data).catch(ask) : ask()),
+      onLost: () => lost("The connection to the server is lost."),
+      onFound: () => say(""),
+      again: look,
+    });
+  };
+  const back = () => {
+    if (document.visibilityState === "visible") ask();
+  };
+  window.addEventListener("focus", back, { signal });
+  document.addEventListener("visibilitychange", back, { signal });
+  return { begin: async () => update(await get(`${base}/status`, signal)), ask };
 }
 
 function drawHead(head, one, base) {
@@ -59,7 +136,7 @@ function drawStatus(element, now, base, { who, signal }) {
     notice("Deleted.");
     location.hash = "#/documents";
   };
-  fill(element, h("h2", {}, "Status"),
+  renew(element, h("h2", {}, "Status"),
     h("p", { class: "row" }, badge(now.state), h("span", {}, `version ${now.version}`),
       now.live_version && h("span", { class: "muted" }, `searches see version ${now.live_version}`),
       h("span", { class: "muted" }, `lane ${now.lane}`)),
@@ -70,7 +147,8 @@ function drawStatus(element, now, base, { who, signal }) {
     bar("Pages read", progress.pages_done, progress.pages_total, ended),
     bar("Passages written", progress.chunks_indexed, progress.chunks_total, ended),
     timeline(now),
-    may && h("p", { class: "row" },
+    // What is asked before a deletion names the file.
+    may && h("p", { class: "row", "data-key": now.filename },
       ["failed", "cancelled", "expired"].includes(now.state) && button("Retry", "primary", () => change("POST", `${base}/retry`)
         .then(() => { if (!signal.aborted) window.dispatchEvent(new Event("hashchange")); })),
       !ended && button("Cancel", "", () => change("POST", `${base}/cancel`)),
@@ -96,7 +174,7 @@ function timeline(now) {
     h("span", { class: "muted" }, time(now.finished_at))));
 }
 
-async function drawReading(element, base, now, fields, signal) {
+async function drawReading(element, base, now, fields, trouble, signal) {
   const text = h("div", { class: "text", tabindex: "0", "aria-label": "Text" }, h("p", { class: "muted" }, "Choose a passage."));
   const list = h("ol", { class: "chunks" });
   const more = h("div", {});
@@ -112,7 +190,7 @@ async function drawReading(element, base, now, fields, signal) {
     const page = await get(`${base}/chunks${query({ limit: CHUNKS, cursor })}`, signal);
     for (const chunk of page.chunks) {
       const button = h("button", { type: "button", class: "chunk", "aria-pressed": "false",
-        onclick: () => choose(chunk, button).catch(failed) },
+        onclick: () => choose(chunk, button).catch(trouble) },
       h("span", { class: "muted" }, `${chunk.ordinal + 1}. ${[pages(chunk.pages), `${chunk.token_count} tokens`].filter(Boolean).join(", ")}`),
       chunk.heading_path.length > 0 && h("strong", {}, chunk.heading_path.join(" / ")),
       h("span", { class: "excerpt" }, chunk.text.slice(0, 160)));
@@ -135,9 +213,7 @@ async function drawText(element, base, version, chunk, signal) {
   const before = chunk.char_start - offset;
   const length = chunk.char_end - chunk.char_start;
   const path = `${base}/text${query({ version, offset, limit: before + length + AROUND })}`;
-  const response = await fetch(path, { headers: { accept: "application/json" }, credentials: "same-origin", signal });
-  if (!response.ok) throw new Error(`the text cannot be read: the server answered ${response.status}`);
-  const part = await response.json();
+  const part = await get(path, signal);
   // Offsets count code points, a string's index counts UTF-16 units.
   const points = Array.from(part.text);
   const slice = (from, to) => points.slice(from, to).join("");

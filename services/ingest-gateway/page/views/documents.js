@@ -1,15 +1,18 @@
 // Documents: upload, filter, list; and one of them.
 
-import { get, query, upload } from "../api.js";
+import { get, query } from "../api.js";
 import { badge, failed, fill, h, table } from "../dom.js";
 import { size, time } from "../format.js";
+import { poll, trouble } from "../live.js";
+import { renew } from "../renew.js";
+import { attach, take } from "../uploads.js";
 import { showDocument } from "./document.js";
 
 const STATES = ["awaiting_upload", "waiting", "releasing", "extracting", "embedding", "indexing", "ready", "failed", "cancelled", "expired"];
-/** Files that are sent at the same time. */
-const AT_ONCE = 3;
-/** How often a page with documents on their way is read again. */
+const ENDED = ["ready", "failed", "cancelled", "expired"];
+/** How often a page with documents on their way is read again, and one where all have ended. */
 const REFRESH = 2000;
+const REFRESH_IDLE = 8000;
 
 export async function show(main, context) {
   if (context.parts[0]) {
@@ -18,11 +21,9 @@ export async function show(main, context) {
   }
   const { fields, signal } = context;
   const list = h("div", { id: "documents" });
-  const go = (changes) => {
-    const next = { ...Object.fromEntries(fields), cursor: undefined, ...changes };
-    location.hash = `#/documents${query(next)}`;
-  };
-  fill(main, h("h1", {}, "Documents"), uploader(() => refresh()), filters(fields, go), list);
+  const go = (changes) => { location.hash = address(fields, changes); };
+  const { line, say } = trouble();
+  fill(main, h("h1", {}, "Documents"), uploader(signal, () => refresh().catch(failed)), filters(fields, go), line, list);
   let documents = [];
   const refresh = async () => {
     const asked = { state: fields.get("state"), collection: fields.get("collection"), external_id: fields.get("external_id"),
@@ -30,21 +31,15 @@ export async function show(main, context) {
     const page = await get(`/api/v1/documents${query(asked)}`, signal);
     if (signal.aborted) return;
     documents = page.documents;
-    drawList(list, page, fields, go);
+    drawList(list, page, fields);
   };
   await refresh();
-  const timer = setInterval(async () => {
-    const ended = ["ready", "failed", "cancelled", "expired"];
-    const selecting = !document.getSelection().isCollapsed;
-    if (selecting || (documents.every((one) => ended.includes(one.state)) && !fields.get("state"))) return;
-    try {
-      await refresh();
-    } catch {
-      // The next turn tries again.
-    }
-  }, REFRESH);
-  signal.addEventListener("abort", () => clearInterval(timer));
+  const every = () => (documents.every((one) => ENDED.includes(one.state)) ? REFRESH_IDLE : REFRESH);
+  poll(signal, say, every, refresh);
 }
+
+/** Where the same is shown with other filters, or on another page. */
+const address = (fields, changes) => `#/documents${query({ ...Object.fromEntries(fields), cursor: undefined, ...changes })}`;
 
 function filters(fields, go) {
   const state = h("select", { id: "state", onchange: () => go({ state: state.value }) },
@@ -65,8 +60,8 @@ function filters(fields, go) {
   h("button", {}, "Filter"));
 }
 
-function drawList(list, page, fields, go) {
-  const rows = page.documents.map((one) => h("tr", {},
+function drawList(list, page, fields) {
+  const rows = page.documents.map((one) => h("tr", { "data-key": one.id },
     h("td", {}, h("a", { href: `#/documents/${one.id}` }, one.filename || one.id)),
     h("td", {}, badge(one.state), one.error && h("span", { class: "muted" }, ` ${one.error.code}`)),
     h("td", {}, one.collection),
@@ -76,51 +71,25 @@ function drawList(list, page, fields, go) {
     h("td", { class: "number" }, size(one.size)),
     h("td", {}, time(one.updated_at))));
   const isFiltered = [...fields.keys()].length > 0;
-  fill(list, page.documents.length
+  renew(list, page.documents.length
     ? table("Documents", ["Name", "State", "Collection", "#Version", "#Pages", "#Passages", "#Size", "Changed"], rows)
     : h("p", { class: "notice" }, isFiltered ? "No document is like that." : "No documents yet. Drop some files above."),
   h("div", { class: "row end" },
-    fields.get("cursor") && h("button", { type: "button", onclick: () => go({}) }, "First page"),
-    page.next_cursor && h("button", { type: "button", onclick: () => go({ cursor: page.next_cursor }) }, "Next page")));
+    fields.get("cursor") && h("a", { href: address(fields, {}) }, "First page"),
+    page.next_cursor && h("a", { href: address(fields, { cursor: page.next_cursor }) }, "Next page")));
 }
 
-function uploader(onDone) {
-  const input = h("input", { type: "file", id: "files", multiple: true, onchange: () => take(input.files) });
+function uploader(signal, onDone) {
+  const input = h("input", { type: "file", id: "files", multiple: true, onchange: () => {
+    took(input.files);
+    input.value = "";
+  } });
   const collection = h("input", { id: "collection", placeholder: "default" });
-  const queue = h("ul", { class: "uploads", "aria-live": "polite" });
+  const list = h("ul", { class: "uploads", "aria-live": "polite" });
+  const took = (files) => take(files, collection.value.trim());
   const drop = h("div", { class: "drop" },
     h("p", {}, h("label", { for: "files", class: "link" }, "Choose files"), input, " or drop them here. "),
-    h("p", { class: "row" }, h("label", { for: "collection" }, "into the collection"), collection), queue);
-  const waiting = [];
-  let running = 0;
-  const next = async () => {
-    if (running >= AT_ONCE || waiting.length === 0) return;
-    const { file, row } = waiting.shift();
-    running += 1;
-    try {
-      const accepted = await upload(file, { collection: collection.value.trim() }, (share) => { row.bar.value = share; });
-      row.bar.value = 1;
-      fill(row.text, h("a", { href: `#/documents/${accepted.id}` }, accepted.duplicate ? "there already" : "accepted"));
-      setTimeout(() => row.box.remove(), 20000);
-    } catch (error) {
-      row.box.classList.add("error");
-      row.text.textContent = error.message;
-    }
-    running -= 1;
-    if (waiting.length === 0) onDone().catch(failed);
-    next();
-  };
-  const take = (files) => {
-    for (const file of files) {
-      const bar = h("progress", { max: 1, value: 0, "aria-label": `Upload of ${file.name}` });
-      const text = h("span", { class: "muted" }, "waits");
-      const box = h("li", {}, h("span", {}, file.name), bar, text);
-      queue.append(box);
-      waiting.push({ file, row: { box, bar, text } });
-    }
-    for (let turn = 0; turn < AT_ONCE; turn += 1) next();
-    input.value = "";
-  };
+    h("p", { class: "row" }, h("label", { for: "collection" }, "into the collection"), collection), list);
   drop.addEventListener("dragover", (event) => {
     event.preventDefault();
     drop.classList.add("over");
@@ -129,7 +98,8 @@ function uploader(onDone) {
   drop.addEventListener("drop", (event) => {
     event.preventDefault();
     drop.classList.remove("over");
-    take(event.dataTransfer.files);
+    took(event.dataTransfer.files);
   });
+  attach(list, signal, onDone);
   return drop;
 }

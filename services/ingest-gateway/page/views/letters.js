@@ -1,6 +1,6 @@
 // Dead letters: why, what was in them, and replaying or discarding them.
 
-import { change, get, query } from "../api.js";
+import { change, get, query, session } from "../api.js";
 import { act, badge, confirmed, fill, h, notice, table } from "../dom.js";
 import { count, size, time } from "../format.js";
 
@@ -19,7 +19,7 @@ export async function show(main, { fields, signal, who }) {
   fill(main, h("h1", {}, "Dead letters"),
     h("p", { class: "muted" }, "Events that a stage gave up, with the reason. A replay releases the document's version again; the old event itself is not put back."),
     filters(fields, go),
-    may && is_open && page.dead_letters.length > 0 && actions(chosen, fields, result, () => go({})),
+    may && is_open && page.dead_letters.length > 0 && actions(chosen, fields, result, signal, () => go({})),
     result,
     page.dead_letters.length
       ? table("Dead letters", ["", "Reason", "Stage", "Document", "#Attempts", "Given up", ""], page.dead_letters.map((letter) => row(letter, chosen, is_open && may)))
@@ -74,53 +74,88 @@ function drawDetails(element, letter) {
     h("details", {}, h("summary", {}, "The entry as it was read, in base64"), h("pre", { class: "prose" }, letter.original_base64)));
 }
 
-function actions(chosen, fields, result, done) {
+function actions(chosen, fields, result, signal, done) {
   const rateOf = h("input", { id: "rate", type: "number", min: "0.1", max: "1000", step: "0.1", value: "10" });
-  const body = (all, dry) => {
-    const selection = all
-      ? { filter: Object.fromEntries(Object.entries({ stage: fields.get("stage"), reason_code: fields.get("reason") }).filter(([, value]) => value)) }
-      : { ids: [...chosen] };
-    return { ...selection, dry_run: dry };
-  };
-  const run = async (what, all, dry) => {
-    if (!all && chosen.size === 0) {
-      notice("Choose dead letters first.");
-      return;
-    }
-    const request = body(all, dry);
-    if (what === "replay") request.per_second = Number(rateOf.value);
-    const total = { letters: 0, versions: 0, skipped: [] };
-    let answer;
-    do {
-      answer = await change("POST", `/api/v1/queue/dead-letters/${what}`, request);
+  const filter = () => Object.fromEntries(Object.entries({ stage: fields.get("stage"), reason_code: fields.get("reason") }).filter(([, value]) => value));
+  let isRunning = false;
+  let isStopped = false;
+  const stop = h("button", { type: "button", hidden: true, onclick: () => { isStopped = true; stop.disabled = true; } }, "Stop");
+  /** Asks in rounds, as long as somebody sees it; answers what was done in all of them, or nothing where the view was left. */
+  const rounds = async (what, request) => {
+    const total = { letters: 0, versions: 0, skipped: [], isStopped: false };
+    for (;;) {
+      const answer = await change("POST", `/api/v1/queue/dead-letters/${what}`, request);
       total.letters += answer.replayed ?? answer.discarded;
       total.versions += answer.versions?.length ?? 0;
       total.skipped.push(...answer.skipped);
       request.cursor = answer.next_cursor;
-      tell(result, what, total, dry, answer.remaining);
-    } while (answer.next_cursor);
-    if (!dry) {
-      // The table is read anew, and what is told below it with it.
-      const left = total.skipped.map((one) => one.detail);
-      notice(`${count(total.letters)} ${what === "replay" ? "replayed" : "discarded"}${left.length ? `; left alone: ${[...new Set(left)].join("; ")}` : ""}.`,
-        left.length ? "error" : "info");
-      done();
+      total.isStopped = Boolean(answer.next_cursor) && (isStopped || signal.aborted);
+      tell(result, what, total, request.dry_run, answer.remaining);
+      if (!answer.next_cursor || total.isStopped) return total;
     }
+  };
+  const run = async (what, selection, dry) => {
+    if (selection.ids?.length === 0) {
+      notice("Choose dead letters first.");
+      return null;
+    }
+    if (isRunning) {
+      notice("Something is under way; wait for its end, or stop it.");
+      return null;
+    }
+    const { token } = session;
+    const request = { ...selection, dry_run: dry };
+    if (what === "replay") request.per_second = Number(rateOf.value);
+    isStopped = stop.disabled = false;
+    stop.hidden = dry;
+    isRunning = true;
+    let total;
+    try {
+      total = await rounds(what, request);
+    } finally {
+      stop.hidden = true;
+      isRunning = false;
+    }
+    // Another who has signed in meanwhile is told nothing about it.
+    if (!dry && session.token === token) {
+      sum(what, total);
+      // The table is read anew, unless another view is shown by now.
+      if (!signal.aborted) done();
+    }
+    return total;
+  };
+  const replayAll = async () => {
+    const would = await run("replay", { filter: filter() }, true);
+    if (!would || signal.aborted) return;
+    if (would.letters === 0) {
+      notice("There is nothing to replay.");
+      return;
+    }
+    const text = `${count(would.letters)} dead letters of ${count(would.versions)} versions are replayed, ${rateOf.value} a second.`;
+    if (await confirmed("Replay all of these?", text, "Replay all")) await run("replay", { filter: filter() }, false);
+  };
+  const discard = async () => {
+    const sure = await confirmed("Discard the chosen dead letters?", "Nothing more is done about them. Their documents stay as they are.", "Discard");
+    if (sure) await run("discard", { ids: [...chosen] }, false);
   };
   const button = (label, kind, work) => {
     const made = h("button", { type: "button", class: kind, onclick: () => act(made, work) }, label);
     return made;
   };
-  const discard = async () => {
-    const sure = await confirmed("Discard the chosen dead letters?", "Nothing more is done about them. Their documents stay as they are.", "Discard");
-    if (sure) await run("discard", false, false);
-  };
   return h("div", { class: "row panel" },
-    button("Try a replay of all", "", () => run("replay", true, true)),
-    button("Replay chosen", "primary", () => run("replay", false, false)),
-    button("Replay all", "", () => run("replay", true, false)),
+    button("Try a replay of all", "", () => run("replay", { filter: filter() }, true)),
+    button("Replay chosen", "primary", () => run("replay", { ids: [...chosen] }, false)),
+    button("Replay all", "", replayAll),
     h("label", { for: "rate" }, "a second"), rateOf,
-    button("Discard chosen", "danger", discard));
+    button("Discard chosen", "danger", discard), stop);
+}
+
+/** Says in a message, which outlives the view, what was done. */
+function sum(what, { letters, skipped, isStopped }) {
+  const left = [...new Set(skipped.map((one) => one.detail))];
+  const parts = [`${count(letters)} ${what === "replay" ? "replayed" : "discarded"}`, isStopped && "then stopped, the others wait",
+    left.length > 0 && `left alone: ${left.join("; ")}`];
+  notice(`${parts.filter(Boolean).join("; ")}.`, left.length ? "error" : isStopped ? "attention" : "info");
 }
 
 function tell(element, what, total, dry, remaining) {

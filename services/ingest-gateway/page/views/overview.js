@@ -1,9 +1,10 @@
 // The pipeline as a flow, live.
 
-import { get, watch } from "../api.js";
+import { get, session, watch } from "../api.js";
 import { line } from "../chart.js";
 import { badge, fill, h } from "../dom.js";
 import { count, duration, rate, time } from "../format.js";
+import { renew } from "../renew.js";
 
 const DOES = {
   extract: "takes the text out of files and cuts it into passages",
@@ -20,17 +21,9 @@ export async function show(main, { signal }) {
   const documents = h("section", { "aria-label": "Documents by state" });
   fill(main, h("h1", {}, "Overview"),
     h("p", { class: "muted" },
-      "A document is accepted at once and then passes the stages from left to right. What waits in a stage is its backlog; it grows when a stage has too few consumers."),
+      "A document is accepted at once and then passes the stages from left to right. What waits in a stage, of all tenants, is its backlog; it grows when a stage has too few consumers."),
     state, flow, documents);
   const charts = new Map();
-  watch("/api/v1/queue/events", signal, (name, data) => {
-    if (name === "problem") {
-      tell(state, "unhealthy", `No figures at the moment: ${data}.`);
-      return;
-    }
-    draw(flow, documents, data, charts);
-    tell(state, ...health(data));
-  }, () => tell(state, "unhealthy", "The connection to the server is lost; trying again."));
   const redraw = async () => {
     try {
       drawLines(charts, await get("/api/v1/queue/history", signal));
@@ -38,7 +31,26 @@ export async function show(main, { signal }) {
       // The figures above say what is wrong; the lines stay as they were.
     }
   };
-  await redraw();
+  // The figures stay as they were while none come, so it is said from when they are.
+  let last = null;
+  const lost = (text) => tell(state, "unhealthy", last ? `${text} The figures are those of ${last.toLocaleTimeString()}.` : text);
+  const onEvent = (name, data) => {
+    if (name === "problem") {
+      lost(`No figures at the moment: ${data}.`);
+      return;
+    }
+    const isFirst = last === null;
+    last = new Date();
+    draw(flow, documents, data, charts);
+    if (isFirst) redraw();
+    tell(state, ...health(data));
+  };
+  watch("/api/v1/queue/events", signal, {
+    onEvent,
+    onLost: () => lost("The connection to the server is lost; trying again."),
+    onFound: () => {},
+    again: () => session.check().then(() => true),
+  });
   const timer = setInterval(redraw, REDRAW);
   signal.addEventListener("abort", () => clearInterval(timer));
 }
@@ -64,7 +76,7 @@ function health(data) {
   const failed = Object.values(data.unresolved).reduce((sum, letters) => sum + letters, 0);
   const waiting = data.stages.reduce((sum, stage) => sum + stage.backlog, 0);
   const work = waiting ? `${count(waiting)} events are on their way.` : "Nothing is waiting.";
-  if (failed) return ["attention", `Healthy. ${work} ${count(failed)} dead letters wait for somebody to look at them.`];
+  if (failed) return ["attention", `Healthy. ${work} ${count(failed)} of your dead letters wait for somebody to look at them.`];
   return ["healthy", `Healthy. ${work}`];
 }
 
@@ -82,14 +94,14 @@ function draw(flow, documents, data, charts) {
   flow.querySelector("[data-figure=ready]").textContent = count(states.ready ?? 0);
   for (const stage of data.stages) update(charts.get(stage.stage), stage, data.unresolved[stage.stage] ?? 0);
   const shown = Object.entries(states).filter(([, number]) => number > 0);
-  fill(documents, h("h2", {}, "Your documents"),
+  renew(documents, h("h2", {}, "Your documents"),
     shown.length === 0 && h("p", { class: "muted" }, "None yet. ", h("a", { href: "#/documents" }, "Upload the first one.")),
     h("ul", { class: "states" }, shown.map(([name, number]) =>
-      h("li", {}, h("a", { href: `#/documents?state=${name}` }, badge(name), h("strong", {}, count(number)))))));
+      h("li", { "data-key": name, "data-state": name }, h("a", { href: `#/documents?state=${name}` }, badge(name), h("strong", {}, count(number)))))));
 }
 
 function end(title, figure) {
-  const text = figure === "waits" ? "accepted, and waiting for their turn" : "documents that searches find";
+  const text = figure === "waits" ? "your documents that wait for their turn" : "your documents whose latest version is ready";
   return h("li", { class: "end" }, h("h2", {}, title),
     h("p", { class: "big", "data-figure": figure }, "0"), h("p", { class: "muted" }, text));
 }
@@ -105,7 +117,7 @@ function stageCard(stage) {
   const box = h("li", { class: "stage", "data-stage": stage.stage },
     h("h2", {}, stage.stage), figures.backlog, h("p", { class: "muted" }, "backlog"),
     h("dl", {}, row("rate_per_second", "rate"), row("oldest_age_seconds", "oldest"), row("consumers", "consumers"),
-      row("pending", "in work"), row("retrying", "retrying"), row("failures", "failures")),
+      row("pending", "in work"), row("retrying", "retrying"), row("failures", "your failures")),
     lines, h("p", { class: "muted" }, DOES[stage.stage] ?? ""));
   return { box, figures, lines };
 }
@@ -117,7 +129,7 @@ function update({ box, figures }, stage, failures) {
   figures.consumers.textContent = count(stage.consumers);
   figures.pending.textContent = count(stage.pending);
   figures.retrying.textContent = count(stage.retrying);
-  fill(figures.failures, failures
+  renew(figures.failures, failures
     ? h("a", { href: `#/dead-letters?stage=${stage.stage}` }, count(failures)) : "0");
   const isStuck = stage.paused !== null || (stage.backlog > 0 && stage.consumers === 0);
   box.classList.toggle("stuck", isStuck);

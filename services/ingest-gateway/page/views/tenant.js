@@ -1,8 +1,9 @@
 // The tenant: what it uses and may use, its collections, its embedding spaces, its keys and its webhooks.
 
-import { change, get } from "../api.js";
-import { act, badge, confirmed, fill, h, notice, table } from "../dom.js";
+import { change, get, session } from "../api.js";
+import { act, badge, confirmed, fill, h, table } from "../dom.js";
 import { count, size, time } from "../format.js";
+import { listFailed, showSecret } from "./secret.js";
 import { drawWebhooks } from "./webhooks.js";
 
 const SCOPES = ["documents:read", "documents:write", "search", "admin", "operator"];
@@ -48,13 +49,21 @@ function drawSpaces(spaces) {
 }
 
 async function drawKeys(element, signal, who) {
+  const list = h("div", {});
+  const again = () => listKeys(list, signal, who);
+  await again();
+  // A new key stays where it is shown whatever becomes of the list.
+  const made = h("div", { "aria-live": "assertive" });
+  fill(element, h("h2", {}, "Keys"), newKey(made, again, signal), made, list);
+}
+
+async function listKeys(element, signal, who) {
   const { keys } = await get("/api/v1/keys", signal);
-  const again = () => drawKeys(element, signal, who);
   const end = (key) => async () => {
     const own = key.id === who.key_id ? " You are signed in with this one." : "";
     if (!(await confirmed(`End the key ${key.name}?`, `Whoever uses it is refused from then on.${own}`, "End the key"))) return;
     await change("DELETE", `/api/v1/keys/${key.id}`);
-    await again();
+    await listKeys(element, signal, who);
   };
   const rows = keys.map((key) => {
     const button = h("button", { type: "button", class: "danger", onclick: () => act(button, end(key)) }, "End");
@@ -64,27 +73,20 @@ async function drawKeys(element, signal, who) {
       h("td", {}, time(key.created_at)), h("td", {}, key.expires_at ? time(key.expires_at) : "never"),
       h("td", {}, badge(state), !key.revoked_at && button));
   });
-  const made = h("div", { "aria-live": "assertive" });
-  fill(element, h("h2", {}, "Keys"), newKey(made, again),
-    made, table("Keys", ["Name", "Public part", "May", "Made", "Ends by itself", ""], rows));
+  fill(element, table("Keys", ["Name", "Public part", "May", "Made", "Ends by itself", ""], rows));
 }
 
-function newKey(made, again) {
+function newKey(made, again, signal) {
   const name = h("input", { id: "key-name", required: true, maxlength: 200 });
   const usual = (scope) => scope !== "admin" && scope !== "operator";
   const boxes = SCOPES.map((scope) => h("input", { type: "checkbox", id: `scope-${scope}`, value: scope, checked: usual(scope) }));
   const button = h("button", { class: "primary" }, "Make a key");
   const make = async () => {
     const scopes = boxes.filter((box) => box.checked).map((box) => box.value);
+    const { token } = session;
     const created = await change("POST", "/api/v1/keys", { name: name.value, scopes });
-    await again();
-    const shown = document.querySelector("[aria-label=Keys] [aria-live]");
-    const secret = h("code", { class: "secret" }, created.secret);
-    // Over plain http a browser gives no clipboard; the key can be marked with a click then.
-    const copy = navigator.clipboard
-      && h("button", { type: "button", onclick: () => navigator.clipboard.writeText(created.secret).then(() => notice("Copied.")) }, "Copy");
-    fill(shown, h("div", { class: "notice attention" }, h("p", {}, "This is the key. It is shown this once and kept nowhere:"),
-      h("p", { class: "row" }, secret, copy)));
+    showSecret(made, created.secret, `This is the key ${name.value}. It is shown this once and kept nowhere:`, { signal, token });
+    await again().catch(listFailed);
   };
   return h("form", { class: "row panel", onsubmit: (event) => { event.preventDefault(); act(button, make); } },
     h("label", { for: "key-name" }, "Name"), name,

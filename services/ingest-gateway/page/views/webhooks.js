@@ -1,18 +1,25 @@
 // Webhooks of the tenant: addresses that are told what becomes of documents.
 
-import { change, get } from "../api.js";
-import { act, badge, confirmed, fill, h, notice, table } from "../dom.js";
+import { change, get, session } from "../api.js";
+import { act, badge, confirmed, fill, h, table } from "../dom.js";
 import { time } from "../format.js";
+import { listFailed, showSecret } from "./secret.js";
 
 const EVENTS = ["document.ready", "document.failed", "document.deleted", "summary"];
 
 export async function drawWebhooks(element, signal) {
-  const { webhooks } = await get("/api/v1/webhooks", signal);
-  const again = () => drawWebhooks(element);
+  const list = h("div", {});
+  const again = () => listWebhooks(list, signal);
+  await again();
   const made = h("div", { "aria-live": "assertive" });
-  fill(element, h("h2", {}, "Webhooks"), newWebhook(element, again), made,
-    webhooks.length === 0 ? h("p", { class: "muted" }, "Nobody is told anything yet.") : table("Webhooks",
-      ["Address", "Is told", "State", "Made", ""], webhooks.map((one) => row(one, again))));
+  fill(element, h("h2", {}, "Webhooks"), newWebhook(made, again, signal), made, list);
+}
+
+async function listWebhooks(element, signal) {
+  const { webhooks } = await get("/api/v1/webhooks", signal);
+  const again = () => listWebhooks(element, signal);
+  fill(element, webhooks.length === 0 ? h("p", { class: "muted" }, "Nobody is told anything yet.") : table("Webhooks",
+    ["Address", "Is told", "State", "Made", ""], webhooks.map((one) => row(one, again))));
 }
 
 function row(one, again) {
@@ -56,17 +63,16 @@ async function drawDeliveries(element, base) {
       h("td", {}, again(one))))));
 }
 
-function newWebhook(element, again) {
+function newWebhook(made, again, signal) {
   const url = h("input", { id: "webhook-url", type: "url", required: true, placeholder: "https address" });
   const boxes = EVENTS.map((name) => h("input", { type: "checkbox", id: `event-${name}`, value: name, checked: name !== "summary" }));
   const make = h("button", { class: "primary" }, "Make a webhook");
   const work = async () => {
     const events = boxes.filter((box) => box.checked).map((box) => box.value);
+    const { token } = session;
     const created = await change("POST", "/api/v1/webhooks", { url: url.value, events });
-    await again();
-    notice("Made.");
-    fill(element.querySelector("[aria-live]"), h("div", { class: "notice attention" },
-      h("p", {}, "What is sent is signed with this secret. It is shown this once:"), h("p", {}, h("code", { class: "secret" }, created.secret))));
+    showSecret(made, created.secret, `What is sent to ${url.value} is signed with this secret. It is shown this once:`, { signal, token });
+    await again().catch(listFailed);
   };
   return h("form", { class: "row panel", onsubmit: (event) => { event.preventDefault(); act(make, work); } },
     h("label", { for: "webhook-url" }, "Address"), url, boxes.map((box) => [box, h("label", { for: box.id }, box.value)]), make);

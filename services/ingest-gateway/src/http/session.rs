@@ -4,7 +4,8 @@
 //! for. The key itself is kept nowhere, and is looked up again like any other, so that a revoked key ends its sessions.
 //!
 //! A request that changes something has to carry a token as well, in a header that a page of another origin can neither read
-//! nor send: `riacho-csrf` is not among those that CORS allows.
+//! nor send: `riacho-csrf` is not among those that CORS allows. One that reads may carry it, and is then answered for that session
+//! only: two tabs of a browser have one cookie, and who signs in in one of them has nothing shown under the other's name.
 
 use axum::{
     Json,
@@ -67,7 +68,8 @@ struct SessionBody {
     key_id: String,
     /// What the key may do.
     scopes: Vec<&'static str>,
-    /// What to send as `riacho-csrf` with each request that changes something.
+    /// What to send as `riacho-csrf` with each request that changes something. A page sends it when it reads as well, and is then answered 401 where
+    /// the browser has another session by now.
     csrf: String,
 }
 
@@ -171,6 +173,11 @@ pub(crate) async fn principal(app: &App, parts: &Parts) -> Result<Option<Princip
     let Some(secret) = secret(&parts.headers) else { return Ok(None) };
     if !matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS) {
         check_token(&parts.headers, secret)?;
+    } else if parts.headers.contains_key(CSRF) && check_token(&parts.headers, secret).is_err() {
+        // The browser has another session by now, begun in another tab, and the page still shows the one before.
+        return Err(Problem::unauthorized(
+            "the session that this page began has ended, and another is signed in",
+        ));
     }
     find(app, secret).await.map(Some)
 }

@@ -111,6 +111,20 @@ async fn a_request_that_changes_something_needs_the_sessions_own_token() {
 }
 
 #[tokio::test]
+async fn a_page_that_shows_an_earlier_session_reads_nothing_of_the_one_that_is_signed_in_now() {
+    let gateway = Gateway::start().await;
+    let (earlier, now) =
+        (gateway.browser(&gateway.deployment.key).await, gateway.browser(&gateway.deployment.key).await);
+    let documents = "/api/v1/documents";
+    json(now.request(Method::GET, documents), 200).await;
+    let stale = || now.plain(Method::GET, documents).header("riacho-csrf", &earlier.csrf);
+    problem(stale(), 401, "unauthorized").await;
+    // A link to an original carries no header, and a program's key stands for itself.
+    json(now.plain(Method::GET, documents), 200).await;
+    json(stale().bearer_auth(&gateway.deployment.key), 200).await;
+}
+
+#[tokio::test]
 async fn of_many_sessions_of_a_key_the_oldest_ends() {
     let gateway = Gateway::start().await;
     let key = &gateway.deployment.key;

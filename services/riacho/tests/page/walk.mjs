@@ -6,27 +6,18 @@
 // `ask: ..` asks the test for something, which answers with a line.
 
 import assert from "node:assert/strict";
-import { createRequire } from "node:module";
 import path from "node:path";
 import readline from "node:readline";
+import { client, launch, listen, PATIENCE, until, walk } from "./browser.mjs";
 
 const [playwright, browserPath, url, key, samples, screenshots] = process.argv.slice(2);
-const { chromium } = createRequire(import.meta.url)(playwright);
-const PATIENCE = 90_000;
 
-const browser = await chromium.launch({ executablePath: browserPath, args: ["--no-sandbox", "--disable-dev-shm-usage"] });
+const browser = await launch(playwright, browserPath);
 const context = await browser.newContext({ viewport: { width: 1280, height: 900 } });
 const page = await context.newPage();
 page.setDefaultTimeout(PATIENCE);
-const complaints = [];
-let expected = [];
-page.on("console", (message) => {
-  if (message.type() === "error" && !expected.some((text) => message.text().includes(text))) complaints.push(message.text());
-});
-page.on("pageerror", (error) => complaints.push(String(error)));
-page.on("request", (request) => {
-  if (new URL(request.url()).origin !== new URL(url).origin) complaints.push(`a foreign address: ${request.url()}`);
-});
+const heard = listen(page, url);
+const api = client(url, key);
 
 const nav = (name) => page.getByRole("navigation").getByRole("link", { name });
 
@@ -35,17 +26,6 @@ const answers = readline.createInterface({ input: process.stdin })[Symbol.asyncI
 async function ask(what) {
   console.log(`ask: ${what}`);
   await answers.next();
-}
-
-/** Waits until what is asked for is there. */
-async function until(what, check) {
-  const end = Date.now() + PATIENCE;
-  for (;;) {
-    const found = await check();
-    if (found) return found;
-    assert.ok(Date.now() < end, `not in time: ${what}`);
-    await new Promise((resolve) => setTimeout(resolve, 100));
-  }
 }
 
 async function go(view) {
@@ -67,18 +47,11 @@ async function picture(name) {
   await page.setViewportSize({ width: 1280, height: 900 });
 }
 
-async function api(method, address, body) {
-  const response = await fetch(url + address, {
-    method, headers: { authorization: `Bearer ${key}`, "content-type": "application/json" }, body: body && JSON.stringify(body) });
-  assert.ok(response.ok, `${method} ${address}: ${response.status}`);
-  return response.json();
-}
-
 async function signsIn() {
   await page.goto(url);
   await page.getByRole("heading", { name: "Sign in" }).waitFor();
   await picture("sign-in");
-  expected = ["401"];
+  heard.expected = ["401"];
   await page.getByLabel("API key").fill("rk_0123456789abcdef_wrong");
   await page.getByRole("button", { name: "Sign in" }).click();
   await page.getByText("the key is not known").waitFor();
@@ -86,7 +59,7 @@ async function signsIn() {
   await page.getByLabel("API key").fill(key);
   await page.getByLabel("API key").press("Enter");
   await page.getByRole("heading", { name: "Overview" }).waitFor();
-  expected = [];
+  heard.expected = [];
   const cookies = await context.cookies();
   assert.ok(cookies.every((cookie) => cookie.httpOnly && cookie.sameSite === "Strict"), "the cookie is out of reach");
   assert.equal(await page.evaluate(() => document.cookie), "");
@@ -167,22 +140,66 @@ async function readsTheOverview() {
   const backlog = page.locator("[data-stage=extract] [data-figure=backlog]");
   await backlog.waitFor();
   await page.locator("[data-figure=ready]", { hasText: "3" }).waitFor();
+  // The stages' figures are of all tenants; those that are not say so.
+  for (const words of ["your documents that wait for their turn", "your documents whose latest version is ready"]) await page.getByText(words).waitFor();
+  assert.equal(await page.getByText("your failures").count(), 3);
   await page.getByText(/^Healthy\./).waitFor();
   await page.locator("[data-stage=extract] .chart").first().waitFor();
   await picture("overview");
 }
 
+/** What the overview shows, as texts. */
+const shownFigures = () => page.evaluate(() => {
+  const texts = (area, name) => Object.fromEntries([...area.querySelectorAll(`[data-${name}]`)].map((one) => [one.dataset[name], one]));
+  const figures = (area) => Object.fromEntries(Object.entries(texts(area, "figure")).map(([name, one]) => [name, one.textContent]));
+  const flow = document.querySelector(".flow");
+  return {
+    stages: Object.fromEntries(Object.entries(texts(flow, "stage")).map(([name, box]) => [name, figures(box)])),
+    ends: Object.fromEntries([...flow.querySelectorAll(".end [data-figure]")].map((one) => [one.dataset.figure, one.textContent])),
+    states: Object.fromEntries(Object.entries(texts(document, "state")).map(([name, one]) => [name, one.querySelector("strong").textContent])),
+  };
+});
+
+/** A number of seconds, or of events a second, as the page writes it; nothing where it writes that there is none. */
+function numberOf(shown) {
+  const [, number, unit] = /^([\d,.]+) ?(.*)$/.exec(shown) ?? [];
+  const factor = { "ms": 0.001, "s": 1, "min": 60, "h": 3600, "days": 86400, "/s": 1 }[unit];
+  return number === undefined ? null : Number(number.replaceAll(",", "")) * factor;
+}
+
+/** Whether a figure that was read at another moment is the same: `apart` at most, beside what rounding takes. */
+const isNear = (shown, told, apart) =>
+  (told === null || shown === null ? told === shown : Math.abs(shown - told) <= apart + 0.1 * Math.abs(told));
+
+/** What of a stage is not shown as the API tells it, in words. */
+function differences(stage, shown, unresolved) {
+  const exact = { backlog: stage.backlog, pending: stage.pending, retrying: stage.retrying, consumers: stage.consumers, failures: unresolved };
+  const wrong = Object.entries(exact).filter(([name, figure]) => String(figure) !== shown[name]).map(([name]) => name);
+  // Both change from one look to the next.
+  if (!isNear(numberOf(shown.rate_per_second), stage.rate_per_second, 1)) wrong.push("rate_per_second");
+  if (!isNear(numberOf(shown.oldest_age_seconds), stage.backlog ? stage.oldest_age_seconds : null, 5)) wrong.push("oldest_age_seconds");
+  return wrong.map((name) => `${stage.stage}: ${name}`);
+}
+
 /** Every figure on the page is the API's, while a stage is paused and while a worker is gone. */
 async function figuresEqual(what) {
-  await until(`the figures of the page and of the API are the same ${what}`, async () => {
+  let wrong = [];
+  const areEqual = async () => {
     const before = await api("GET", "/api/v1/queue/info");
-    const shown = await page.evaluate(() => Object.fromEntries([...document.querySelectorAll(".flow [data-stage]")].map((box) =>
-      [box.dataset.stage, Object.fromEntries([...box.querySelectorAll("[data-figure]")].map((one) => [one.dataset.figure, one.textContent]))])));
+    const shown = await shownFigures();
     const after = await api("GET", "/api/v1/queue/info");
-    const figures = ["backlog", "pending", "retrying", "consumers"];
-    return before.stages.every((stage, at) => figures.every((figure) =>
-      String(stage[figure]) === shown[stage.stage]?.[figure] && stage[figure] === after.stages[at][figure])
-      && shown[stage.stage].failures === String(before.unresolved[stage.stage] ?? 0));
+    const of = (states) => Object.entries(states).filter(([, number]) => number > 0).map(([name, number]) => `${name}: ${number}`).sort();
+    const steady = ({ stages, documents }) => JSON.stringify([stages.map((stage) => [stage.backlog, stage.pending, stage.retrying, stage.consumers]), documents]);
+    wrong = before.stages.flatMap((stage) => differences(stage, shown.stages[stage.stage], before.unresolved[stage.stage] ?? 0));
+    const { documents } = before;
+    const waits = ["awaiting_upload", "waiting", "releasing"].reduce((sum, state) => sum + (documents[state] ?? 0), 0);
+    if (shown.ends.waits !== String(waits)) wrong.push("Accepted");
+    if (shown.ends.ready !== String(documents.ready ?? 0)) wrong.push("Ready");
+    if (String(of(shown.states)) !== String(of(documents))) wrong.push("states");
+    return wrong.length === 0 && steady(before) === steady(after);
+  };
+  await until(`the figures of the page and of the API are the same ${what}`, areEqual).catch((error) => {
+    throw new Error(`${error.message}; different: ${wrong.join(", ") || "none at the last look"}`);
   });
 }
 
@@ -259,18 +276,8 @@ async function signsOut() {
   await page.getByRole("heading", { name: "Sign in" }).waitFor();
 }
 
-try {
-  for (const step of [signsIn, uploads, searches, replays, readsTheOverview, pausesAndLosesAWorker, makesAKey, usesTheKeyboard, signsOut]) {
-    console.log(step.name);
-    await step();
-    assert.deepEqual(complaints, [], `the browser complains in ${step.name}`);
-    assert.deepEqual(await page.locator(".toast.error").allTextContents(), [], `the page complains in ${step.name}`);
-  }
-} catch (error) {
-  await page.screenshot({ path: path.join(screenshots, "failed.png") }).catch(() => {});
-  console.error(error, complaints);
-  process.exitCode = 1;
-} finally {
-  await browser.close();
-  process.exit();
-}
+const steps = [signsIn, uploads, searches, replays, readsTheOverview, pausesAndLosesAWorker, makesAKey, usesTheKeyboard, signsOut];
+await walk(browser, steps, screenshots, async (step) => {
+  assert.deepEqual(heard.complaints, [], `the browser complains in ${step.name}`);
+  assert.deepEqual(await page.locator(".toast.error").allTextContents(), [], `the page complains in ${step.name}`);
+});
