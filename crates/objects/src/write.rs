@@ -92,7 +92,13 @@ impl Objects {
             match self.store.rename_if_not_exists(&from.path(), &to.path()).await {
                 Ok(()) => Ok(true),
                 Err(object_store::Error::AlreadyExists { .. }) => self.delete(from).await.map(|()| false),
-                Err(error) => Err(Error::of(from)(error)),
+                Err(object_store::Error::NotFound { .. }) => Err(Error::NotFound { key: from.clone() }),
+                // A file system without hard links: of two that look at the same moment the second one wins.
+                Err(_) if self.exists(to).await? => self.delete(from).await.map(|()| false),
+                Err(_) => {
+                    let renamed = self.store.rename(&from.path(), &to.path()).await;
+                    renamed.map(|()| true).map_err(Error::of(from))
+                }
             }
         })
         .await

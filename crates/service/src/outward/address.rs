@@ -2,8 +2,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 
-/// An address of documentation (RFC 5737), which no host has.
-const NOBODYS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+/// Addresses of documentation (RFC 5737, RFC 3849), which no host has.
+const NOBODYS_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+const NOBODYS_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
 
 /// Whether packets to an address may leave for the public network: not this host's, not a private network's, and none
 /// that is set aside for something else (the registries of special addresses, RFC 6890).
@@ -18,7 +19,8 @@ pub(super) fn is_public(address: IpAddr) -> bool {
 /// lets every address be bound, and then nothing is known.
 pub(super) fn is_this_hosts(address: IpAddr) -> bool {
     let can_bind = |address: IpAddr| UdpSocket::bind((address, 0)).is_ok();
-    can_bind(address) && !can_bind(NOBODYS.into())
+    let nobodys = if address.is_ipv4() { NOBODYS_V4.into() } else { NOBODYS_V6.into() };
+    can_bind(address) && !can_bind(nobodys)
 }
 
 fn is_public_v4(address: Ipv4Addr) -> bool {
@@ -51,7 +53,9 @@ mod tests {
 
     #[test]
     fn addresses_of_this_host_are_known() {
-        assert!(is_this_hosts(Ipv4Addr::LOCALHOST.into()));
+        if UdpSocket::bind((NOBODYS_V4, 0)).is_err() {
+            assert!(is_this_hosts(Ipv4Addr::LOCALHOST.into()));
+        }
         for other in ["198.51.100.7", "203.0.113.9", "2001:db8::1"] {
             assert!(!is_this_hosts(other.parse().unwrap()), "{other}");
         }

@@ -24,11 +24,13 @@ export async function showDocument(main, id, context) {
   let shown = null;
   const draw = async (now) => {
     drawStatus(status, now, base, context);
-    if (shown === `${now.live_version} ${now.state}`) return;
-    shown = `${now.live_version} ${now.state}`;
+    const wanted = `${now.live_version} ${now.state}`;
+    if (shown === wanted) return;
     drawHead(head, await get(base, signal), base);
     if (now.live_version) await drawReading(reading, base, now, fields, context.trouble, signal);
     else fill(reading, h("p", { class: "muted" }, "There is no text to read yet."));
+    // Only now: what could not be read is read at the next look.
+    shown = wanted;
   };
   const drawDeleted = () => fill(status, h("h2", {}, "Status"), h("p", { class: "row" }, badge("deleted")));
   const follower = follow(base, signal, { say, draw, drawDeleted });

@@ -87,6 +87,7 @@ struct UploadBody {
         (status = 201, description = "Send the file to the URL.", body = PresignedBody),
         (status = 202, description = "The same `Idempotency-Key` was answered before, and its file was sent.", body = AcceptedBody),
         (status = 400, description = "A field is wrong.", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "The upload was asked for before, and its time is over.", body = ProblemBody, content_type = "application/problem+json"),
     ),
 )]
 async fn presign(
@@ -242,7 +243,8 @@ async fn receive(
     let own = Key::original(grant.key.tenant(), UploadId::new());
     let stored = body::store(app.objects(), &own, incoming, limit).await;
     stored.inspect_err(|_| app.discard(own.clone()))?;
-    if !app.objects().give_key(&own, &grant.key).await? {
+    let is_first = app.objects().give_key(&own, &grant.key).await;
+    if !is_first.inspect_err(|_| app.discard(own.clone()))? {
         return Err(Unwanted::Taken.into());
     }
     let awaited = still_awaited(app, &grant.key).await;

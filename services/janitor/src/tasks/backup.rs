@@ -48,14 +48,15 @@ pub(crate) async fn run(job: &Job<'_>) -> Result<(), Error> {
     make_room(job, directory, backup, now).await?;
     fs::create_dir_all(&partial).await.map_err(|error| failed(&partial, &error))?;
     let ended = execute(job, program, arguments, &partial).await;
-    let kept = if ended.is_ok() { keep(directory, &partial, &whole).await } else { ended };
-    if let Err(error) = kept {
+    if let Err(error) = ended {
         let said = said(&partial).await;
         if let Err(error) = clear(&partial).await {
-            tracing::warn!(error = %failed(&partial, &error), "what a failed backup left cannot be removed");
+            stays(&partial, &error);
         }
         return Err(Error::Failed(format!("{error}{said}")));
     }
+    // What the command made stays, whatever happens now.
+    keep(directory, &partial, &whole).await?;
     let (files, bytes) = size(&whole).await.map_err(|error| failed(&whole, &error))?;
     job.add("backups", 1);
     job.add("files", files);
@@ -78,15 +79,24 @@ async fn make_room(
     let names = names(directory).await?;
     for name in given_up(&names, backup, now) {
         let folder = directory.join(name);
-        clear(&folder).await.map_err(|error| failed(&folder, &error))?;
+        if let Err(error) = clear(&folder).await {
+            stays(&folder, &error);
+        }
     }
     let old = too_old(names, backup, now);
     for name in old.iter().filter(|name| name.ends_with(PARTIAL)) {
         let folder = directory.join(name);
-        fs::remove_dir_all(&folder).await.map_err(|error| failed(&folder, &error))?;
-        job.add("removed", 1);
+        match fs::remove_dir_all(&folder).await {
+            Ok(()) => job.add("removed", 1),
+            Err(error) => stays(&folder, &error),
+        }
     }
     Ok(())
+}
+
+/// That something cannot be removed keeps no backup from being made.
+fn stays(folder: &Path, error: &io::Error) {
+    tracing::warn!(error = %failed(folder, error), "what a failed backup left cannot be removed");
 }
 
 /// Removes all that is in a folder but the log.
@@ -117,7 +127,8 @@ async fn keep(directory: &Path, partial: &Path, whole: &Path) -> Result<(), Erro
     ended.map_err(io::Error::other).and_then(|kept| kept).map_err(|error| failed(whole, &error))
 }
 
-/// Writes the files and folders below a folder, and itself, to the disk.
+/// Writes the files and folders below a folder, and itself, to the disk, as far as this process may: the command can have made
+/// files as somebody else.
 fn sync(folder: &Path) -> io::Result<()> {
     for entry in std::fs::read_dir(folder)? {
         let entry = entry?;
@@ -125,10 +136,22 @@ fn sync(folder: &Path) -> io::Result<()> {
         if kind.is_dir() {
             sync(&entry.path())?;
         } else if kind.is_file() {
-            std::fs::File::open(entry.path())?.sync_all()?;
+            sync_one(&entry.path())?;
         }
     }
-    std::fs::File::open(folder)?.sync_all()
+    sync_one(folder)
+}
+
+fn sync_one(path: &Path) -> io::Result<()> {
+    match std::fs::File::open(path).and_then(|file| file.sync_all()) {
+        Err(error)
+            if matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidInput) =>
+        {
+            tracing::warn!(error = %failed(path, &error), "a part of a backup is on the disk only when the system writes it");
+            Ok(())
+        }
+        ended => ended,
+    }
 }
 
 fn failed(path: &Path, error: &io::Error) -> Error {
