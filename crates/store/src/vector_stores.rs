@@ -13,7 +13,7 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 
 pub use self::{
-    batches::{FileBatch, MAX_BATCH},
+    batches::{BatchFile, FileBatch, MAX_BATCH, RefusedFile},
     members::{Member, MemberId},
 };
 use crate::{

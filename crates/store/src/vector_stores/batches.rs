@@ -1,13 +1,15 @@
 //! Batches: files that were attached to a collection with one request.
 
 use chrono::{DateTime, Utc};
-use riacho_domain::{DocumentId, TenantId};
+use riacho_domain::{DocumentId, State, TenantId};
+use tokio_postgres::Row;
 use uuid::Uuid;
 
-use super::Counts;
+use super::{Counts, Member};
 use crate::{
-    Conflict, Error, Status, Store, read,
+    Conflict, Error, Part, Reason, Status, Store, Window, read,
     transaction::{Param, Scope},
+    vector_stores::members,
 };
 
 /// The most files of a batch.
@@ -24,8 +26,38 @@ pub struct FileBatch {
     pub created_at: DateTime<Utc>,
     /// When it was cancelled.
     pub cancelled_at: Option<DateTime<Utc>>,
-    /// Its documents by state; those that were deleted since are not counted.
+    /// Its documents by state, and the files that were refused as failed; documents that were deleted since are not counted.
     pub counts: Counts,
+}
+
+/// A file that could not be attached with its batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefusedFile {
+    /// The file.
+    pub file: Uuid,
+    /// Why.
+    pub reason: Reason,
+    /// When.
+    pub created_at: DateTime<Utc>,
+}
+
+/// A file of a batch.
+#[derive(Debug, Clone, PartialEq)]
+pub enum BatchFile {
+    /// It became a document.
+    Attached(Box<Member>),
+    /// It did not.
+    Refused(RefusedFile),
+}
+
+impl BatchFile {
+    /// Its place in lists.
+    fn place(&self) -> (DateTime<Utc>, Uuid) {
+        match self {
+            Self::Attached(member) => (member.created_at, member.document.0),
+            Self::Refused(refused) => (refused.created_at, refused.file),
+        }
+    }
 }
 
 impl Store {
@@ -49,6 +81,61 @@ impl Store {
         self.single(Scope::tenant("add_to_batch", tenant), ADD, &params).await.map(|_| ())
     }
 
+    /// Notes which files could not be attached with a batch, and why.
+    pub async fn add_refused(
+        &self,
+        tenant: &TenantId,
+        batch: Uuid,
+        refused: &[(Uuid, Reason)],
+    ) -> Result<(), Error> {
+        let files: Vec<Uuid> = refused.iter().map(|(file, _)| *file).collect();
+        let codes: Vec<&str> = refused.iter().map(|(_, reason)| reason.code.as_str()).collect();
+        let messages: Vec<&str> = refused.iter().map(|(_, reason)| reason.message.as_str()).collect();
+        let params: [Param<'_>; 5] = [&tenant.as_str(), &batch, &files, &codes, &messages];
+        self.single(Scope::tenant("add_refused", tenant), ADD_REFUSED, &params).await.map(|_| ())
+    }
+
+    /// A part of a batch's files, in some states where these are given. The window's places are those that members are called
+    /// by.
+    pub async fn batch_files(
+        &self,
+        tenant: &TenantId,
+        (collection, batch): (Uuid, Uuid),
+        states: Option<&[State]>,
+        window: &Window,
+    ) -> Result<Part<BatchFile>, Error> {
+        let of = members::Of { tenant, collection, batch: Some(batch) };
+        self.transaction(Scope::tenant("batch_files", tenant), |tx| async move {
+            let bounds = of.bounds(&tx, window).await?;
+            let attached = of.list(&tx, states, window, bounds).await?;
+            let attached = attached.into_iter().map(|member| BatchFile::Attached(Box::new(member)));
+            let mut files: Vec<BatchFile> = attached.collect();
+            if states.is_none_or(|states| states.contains(&State::Failed)) {
+                let ((lower_time, lower_id), (upper_time, upper_id)) = (bounds.0.unzip(), bounds.1.unzip());
+                let params: [Param<'_>; 7] = [
+                    &tenant.as_str(),
+                    &batch,
+                    &lower_time,
+                    &lower_id,
+                    &upper_time,
+                    &upper_id,
+                    &window.rows(),
+                ];
+                let sql = window.choose(REFUSED_ASCENDING, REFUSED_DESCENDING);
+                for row in tx.query(sql, &params).await? {
+                    files.push(BatchFile::Refused(refused(&row)?));
+                }
+                // Each of the two lists is long enough for the page, whatever the other one has.
+                files.sort_by_key(BatchFile::place);
+                if window.choose("ASC", "DESC") == "DESC" {
+                    files.reverse();
+                }
+            }
+            Ok(window.cut(files))
+        })
+        .await
+    }
+
     /// A batch of a collection, with its counts.
     pub async fn batch(
         &self,
@@ -64,6 +151,8 @@ impl Store {
             for row in tx.query(COUNTS, &of).await? {
                 counts.add(read::state(&row, "state")?, row.try_get::<_, i64>("documents")?.unsigned_abs());
             }
+            let refused = tx.query_one(COUNT_REFUSED, &of).await?;
+            counts.add(State::Failed, refused.try_get::<_, i64>("files")?.unsigned_abs());
             Ok(Some(FileBatch {
                 id,
                 collection,
@@ -100,6 +189,14 @@ impl Store {
     }
 }
 
+fn refused(row: &Row) -> Result<RefusedFile, Error> {
+    Ok(RefusedFile {
+        file: row.try_get("file_id")?,
+        reason: Reason { code: row.try_get("error_code")?, message: row.try_get("error_message")? },
+        created_at: row.try_get("created_at")?,
+    })
+}
+
 const CREATE: &str = "-- store::vector_stores::create_batch
 INSERT INTO file_batches (tenant_id, id, collection_id)
 SELECT tenant_id, $2, id FROM collections WHERE tenant_id = $1 AND id = $3 AND deleted_at IS NULL
@@ -109,6 +206,39 @@ const ADD: &str = "-- store::vector_stores::add_to_batch
 INSERT INTO file_batch_documents (tenant_id, batch_id, document_id)
 SELECT $1, $2, d.id FROM documents AS d WHERE (d.tenant_id = $1) IS TRUE AND d.id = ANY ($3)
 ON CONFLICT (batch_id, document_id) DO NOTHING";
+
+const ADD_REFUSED: &str = "-- store::vector_stores::add_refused
+INSERT INTO file_batch_refusals (tenant_id, batch_id, file_id, error_code, error_message)
+SELECT $1, $2, * FROM unnest($3::uuid[], $4::text[], $5::text[])
+ON CONFLICT (batch_id, file_id) DO NOTHING";
+
+macro_rules! list_refused {
+    ($order:literal) => {
+        concat!(
+            "-- store::vector_stores::batch_files
+SELECT file_id, error_code, error_message, created_at FROM file_batch_refusals
+WHERE (tenant_id = $1) IS TRUE AND batch_id = $2
+  AND ($3::timestamptz IS NULL OR (created_at, file_id) > ($3, $4::uuid))
+  AND ($5::timestamptz IS NULL OR (created_at, file_id) < ($5, $6::uuid))
+ORDER BY created_at ",
+            $order,
+            ", file_id ",
+            $order,
+            " LIMIT $7"
+        )
+    };
+}
+
+const REFUSED_ASCENDING: &str = list_refused!("ASC");
+const REFUSED_DESCENDING: &str = list_refused!("DESC");
+
+/// Where a file that was refused stands in the list of its batch.
+pub(super) const REFUSED_PLACE: &str = "-- store::vector_stores::place
+SELECT file_id AS id, created_at FROM file_batch_refusals
+WHERE (tenant_id = $1) IS TRUE AND batch_id = $2 AND file_id = $3";
+
+const COUNT_REFUSED: &str = "-- store::vector_stores::batch
+SELECT count(*) AS files FROM file_batch_refusals WHERE (tenant_id = $1) IS TRUE AND batch_id = $2";
 
 const GET: &str = "-- store::vector_stores::batch
 SELECT created_at, cancelled_at FROM file_batches WHERE tenant_id = $1 AND id = $2 AND collection_id = $3";
@@ -133,4 +263,16 @@ WHERE b.tenant_id = $1 AND b.batch_id = $2 AND d.deleted_at IS NULL AND v.finish
 ORDER BY b.document_id";
 
 /// The statements of this file.
-pub(super) const STATEMENTS: &[&str] = &[CREATE, ADD, GET, COUNTS, CANCEL, UNFINISHED];
+pub(super) const STATEMENTS: &[&str] = &[
+    CREATE,
+    ADD,
+    ADD_REFUSED,
+    REFUSED_ASCENDING,
+    REFUSED_DESCENDING,
+    REFUSED_PLACE,
+    COUNT_REFUSED,
+    GET,
+    COUNTS,
+    CANCEL,
+    UNFINISHED,
+];

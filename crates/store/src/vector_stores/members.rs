@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 use tokio_postgres::Row;
 use uuid::Uuid;
 
+use super::batches::REFUSED_PLACE;
 use crate::{
     Chunking, Error, Part, Reason, Store, Window,
     accept::{Fingerprint, LOCK_BY_ID},
@@ -100,37 +101,19 @@ impl Store {
         rows.iter().map(|row| Ok((read::document(row, "id")?, row.try_get("member")?))).collect()
     }
 
-    /// A part of a collection's documents, of a batch and in some states where these are given. The window's places are
-    /// those that members are called by.
+    /// A part of a collection's documents, in some states where these are given. The window's places are those that members are
+    /// called by.
     pub async fn members(
         &self,
         tenant: &TenantId,
         collection: Uuid,
-        batch: Option<Uuid>,
         states: Option<&[State]>,
         window: &Window,
     ) -> Result<Part<Member>, Error> {
-        let states: Option<Vec<&str>> = states.map(|states| states.iter().map(|s| s.as_str()).collect());
-        let states = &states;
+        let of = Of { tenant, collection, batch: None };
         self.transaction(Scope::tenant("members", tenant), |tx| async move {
-            let place = async |id| place(&tx, tenant, collection, id).await;
-            let (after, before) = (place(window.after).await?, place(window.before).await?);
-            let (lower, upper) = if window.ascending { (after, before) } else { (before, after) };
-            let asked = Asked {
-                batch: batch.is_some(),
-                states: states.is_some(),
-                lower: lower.is_some(),
-                upper: upper.is_some(),
-                order: window.choose("ASC", "DESC"),
-            };
-            let (lower_time, lower_id) = lower.unzip();
-            let (upper_time, upper_id) = upper.unzip();
-            let (tenant, rows, sql) = (tenant.as_str(), window.rows(), list_sql(asked));
-            let params: [Param<'_>; 9] =
-                [&tenant, &collection, &batch, states, &lower_time, &lower_id, &upper_time, &upper_id, &rows];
-            // Planned for these values, as the lists of documents are.
-            let rows = tx.query_once(&sql, &params).await?;
-            Ok(window.cut(rows.iter().map(Member::read).collect::<Result<_, _>>()?))
+            let bounds = of.bounds(&tx, window).await?;
+            Ok(window.cut(of.list(&tx, states, window, bounds).await?))
         })
         .await
     }
@@ -174,20 +157,72 @@ impl Store {
     }
 }
 
-/// The document that a place in a list is. One that was deleted is a place until it is purged, so that a list can be read on
-/// from what was just deleted.
-async fn place(
-    tx: &Tx,
-    tenant: &TenantId,
-    collection: Uuid,
-    id: Option<MemberId>,
-) -> Result<Option<(DateTime<Utc>, Uuid)>, Error> {
-    let Some(id) = id else { return Ok(None) };
-    let params: [Param<'_>; 3] = [&tenant.as_str(), &id, &collection];
-    let row = tx.query_opt(PLACE, &params).await?;
-    let row =
-        row.ok_or_else(|| Error::Invalid("there is nothing in the list at `after` or `before`".into()))?;
-    Ok(Some((row.try_get("created_at")?, row.try_get("id")?)))
+/// What a list is of: a collection, or a batch of it.
+#[derive(Clone, Copy)]
+pub(super) struct Of<'a> {
+    pub(super) tenant: &'a TenantId,
+    pub(super) collection: Uuid,
+    pub(super) batch: Option<Uuid>,
+}
+
+/// A place in a list.
+type Place = (DateTime<Utc>, Uuid);
+
+impl Of<'_> {
+    /// The lower and the upper bound of a window.
+    pub(super) async fn bounds(
+        self,
+        tx: &Tx,
+        window: &Window,
+    ) -> Result<(Option<Place>, Option<Place>), Error> {
+        let (after, before) = (self.place(tx, window.after).await?, self.place(tx, window.before).await?);
+        Ok(if window.ascending { (after, before) } else { (before, after) })
+    }
+
+    /// The place that a file has in the list. The document of one that was deleted is a place until it is purged, so that a list
+    /// can be read on from what was just deleted.
+    async fn place(self, tx: &Tx, id: Option<MemberId>) -> Result<Option<Place>, Error> {
+        let Some(id) = id else { return Ok(None) };
+        let tenant = self.tenant.as_str();
+        let mut row = None;
+        if let Some(batch) = self.batch {
+            let params: [Param<'_>; 3] = [&tenant, &batch, &id];
+            row = tx.query_opt(REFUSED_PLACE, &params).await?;
+        }
+        if row.is_none() {
+            let params: [Param<'_>; 3] = [&tenant, &id, &self.collection];
+            row = tx.query_opt(PLACE, &params).await?;
+        }
+        let row =
+            row.ok_or_else(|| Error::Invalid("there is nothing in the list at `after` or `before`".into()))?;
+        Ok(Some((row.try_get("created_at")?, row.try_get("id")?)))
+    }
+
+    /// The documents between two places, as many as the window reads, in its order.
+    pub(super) async fn list(
+        self,
+        tx: &Tx,
+        states: Option<&[State]>,
+        window: &Window,
+        (lower, upper): (Option<Place>, Option<Place>),
+    ) -> Result<Vec<Member>, Error> {
+        let Of { tenant, collection, batch } = self;
+        let states: Option<Vec<&str>> = states.map(|states| states.iter().map(|s| s.as_str()).collect());
+        let asked = Asked {
+            batch: batch.is_some(),
+            states: states.is_some(),
+            lower: lower.is_some(),
+            upper: upper.is_some(),
+            order: window.choose("ASC", "DESC"),
+        };
+        let (lower_time, lower_id) = lower.unzip();
+        let (upper_time, upper_id) = upper.unzip();
+        let (tenant, rows, sql) = (tenant.as_str(), window.rows(), list_sql(asked));
+        let params: [Param<'_>; 9] =
+            [&tenant, &collection, &batch, &states, &lower_time, &lower_id, &upper_time, &upper_id, &rows];
+        // Planned for these values, as the lists of documents are.
+        tx.query_once(&sql, &params).await?.iter().map(Member::read).collect()
+    }
 }
 
 macro_rules! column_names {

@@ -2,8 +2,8 @@
 
 use riacho_domain::State;
 use riacho_store::{
-    ChangedVectorStore, Comparison, Condition, Error, Filter, NewVectorStore, SearchRequest, VectorStore,
-    Window,
+    BatchFile, ChangedVectorStore, Comparison, Condition, Error, Filter, NewVectorStore, Reason,
+    SearchRequest, VectorStore, Window,
 };
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
@@ -80,8 +80,7 @@ async fn documents_are_counted_by_what_became_of_them() {
     let all = Window { ascending: true, after: None, before: None, limit: 10 };
     let listed = db.store.vector_stores(&db.acme, &all).await.unwrap().items;
     assert_eq!(listed.iter().map(|store| (store.id, store.counts)).collect::<Vec<_>>(), [(made.id, counts)]);
-    let ready_ones =
-        db.store.members(&db.acme, made.id, None, Some(&[State::Ready]), &all).await.unwrap().items;
+    let ready_ones = db.store.members(&db.acme, made.id, Some(&[State::Ready]), &all).await.unwrap().items;
     assert_eq!(ready_ones.iter().map(|member| member.id).collect::<Vec<_>>(), [ready.document.0]);
 }
 
@@ -217,7 +216,7 @@ async fn a_list_goes_on_from_what_was_deleted_meanwhile() {
     let after = async |place| {
         let window = Window { ascending: true, after: Some(place), before: None, limit: 10 };
         db.store
-            .members(&db.acme, made.id, None, None, &window)
+            .members(&db.acme, made.id, None, &window)
             .await
             .map(|part| part.items.into_iter().map(|member| member.id).collect::<Vec<_>>())
     };
@@ -257,6 +256,66 @@ async fn a_batch_counts_and_cancels_its_own() {
     assert_eq!((counts().await.completed, counts().await.cancelled), (1, 1));
     assert_eq!(db.state(documents[2].document).await, State::Releasing, "it is of no batch");
     let all = Window { ascending: false, after: None, before: None, limit: 10 };
-    let of = db.store.members(&db.acme, made.id, Some(batch), None, &all).await.unwrap().items;
-    assert_eq!(of.iter().map(|member| member.document).collect::<Vec<_>>(), [ids[1], ids[0]]);
+    let of = db.store.batch_files(&db.acme, (made.id, batch), None, &all).await.unwrap().items;
+    let documents: Vec<_> = of
+        .iter()
+        .map(|file| match file {
+            BatchFile::Attached(member) => member.document,
+            BatchFile::Refused(refused) => panic!("{refused:?}"),
+        })
+        .collect();
+    assert_eq!(documents, [ids[1], ids[0]]);
+}
+
+#[tokio::test]
+async fn files_that_were_refused_are_listed_among_those_of_their_batch() {
+    let db = database().await;
+    let made = store(&db, Some("a")).await;
+    let batch = db.store.create_batch(&db.acme, made.id).await.unwrap();
+    // In the order of time: attached and refused by turns.
+    let mut expected = Vec::new();
+    for n in 0..6 {
+        let file = file(&db, &db.acme, &format!("{n}"), None).await;
+        if n % 2 == 0 {
+            let attached = db.store.accept(&made_of(&db.acme, &file, (made.id, "a"))).await.unwrap();
+            db.store.add_to_batch(&db.acme, batch, &[attached.document]).await.unwrap();
+        } else {
+            let reason = Reason { code: "quota_exceeded".into(), message: format!("{n}") };
+            db.store.add_refused(&db.acme, batch, &[(file.id, reason)]).await.unwrap();
+        }
+        expected.push(file.id);
+    }
+    let counts = db.store.batch(&db.acme, made.id, batch).await.unwrap().unwrap().counts;
+    assert_eq!((counts.in_progress, counts.failed), (3, 3));
+    let listed = async |states: Option<&[State]>, window: Window| {
+        let part = db.store.batch_files(&db.acme, (made.id, batch), states, &window).await.unwrap();
+        let ids = part.items.iter().map(|file| match file {
+            BatchFile::Attached(member) => member.id,
+            BatchFile::Refused(refused) => refused.file,
+        });
+        (ids.collect::<Vec<_>>(), part.has_more)
+    };
+    for ascending in [true, false] {
+        let mut in_order = expected.clone();
+        if !ascending {
+            in_order.reverse();
+        }
+        let (mut read, mut after) = (Vec::new(), None);
+        loop {
+            let (ids, has_more) = listed(None, Window { ascending, after, before: None, limit: 2 }).await;
+            read.extend_from_slice(&ids);
+            after = ids.last().copied();
+            if !has_more {
+                break;
+            }
+        }
+        assert_eq!(read, in_order);
+        let before = Window { ascending, after: None, before: Some(in_order[4]), limit: 2 };
+        assert_eq!(listed(None, before).await, (in_order[2..4].to_vec(), true));
+    }
+    let all = Window { ascending: true, after: None, before: None, limit: 10 };
+    assert_eq!(listed(Some(&[State::Failed]), all).await.0, [expected[1], expected[3], expected[5]]);
+    assert_eq!(listed(Some(&[State::Releasing]), all).await.0, [expected[0], expected[2], expected[4]]);
+    let others = db.store.batch_files(&db.other, (made.id, batch), None, &all).await.unwrap();
+    assert!(others.items.is_empty(), "it is another tenant's");
 }

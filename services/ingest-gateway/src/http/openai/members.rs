@@ -4,7 +4,7 @@ use axum::{Json, extract::State, response::Response};
 use chrono::{DateTime, Utc};
 use riacho_domain::{ReasonCode, State as DocumentStage, TenantId};
 use riacho_objects::Key;
-use riacho_store::{Member, Reason, VectorStore};
+use riacho_store::{Member, Reason, RefusedFile, VectorStore, Window};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
@@ -79,6 +79,8 @@ impl From<Reason> for LastError {
             | ReasonCode::Empty
             | ReasonCode::ParserCrashed
             | ReasonCode::HashMismatch => "invalid_file",
+            // A file that was deleted before its turn came.
+            _ if reason.code == "not_found" => "invalid_file",
             _ => "server_error",
         };
         Self { code, message: format!("{}: {}", reason.code, reason.message) }
@@ -95,8 +97,8 @@ pub(super) struct MemberBody {
     status: Status,
     last_error: Option<LastError>,
     usage_bytes: u64,
-    attributes: Map<String, Value>,
-    chunking_strategy: ChunkingStrategy,
+    attributes: Option<Map<String, Value>>,
+    chunking_strategy: Option<ChunkingStrategy>,
     #[serde(skip)]
     pub(super) unfinished_since: Option<DateTime<Utc>>,
 }
@@ -113,9 +115,25 @@ impl MemberBody {
             status,
             last_error: member.error.filter(|_| status == Status::Failed).map(LastError::from),
             usage_bytes: member.size.filter(|_| status == Status::Completed).unwrap_or(0),
-            attributes: shown(member.metadata),
-            chunking_strategy: ChunkingStrategy::of(&member.chunking),
+            attributes: Some(shown(member.metadata)),
+            chunking_strategy: Some(ChunkingStrategy::of(&member.chunking)),
             unfinished_since: (status == Status::InProgress).then_some(member.accepted_at),
+        }
+    }
+
+    /// A file that could not be attached to the vector store with this id: there is no document, so nothing is known of one.
+    pub(super) fn refused(store: Uuid, refused: RefusedFile) -> Self {
+        Self {
+            id: Kind::File.id(refused.file),
+            object: "vector_store.file",
+            created_at: seconds(refused.created_at),
+            vector_store_id: Kind::Store.id(store),
+            status: Status::Failed,
+            last_error: Some(refused.reason.into()),
+            usage_bytes: 0,
+            attributes: None,
+            chunking_strategy: None,
+            unfinished_since: None,
         }
     }
 }
@@ -166,20 +184,15 @@ pub(super) async fn list(
     QueryString(query): QueryString<ListQuery>,
 ) -> Result<Json<PageBody<MemberBody>>, Problem> {
     let VectorStore { id, .. } = known(&app, &caller.tenant, id).await?;
-    page(&app, &caller.tenant, (id, None), &query).await
+    let (states, window) = asked(&query)?;
+    let part = app.store().members(&caller.tenant, id, states.as_deref(), &window).await?;
+    Ok(Json(PageBody::new(part, |member| MemberBody::new(id, member), |body| &body.id)))
 }
 
-/// A page of the files of a vector store, or of a batch of them.
-pub(super) async fn page(
-    app: &App,
-    tenant: &TenantId,
-    (store, batch): (Uuid, Option<Uuid>),
-    query: &ListQuery,
-) -> Result<Json<PageBody<MemberBody>>, Problem> {
+/// What of a list of files is asked for: in which states, and which part.
+pub(super) fn asked(query: &ListQuery) -> Result<(Option<Vec<DocumentStage>>, Window), Problem> {
     let states = Status::read(query.filter.as_deref())?;
-    let window = query.window(Kind::File, DEFAULT_PAGE, MAX_PAGE)?;
-    let part = app.store().members(tenant, store, batch, states.as_deref(), &window).await?;
-    Ok(Json(PageBody::new(part, |member| MemberBody::new(store, member), |body| &body.id)))
+    Ok((states, query.window(Kind::File, DEFAULT_PAGE, MAX_PAGE)?))
 }
 
 /// Look at a file of a vector store.
