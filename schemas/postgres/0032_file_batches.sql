@@ -14,3 +14,13 @@ CREATE POLICY tenant_only ON file_batch_refusals TO riacho_service USING (tenant
 CREATE POLICY all_tenants ON file_batch_refusals TO riacho_janitor USING (true);
 GRANT SELECT, INSERT ON file_batch_refusals TO riacho_service;
 GRANT SELECT, INSERT, UPDATE, DELETE ON file_batch_refusals TO riacho_janitor;
+
+-- A batch is about the version that it attached, whatever became of the document since. Of those that are there the latest is
+-- the best guess. The owner has no policy and sees nothing of a table that is forced.
+ALTER TABLE file_batch_documents ADD COLUMN version integer CHECK (version > 0);
+ALTER TABLE file_batch_documents NO FORCE ROW LEVEL SECURITY;
+ALTER TABLE documents NO FORCE ROW LEVEL SECURITY;
+UPDATE file_batch_documents AS b SET version = d.latest_version FROM documents AS d WHERE d.id = b.document_id;
+ALTER TABLE file_batch_documents FORCE ROW LEVEL SECURITY;
+ALTER TABLE documents FORCE ROW LEVEL SECURITY;
+ALTER TABLE file_batch_documents ALTER COLUMN version SET NOT NULL;

@@ -1,7 +1,7 @@
 //! Batches: files that were attached to a collection with one request.
 
 use chrono::{DateTime, Utc};
-use riacho_domain::{DocumentId, State, TenantId};
+use riacho_domain::{DocumentId, State, TenantId, Version};
 use tokio_postgres::Row;
 use uuid::Uuid;
 
@@ -26,7 +26,7 @@ pub struct FileBatch {
     pub created_at: DateTime<Utc>,
     /// When it was cancelled.
     pub cancelled_at: Option<DateTime<Utc>>,
-    /// Its documents by state, and the files that were refused as failed; documents that were deleted since are not counted.
+    /// Its documents by the state of the versions that it attached, and the files that were refused as failed; documents that were deleted since are not counted.
     pub counts: Counts,
 }
 
@@ -69,15 +69,16 @@ impl Store {
         rows.first().map(|_| id).ok_or(Error::NotFound("collection"))
     }
 
-    /// Adds documents to a batch. Those that are in it already stay.
+    /// Adds documents to a batch, in the versions that it attached. Those that are in it already stay.
     pub async fn add_to_batch(
         &self,
         tenant: &TenantId,
         batch: Uuid,
-        documents: &[DocumentId],
+        documents: &[(DocumentId, Version)],
     ) -> Result<(), Error> {
-        let ids: Vec<Uuid> = documents.iter().map(|document| document.0).collect();
-        let params: [Param<'_>; 3] = [&tenant.as_str(), &batch, &ids];
+        let ids: Vec<Uuid> = documents.iter().map(|(document, _)| document.0).collect();
+        let versions: Vec<i32> = documents.iter().map(|(_, version)| read::signed(*version)).collect();
+        let params: [Param<'_>; 4] = [&tenant.as_str(), &batch, &ids, &versions];
         self.single(Scope::tenant("add_to_batch", tenant), ADD, &params).await.map(|_| ())
     }
 
@@ -164,7 +165,8 @@ impl Store {
         .await
     }
 
-    /// Cancels what of a batch is still on its way, and says of each document that it is. False: there is no such batch.
+    /// Cancels what of a batch is still on its way, and says of each document that it is. A version that another one took the
+    /// place of is not the batch's. False: there is no such batch.
     pub async fn cancel_batch(
         &self,
         tenant: &TenantId,
@@ -178,7 +180,8 @@ impl Store {
         }
         let of: [Param<'_>; 2] = [&tenant.as_str(), &id];
         for row in self.single(Scope::tenant("cancel_batch", tenant), UNFINISHED, &of).await? {
-            match self.cancel(tenant, read::document(&row, "document_id")?).await {
+            let (document, version) = (read::document(&row, "document_id")?, read::version(&row, "version")?);
+            match self.cancel_latest(tenant, document, Some(version)).await {
                 Ok(status) => is_cancelled(&status),
                 // It ended, or was deleted, a moment ago.
                 Err(Error::NotFound(_) | Error::Conflict(Conflict::NothingToCancel(_))) => {}
@@ -203,9 +206,12 @@ SELECT tenant_id, $2, id FROM collections WHERE tenant_id = $1 AND id = $3 AND d
 RETURNING id";
 
 const ADD: &str = "-- store::vector_stores::add_to_batch
-INSERT INTO file_batch_documents (tenant_id, batch_id, document_id)
-SELECT $1, $2, d.id FROM documents AS d WHERE (d.tenant_id = $1) IS TRUE AND d.id = ANY ($3)
-ON CONFLICT (batch_id, document_id) DO NOTHING";
+INSERT INTO file_batch_documents (tenant_id, batch_id, document_id, version)
+SELECT $1::text, $2::uuid, d.id, max(attached.version)
+FROM unnest($3::uuid[], $4::int[]) AS attached (id, version)
+JOIN documents AS d ON d.id = attached.id AND (d.tenant_id = $1) IS TRUE
+GROUP BY d.id
+ON CONFLICT (batch_id, document_id) DO UPDATE SET version = greatest(file_batch_documents.version, excluded.version)";
 
 const ADD_REFUSED: &str = "-- store::vector_stores::add_refused
 INSERT INTO file_batch_refusals (tenant_id, batch_id, file_id, error_code, error_message)
@@ -246,21 +252,37 @@ SELECT created_at, cancelled_at FROM file_batches WHERE tenant_id = $1 AND id = 
 const COUNTS: &str = "-- store::vector_stores::batch
 SELECT v.state, count(*) AS documents
 FROM file_batch_documents AS b JOIN documents AS d ON d.id = b.document_id
-JOIN document_versions AS v ON v.document_id = d.id AND v.version = d.latest_version
+JOIN document_versions AS v ON v.document_id = d.id AND v.version = b.version
 WHERE b.tenant_id = $1 AND b.batch_id = $2 AND d.deleted_at IS NULL
 GROUP BY v.state";
 
-const CANCEL: &str = "-- store::vector_stores::cancel_batch
-UPDATE file_batches SET cancelled_at = coalesce(cancelled_at, now())
-WHERE tenant_id = $1 AND id = $2 AND collection_id = $3
-RETURNING id";
+/// What of a batch can be cancelled.
+macro_rules! unfinished {
+    () => {
+        "FROM file_batch_documents AS b JOIN documents AS d ON d.id = b.document_id AND d.latest_version = b.version
+    JOIN document_versions AS v ON v.document_id = d.id AND v.version = b.version
+    WHERE b.tenant_id = $1 AND b.batch_id = $2 AND d.deleted_at IS NULL AND v.finished_at IS NULL"
+    };
+}
 
-const UNFINISHED: &str = "-- store::vector_stores::cancel_batch
-SELECT b.document_id
-FROM file_batch_documents AS b JOIN documents AS d ON d.id = b.document_id
-JOIN document_versions AS v ON v.document_id = d.id AND v.version = d.latest_version
-WHERE b.tenant_id = $1 AND b.batch_id = $2 AND d.deleted_at IS NULL AND v.finished_at IS NULL
-ORDER BY b.document_id";
+// One of which everything has ended stays what it is.
+const CANCEL: &str = concat!(
+    "-- store::vector_stores::cancel_batch
+UPDATE file_batches SET cancelled_at = CASE WHEN EXISTS (SELECT ",
+    unfinished!(),
+    ")
+    THEN coalesce(cancelled_at, now()) ELSE cancelled_at END
+WHERE tenant_id = $1 AND id = $2 AND collection_id = $3
+RETURNING id"
+);
+
+const UNFINISHED: &str = concat!(
+    "-- store::vector_stores::cancel_batch
+SELECT b.document_id, b.version ",
+    unfinished!(),
+    "
+ORDER BY b.document_id"
+);
 
 /// The statements of this file.
 pub(super) const STATEMENTS: &[&str] = &[

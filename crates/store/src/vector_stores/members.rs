@@ -269,11 +269,8 @@ pub(crate) struct Asked {
 /// choose, as for the lists of documents. The index that begins with the tenant is no choice: a collection may be all at its end.
 pub(crate) fn list_sql(asked: Asked) -> String {
     let filters = [
-        (
-            asked.batch,
-            "d.id IN (SELECT document_id FROM file_batch_documents WHERE batch_id = $3)",
-            "$3::uuid",
-        ),
+        // Stands in the join below.
+        (asked.batch, "true", "$3::uuid"),
         (asked.states, "v.state = ANY ($4)", "$4::text[]"),
         (asked.lower, "(d.created_at, d.id) > ($5, $6)", "$5::timestamptz"),
         // Stands in the line above, and below.
@@ -288,19 +285,24 @@ pub(crate) fn list_sql(asked: Asked) -> String {
             false => format!(" AND {absent} IS NULL"),
         })
         .concat();
-    let version = match asked.states {
-        true => {
-            "JOIN document_versions AS v ON v.document_id = d.id AND v.version = d.latest_version AND v.tenant_id = $1"
-        }
-        false => "",
+    // Of a batch the version that it attached, whatever came after it.
+    let (of, version) = match asked.batch {
+        true => (" JOIN file_batch_documents AS b ON b.document_id = d.id AND b.batch_id = $3", "b.version"),
+        false => ("", "d.latest_version"),
+    };
+    let by_state = match asked.states {
+        true => format!(
+            " JOIN document_versions AS v ON v.document_id = d.id AND v.version = {version} AND v.tenant_id = $1"
+        ),
+        false => String::new(),
     };
     format!(
         "-- store::vector_stores::members
 SELECT {columns}FROM (
-    SELECT d.* FROM documents AS d {version}
+    SELECT d.*, {version} AS listed_version FROM documents AS d{of}{by_state}
     WHERE (d.tenant_id = $1) IS TRUE AND d.collection_id = $2 AND d.deleted_at IS NULL AND d.parent_id IS NULL{filters}
     ORDER BY d.created_at {order}, d.id {order} LIMIT $9) AS d
-JOIN document_versions AS v ON v.document_id = d.id AND v.version = d.latest_version
+JOIN document_versions AS v ON v.document_id = d.id AND v.version = d.listed_version
 ORDER BY d.created_at {order}, d.id {order}",
         columns = column_names!(),
         order = asked.order,

@@ -239,8 +239,10 @@ async fn a_batch_counts_and_cancels_its_own() {
         documents.push(attached.clone());
     }
     let ids: Vec<_> = documents.iter().take(2).map(|accepted| accepted.document).collect();
-    db.store.add_to_batch(&db.acme, batch, &ids).await.unwrap();
-    db.store.add_to_batch(&db.acme, batch, &ids).await.unwrap();
+    let two: Vec<_> =
+        documents.iter().take(2).map(|accepted| (accepted.document, accepted.version)).collect();
+    db.store.add_to_batch(&db.acme, batch, &two).await.unwrap();
+    db.store.add_to_batch(&db.acme, batch, &two).await.unwrap();
     db.finish(&documents[0], "en", &["text"]).await;
     let counts = async || db.store.batch(&db.acme, made.id, batch).await.unwrap().unwrap().counts;
     assert_eq!((counts().await.completed, counts().await.in_progress, counts().await.total()), (1, 1, 2));
@@ -278,7 +280,7 @@ async fn files_that_were_refused_are_listed_among_those_of_their_batch() {
         let file = file(&db, &db.acme, &format!("{n}"), None).await;
         if n % 2 == 0 {
             let attached = db.store.accept(&made_of(&db.acme, &file, (made.id, "a"))).await.unwrap();
-            db.store.add_to_batch(&db.acme, batch, &[attached.document]).await.unwrap();
+            db.store.add_to_batch(&db.acme, batch, &[(attached.document, attached.version)]).await.unwrap();
         } else {
             let reason = Reason { code: "quota_exceeded".into(), message: format!("{n}") };
             db.store.add_refused(&db.acme, batch, &[(file.id, reason)]).await.unwrap();
@@ -318,4 +320,47 @@ async fn files_that_were_refused_are_listed_among_those_of_their_batch() {
     assert_eq!(listed(Some(&[State::Releasing]), all).await.0, [expected[0], expected[2], expected[4]]);
     let others = db.store.batch_files(&db.other, (made.id, batch), None, &all).await.unwrap();
     assert!(others.items.is_empty(), "it is another tenant's");
+}
+
+#[tokio::test]
+async fn a_batch_is_about_the_versions_that_it_attached() {
+    let db = database().await;
+    let made = store(&db, Some("a")).await;
+    let file = file(&db, &db.acme, "text", None).await;
+    // The same file with other attributes is another version of the document.
+    let attach = async |attributes: Value| {
+        let batch = db.store.create_batch(&db.acme, made.id).await.unwrap();
+        let mut accept = made_of(&db.acme, &file, (made.id, "a"));
+        accept.metadata = Some(map(attributes));
+        let attached = db.store.accept(&accept).await.unwrap();
+        db.store.add_to_batch(&db.acme, batch, &[(attached.document, attached.version)]).await.unwrap();
+        (batch, attached)
+    };
+    let look = async |batch| db.store.batch(&db.acme, made.id, batch).await.unwrap().unwrap();
+    let cancel = async |batch| {
+        assert!(db.store.cancel_batch(&db.acme, made.id, batch, |_| ()).await.unwrap());
+        look(batch).await
+    };
+    let listed = async |batch, state| {
+        let all = Window { ascending: true, after: None, before: None, limit: 10 };
+        let of = (made.id, batch);
+        db.store.batch_files(&db.acme, of, Some(&[state]), &all).await.unwrap().items.len()
+    };
+    let (first, attached) = attach(json!({"n": 1})).await;
+    db.finish(&attached, "en", &["text"]).await;
+    let (second, attached) = attach(json!({"n": 2})).await;
+    assert_eq!(attached.version, 2);
+    assert_eq!((look(first).await.counts.completed, look(first).await.counts.total()), (1, 1), "it is over");
+    assert_eq!((listed(first, State::Ready).await, listed(first, State::Releasing).await), (1, 0));
+    assert_eq!((look(second).await.counts.in_progress, listed(second, State::Releasing).await), (1, 1));
+    // What has ended cannot be cancelled, and what another batch attached is not touched.
+    assert_eq!(cancel(first).await.cancelled_at, None);
+    assert_eq!(look(second).await.counts.in_progress, 1);
+
+    let (third, attached) = attach(json!({"n": 3})).await;
+    assert_eq!((attached.version, look(second).await.counts.cancelled), (3, 1), "another took its place");
+    assert_eq!(cancel(second).await.cancelled_at, None);
+    let ended = cancel(third).await;
+    assert!(ended.cancelled_at.is_some());
+    assert_eq!(ended.counts.cancelled, 1);
 }

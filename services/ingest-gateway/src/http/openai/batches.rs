@@ -141,7 +141,7 @@ async fn fill(
         let mut documents = Vec::with_capacity(some.len());
         for (file, attached) in attach_each(app, (tenant, trace, lane), store, files, some).await? {
             match attached {
-                Ok(accepted) => documents.push(accepted.document),
+                Ok(accepted) => documents.push((accepted.document, accepted.version)),
                 Err(problem) => refused.push((file, problem)),
             }
         }
