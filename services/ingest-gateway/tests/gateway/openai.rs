@@ -372,3 +372,39 @@ async fn a_file_that_is_refused_costs_its_batch_nothing_else() {
     let (_, headers) = refused(gateway.post(&path).json(&new), 429, quota, quota).await;
     assert_eq!(headers["x-should-retry"], "false");
 }
+
+#[tokio::test]
+async fn a_vector_store_that_nobody_was_told_of_goes_with_what_was_attached_to_it() {
+    let gateway = Gateway::with_config(Config { request_timeout_ms: 500, ..Config::default() }).await;
+    let mut ids = Vec::new();
+    for name in ["a.txt", "b.txt", "slow.txt"] {
+        ids.push(file(&gateway, name, name).await["id"].clone());
+    }
+    // The last one takes longer than the request may.
+    gateway.deployment.sql(&format!(
+        "CREATE FUNCTION wait_long() RETURNS trigger LANGUAGE plpgsql AS
+             'BEGIN PERFORM pg_sleep(600); RETURN NEW; END';
+         CREATE TRIGGER wait_long BEFORE INSERT ON documents FOR EACH ROW
+             WHEN (NEW.external_id LIKE '%{}') EXECUTE FUNCTION wait_long()",
+        ids[2].as_str().unwrap()
+    ));
+    let made = |condition: &str| {
+        let sql = format!("SELECT FROM collections WHERE title = 'too slow' AND {condition}");
+        gateway.deployment.sql(&sql).len()
+    };
+    let attached = "EXISTS (SELECT FROM documents AS d WHERE d.collection_id = collections.id)";
+    // Until one has come so far that something was attached; mostly the first does.
+    while made(attached) == 0 {
+        let body = json!({"name": "too slow", "file_ids": ids});
+        refused(gateway.post("/v1/vector_stores").json(&body), 503, "server_error", "timeout").await;
+    }
+    eventually(|| async {
+        let left = "SELECT FROM documents AS d JOIN collections AS c ON c.id = d.collection_id
+                    WHERE c.title = 'too slow' AND d.deleted_at IS NULL";
+        match (made("deleted_at IS NULL"), gateway.deployment.sql(left).len()) {
+            (0, 0) => Ok(()),
+            left => Err(left),
+        }
+    })
+    .await;
+}
