@@ -24,3 +24,8 @@ UPDATE file_batch_documents AS b SET version = d.latest_version FROM documents A
 ALTER TABLE file_batch_documents FORCE ROW LEVEL SECURITY;
 ALTER TABLE documents FORCE ROW LEVEL SECURITY;
 ALTER TABLE file_batch_documents ALTER COLUMN version SET NOT NULL;
+
+-- A deleted collection of which documents may be left. Until it is empty, searches and lists leave them out; then there is nothing
+-- to leave out, however long its row waits for the purge.
+ALTER TABLE collections ADD COLUMN emptied_at timestamptz;
+CREATE INDEX collections_hidden ON collections (tenant_id) WHERE deleted_at IS NOT NULL AND emptied_at IS NULL;

@@ -2,8 +2,8 @@
 
 use riacho_domain::State;
 use riacho_store::{
-    BatchFile, ChangedVectorStore, Comparison, Condition, Error, Filter, NewVectorStore, Reason,
-    SearchRequest, VectorStore, Window,
+    BatchFile, ChangedVectorStore, Comparison, Condition, Error, Filter, ListDocuments, Mode, NewVectorStore,
+    Reason, SearchRequest, VectorStore, Window,
 };
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
@@ -363,4 +363,79 @@ async fn a_batch_is_about_the_versions_that_it_attached() {
     let ended = cancel(third).await;
     assert!(ended.cancelled_at.is_some());
     assert_eq!(ended.counts.cancelled, 1);
+}
+
+#[tokio::test]
+async fn of_a_large_deleted_collection_nothing_is_found_while_it_is_being_emptied() {
+    let db = database().await;
+    let made = store(&db, Some("large")).await;
+    let in_it = |text: &str| {
+        let mut accept = upload(&db.acme, text);
+        accept.collection = Some("large".into());
+        accept
+    };
+    let gone = db.store.accept(&in_it("the gauge of the lock")).await.unwrap();
+    db.finish(&gone, "en", &["the gauge of the lock"]).await;
+    let mut named = in_it("the gauge with a name");
+    named.external_id = Some("name".into());
+    let named_gone = db.store.accept(&named).await.unwrap();
+    // Whoever is deleted first is older than these.
+    let _ = db.raw.run(&format!(
+        "INSERT INTO documents (tenant_id, id, collection_id, latest_version)
+         SELECT 'acme', ('00000000-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid, '{}', 1
+         FROM generate_series(1, 450) AS n",
+        made.id
+    ));
+    let kept = db.ready(&db.acme, "en", &["the gauge elsewhere"]).await;
+    let found = async || {
+        let mut found = Vec::new();
+        for (mode, vector) in [
+            (Mode::Keyword, None),
+            (Mode::Vector, Some(axis(0).to_vec())),
+            (Mode::Hybrid, Some(axis(0).to_vec())),
+        ] {
+            let mut request = SearchRequest::new(db.acme.clone(), "gauge");
+            (request.mode, request.vector) = (mode, vector);
+            let hits = db.store.search(&request).await.unwrap();
+            let mut documents: Vec<_> = hits.iter().map(|hit| hit.document).collect();
+            documents.sort_unstable();
+            found.push(documents);
+        }
+        found
+    };
+    let mut both = vec![gone.document, kept];
+    both.sort_unstable();
+    assert_eq!(found().await, [both.clone(), both.clone(), both]);
+    let before = db.store.search_state(&db.acme).await.unwrap();
+
+    assert!(db.store.delete_vector_store(&db.acme, made.id).await.unwrap());
+    let left = || db.value("SELECT count(*) FROM documents WHERE deleted_at IS NULL").parse::<u64>().unwrap();
+    assert!(left() > 200, "most of it is left to the janitor: {}", left());
+    assert_ne!(db.store.search_state(&db.acme).await.unwrap(), before, "kept answers are out of date");
+    assert_eq!(found().await, [[kept], [kept], [kept]]);
+    let list = ListDocuments { limit: 100, ..ListDocuments::default() };
+    let listed = db.store.documents(&db.acme, &list).await.unwrap().items;
+    assert_eq!(listed.iter().map(|document| document.id).collect::<Vec<_>>(), [kept]);
+    assert!(db.store.document(&db.acme, gone.document).await.unwrap().is_none());
+    assert!(db.store.original(&db.acme, gone.document, None).await.unwrap().is_none());
+    assert!(db.store.text_of(&db.acme, gone.document, None).await.unwrap().is_none());
+    // What is uploaded again is owed as what is new, whatever waits for its deletion.
+    let again = db.store.accept(&in_it("the gauge of the lock")).await.unwrap();
+    assert!(again.document != gone.document && !again.duplicate);
+    let named_again = db.store.accept(&named).await.unwrap();
+    assert!(named_again.document != named_gone.document && named_again.version == 1);
+    let mut next = upload(&db.acme, "next");
+    next.target = riacho_store::Target::NewVersionOf(gone.document);
+    assert!(matches!(db.store.accept(&next).await, Err(Error::NotFound(_))));
+
+    while db.janitor.empty_collections(200).await.unwrap() > 0 {}
+    db.finish(&again, "en", &["the gauge of the lock"]).await;
+    assert_eq!(left(), 3, "the one that was kept, and two that came after");
+    assert_eq!(
+        db.value("SELECT count(*) FROM collections WHERE deleted_at IS NOT NULL AND emptied_at IS NULL"),
+        "0"
+    );
+    let mut both = vec![again.document, kept];
+    both.sort_unstable();
+    assert_eq!(found().await, [both.clone(), both.clone(), both]);
 }
