@@ -118,17 +118,17 @@ impl Store {
         .await
     }
 
-    /// Puts metadata in place of a document's, for the version that is live and for one on its way. False: the document is not
-    /// there.
-    pub async fn set_metadata(
+    /// Puts attributes in place of a document's metadata, for the version that is live and for one on its way. Objects, arrays
+    /// and nulls, which are no attributes, stay under keys that are not named. False: the document is not there.
+    pub async fn set_attributes(
         &self,
         tenant: &TenantId,
         document: DocumentId,
-        metadata: &Map<String, Value>,
+        attributes: &Map<String, Value>,
     ) -> Result<bool, Error> {
-        let value = Value::Object(metadata.clone());
+        let value = Value::Object(attributes.clone());
         let value = &value;
-        self.transaction(Scope::tenant("set_metadata", tenant), |tx| async move {
+        self.transaction(Scope::tenant("set_attributes", tenant), |tx| async move {
             let params: [Param<'_>; 2] = [&tenant.as_str(), &document.0];
             tx.query(LOCK_BY_ID, &params).await?;
             let changed: [Param<'_>; 3] = [&tenant.as_str(), &document.0, value];
@@ -143,7 +143,7 @@ impl Store {
                 let fingerprint = Fingerprint {
                     collection: row.try_get("collection_name")?,
                     external_id: row.try_get("external_id")?,
-                    metadata,
+                    metadata: &object(&row)?,
                     chunking: &chunking(&row)?,
                 }
                 .hash();
@@ -327,23 +327,43 @@ SELECT id, created_at FROM documents
 WHERE tenant_id = $1 AND (file_id = $2 OR id = $2 AND file_id IS NULL) AND collection_id = $3
 ORDER BY deleted_at IS NULL DESC, id DESC LIMIT 1";
 
-const SET: &str = "-- store::vector_stores::set_metadata
+/// Metadata in which attributes take the place of those that were there.
+macro_rules! with_attributes {
+    ($metadata:literal) => {
+        concat!(
+            "(SELECT coalesce(jsonb_object_agg(key, value), '{}') FROM jsonb_each(",
+            $metadata,
+            ") WHERE jsonb_typeof(value) IN ('object', 'array', 'null')) || $3::jsonb"
+        )
+    };
+}
+
+const SET: &str = concat!(
+    "-- store::vector_stores::set_attributes
 WITH changed AS (
-    UPDATE documents SET metadata = $3, updated_at = now() WHERE tenant_id = $1 AND id = $2 AND deleted_at IS NULL
+    UPDATE documents SET metadata = ",
+    with_attributes!("metadata"),
+    ", updated_at = now()
+    WHERE tenant_id = $1 AND id = $2 AND deleted_at IS NULL
     RETURNING tenant_id)
 INSERT INTO search_changes AS c (tenant_id, slot, changes)
 SELECT tenant_id, pg_backend_pid() % 16, 1 FROM changed
-ON CONFLICT (tenant_id, slot) DO UPDATE SET changes = c.changes + 1";
+ON CONFLICT (tenant_id, slot) DO UPDATE SET changes = c.changes + 1"
+);
 
 // The latest version is what another upload of the same bytes is compared with; those on their way may still go live.
-const SET_VERSIONS: &str = "-- store::vector_stores::set_metadata
-UPDATE document_versions AS v SET metadata = $3
+const SET_VERSIONS: &str = concat!(
+    "-- store::vector_stores::set_attributes
+UPDATE document_versions AS v SET metadata = ",
+    with_attributes!("coalesce(v.metadata, d.metadata)"),
+    "
 FROM documents AS d, collections AS c
 WHERE d.tenant_id = $1 AND d.id = $2 AND v.document_id = d.id AND (v.version = d.latest_version OR v.finished_at IS NULL)
   AND c.id = coalesce(v.collection_id, d.collection_id)
-RETURNING v.version, v.chunking, d.external_id, d.parent_id IS NOT NULL AS is_attached, c.name AS collection_name";
+RETURNING v.version, v.metadata, v.chunking, d.external_id, d.parent_id IS NOT NULL AS is_attached, c.name AS collection_name"
+);
 
-const SET_FINGERPRINT: &str = "-- store::vector_stores::set_metadata
+const SET_FINGERPRINT: &str = "-- store::vector_stores::set_attributes
 UPDATE document_versions SET fingerprint = $3 WHERE document_id = $1 AND version = $2";
 
 /// The statements of this file.

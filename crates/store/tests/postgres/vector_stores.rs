@@ -180,16 +180,16 @@ async fn changed_metadata_is_found_at_once_and_stays_through_a_version_on_its_wa
         db.store.search(&request).await.unwrap().len()
     };
     let before = db.store.search_state(&db.acme).await.unwrap();
-    assert!(db.store.set_metadata(&db.acme, document, &map(json!({"state": "final"}))).await.unwrap());
+    assert!(db.store.set_attributes(&db.acme, document, &map(json!({"state": "final"}))).await.unwrap());
     assert_ne!(db.store.search_state(&db.acme).await.unwrap(), before, "kept answers are out of date");
     assert_eq!((found("final").await, found("draft").await), (1, 0));
-    assert!(!db.store.set_metadata(&db.other, document, &map(json!({}))).await.unwrap());
+    assert!(!db.store.set_attributes(&db.other, document, &map(json!({}))).await.unwrap());
 
     let mut next = upload(&db.acme, "the gauge again");
     next.target = riacho_store::Target::NewVersionOf(document);
     next.metadata = Some(map(json!({"state": "draft"})));
     let next = db.store.accept(&next).await.unwrap();
-    assert!(db.store.set_metadata(&db.acme, document, &map(json!({"state": "last"}))).await.unwrap());
+    assert!(db.store.set_attributes(&db.acme, document, &map(json!({"state": "last"}))).await.unwrap());
     db.finish(&next, "en", &["the gauge again"]).await;
     assert_eq!((found("last").await, found("draft").await, found("final").await), (1, 0, 0));
 
@@ -201,6 +201,35 @@ async fn changed_metadata_is_found_at_once_and_stays_through_a_version_on_its_wa
     };
     assert_eq!(with("last").await, document);
     assert_ne!(with("draft").await, document);
+}
+
+#[tokio::test]
+async fn metadata_that_is_no_attribute_outlives_a_change_of_attributes() {
+    let db = database().await;
+    let before =
+        json!({"old": 1, "tags": ["a", "b"], "place": {"river": "x"}, "nothing": null, "named": {"a": 1}});
+    let mut accept = upload(&db.acme, "the gauge");
+    accept.metadata = Some(map(before.clone()));
+    let accepted = db.store.accept(&accept).await.unwrap();
+    db.finish(&accepted, "en", &["the gauge"]).await;
+    let mut next = upload(&db.acme, "the gauge again");
+    next.target = riacho_store::Target::NewVersionOf(accepted.document);
+    next.metadata = Some(map(json!({"old": 2, "tags": ["c"]})));
+    let next = db.store.accept(&next).await.unwrap();
+    let attributes = map(json!({"new": true, "named": "text"}));
+    assert!(db.store.set_attributes(&db.acme, accepted.document, &attributes).await.unwrap());
+    let now = async || db.store.document(&db.acme, accepted.document).await.unwrap().unwrap().metadata;
+    let mut after =
+        json!({"new": true, "named": "text", "tags": ["a", "b"], "place": {"river": "x"}, "nothing": null});
+    assert_eq!(Value::Object(now().await), after);
+    // The version on its way brings its own, changed in the same way.
+    db.finish(&next, "en", &["the gauge again"]).await;
+    after = json!({"new": true, "named": "text", "tags": ["c"]});
+    assert_eq!(Value::Object(now().await), after);
+    // An upload with what it has now is the same document.
+    let mut same = upload(&db.acme, "the gauge again");
+    same.metadata = Some(map(after));
+    assert_eq!(db.store.accept(&same).await.unwrap().document, accepted.document);
 }
 
 #[tokio::test]

@@ -17,6 +17,7 @@ use super::{
         problem::Problem,
         trace::Trace,
     },
+    MAX_PAIRS,
     attach::{ChunkingStrategy, Named, Wanted, attach, attributes},
     ids::{Ids, Kind},
     lists::{DEFAULT_PAGE, DeletedBody, ListQuery, MAX_PAGE, PageBody},
@@ -211,6 +212,19 @@ pub(super) struct Changed {
     attributes: Option<Map<String, Value>>,
 }
 
+/// Checks attributes that take the place of others. `/api/v1` has wider limits: what a file has already may be sent back as it was
+/// shown, or in part.
+fn changed(given: Map<String, Value>, present: &Map<String, Value>) -> Result<Map<String, Value>, Problem> {
+    let (same, mut new): (Map<_, _>, Map<_, _>) =
+        given.into_iter().partition(|(key, value)| present.get(key) == Some(value));
+    if new.keys().any(|key| !present.contains_key(key)) && same.len() + new.len() > MAX_PAIRS {
+        return Err(Problem::field("attributes", format!("may have at most {MAX_PAIRS} keys")));
+    }
+    new = attributes(new)?;
+    new.extend(same);
+    Ok(new)
+}
+
 /// Change the attributes of a file; searches filter on the new ones at once.
 pub(super) async fn update(
     State(app): State<App>,
@@ -219,9 +233,10 @@ pub(super) async fn update(
     JsonBody(body): JsonBody<Changed>,
 ) -> Result<Response, Problem> {
     let tenant = &caller.tenant;
-    let attributes = attributes(body.attributes.unwrap_or_default())?;
-    let document = member(&app, tenant, store, id).await?.document;
-    match app.store().set_metadata(tenant, document, &attributes).await? {
+    let member_now = member(&app, tenant, store, id).await?;
+    let document = member_now.document;
+    let attributes = changed(body.attributes.unwrap_or_default(), &shown(member_now.metadata))?;
+    match app.store().set_attributes(tenant, document, &attributes).await? {
         true => Ok(answered(store, member(&app, tenant, store, id).await?)),
         false => Err(Kind::File.not_found()),
     }
@@ -278,6 +293,27 @@ mod tests {
         assert_eq!(counts, [6, 1, 2, 1]);
         assert_eq!(Status::read(Some("completed")).ok().flatten(), Some(vec![DocumentStage::Ready]));
         assert!(Status::read(Some("ready")).is_err());
+    }
+
+    #[test]
+    fn what_was_shown_can_be_sent_back() {
+        let many = |count: usize| -> Map<String, Value> {
+            (0..count).map(|n| (format!("key {n}"), json!("x".repeat(2_000)))).collect()
+        };
+        let present = many(20);
+        let with = |key: &str, value: Value| {
+            let mut given = present.clone();
+            given.insert(key.to_owned(), value);
+            given
+        };
+        assert_eq!(changed(present.clone(), &present).ok(), Some(present.clone()), "all of it");
+        assert_eq!(changed(many(17), &present).ok(), Some(many(17)), "a part");
+        let other = with("key 3", json!(3));
+        assert_eq!(changed(other.clone(), &present).ok(), Some(other), "with another value");
+        for wrong in [with("key 20", json!(1)), with("key 3", json!("y".repeat(600))), many(21)] {
+            assert!(changed(wrong, &present).is_err());
+        }
+        assert!(changed(with("key 3", json!(1)), &Map::new()).is_err(), "it has none of them");
     }
 
     #[test]
