@@ -322,7 +322,7 @@ SELECT t.state AS tenant_state, coalesce(t.held, false) AS held,
        k.document_id AS replay_document, k.version AS replay_version, k.request_hash, k.duplicate
 FROM (VALUES (1)) AS one (row)
 LEFT JOIN tenants AS t ON t.id = $1
-LEFT JOIN collections AS c ON c.tenant_id = $1 AND c.name = $2
+LEFT JOIN collections AS c ON c.tenant_id = $1 AND c.name = $2 AND c.deleted_at IS NULL
 LEFT JOIN idempotency_keys AS k ON k.tenant_id = $1 AND k.key = $3";
 
 const ANSWERED: &str = "-- store::accept::answered

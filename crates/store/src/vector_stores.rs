@@ -358,10 +358,10 @@ UPDATE collections SET last_active_at = now()
 WHERE tenant_id = $1 AND id = $2 AND deleted_at IS NULL AND last_active_at < now() - interval '1 minute'
   AND (expires_after_days IS NULL OR last_active_at > now() - make_interval(days => expires_after_days))";
 
-// Its name is free for another one at once. It counts as a change of what can be found, as each deletion does.
+// Its name is free for another one at once, and nobody can give the one that it has now. It counts as a change of what can be found, as each deletion does.
 const HIDE: &str = "-- store::vector_stores::delete_vector_store
 WITH hidden AS (
-    UPDATE collections SET deleted_at = now(), name = 'deleted ' || id::text
+    UPDATE collections SET deleted_at = now(), name = chr(1) || 'deleted ' || id::text
     WHERE tenant_id = $1 AND id = $2 AND deleted_at IS NULL
     RETURNING tenant_id)
 INSERT INTO search_changes AS c (tenant_id, slot, changes)

@@ -468,3 +468,27 @@ async fn of_a_large_deleted_collection_nothing_is_found_while_it_is_being_emptie
     both.sort_unstable();
     assert_eq!(found().await, [both.clone(), both.clone(), both]);
 }
+
+#[tokio::test]
+async fn the_name_of_a_deleted_collection_cannot_be_given() {
+    let db = database().await;
+    let made = store(&db, Some("a")).await;
+    let hidden = format!("deleted {}", made.id);
+    // Somebody has a collection of the name that looks like it.
+    let other = db.store.create_collection(&db.acme, &hidden).await.unwrap();
+    assert!(db.store.delete_vector_store(&db.acme, made.id).await.unwrap());
+    let upload_to = async |name: &str, text: &str| {
+        let mut accept = upload(&db.acme, text);
+        accept.collection = Some(name.to_owned());
+        db.store.accept(&accept).await
+    };
+    let document = upload_to(&hidden, "text").await.unwrap().document;
+    let its = db.store.document(&db.acme, document).await.unwrap().unwrap();
+    assert_eq!(its.collection_name, other.name);
+    let name = db.value(&format!("SELECT name FROM collections WHERE id = '{}'", made.id));
+    let refused = upload_to(&name, "text").await;
+    assert!(matches!(refused, Err(Error::Invalid(_))), "{name:?}: {refused:?}");
+    assert!(db.store.create_collection(&db.acme, &name).await.is_err());
+    db.janitor.empty_collections(10).await.unwrap();
+    assert!(db.store.status(&db.acme, document).await.unwrap().is_some());
+}
