@@ -218,15 +218,17 @@ async fn make(
         filled = filled => filled,
         () = answer.closed() => Err(Problem::timed_out()),
     };
-    let is_known = match filled {
-        Ok(store) => answer.send(Ok(store)).is_ok(),
-        Err(problem) => {
-            let _ = answer.send(Err(problem));
-            false
+    match filled {
+        Ok(store) => {
+            if answer.send(Ok(store)).is_err() {
+                forget(&app, &tenant, id).await;
+            }
         }
-    };
-    if !is_known {
-        forget(&app, &tenant, id).await;
+        Err(problem) => {
+            // Before the answer: whoever sends the same again finds the name free.
+            forget(&app, &tenant, id).await;
+            let _ = answer.send(Err(problem));
+        }
     }
 }
 
@@ -234,7 +236,7 @@ async fn make(
 async fn forget(app: &App, tenant: &TenantId, id: Uuid) {
     if let Err(error) = app.store().delete_vector_store(tenant, id).await {
         let store = Kind::Store.id(id);
-        tracing::error!(%error, %tenant, store, "a vector store that nobody was told of stays");
+        tracing::error!(%error, %tenant, "the vector store {store} stays, and nobody was told of it");
     }
 }
 
