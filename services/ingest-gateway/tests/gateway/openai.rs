@@ -408,3 +408,20 @@ async fn a_vector_store_that_nobody_was_told_of_goes_with_what_was_attached_to_i
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_text_longer_than_what_is_cut_out_at_once_is_read_whole() {
+    let gateway = Gateway::with_config(Config { max_text_slice_bytes: 1_000, ..Config::default() }).await;
+    let text = "The \"lock\" opens at six\\seven,\n\tand é closes. ".repeat(2_000);
+    let (store, file) = (store(&gateway).await, file(&gateway, "a.txt", &text).await);
+    let document = attach(&gateway, &store, &file).await;
+    gateway.publish(&document, &text).await;
+    let path = format!("/v1/vector_stores/{store}/files/{}/content", file["id"].as_str().unwrap());
+    let response = gateway.get(&path).send().await.unwrap();
+    assert_eq!(
+        (response.status().as_u16(), &response.headers()["content-type"]),
+        (200, &"application/json".parse().unwrap())
+    );
+    let page: Value = response.json().await.unwrap();
+    assert_eq!(page["data"][0]["text"], text);
+}

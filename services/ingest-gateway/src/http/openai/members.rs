@@ -23,6 +23,7 @@ use super::{
     lists::{DEFAULT_PAGE, DeletedBody, ListQuery, MAX_PAGE, PageBody},
     polled, seconds,
     stores::known,
+    text,
 };
 
 /// What became of a file.
@@ -260,26 +261,19 @@ pub(super) async fn content(
     State(app): State<App>,
     caller: Caller<Read>,
     Ids([store, id]): Ids<2>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Response, Problem> {
     let tenant = &caller.tenant;
     let member = member(&app, tenant, store, id).await?;
-    let text = app.store().text_of(tenant, member.document, None).await?;
-    let text = text.ok_or_else(|| {
+    let stored = app.store().text_of(tenant, member.document, None).await?;
+    let stored = stored.ok_or_else(|| {
         let status = Status::of(member.state);
         Problem::bad_request(format!(
             "there is no text; the file is {}",
             json!(status).as_str().unwrap_or_default()
         ))
     })?;
-    let key = Key::text(tenant, member.document, text.version, text.run);
-    let bytes = app.objects().get(&key, app.config().max_text_slice_bytes).await?;
-    let text = std::str::from_utf8(&bytes).map_err(|e| Problem::internal(&e))?;
-    Ok(Json(json!({
-        "object": "vector_store.file_content.page",
-        "data": [{ "type": "text", "text": text }],
-        "has_more": false,
-        "next_page": null,
-    })))
+    let key = Key::text(tenant, member.document, stored.version, stored.run);
+    Ok(text::page(app.objects().get_stream(&key, None).await?.body))
 }
 
 #[cfg(test)]
