@@ -16,7 +16,8 @@ pub(crate) use self::write::{STATEMENTS as WRITE_STATEMENTS, wake};
 use crate::{
     Accepted, Conflict, Error, Quota, Store,
     collections::DEFAULT_COLLECTION,
-    files,
+    commands, files,
+    gone::Why,
     intake::{self, AcceptedEvent, EventAnswer, EventKey},
     read,
     transaction::{Param, Scope, Tx},
@@ -249,6 +250,11 @@ async fn existing(tx: &Tx, accept: &Accept) -> Result<Option<Existing>, Error> {
     locked?;
     let row = row?;
     let Some(row) = row else { return Ok(None) };
+    if row.try_get("is_hidden")? {
+        // It went with its collection, whose turn has not come to be emptied. Its external id is free.
+        commands::delete_in(tx, &accept.tenant, read::document(&row, "id")?, Why::Collection).await?;
+        return Ok(None);
+    }
     let Value::Object(metadata) = row.try_get("metadata")? else {
         return Err(Error::Row("metadata that is no object".into()));
     };
@@ -316,7 +322,7 @@ SELECT t.state AS tenant_state, coalesce(t.held, false) AS held,
        k.document_id AS replay_document, k.version AS replay_version, k.request_hash, k.duplicate
 FROM (VALUES (1)) AS one (row)
 LEFT JOIN tenants AS t ON t.id = $1
-LEFT JOIN collections AS c ON c.tenant_id = $1 AND c.name = $2
+LEFT JOIN collections AS c ON c.tenant_id = $1 AND c.name = $2 AND c.deleted_at IS NULL
 LEFT JOIN idempotency_keys AS k ON k.tenant_id = $1 AND k.key = $3";
 
 const ANSWERED: &str = "-- store::accept::answered
@@ -337,12 +343,13 @@ const LOCK_BY_EXTERNAL_ID: &str = "-- store::accept::existing
 SELECT id FROM documents WHERE tenant_id = $1 AND external_id = $2 AND deleted_at IS NULL FOR NO KEY UPDATE";
 
 const BY_ID: &str = "-- store::accept::existing
-SELECT d.id, d.collection_id, c.name AS collection_name, d.external_id, d.metadata, d.latest_version
+SELECT d.id, d.collection_id, c.name AS collection_name, d.external_id, d.metadata, d.latest_version, false AS is_hidden
 FROM documents AS d JOIN collections AS c ON c.id = d.collection_id
-WHERE (d.tenant_id = $1) IS TRUE AND d.id = $2 AND d.deleted_at IS NULL";
+WHERE (d.tenant_id = $1) IS TRUE AND d.id = $2 AND d.deleted_at IS NULL AND c.deleted_at IS NULL";
 
 const BY_EXTERNAL_ID: &str = "-- store::accept::existing
-SELECT d.id, d.collection_id, c.name AS collection_name, d.external_id, d.metadata, d.latest_version
+SELECT d.id, d.collection_id, c.name AS collection_name, d.external_id, d.metadata, d.latest_version,
+       c.deleted_at IS NOT NULL AS is_hidden
 FROM documents AS d JOIN collections AS c ON c.id = d.collection_id
 WHERE d.tenant_id = $1 AND d.external_id = $2 AND d.deleted_at IS NULL";
 
@@ -355,6 +362,7 @@ WITH same AS MATERIALIZED (
 SELECT v.document_id, v.version
 FROM same
 JOIN documents AS d ON d.id = same.document_id AND d.latest_version = same.version
+JOIN collections AS c ON c.id = d.collection_id AND c.deleted_at IS NULL
 JOIN document_versions AS v ON v.document_id = same.document_id AND v.version = same.version
 WHERE (d.tenant_id = $1) IS TRUE AND v.tenant_id = $1
   AND d.deleted_at IS NULL AND (d.expires_at IS NULL OR d.expires_at > now())

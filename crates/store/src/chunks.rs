@@ -151,8 +151,9 @@ JOIN chunks AS c ON c.tenant_id = $1 AND c.document_id = picked.id AND c.version
 ORDER BY md5(c.document_id::text || $2)";
 
 const LIVE: &str = "-- store::chunks::chunks
-SELECT live_version, live_run FROM documents
-WHERE tenant_id = $1 AND id = $2 AND deleted_at IS NULL AND live_version IS NOT NULL";
+SELECT d.live_version, d.live_run
+FROM documents AS d JOIN collections AS c ON c.id = d.collection_id AND c.deleted_at IS NULL
+WHERE d.tenant_id = $1 AND d.id = $2 AND d.deleted_at IS NULL AND d.live_version IS NOT NULL";
 
 const PAGE: &str = "-- store::chunks::chunks
 SELECT ordinal, text, byte_start, byte_end, char_start, char_end, page_first, page_last, heading_path,

@@ -23,8 +23,21 @@ pub(crate) struct Locked {
 impl Store {
     /// Cancels the latest version; what is attached to it is deleted. One that is live stays live.
     pub async fn cancel(&self, tenant: &TenantId, document: DocumentId) -> Result<Status, Error> {
+        self.cancel_latest(tenant, document, None).await
+    }
+
+    /// The same, where the latest version is `only` this one if one is given.
+    pub(crate) async fn cancel_latest(
+        &self,
+        tenant: &TenantId,
+        document: DocumentId,
+        only: Option<Version>,
+    ) -> Result<Status, Error> {
         self.transaction(Scope::tenant("cancel", tenant), |tx| async move {
             let latest = lock(&tx, tenant, document).await?;
+            if only.is_some_and(|version| version != latest.version) {
+                return Err(Error::NotFound("version"));
+            }
             if latest.state.is_terminal() {
                 return Err(Conflict::NothingToCancel(latest.state).into());
             }

@@ -274,7 +274,7 @@ SELECT ",
     document_columns!(),
     "FROM documents AS d ",
     beside_document!(),
-    "WHERE d.tenant_id = $1 AND d.id = $2 AND d.deleted_at IS NULL"
+    "WHERE d.tenant_id = $1 AND d.id = $2 AND d.deleted_at IS NULL AND c.deleted_at IS NULL"
 );
 
 /// The statement for a list: only what is asked for stands in it, so that the plan goes by an index for that. The page is
@@ -309,6 +309,8 @@ pub(crate) fn list_sql(list: &ListDocuments) -> String {
 SELECT {columns}FROM (
     SELECT d.* FROM documents AS d {version}
     WHERE {tenant} AND d.deleted_at IS NULL{filters}
+      AND d.collection_id <> ALL (ARRAY(
+          SELECT id FROM collections WHERE tenant_id = $1 AND deleted_at IS NOT NULL AND emptied_at IS NULL))
     ORDER BY d.created_at DESC, d.id DESC LIMIT $7) AS d
 {beside}ORDER BY d.created_at DESC, d.id DESC",
         columns = document_columns!(),
@@ -333,6 +335,7 @@ pub(crate) fn list_statements() -> Vec<String> {
 const TEXT: &str = "-- store::documents::text_of
 SELECT v.version, v.run_id, v.language, v.version IS NOT DISTINCT FROM d.live_version AS live
 FROM documents AS d JOIN document_versions AS v ON v.document_id = d.id AND v.version = coalesce($3, d.live_version)
+JOIN collections AS c ON c.id = d.collection_id AND c.deleted_at IS NULL
 WHERE d.tenant_id = $1 AND d.id = $2 AND d.deleted_at IS NULL AND v.purged_at IS NULL";
 
 const ORIGINAL: &str = "-- store::documents::original
@@ -340,6 +343,7 @@ SELECT v.version, v.object_key, v.filename, coalesce(nullif(v.detected_type, '')
        v.size, v.sha256, v.original_purged_at
 FROM documents AS d
 JOIN document_versions AS v ON v.document_id = d.id AND v.version = coalesce($3, d.live_version, d.latest_version)
+JOIN collections AS c ON c.id = d.collection_id AND c.deleted_at IS NULL
 WHERE d.tenant_id = $1 AND d.id = $2 AND d.deleted_at IS NULL";
 
 /// The statements of this file.

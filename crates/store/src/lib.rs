@@ -100,7 +100,8 @@ pub use self::{
     topology::Partition,
     uploads::{AwaitedUpload, UploadStage},
     vector_stores::{
-        ChangedVectorStore, Counts, FileBatch, MAX_BATCH, Member, MemberId, NewVectorStore, VectorStore,
+        BatchFile, ChangedVectorStore, Counts, FileBatch, MAX_BATCH, Member, MemberId, NewVectorStore,
+        RefusedFile, VectorStore,
     },
     wakeups::Wakeups,
     webhooks::{

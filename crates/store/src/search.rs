@@ -241,7 +241,8 @@ impl Store {
     async fn search_in(&self, tx: &Tx, request: &SearchRequest) -> Result<Vec<Hit>, Error> {
         let by_vector = request.mode != Mode::Keyword && request.vector.is_some();
         let by_words = request.mode != Mode::Vector;
-        tx.prepare(&[range::SPACE, fallback::FALLBACK, range::ALLOWED, keyword::LANGUAGES]).await?;
+        tx.prepare(&[range::SPACE, fallback::FALLBACK, range::HIDES, range::ALLOWED, keyword::LANGUAGES])
+            .await?;
         let (space, beside, allowed, words) = futures::join!(
             async { if by_vector { range::space(tx, request).await.map(Some) } else { Ok(None) } },
             async { if by_vector { Beside::find(tx, request).await } else { Ok(None) } },
@@ -375,7 +376,7 @@ ORDER BY w.place";
 /// The statements of this folder, for a space.
 pub(crate) fn statements(space: SpaceId) -> Vec<String> {
     let mut all: Vec<String> =
-        [range::SPACE, STATE, range::ALLOWED, HITS, keyword::LANGUAGES, keyword::MATCHING]
+        [range::SPACE, STATE, range::HIDES, range::ALLOWED, HITS, keyword::LANGUAGES, keyword::MATCHING]
             .iter()
             .map(|sql| (*sql).to_owned())
             .collect();

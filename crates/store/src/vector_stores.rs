@@ -13,7 +13,7 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 
 pub use self::{
-    batches::{FileBatch, MAX_BATCH},
+    batches::{BatchFile, FileBatch, MAX_BATCH, RefusedFile},
     members::{Member, MemberId},
 };
 use crate::{
@@ -214,15 +214,15 @@ impl Store {
 
     /// Deletes a collection with all documents in it. False: it was not there.
     ///
-    /// The collection is hidden first, so that nothing is added to it, then its documents are deleted, some at a time. The janitor
-    /// goes on where a call was cut off, and removes the row when the last document is purged.
+    /// The collection is hidden first: nothing is added to it, and no search and no list shows what is in it. Then some of its
+    /// documents are deleted. The janitor deletes the others, and removes the row when the last document is purged.
     pub async fn delete_vector_store(&self, tenant: &TenantId, id: Uuid) -> Result<bool, Error> {
         let params: [Param<'_>; 2] = [&tenant.as_str(), &id];
         if self.single(Scope::tenant("delete_vector_store", tenant), HIDE, &params).await?.is_empty() {
             return Ok(false);
         }
         self.single(Scope::tenant("delete_vector_store", tenant), TURN_AWAY, &params).await?;
-        while self.empty_collection(tenant, id, None).await? > 0 {}
+        self.empty_collection(tenant, id, None).await?;
         Ok(true)
     }
 
@@ -236,13 +236,15 @@ impl Store {
     ) -> Result<u64, Error> {
         self.transaction(Scope::tenant("empty_collection", tenant), |tx| async move {
             let params: [Param<'_>; 4] = [&tenant.as_str(), &id, &i64::from(DELETED_AT_ONCE), &until];
-            let mut deleted = 0;
-            for row in tx.query(DOCUMENTS, &params).await? {
+            let rows = tx.query(DOCUMENTS, &params).await?;
+            for row in &rows {
                 // What is attached to one that was just deleted is gone already.
-                deleted += 1;
-                commands::delete_in(&tx, tenant, read::document(&row, "id")?, Why::Collection).await?;
+                commands::delete_in(&tx, tenant, read::document(row, "id")?, Why::Collection).await?;
             }
-            Ok(deleted)
+            if until.is_none() && rows.len() < DELETED_AT_ONCE as usize {
+                tx.execute(EMPTIED, &[&tenant.as_str(), &id]).await?;
+            }
+            Ok(rows.len() as u64)
         })
         .await
     }
@@ -356,11 +358,20 @@ UPDATE collections SET last_active_at = now()
 WHERE tenant_id = $1 AND id = $2 AND deleted_at IS NULL AND last_active_at < now() - interval '1 minute'
   AND (expires_after_days IS NULL OR last_active_at > now() - make_interval(days => expires_after_days))";
 
-// Its name is free for another one at once.
+// Its name is free for another one at once, and nobody can give the one that it has now. It counts as a change of what can be found, as each deletion does.
 const HIDE: &str = "-- store::vector_stores::delete_vector_store
-UPDATE collections SET deleted_at = now(), name = 'deleted ' || id::text
-WHERE tenant_id = $1 AND id = $2 AND deleted_at IS NULL
-RETURNING id";
+WITH hidden AS (
+    UPDATE collections SET deleted_at = now(), name = chr(1) || 'deleted ' || id::text
+    WHERE tenant_id = $1 AND id = $2 AND deleted_at IS NULL
+    RETURNING tenant_id)
+INSERT INTO search_changes AS c (tenant_id, slot, changes)
+SELECT tenant_id, pg_backend_pid() % 16, 1 FROM hidden
+ON CONFLICT (tenant_id, slot) DO UPDATE SET changes = c.changes + 1
+RETURNING tenant_id";
+
+const EMPTIED: &str = "-- store::vector_stores::empty_collection
+UPDATE collections SET emptied_at = now()
+WHERE tenant_id = $1 AND id = $2 AND deleted_at IS NOT NULL AND emptied_at IS NULL";
 
 // Versions on their way that would have brought a document here leave it where it is.
 const TURN_AWAY: &str = "-- store::vector_stores::delete_vector_store
@@ -377,12 +388,13 @@ ORDER BY id LIMIT $3";
 // What was accepted after the end, by who does not know of it, is owed as everywhere.
 const OVER: &str = "-- store::vector_stores::empty_collections
 SELECT c.tenant_id, c.id, c.until
-FROM (SELECT tenant_id, id, deleted_at,
+FROM (SELECT tenant_id, id, deleted_at, emptied_at,
              CASE WHEN deleted_at IS NULL THEN last_active_at + make_interval(days => expires_after_days) END AS until
       FROM collections) AS c
 WHERE (c.deleted_at IS NOT NULL OR c.until < now())
-  AND EXISTS (SELECT FROM documents AS d WHERE d.collection_id = c.id AND d.deleted_at IS NULL
-              AND (c.until IS NULL OR d.updated_at <= c.until))
+  AND (c.deleted_at IS NOT NULL AND c.emptied_at IS NULL
+       OR EXISTS (SELECT FROM documents AS d WHERE d.collection_id = c.id AND d.deleted_at IS NULL
+                  AND (c.until IS NULL OR d.updated_at <= c.until)))
 ORDER BY c.id LIMIT $1";
 
 const REMOVE: &str = "-- store::vector_stores::empty_collections
@@ -401,6 +413,7 @@ pub(crate) fn statements() -> Vec<&'static str> {
         CHANGE,
         TOUCH,
         HIDE,
+        EMPTIED,
         TURN_AWAY,
         DOCUMENTS,
         OVER,

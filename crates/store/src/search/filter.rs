@@ -9,7 +9,8 @@ use super::condition::{Comparison, Condition};
 use crate::Error;
 
 const MAX_DEPTH: usize = 8;
-const MAX_LEAVES: usize = 100;
+/// Of every document, so many values are compared at most.
+const MAX_COMPARISONS: usize = 500;
 const MAX_TEXT: usize = 1_000;
 
 /// A filter on the metadata of documents.
@@ -17,7 +18,8 @@ const MAX_TEXT: usize = 1_000;
 /// `{"author": "Ana"}` compares, `{"year": {"gte": 2020, "lt": 2024}}` is a range, `{"tag": {"in":
 /// ["a", "b"]}}` is one of several, `{"x": {"ne": 1}}` is anything else or nothing, `{"x": {"exists":
 /// true}}` asks for the key; `{"and": [..]}`, `{"or": [..]}` and `{"not": {..}}` combine, several keys
-/// are all required. A dot in a key goes into objects. An array matches when one of its items does.
+/// are all required. A dot in a key goes into objects. An array matches when one of its items does. There are at most 500
+/// comparisons, each value of `in` being one.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Filter {
     path: String,
@@ -27,14 +29,14 @@ pub struct Filter {
 impl Filter {
     /// Reads a filter and checks its limits.
     pub fn parse(json: &Value) -> Result<Filter, Error> {
-        let mut builder = Builder { path: String::new(), variables: Map::new(), leaves: 0 };
+        let mut builder = Builder { path: String::new(), variables: Map::new(), comparisons: 0 };
         builder.object(json, 0)?;
         Ok(Filter { path: builder.path, variables: builder.variables })
     }
 
     /// The filter that a condition is.
     pub fn of(condition: &Condition) -> Result<Filter, Error> {
-        let mut builder = Builder { path: String::new(), variables: Map::new(), leaves: 0 };
+        let mut builder = Builder { path: String::new(), variables: Map::new(), comparisons: 0 };
         builder.condition(condition, 0)?;
         Ok(Filter { path: builder.path, variables: builder.variables })
     }
@@ -51,7 +53,7 @@ impl Filter {
 struct Builder {
     path: String,
     variables: Map<String, Value>,
-    leaves: usize,
+    comparisons: usize,
 }
 
 impl Builder {
@@ -89,10 +91,6 @@ impl Builder {
         }
         match condition {
             Condition::Is(key, comparison, value) => {
-                self.leaves += 1;
-                if self.leaves > MAX_LEAVES {
-                    return Err(invalid("has at most 100 comparisons"));
-                }
                 let path = whole_key_path(key)?;
                 if *comparison == Comparison::NotIn {
                     self.path.push('!');
@@ -130,10 +128,6 @@ impl Builder {
     }
 
     fn leaf(&mut self, key: &str, value: &Value) -> Result<(), Error> {
-        self.leaves += 1;
-        if self.leaves > MAX_LEAVES {
-            return Err(invalid("has at most 100 comparisons"));
-        }
         let path = key_path(key)?;
         let Value::Object(operators) = value else {
             return self.exists(&path, |builder| builder.compare("==", value));
@@ -171,8 +165,8 @@ impl Builder {
         let Value::Array(values) = value else {
             return Err(invalid("takes an array for in"));
         };
-        if values.is_empty() || values.len() > MAX_LEAVES {
-            return Err(invalid("takes 1 to 100 values for in"));
+        if values.is_empty() {
+            return Err(invalid("takes at least one value for in"));
         }
         self.exists(path, |builder| {
             builder.joined(values.iter(), " || ", |builder, value| builder.compare("==", value))
@@ -180,6 +174,7 @@ impl Builder {
     }
 
     fn key(&mut self, path: &str, value: &Value) -> Result<(), Error> {
+        self.count()?;
         match value {
             Value::Bool(true) => {}
             Value::Bool(false) => self.path.push('!'),
@@ -202,7 +197,17 @@ impl Builder {
         Ok(())
     }
 
+    /// One more comparison.
+    fn count(&mut self) -> Result<(), Error> {
+        self.comparisons += 1;
+        match self.comparisons > MAX_COMPARISONS {
+            true => Err(invalid("has at most 500 comparisons, each value of in being one")),
+            false => Ok(()),
+        }
+    }
+
     fn compare(&mut self, symbol: &str, value: &Value) -> Result<(), Error> {
+        self.count()?;
         match value {
             Value::Array(_) | Value::Object(_) => {
                 return Err(invalid("compares with texts, numbers, true, false and null"));
@@ -271,7 +276,7 @@ mod tests {
         for _ in 0..10 {
             deep = json!({ "not": deep });
         }
-        let many: Value = Value::Object((0..200).map(|i| (format!("k{i}"), json!(1))).collect());
+        let many: Value = Value::Object((0..501).map(|i| (format!("k{i}"), json!(1))).collect());
         for bad in [
             json!([]),
             json!({}),
@@ -289,5 +294,23 @@ mod tests {
         ] {
             assert!(matches!(Filter::parse(&bad), Err(Error::Invalid(_))), "{bad}");
         }
+    }
+
+    #[test]
+    fn every_value_that_is_compared_counts() {
+        let values = |count: usize| -> Vec<usize> { (0..count).collect() };
+        let listed = |count| json!({"or": [{"a": {"in": values(count)}}, {"b": {"in": values(250)}}]});
+        assert!(Filter::parse(&listed(250)).is_ok());
+        let refused = Filter::parse(&listed(251)).unwrap_err().to_string();
+        assert!(refused.contains("at most 500 comparisons"), "{refused}");
+        let of = |lists: usize| {
+            let list = |n: usize| Condition::Is(format!("k{n}"), Comparison::NotIn, json!(values(100)));
+            Filter::of(&Condition::Any((0..lists).map(list).collect()))
+        };
+        assert!(of(5).is_ok() && of(6).is_err());
+        let ranges = |keys: usize| -> Value {
+            (0..keys).map(|n| (format!("k{n}"), json!({"gte": 1, "lt": 2}))).collect::<Map<_, _>>().into()
+        };
+        assert!(Filter::parse(&ranges(250)).is_ok() && Filter::parse(&ranges(251)).is_err());
     }
 }

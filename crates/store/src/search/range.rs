@@ -94,9 +94,10 @@ pub(super) fn fits(vector: &[f32], wanted: u32) -> Result<(), Error> {
     Err(Error::Invalid(format!("the query's vector has {given} values, its space has {wanted}")))
 }
 
-/// The documents that the request is narrowed to; none when it is not.
+/// The documents that the request is narrowed to; none when it is not. While a deleted collection is being emptied, every search
+/// of its tenant is narrowed to what is in the others.
 pub(super) async fn allowed(tx: &Tx, request: &SearchRequest) -> Result<Option<Allowed>, Error> {
-    if !request.is_narrowed() {
+    if !request.is_narrowed() && tx.query_opt(HIDES, &[&request.tenant.as_str()]).await?.is_none() {
         return Ok(None);
     }
     let ids: Vec<Uuid> = request.documents.iter().map(|document| document.0).collect();
@@ -112,8 +113,11 @@ SELECT s.id, s.dimensions, i.indexed_seq, i.vectors, i.documents
 FROM embedding_spaces AS s LEFT JOIN vector_indexes AS i ON i.space_id = s.id AND i.tenant_id = $3
 WHERE s.dropped_at IS NULL AND CASE WHEN $1::int IS NULL THEN s.state = 'live' ELSE s.id = $1 AND (s.state = 'live' OR NOT $2) END";
 
+pub(super) const HIDES: &str = "-- store::search::allowed
+SELECT id FROM collections WHERE tenant_id = $1 AND deleted_at IS NOT NULL AND emptied_at IS NULL LIMIT 1";
+
 pub(super) const ALLOWED: &str = "-- store::search::allowed
-SELECT d.id, d.live_version, d.live_run FROM documents AS d JOIN collections AS c ON c.id = d.collection_id
+SELECT d.id, d.live_version, d.live_run FROM documents AS d JOIN collections AS c ON c.id = d.collection_id AND c.deleted_at IS NULL
 WHERE d.tenant_id = $1 AND d.live_version IS NOT NULL AND d.deleted_at IS NULL AND NOT d.withheld
   AND (d.expires_at IS NULL OR d.expires_at > now())
   AND ($2::uuid[] IS NULL OR d.id = ANY ($2))

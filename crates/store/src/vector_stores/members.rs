@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 use tokio_postgres::Row;
 use uuid::Uuid;
 
+use super::batches::REFUSED_PLACE;
 use crate::{
     Chunking, Error, Part, Reason, Store, Window,
     accept::{Fingerprint, LOCK_BY_ID},
@@ -100,52 +101,34 @@ impl Store {
         rows.iter().map(|row| Ok((read::document(row, "id")?, row.try_get("member")?))).collect()
     }
 
-    /// A part of a collection's documents, of a batch and in some states where these are given. The window's places are
-    /// those that members are called by.
+    /// A part of a collection's documents, in some states where these are given. The window's places are those that members are
+    /// called by.
     pub async fn members(
         &self,
         tenant: &TenantId,
         collection: Uuid,
-        batch: Option<Uuid>,
         states: Option<&[State]>,
         window: &Window,
     ) -> Result<Part<Member>, Error> {
-        let states: Option<Vec<&str>> = states.map(|states| states.iter().map(|s| s.as_str()).collect());
-        let states = &states;
+        let of = Of { tenant, collection, batch: None };
         self.transaction(Scope::tenant("members", tenant), |tx| async move {
-            let place = async |id| place(&tx, tenant, collection, id).await;
-            let (after, before) = (place(window.after).await?, place(window.before).await?);
-            let (lower, upper) = if window.ascending { (after, before) } else { (before, after) };
-            let asked = Asked {
-                batch: batch.is_some(),
-                states: states.is_some(),
-                lower: lower.is_some(),
-                upper: upper.is_some(),
-                order: window.choose("ASC", "DESC"),
-            };
-            let (lower_time, lower_id) = lower.unzip();
-            let (upper_time, upper_id) = upper.unzip();
-            let (tenant, rows, sql) = (tenant.as_str(), window.rows(), list_sql(asked));
-            let params: [Param<'_>; 9] =
-                [&tenant, &collection, &batch, states, &lower_time, &lower_id, &upper_time, &upper_id, &rows];
-            // Planned for these values, as the lists of documents are.
-            let rows = tx.query_once(&sql, &params).await?;
-            Ok(window.cut(rows.iter().map(Member::read).collect::<Result<_, _>>()?))
+            let bounds = of.bounds(&tx, window).await?;
+            Ok(window.cut(of.list(&tx, states, window, bounds).await?))
         })
         .await
     }
 
-    /// Puts metadata in place of a document's, for the version that is live and for one on its way. False: the document is not
-    /// there.
-    pub async fn set_metadata(
+    /// Puts attributes in place of a document's metadata, for the version that is live and for one on its way. Objects, arrays
+    /// and nulls, which are no attributes, stay under keys that are not named. False: the document is not there.
+    pub async fn set_attributes(
         &self,
         tenant: &TenantId,
         document: DocumentId,
-        metadata: &Map<String, Value>,
+        attributes: &Map<String, Value>,
     ) -> Result<bool, Error> {
-        let value = Value::Object(metadata.clone());
+        let value = Value::Object(attributes.clone());
         let value = &value;
-        self.transaction(Scope::tenant("set_metadata", tenant), |tx| async move {
+        self.transaction(Scope::tenant("set_attributes", tenant), |tx| async move {
             let params: [Param<'_>; 2] = [&tenant.as_str(), &document.0];
             tx.query(LOCK_BY_ID, &params).await?;
             let changed: [Param<'_>; 3] = [&tenant.as_str(), &document.0, value];
@@ -160,7 +143,7 @@ impl Store {
                 let fingerprint = Fingerprint {
                     collection: row.try_get("collection_name")?,
                     external_id: row.try_get("external_id")?,
-                    metadata,
+                    metadata: &object(&row)?,
                     chunking: &chunking(&row)?,
                 }
                 .hash();
@@ -174,20 +157,72 @@ impl Store {
     }
 }
 
-/// The document that a place in a list is. One that was deleted is a place until it is purged, so that a list can be read on
-/// from what was just deleted.
-async fn place(
-    tx: &Tx,
-    tenant: &TenantId,
-    collection: Uuid,
-    id: Option<MemberId>,
-) -> Result<Option<(DateTime<Utc>, Uuid)>, Error> {
-    let Some(id) = id else { return Ok(None) };
-    let params: [Param<'_>; 3] = [&tenant.as_str(), &id, &collection];
-    let row = tx.query_opt(PLACE, &params).await?;
-    let row =
-        row.ok_or_else(|| Error::Invalid("there is nothing in the list at `after` or `before`".into()))?;
-    Ok(Some((row.try_get("created_at")?, row.try_get("id")?)))
+/// What a list is of: a collection, or a batch of it.
+#[derive(Clone, Copy)]
+pub(super) struct Of<'a> {
+    pub(super) tenant: &'a TenantId,
+    pub(super) collection: Uuid,
+    pub(super) batch: Option<Uuid>,
+}
+
+/// A place in a list.
+type Place = (DateTime<Utc>, Uuid);
+
+impl Of<'_> {
+    /// The lower and the upper bound of a window.
+    pub(super) async fn bounds(
+        self,
+        tx: &Tx,
+        window: &Window,
+    ) -> Result<(Option<Place>, Option<Place>), Error> {
+        let (after, before) = (self.place(tx, window.after).await?, self.place(tx, window.before).await?);
+        Ok(if window.ascending { (after, before) } else { (before, after) })
+    }
+
+    /// The place that a file has in the list. The document of one that was deleted is a place until it is purged, so that a list
+    /// can be read on from what was just deleted.
+    async fn place(self, tx: &Tx, id: Option<MemberId>) -> Result<Option<Place>, Error> {
+        let Some(id) = id else { return Ok(None) };
+        let tenant = self.tenant.as_str();
+        let mut row = None;
+        if let Some(batch) = self.batch {
+            let params: [Param<'_>; 3] = [&tenant, &batch, &id];
+            row = tx.query_opt(REFUSED_PLACE, &params).await?;
+        }
+        if row.is_none() {
+            let params: [Param<'_>; 3] = [&tenant, &id, &self.collection];
+            row = tx.query_opt(PLACE, &params).await?;
+        }
+        let row =
+            row.ok_or_else(|| Error::Invalid("there is nothing in the list at `after` or `before`".into()))?;
+        Ok(Some((row.try_get("created_at")?, row.try_get("id")?)))
+    }
+
+    /// The documents between two places, as many as the window reads, in its order.
+    pub(super) async fn list(
+        self,
+        tx: &Tx,
+        states: Option<&[State]>,
+        window: &Window,
+        (lower, upper): (Option<Place>, Option<Place>),
+    ) -> Result<Vec<Member>, Error> {
+        let Of { tenant, collection, batch } = self;
+        let states: Option<Vec<&str>> = states.map(|states| states.iter().map(|s| s.as_str()).collect());
+        let asked = Asked {
+            batch: batch.is_some(),
+            states: states.is_some(),
+            lower: lower.is_some(),
+            upper: upper.is_some(),
+            order: window.choose("ASC", "DESC"),
+        };
+        let (lower_time, lower_id) = lower.unzip();
+        let (upper_time, upper_id) = upper.unzip();
+        let (tenant, rows, sql) = (tenant.as_str(), window.rows(), list_sql(asked));
+        let params: [Param<'_>; 9] =
+            [&tenant, &collection, &batch, &states, &lower_time, &lower_id, &upper_time, &upper_id, &rows];
+        // Planned for these values, as the lists of documents are.
+        tx.query_once(&sql, &params).await?.iter().map(Member::read).collect()
+    }
 }
 
 macro_rules! column_names {
@@ -234,11 +269,8 @@ pub(crate) struct Asked {
 /// choose, as for the lists of documents. The index that begins with the tenant is no choice: a collection may be all at its end.
 pub(crate) fn list_sql(asked: Asked) -> String {
     let filters = [
-        (
-            asked.batch,
-            "d.id IN (SELECT document_id FROM file_batch_documents WHERE batch_id = $3)",
-            "$3::uuid",
-        ),
+        // Stands in the join below.
+        (asked.batch, "true", "$3::uuid"),
         (asked.states, "v.state = ANY ($4)", "$4::text[]"),
         (asked.lower, "(d.created_at, d.id) > ($5, $6)", "$5::timestamptz"),
         // Stands in the line above, and below.
@@ -253,19 +285,24 @@ pub(crate) fn list_sql(asked: Asked) -> String {
             false => format!(" AND {absent} IS NULL"),
         })
         .concat();
-    let version = match asked.states {
-        true => {
-            "JOIN document_versions AS v ON v.document_id = d.id AND v.version = d.latest_version AND v.tenant_id = $1"
-        }
-        false => "",
+    // Of a batch the version that it attached, whatever came after it.
+    let (of, version) = match asked.batch {
+        true => (" JOIN file_batch_documents AS b ON b.document_id = d.id AND b.batch_id = $3", "b.version"),
+        false => ("", "d.latest_version"),
+    };
+    let by_state = match asked.states {
+        true => format!(
+            " JOIN document_versions AS v ON v.document_id = d.id AND v.version = {version} AND v.tenant_id = $1"
+        ),
+        false => String::new(),
     };
     format!(
         "-- store::vector_stores::members
 SELECT {columns}FROM (
-    SELECT d.* FROM documents AS d {version}
+    SELECT d.*, {version} AS listed_version FROM documents AS d{of}{by_state}
     WHERE (d.tenant_id = $1) IS TRUE AND d.collection_id = $2 AND d.deleted_at IS NULL AND d.parent_id IS NULL{filters}
     ORDER BY d.created_at {order}, d.id {order} LIMIT $9) AS d
-JOIN document_versions AS v ON v.document_id = d.id AND v.version = d.latest_version
+JOIN document_versions AS v ON v.document_id = d.id AND v.version = d.listed_version
 ORDER BY d.created_at {order}, d.id {order}",
         columns = column_names!(),
         order = asked.order,
@@ -290,23 +327,43 @@ SELECT id, created_at FROM documents
 WHERE tenant_id = $1 AND (file_id = $2 OR id = $2 AND file_id IS NULL) AND collection_id = $3
 ORDER BY deleted_at IS NULL DESC, id DESC LIMIT 1";
 
-const SET: &str = "-- store::vector_stores::set_metadata
+/// Metadata in which attributes take the place of those that were there.
+macro_rules! with_attributes {
+    ($metadata:literal) => {
+        concat!(
+            "(SELECT coalesce(jsonb_object_agg(key, value), '{}') FROM jsonb_each(",
+            $metadata,
+            ") WHERE jsonb_typeof(value) IN ('object', 'array', 'null')) || $3::jsonb"
+        )
+    };
+}
+
+const SET: &str = concat!(
+    "-- store::vector_stores::set_attributes
 WITH changed AS (
-    UPDATE documents SET metadata = $3, updated_at = now() WHERE tenant_id = $1 AND id = $2 AND deleted_at IS NULL
+    UPDATE documents SET metadata = ",
+    with_attributes!("metadata"),
+    ", updated_at = now()
+    WHERE tenant_id = $1 AND id = $2 AND deleted_at IS NULL
     RETURNING tenant_id)
 INSERT INTO search_changes AS c (tenant_id, slot, changes)
 SELECT tenant_id, pg_backend_pid() % 16, 1 FROM changed
-ON CONFLICT (tenant_id, slot) DO UPDATE SET changes = c.changes + 1";
+ON CONFLICT (tenant_id, slot) DO UPDATE SET changes = c.changes + 1"
+);
 
 // The latest version is what another upload of the same bytes is compared with; those on their way may still go live.
-const SET_VERSIONS: &str = "-- store::vector_stores::set_metadata
-UPDATE document_versions AS v SET metadata = $3
+const SET_VERSIONS: &str = concat!(
+    "-- store::vector_stores::set_attributes
+UPDATE document_versions AS v SET metadata = ",
+    with_attributes!("coalesce(v.metadata, d.metadata)"),
+    "
 FROM documents AS d, collections AS c
 WHERE d.tenant_id = $1 AND d.id = $2 AND v.document_id = d.id AND (v.version = d.latest_version OR v.finished_at IS NULL)
   AND c.id = coalesce(v.collection_id, d.collection_id)
-RETURNING v.version, v.chunking, d.external_id, d.parent_id IS NOT NULL AS is_attached, c.name AS collection_name";
+RETURNING v.version, v.metadata, v.chunking, d.external_id, d.parent_id IS NOT NULL AS is_attached, c.name AS collection_name"
+);
 
-const SET_FINGERPRINT: &str = "-- store::vector_stores::set_metadata
+const SET_FINGERPRINT: &str = "-- store::vector_stores::set_attributes
 UPDATE document_versions SET fingerprint = $3 WHERE document_id = $1 AND version = $2";
 
 /// The statements of this file.

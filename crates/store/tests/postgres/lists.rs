@@ -68,7 +68,7 @@ async fn a_list_of_a_vector_stores_files_goes_by_an_index_for_what_is_asked() {
     let mut middle = None;
     loop {
         let asked = Window { after, ..window };
-        let part = db.store.members(&db.acme, collection, None, None, &asked).await.unwrap();
+        let part = db.store.members(&db.acme, collection, None, &asked).await.unwrap();
         seen.extend(part.items.iter().map(|one| one.document));
         times.extend(part.items.iter().map(|one| one.created_at));
         let last = part.items.last().unwrap();

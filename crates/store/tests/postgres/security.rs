@@ -135,7 +135,9 @@ async fn fill(db: &Database) {
     let accept = crate::files::made_of(&db.acme, &file, (collection.id, "a collection"));
     let attached = db.store.accept(&accept).await.unwrap();
     let batch = db.store.create_batch(&db.acme, collection.id).await.unwrap();
-    db.store.add_to_batch(&db.acme, batch, &[attached.document]).await.unwrap();
+    db.store.add_to_batch(&db.acme, batch, &[(attached.document, attached.version)]).await.unwrap();
+    let reason = riacho_store::Reason { code: "not_found".into(), message: "m".into() };
+    db.store.add_refused(&db.acme, batch, &[(file.id, reason)]).await.unwrap();
     let _ = db.raw.run(
         "INSERT INTO embedding_spend VALUES ('acme', '2026-11-01', 'model', 'documents', 1, 1, 1, 1);
          INSERT INTO space_gaps (space_id, tenant_id, document_id, chunks) SELECT 99, tenant_id, id, 1 FROM documents

@@ -2,8 +2,8 @@
 
 use riacho_domain::State;
 use riacho_store::{
-    ChangedVectorStore, Comparison, Condition, Error, Filter, NewVectorStore, SearchRequest, VectorStore,
-    Window,
+    BatchFile, ChangedVectorStore, Comparison, Condition, Error, Filter, ListDocuments, Mode, NewVectorStore,
+    Reason, SearchRequest, VectorStore, Window,
 };
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
@@ -80,8 +80,7 @@ async fn documents_are_counted_by_what_became_of_them() {
     let all = Window { ascending: true, after: None, before: None, limit: 10 };
     let listed = db.store.vector_stores(&db.acme, &all).await.unwrap().items;
     assert_eq!(listed.iter().map(|store| (store.id, store.counts)).collect::<Vec<_>>(), [(made.id, counts)]);
-    let ready_ones =
-        db.store.members(&db.acme, made.id, None, Some(&[State::Ready]), &all).await.unwrap().items;
+    let ready_ones = db.store.members(&db.acme, made.id, Some(&[State::Ready]), &all).await.unwrap().items;
     assert_eq!(ready_ones.iter().map(|member| member.id).collect::<Vec<_>>(), [ready.document.0]);
 }
 
@@ -181,16 +180,16 @@ async fn changed_metadata_is_found_at_once_and_stays_through_a_version_on_its_wa
         db.store.search(&request).await.unwrap().len()
     };
     let before = db.store.search_state(&db.acme).await.unwrap();
-    assert!(db.store.set_metadata(&db.acme, document, &map(json!({"state": "final"}))).await.unwrap());
+    assert!(db.store.set_attributes(&db.acme, document, &map(json!({"state": "final"}))).await.unwrap());
     assert_ne!(db.store.search_state(&db.acme).await.unwrap(), before, "kept answers are out of date");
     assert_eq!((found("final").await, found("draft").await), (1, 0));
-    assert!(!db.store.set_metadata(&db.other, document, &map(json!({}))).await.unwrap());
+    assert!(!db.store.set_attributes(&db.other, document, &map(json!({}))).await.unwrap());
 
     let mut next = upload(&db.acme, "the gauge again");
     next.target = riacho_store::Target::NewVersionOf(document);
     next.metadata = Some(map(json!({"state": "draft"})));
     let next = db.store.accept(&next).await.unwrap();
-    assert!(db.store.set_metadata(&db.acme, document, &map(json!({"state": "last"}))).await.unwrap());
+    assert!(db.store.set_attributes(&db.acme, document, &map(json!({"state": "last"}))).await.unwrap());
     db.finish(&next, "en", &["the gauge again"]).await;
     assert_eq!((found("last").await, found("draft").await, found("final").await), (1, 0, 0));
 
@@ -202,6 +201,35 @@ async fn changed_metadata_is_found_at_once_and_stays_through_a_version_on_its_wa
     };
     assert_eq!(with("last").await, document);
     assert_ne!(with("draft").await, document);
+}
+
+#[tokio::test]
+async fn metadata_that_is_no_attribute_outlives_a_change_of_attributes() {
+    let db = database().await;
+    let before =
+        json!({"old": 1, "tags": ["a", "b"], "place": {"river": "x"}, "nothing": null, "named": {"a": 1}});
+    let mut accept = upload(&db.acme, "the gauge");
+    accept.metadata = Some(map(before.clone()));
+    let accepted = db.store.accept(&accept).await.unwrap();
+    db.finish(&accepted, "en", &["the gauge"]).await;
+    let mut next = upload(&db.acme, "the gauge again");
+    next.target = riacho_store::Target::NewVersionOf(accepted.document);
+    next.metadata = Some(map(json!({"old": 2, "tags": ["c"]})));
+    let next = db.store.accept(&next).await.unwrap();
+    let attributes = map(json!({"new": true, "named": "text"}));
+    assert!(db.store.set_attributes(&db.acme, accepted.document, &attributes).await.unwrap());
+    let now = async || db.store.document(&db.acme, accepted.document).await.unwrap().unwrap().metadata;
+    let mut after =
+        json!({"new": true, "named": "text", "tags": ["a", "b"], "place": {"river": "x"}, "nothing": null});
+    assert_eq!(Value::Object(now().await), after);
+    // The version on its way brings its own, changed in the same way.
+    db.finish(&next, "en", &["the gauge again"]).await;
+    after = json!({"new": true, "named": "text", "tags": ["c"]});
+    assert_eq!(Value::Object(now().await), after);
+    // An upload with what it has now is the same document.
+    let mut same = upload(&db.acme, "the gauge again");
+    same.metadata = Some(map(after));
+    assert_eq!(db.store.accept(&same).await.unwrap().document, accepted.document);
 }
 
 #[tokio::test]
@@ -217,7 +245,7 @@ async fn a_list_goes_on_from_what_was_deleted_meanwhile() {
     let after = async |place| {
         let window = Window { ascending: true, after: Some(place), before: None, limit: 10 };
         db.store
-            .members(&db.acme, made.id, None, None, &window)
+            .members(&db.acme, made.id, None, &window)
             .await
             .map(|part| part.items.into_iter().map(|member| member.id).collect::<Vec<_>>())
     };
@@ -240,8 +268,10 @@ async fn a_batch_counts_and_cancels_its_own() {
         documents.push(attached.clone());
     }
     let ids: Vec<_> = documents.iter().take(2).map(|accepted| accepted.document).collect();
-    db.store.add_to_batch(&db.acme, batch, &ids).await.unwrap();
-    db.store.add_to_batch(&db.acme, batch, &ids).await.unwrap();
+    let two: Vec<_> =
+        documents.iter().take(2).map(|accepted| (accepted.document, accepted.version)).collect();
+    db.store.add_to_batch(&db.acme, batch, &two).await.unwrap();
+    db.store.add_to_batch(&db.acme, batch, &two).await.unwrap();
     db.finish(&documents[0], "en", &["text"]).await;
     let counts = async || db.store.batch(&db.acme, made.id, batch).await.unwrap().unwrap().counts;
     assert_eq!((counts().await.completed, counts().await.in_progress, counts().await.total()), (1, 1, 2));
@@ -257,6 +287,208 @@ async fn a_batch_counts_and_cancels_its_own() {
     assert_eq!((counts().await.completed, counts().await.cancelled), (1, 1));
     assert_eq!(db.state(documents[2].document).await, State::Releasing, "it is of no batch");
     let all = Window { ascending: false, after: None, before: None, limit: 10 };
-    let of = db.store.members(&db.acme, made.id, Some(batch), None, &all).await.unwrap().items;
-    assert_eq!(of.iter().map(|member| member.document).collect::<Vec<_>>(), [ids[1], ids[0]]);
+    let of = db.store.batch_files(&db.acme, (made.id, batch), None, &all).await.unwrap().items;
+    let documents: Vec<_> = of
+        .iter()
+        .map(|file| match file {
+            BatchFile::Attached(member) => member.document,
+            BatchFile::Refused(refused) => panic!("{refused:?}"),
+        })
+        .collect();
+    assert_eq!(documents, [ids[1], ids[0]]);
+}
+
+#[tokio::test]
+async fn files_that_were_refused_are_listed_among_those_of_their_batch() {
+    let db = database().await;
+    let made = store(&db, Some("a")).await;
+    let batch = db.store.create_batch(&db.acme, made.id).await.unwrap();
+    // In the order of time: attached and refused by turns.
+    let mut expected = Vec::new();
+    for n in 0..6 {
+        let file = file(&db, &db.acme, &format!("{n}"), None).await;
+        if n % 2 == 0 {
+            let attached = db.store.accept(&made_of(&db.acme, &file, (made.id, "a"))).await.unwrap();
+            db.store.add_to_batch(&db.acme, batch, &[(attached.document, attached.version)]).await.unwrap();
+        } else {
+            let reason = Reason { code: "quota_exceeded".into(), message: format!("{n}") };
+            db.store.add_refused(&db.acme, batch, &[(file.id, reason)]).await.unwrap();
+        }
+        expected.push(file.id);
+    }
+    let counts = db.store.batch(&db.acme, made.id, batch).await.unwrap().unwrap().counts;
+    assert_eq!((counts.in_progress, counts.failed), (3, 3));
+    let listed = async |states: Option<&[State]>, window: Window| {
+        let part = db.store.batch_files(&db.acme, (made.id, batch), states, &window).await.unwrap();
+        let ids = part.items.iter().map(|file| match file {
+            BatchFile::Attached(member) => member.id,
+            BatchFile::Refused(refused) => refused.file,
+        });
+        (ids.collect::<Vec<_>>(), part.has_more)
+    };
+    for ascending in [true, false] {
+        let mut in_order = expected.clone();
+        if !ascending {
+            in_order.reverse();
+        }
+        let (mut read, mut after) = (Vec::new(), None);
+        loop {
+            let (ids, has_more) = listed(None, Window { ascending, after, before: None, limit: 2 }).await;
+            read.extend_from_slice(&ids);
+            after = ids.last().copied();
+            if !has_more {
+                break;
+            }
+        }
+        assert_eq!(read, in_order);
+        let before = Window { ascending, after: None, before: Some(in_order[4]), limit: 2 };
+        assert_eq!(listed(None, before).await, (in_order[2..4].to_vec(), true));
+    }
+    let all = Window { ascending: true, after: None, before: None, limit: 10 };
+    assert_eq!(listed(Some(&[State::Failed]), all).await.0, [expected[1], expected[3], expected[5]]);
+    assert_eq!(listed(Some(&[State::Releasing]), all).await.0, [expected[0], expected[2], expected[4]]);
+    let others = db.store.batch_files(&db.other, (made.id, batch), None, &all).await.unwrap();
+    assert!(others.items.is_empty(), "it is another tenant's");
+}
+
+#[tokio::test]
+async fn a_batch_is_about_the_versions_that_it_attached() {
+    let db = database().await;
+    let made = store(&db, Some("a")).await;
+    let file = file(&db, &db.acme, "text", None).await;
+    // The same file with other attributes is another version of the document.
+    let attach = async |attributes: Value| {
+        let batch = db.store.create_batch(&db.acme, made.id).await.unwrap();
+        let mut accept = made_of(&db.acme, &file, (made.id, "a"));
+        accept.metadata = Some(map(attributes));
+        let attached = db.store.accept(&accept).await.unwrap();
+        db.store.add_to_batch(&db.acme, batch, &[(attached.document, attached.version)]).await.unwrap();
+        (batch, attached)
+    };
+    let look = async |batch| db.store.batch(&db.acme, made.id, batch).await.unwrap().unwrap();
+    let cancel = async |batch| {
+        assert!(db.store.cancel_batch(&db.acme, made.id, batch, |_| ()).await.unwrap());
+        look(batch).await
+    };
+    let listed = async |batch, state| {
+        let all = Window { ascending: true, after: None, before: None, limit: 10 };
+        let of = (made.id, batch);
+        db.store.batch_files(&db.acme, of, Some(&[state]), &all).await.unwrap().items.len()
+    };
+    let (first, attached) = attach(json!({"n": 1})).await;
+    db.finish(&attached, "en", &["text"]).await;
+    let (second, attached) = attach(json!({"n": 2})).await;
+    assert_eq!(attached.version, 2);
+    assert_eq!((look(first).await.counts.completed, look(first).await.counts.total()), (1, 1), "it is over");
+    assert_eq!((listed(first, State::Ready).await, listed(first, State::Releasing).await), (1, 0));
+    assert_eq!((look(second).await.counts.in_progress, listed(second, State::Releasing).await), (1, 1));
+    // What has ended cannot be cancelled, and what another batch attached is not touched.
+    assert_eq!(cancel(first).await.cancelled_at, None);
+    assert_eq!(look(second).await.counts.in_progress, 1);
+
+    let (third, attached) = attach(json!({"n": 3})).await;
+    assert_eq!((attached.version, look(second).await.counts.cancelled), (3, 1), "another took its place");
+    assert_eq!(cancel(second).await.cancelled_at, None);
+    let ended = cancel(third).await;
+    assert!(ended.cancelled_at.is_some());
+    assert_eq!(ended.counts.cancelled, 1);
+}
+
+#[tokio::test]
+async fn of_a_large_deleted_collection_nothing_is_found_while_it_is_being_emptied() {
+    let db = database().await;
+    let made = store(&db, Some("large")).await;
+    let in_it = |text: &str| {
+        let mut accept = upload(&db.acme, text);
+        accept.collection = Some("large".into());
+        accept
+    };
+    let gone = db.store.accept(&in_it("the gauge of the lock")).await.unwrap();
+    db.finish(&gone, "en", &["the gauge of the lock"]).await;
+    let mut named = in_it("the gauge with a name");
+    named.external_id = Some("name".into());
+    let named_gone = db.store.accept(&named).await.unwrap();
+    // Whoever is deleted first is older than these.
+    let _ = db.raw.run(&format!(
+        "INSERT INTO documents (tenant_id, id, collection_id, latest_version)
+         SELECT 'acme', ('00000000-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid, '{}', 1
+         FROM generate_series(1, 450) AS n",
+        made.id
+    ));
+    let kept = db.ready(&db.acme, "en", &["the gauge elsewhere"]).await;
+    let found = async || {
+        let mut found = Vec::new();
+        for (mode, vector) in [
+            (Mode::Keyword, None),
+            (Mode::Vector, Some(axis(0).to_vec())),
+            (Mode::Hybrid, Some(axis(0).to_vec())),
+        ] {
+            let mut request = SearchRequest::new(db.acme.clone(), "gauge");
+            (request.mode, request.vector) = (mode, vector);
+            let hits = db.store.search(&request).await.unwrap();
+            let mut documents: Vec<_> = hits.iter().map(|hit| hit.document).collect();
+            documents.sort_unstable();
+            found.push(documents);
+        }
+        found
+    };
+    let mut both = vec![gone.document, kept];
+    both.sort_unstable();
+    assert_eq!(found().await, [both.clone(), both.clone(), both]);
+    let before = db.store.search_state(&db.acme).await.unwrap();
+
+    assert!(db.store.delete_vector_store(&db.acme, made.id).await.unwrap());
+    let left = || db.value("SELECT count(*) FROM documents WHERE deleted_at IS NULL").parse::<u64>().unwrap();
+    assert!(left() > 200, "most of it is left to the janitor: {}", left());
+    assert_ne!(db.store.search_state(&db.acme).await.unwrap(), before, "kept answers are out of date");
+    assert_eq!(found().await, [[kept], [kept], [kept]]);
+    let list = ListDocuments { limit: 100, ..ListDocuments::default() };
+    let listed = db.store.documents(&db.acme, &list).await.unwrap().items;
+    assert_eq!(listed.iter().map(|document| document.id).collect::<Vec<_>>(), [kept]);
+    assert!(db.store.document(&db.acme, gone.document).await.unwrap().is_none());
+    assert!(db.store.original(&db.acme, gone.document, None).await.unwrap().is_none());
+    assert!(db.store.text_of(&db.acme, gone.document, None).await.unwrap().is_none());
+    // What is uploaded again is owed as what is new, whatever waits for its deletion.
+    let again = db.store.accept(&in_it("the gauge of the lock")).await.unwrap();
+    assert!(again.document != gone.document && !again.duplicate);
+    let named_again = db.store.accept(&named).await.unwrap();
+    assert!(named_again.document != named_gone.document && named_again.version == 1);
+    let mut next = upload(&db.acme, "next");
+    next.target = riacho_store::Target::NewVersionOf(gone.document);
+    assert!(matches!(db.store.accept(&next).await, Err(Error::NotFound(_))));
+
+    while db.janitor.empty_collections(200).await.unwrap() > 0 {}
+    db.finish(&again, "en", &["the gauge of the lock"]).await;
+    assert_eq!(left(), 3, "the one that was kept, and two that came after");
+    assert_eq!(
+        db.value("SELECT count(*) FROM collections WHERE deleted_at IS NOT NULL AND emptied_at IS NULL"),
+        "0"
+    );
+    let mut both = vec![again.document, kept];
+    both.sort_unstable();
+    assert_eq!(found().await, [both.clone(), both.clone(), both]);
+}
+
+#[tokio::test]
+async fn the_name_of_a_deleted_collection_cannot_be_given() {
+    let db = database().await;
+    let made = store(&db, Some("a")).await;
+    let hidden = format!("deleted {}", made.id);
+    // Somebody has a collection of the name that looks like it.
+    let other = db.store.create_collection(&db.acme, &hidden).await.unwrap();
+    assert!(db.store.delete_vector_store(&db.acme, made.id).await.unwrap());
+    let upload_to = async |name: &str, text: &str| {
+        let mut accept = upload(&db.acme, text);
+        accept.collection = Some(name.to_owned());
+        db.store.accept(&accept).await
+    };
+    let document = upload_to(&hidden, "text").await.unwrap().document;
+    let its = db.store.document(&db.acme, document).await.unwrap().unwrap();
+    assert_eq!(its.collection_name, other.name);
+    let name = db.value(&format!("SELECT name FROM collections WHERE id = '{}'", made.id));
+    let refused = upload_to(&name, "text").await;
+    assert!(matches!(refused, Err(Error::Invalid(_))), "{name:?}: {refused:?}");
+    assert!(db.store.create_collection(&db.acme, &name).await.is_err());
+    db.janitor.empty_collections(10).await.unwrap();
+    assert!(db.store.status(&db.acme, document).await.unwrap().is_some());
 }

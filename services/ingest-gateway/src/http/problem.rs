@@ -10,6 +10,7 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
+use riacho_store::Quota;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -62,6 +63,7 @@ pub(crate) struct Problem {
     errors: Vec<FieldError>,
     retry_after_seconds: Option<u64>,
     content_range: Option<u64>,
+    stays: bool,
 }
 
 impl Problem {
@@ -73,6 +75,7 @@ impl Problem {
             errors: Vec::new(),
             retry_after_seconds: None,
             content_range: None,
+            stays: false,
         }
     }
 
@@ -184,9 +187,12 @@ impl Problem {
     }
 
     /// A quota that is used up. It is measured every few seconds.
-    fn over_quota(detail: String) -> Self {
+    fn over_quota(quota: Quota, detail: String) -> Self {
         metrics::counter!(names::REJECTIONS, "reason" => "quota").increment(1);
-        Self::new(StatusCode::TOO_MANY_REQUESTS, "quota_exceeded", detail).after(10)
+        let mut problem = Self::new(StatusCode::TOO_MANY_REQUESTS, "quota_exceeded", detail).after(10);
+        // What is on its way ends by itself; what is stored stays until somebody deletes it.
+        problem.stays = quota != Quota::Unfinished;
+        problem
     }
 
     /// Not now; later may go well.
@@ -250,6 +256,11 @@ impl Problem {
     /// Whether it is a fault of ours.
     pub(crate) fn is_internal(&self) -> bool {
         self.status == StatusCode::INTERNAL_SERVER_ERROR
+    }
+
+    /// Whether the same request stays refused until somebody does something about it.
+    pub(crate) fn stays(&self) -> bool {
+        self.stays || self.status == StatusCode::CONFLICT
     }
 
     /// After how many seconds to come again.
@@ -328,7 +339,7 @@ impl From<riacho_store::Error> for Problem {
                     Conflict::Exists(_) | Conflict::ExternalIdTaken => Problem::conflict("exists", detail),
                     Conflict::NotEmpty => Problem::conflict("not_empty", detail),
                     Conflict::OriginalGone => Problem::conflict("original_gone", detail),
-                    Conflict::OverQuota(_) => Problem::over_quota(detail),
+                    Conflict::OverQuota(quota) => Problem::over_quota(quota, detail),
                     Conflict::NothingToRetry(_)
                     | Conflict::NothingToCancel(_)
                     | Conflict::NoUploadAwaited(_)

@@ -86,7 +86,8 @@ struct SearchBody {
     /// `hybrid` when not given.
     mode: Option<SearchMode>,
     /// On metadata: `{"author": "Ana"}`, `{"year": {"gte": 2020, "lt": 2024}}`, `{"tag": {"in": ["a", "b"]}}`, `{"x": {"ne": 1}}`,
-    /// `{"x": {"exists": true}}`, `{"and": [..]}`, `{"or": [..]}`, `{"not": {..}}`.
+    /// `{"x": {"exists": true}}`, `{"and": [..]}`, `{"or": [..]}`, `{"not": {..}}`. At most 500 comparisons, each value of `in`
+    /// being one.
     #[schema(value_type = Option<Object>)]
     filter: Option<Value>,
     /// Name of a collection.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use reqwest::{Method, RequestBuilder, multipart};
 use riacho_ingest_gateway::Config;
-use riacho_store::{Limits, OwnLimits};
+use riacho_store::{Limits, OwnLimits, Quota};
 use riacho_testkit::eventually;
 use serde_json::{Value, json};
 
@@ -319,4 +319,109 @@ async fn a_batch_is_filled_when_its_client_does_not_wait() {
     let (error, _) = refused(unknown, 404, "invalid_request_error", "not_found").await;
     assert!(error["message"].as_str().unwrap().contains("file"), "{error}");
     assert_eq!(count(), before, "no batch of which some is missing");
+}
+
+#[tokio::test]
+async fn a_file_that_is_refused_costs_its_batch_nothing_else() {
+    let gateway = Gateway::start().await;
+    let store = store(&gateway).await;
+    let mut files = Vec::new();
+    for name in ["a.txt", "b.txt", "c.txt"] {
+        files.push(file(&gateway, name, name).await);
+    }
+    attach(&gateway, &store, &files[0]).await;
+    let ids: Vec<_> = files.iter().map(|file| file["id"].clone()).collect();
+    let tenant = gateway.deployment.tenant.clone();
+    let over = async |quota| gateway.deployment.janitor.set_over_quota(&tenant, &[quota]).await.unwrap();
+    over(Quota::Unfinished).await;
+    let path = format!("/v1/vector_stores/{store}/file_batches");
+    // The first is there already, and is of no quota; the others are new.
+    let made = json(gateway.post(&path).json(&json!({ "file_ids": ids })), 200).await;
+    let counts = json!({"in_progress": 1, "completed": 0, "failed": 2, "cancelled": 0, "total": 3});
+    assert_eq!((&made["file_counts"], &made["status"]), (&counts, &json!("in_progress")));
+    let batch = format!("{path}/{}", made["id"].as_str().unwrap());
+    assert_eq!(json(gateway.get(&batch), 200).await["file_counts"], counts);
+    let listed = async |query: &str| {
+        let page = json(gateway.get(&format!("{batch}/files?{query}")), 200).await;
+        (page["data"].as_array().unwrap().clone(), page["has_more"].as_bool().unwrap())
+    };
+    let (failed, _) = listed("filter=failed&order=asc").await;
+    let mut refused_ids: Vec<_> = failed.iter().map(|file| file["id"].as_str().unwrap()).collect();
+    refused_ids.sort_unstable();
+    let mut expected: Vec<_> = ids[1..].iter().map(|id| id.as_str().unwrap()).collect();
+    expected.sort_unstable();
+    assert_eq!(refused_ids, expected);
+    for file in &failed {
+        assert_eq!(
+            (&file["status"], &file["last_error"]["code"]),
+            (&json!("failed"), &json!("server_error"))
+        );
+        assert!(file["last_error"]["message"].as_str().unwrap().starts_with("quota_exceeded: "), "{file}");
+    }
+    let (first, has_more) = listed("order=asc&limit=1").await;
+    assert_eq!((&first[0]["id"], has_more), (&ids[0], true));
+    let (rest, has_more) = listed(&format!("order=asc&limit=2&after={}", ids[0].as_str().unwrap())).await;
+    assert_eq!((rest, has_more), (failed, false));
+
+    // Where nothing can be attached there is no batch. What is on its way ends, so the same is worth sending again.
+    let new = json!({"file_ids": [ids[1], ids[2]]});
+    let (_, headers) = refused(gateway.post(&path).json(&new), 429, "requests", "rate_limit_exceeded").await;
+    assert!(headers.contains_key("retry-after") && !headers.contains_key("x-should-retry"), "{headers:?}");
+    over(Quota::Documents).await;
+    let quota = "insufficient_quota";
+    let (_, headers) = refused(gateway.post(&path).json(&new), 429, quota, quota).await;
+    assert_eq!(headers["x-should-retry"], "false");
+}
+
+#[tokio::test]
+async fn a_vector_store_that_nobody_was_told_of_goes_with_what_was_attached_to_it() {
+    let gateway = Gateway::with_config(Config { request_timeout_ms: 500, ..Config::default() }).await;
+    let mut ids = Vec::new();
+    for name in ["a.txt", "b.txt", "slow.txt"] {
+        ids.push(file(&gateway, name, name).await["id"].clone());
+    }
+    // The last one takes longer than the request may.
+    gateway.deployment.sql(&format!(
+        "CREATE FUNCTION wait_long() RETURNS trigger LANGUAGE plpgsql AS
+             'BEGIN PERFORM pg_sleep(600); RETURN NEW; END';
+         CREATE TRIGGER wait_long BEFORE INSERT ON documents FOR EACH ROW
+             WHEN (NEW.external_id LIKE '%{}') EXECUTE FUNCTION wait_long()",
+        ids[2].as_str().unwrap()
+    ));
+    let made = |condition: &str| {
+        let sql = format!("SELECT FROM collections WHERE title = 'too slow' AND {condition}");
+        gateway.deployment.sql(&sql).len()
+    };
+    let attached = "EXISTS (SELECT FROM documents AS d WHERE d.collection_id = collections.id)";
+    // Until one has come so far that something was attached; mostly the first does.
+    while made(attached) == 0 {
+        let body = json!({"name": "too slow", "file_ids": ids});
+        refused(gateway.post("/v1/vector_stores").json(&body), 503, "server_error", "timeout").await;
+    }
+    eventually(|| async {
+        let left = "SELECT FROM documents AS d JOIN collections AS c ON c.id = d.collection_id
+                    WHERE c.title = 'too slow' AND d.deleted_at IS NULL";
+        match (made("deleted_at IS NULL"), gateway.deployment.sql(left).len()) {
+            (0, 0) => Ok(()),
+            left => Err(left),
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_text_longer_than_what_is_cut_out_at_once_is_read_whole() {
+    let gateway = Gateway::with_config(Config { max_text_slice_bytes: 1_000, ..Config::default() }).await;
+    let text = "The \"lock\" opens at six\\seven,\n\tand é closes. ".repeat(2_000);
+    let (store, file) = (store(&gateway).await, file(&gateway, "a.txt", &text).await);
+    let document = attach(&gateway, &store, &file).await;
+    gateway.publish(&document, &text).await;
+    let path = format!("/v1/vector_stores/{store}/files/{}/content", file["id"].as_str().unwrap());
+    let response = gateway.get(&path).send().await.unwrap();
+    assert_eq!(
+        (response.status().as_u16(), &response.headers()["content-type"]),
+        (200, &"application/json".parse().unwrap())
+    );
+    let page: Value = response.json().await.unwrap();
+    assert_eq!(page["data"][0]["text"], text);
 }

@@ -43,8 +43,10 @@ class FileBatches(Case):
         batch = batches.create(self.store.id, file_ids=files)
         self.assertEqual(batch.file_counts.total, 20)
         cancelled = batches.cancel(batch.id, vector_store_id=self.store.id)
-        self.assertEqual((cancelled.status, cancelled.file_counts.in_progress, cancelled.file_counts.total),
-                         ("cancelled", 0, 20))
+        self.assertEqual((cancelled.file_counts.in_progress, cancelled.file_counts.total), (0, 20))
+        # A batch of which every file was quicker than the request is not cancelled.
+        possible = {"cancelled"} if cancelled.file_counts.cancelled else {"cancelled", "completed"}
+        self.assertIn(cancelled.status, possible)
         statuses = {file.status for file in batches.list_files(batch.id, vector_store_id=self.store.id)}
         self.assertLessEqual(statuses, {"cancelled", "completed"})
 

@@ -3,7 +3,7 @@
 //! The document's external id says which file it is in which vector store. So the same file in two of them is two documents, and
 //! attaching one again is answered by the document that is there, or is a new version of it where it differs or had failed.
 
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{Stream, StreamExt, TryStreamExt, stream};
 use riacho_domain::{Lane, TenantId};
 use riacho_store::{Accept, Accepted, Body, Chunking, File, MadeOf, VectorStore};
 use serde::{Deserialize, Serialize};
@@ -97,7 +97,7 @@ pub(super) struct Named {
 
 /// A file to be attached, checked.
 pub(super) struct Wanted {
-    file: Uuid,
+    pub(super) file: Uuid,
     attributes: Option<Map<String, Value>>,
     chunking: Chunking,
 }
@@ -164,25 +164,48 @@ pub(super) async fn attach(
 /// As [`attach`], where the files were looked up.
 pub(super) async fn attach_known(
     app: &App,
-    (tenant, trace, lane): (&TenantId, &Trace, Lane),
+    how: (&TenantId, &Trace, Lane),
     store: &VectorStore,
     files: &[File],
     wanted: Vec<Wanted>,
 ) -> Result<Vec<Accepted>, Problem> {
-    let mut accepts = Vec::with_capacity(wanted.len());
-    for wanted in wanted {
-        let file = files.iter().find(|file| file.id == wanted.file).ok_or_else(|| Kind::File.not_found())?;
+    let attached = attaching(app, how, store, files, wanted);
+    let attached = attached.map(|(_, attached)| attached).try_collect().await?;
+    app.store().touch_vector_store(how.0, store.id).await?;
+    Ok(attached)
+}
+
+/// As [`attach_known`], where each file is attached or refused by itself.
+pub(super) async fn attach_each(
+    app: &App,
+    how: (&TenantId, &Trace, Lane),
+    store: &VectorStore,
+    files: &[File],
+    wanted: Vec<Wanted>,
+) -> Result<Vec<(Uuid, Result<Accepted, Problem>)>, Problem> {
+    let attached = attaching(app, how, store, files, wanted).collect().await;
+    app.store().touch_vector_store(how.0, store.id).await?;
+    Ok(attached)
+}
+
+/// Attaches files, some at once, and says what became of each.
+fn attaching<'a>(
+    app: &'a App,
+    (tenant, trace, lane): (&'a TenantId, &'a Trace, Lane),
+    store: &'a VectorStore,
+    files: &'a [File],
+    wanted: Vec<Wanted>,
+) -> impl Stream<Item = (Uuid, Result<Accepted, Problem>)> + 'a {
+    let attached = move |wanted: Wanted| async move {
+        let id = wanted.file;
+        let Some(file) = files.iter().find(|file| file.id == id) else {
+            return (id, Err(Kind::File.not_found()));
+        };
         let mut accept = accept_of(tenant, store, file, wanted);
         (accept.lane, accept.traceparent) = (lane, trace.traceparent.clone());
-        accepts.push(accept);
-    }
-    let attached = stream::iter(accepts)
-        .map(|accept| async move { app.attach(&accept).await.map_err(Problem::from) })
-        .buffer_unordered(AT_ONCE)
-        .try_collect()
-        .await?;
-    app.store().touch_vector_store(tenant, store.id).await?;
-    Ok(attached)
+        (id, app.attach(&accept).await.map_err(Problem::from))
+    };
+    stream::iter(wanted).map(attached).buffer_unordered(AT_ONCE)
 }
 
 fn accept_of(tenant: &TenantId, store: &VectorStore, file: &File, wanted: Wanted) -> Accept {

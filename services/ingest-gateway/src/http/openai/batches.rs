@@ -2,7 +2,7 @@
 
 use axum::{Json, extract::State, response::Response};
 use riacho_domain::TenantId;
-use riacho_store::{File, FileBatch, MAX_BATCH, VectorStore};
+use riacho_store::{BatchFile, File, FileBatch, MAX_BATCH, Reason, VectorStore};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tracing::Instrument;
@@ -17,7 +17,7 @@ use super::{
         status::tell_cancelled,
         trace::Trace,
     },
-    attach::{ChunkingStrategy, Named, Wanted, attach_known, known_files, lane},
+    attach::{ChunkingStrategy, Named, Wanted, attach_each, known_files, lane},
     ids::{Ids, Kind},
     lists::{ListQuery, PageBody},
     members::{self, MemberBody},
@@ -124,7 +124,8 @@ pub(super) async fn create(
     Ok(answered(&filled.await.map_err(|error| Problem::internal(&error))??))
 }
 
-/// Attaches files, some at a time, each of which is in a new batch as soon as it is attached.
+/// Attaches files, some at a time, each of which is in a new batch as soon as it is attached. One that is refused is noted with
+/// the batch and holds up no other; an error where nothing could be attached.
 async fn fill(
     app: &App,
     (tenant, trace): (&TenantId, &Trace),
@@ -134,13 +135,41 @@ async fn fill(
 ) -> Result<Uuid, Problem> {
     let lane = lane(&wanted);
     let batch_id = app.store().create_batch(tenant, store.id).await?;
+    let (mut is_empty, mut refused) = (true, Vec::new());
     while !wanted.is_empty() {
-        let some = wanted.drain(..wanted.len().min(ADDED_AT_ONCE)).collect();
-        let attached = attach_known(app, (tenant, trace, lane), store, files, some).await?;
-        let documents: Vec<_> = attached.iter().map(|accepted| accepted.document).collect();
-        app.store().add_to_batch(tenant, batch_id, &documents).await?;
+        let some: Vec<_> = wanted.drain(..wanted.len().min(ADDED_AT_ONCE)).collect();
+        let mut documents = Vec::with_capacity(some.len());
+        for (file, attached) in attach_each(app, (tenant, trace, lane), store, files, some).await? {
+            match attached {
+                Ok(accepted) => documents.push((accepted.document, accepted.version)),
+                Err(problem) => refused.push((file, problem)),
+            }
+        }
+        if !documents.is_empty() {
+            is_empty = false;
+            app.store().add_to_batch(tenant, batch_id, &documents).await?;
+        } else if let Some((_, problem)) = refused.last()
+            && problem.is_of_server()
+        {
+            // Not one of many: what is away would keep all that are left waiting.
+            let problem = problem.clone();
+            refused.extend(wanted.drain(..).map(|wanted| (wanted.file, problem.clone())));
+        }
     }
-    Ok(batch_id)
+    match refused.first() {
+        Some((_, problem)) if is_empty => Err(problem.clone()),
+        Some(_) => {
+            let refused: Vec<_> =
+                refused.into_iter().map(|(file, problem)| (file, reason(&problem))).collect();
+            app.store().add_refused(tenant, batch_id, &refused).await?;
+            Ok(batch_id)
+        }
+        None => Ok(batch_id),
+    }
+}
+
+fn reason(problem: &Problem) -> Reason {
+    Reason { code: problem.code().to_owned(), message: problem.detail().to_owned() }
 }
 
 /// Look at a batch.
@@ -176,7 +205,13 @@ pub(super) async fn files(
     QueryString(query): QueryString<ListQuery>,
 ) -> Result<Json<PageBody<MemberBody>>, Problem> {
     batch(&app, &caller.tenant, store, id).await?;
-    members::page(&app, &caller.tenant, (store, Some(id)), &query).await
+    let (states, window) = members::asked(&query)?;
+    let part = app.store().batch_files(&caller.tenant, (store, id), states.as_deref(), &window).await?;
+    let body = |file| match file {
+        BatchFile::Attached(member) => MemberBody::new(store, *member),
+        BatchFile::Refused(refused) => MemberBody::refused(store, refused),
+    };
+    Ok(Json(PageBody::new(part, body, |body| &body.id)))
 }
 
 #[cfg(test)]

@@ -30,7 +30,7 @@ pub(crate) async fn layer(request: Request, next: Next) -> Response {
 
 fn translated(problem: &Problem, response: &Response) -> Response {
     let status = response.status();
-    let (kind, code) = names(status, problem.code());
+    let (kind, code) = names(status, problem);
     let error = json!({
         "message": problem.detail(),
         "type": kind,
@@ -45,17 +45,17 @@ fn translated(problem: &Problem, response: &Response) -> Response {
             headers.insert(name.clone(), value.clone());
         }
     }
-    // A conflict and a quota stay what they are however often the same is sent.
-    if status == StatusCode::CONFLICT || problem.code() == "quota_exceeded" {
+    // A conflict and most quotas stay what they are however often the same is sent.
+    if problem.stays() {
         headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
     }
     translated
 }
 
 /// Type and code of an error, as OpenAI names them where it has a name.
-fn names(status: StatusCode, code: &'static str) -> (&'static str, &'static str) {
-    match (status, code) {
-        (_, "quota_exceeded") => ("insufficient_quota", "insufficient_quota"),
+fn names(status: StatusCode, problem: &Problem) -> (&'static str, &'static str) {
+    match (status, problem.code()) {
+        (_, "quota_exceeded") if problem.stays() => ("insufficient_quota", "insufficient_quota"),
         (StatusCode::TOO_MANY_REQUESTS, _) => ("requests", "rate_limit_exceeded"),
         (StatusCode::UNAUTHORIZED, _) => ("invalid_request_error", "invalid_api_key"),
         (StatusCode::FORBIDDEN, _) => ("invalid_request_error", "insufficient_permissions"),

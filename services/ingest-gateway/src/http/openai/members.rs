@@ -4,7 +4,7 @@ use axum::{Json, extract::State, response::Response};
 use chrono::{DateTime, Utc};
 use riacho_domain::{ReasonCode, State as DocumentStage, TenantId};
 use riacho_objects::Key;
-use riacho_store::{Member, Reason, VectorStore};
+use riacho_store::{Member, Reason, RefusedFile, VectorStore, Window};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
@@ -17,11 +17,13 @@ use super::{
         problem::Problem,
         trace::Trace,
     },
+    MAX_PAIRS,
     attach::{ChunkingStrategy, Named, Wanted, attach, attributes},
     ids::{Ids, Kind},
     lists::{DEFAULT_PAGE, DeletedBody, ListQuery, MAX_PAGE, PageBody},
     polled, seconds,
     stores::known,
+    text,
 };
 
 /// What became of a file.
@@ -79,6 +81,8 @@ impl From<Reason> for LastError {
             | ReasonCode::Empty
             | ReasonCode::ParserCrashed
             | ReasonCode::HashMismatch => "invalid_file",
+            // A file that was deleted before its turn came.
+            _ if reason.code == "not_found" => "invalid_file",
             _ => "server_error",
         };
         Self { code, message: format!("{}: {}", reason.code, reason.message) }
@@ -95,8 +99,8 @@ pub(super) struct MemberBody {
     status: Status,
     last_error: Option<LastError>,
     usage_bytes: u64,
-    attributes: Map<String, Value>,
-    chunking_strategy: ChunkingStrategy,
+    attributes: Option<Map<String, Value>>,
+    chunking_strategy: Option<ChunkingStrategy>,
     #[serde(skip)]
     pub(super) unfinished_since: Option<DateTime<Utc>>,
 }
@@ -113,9 +117,25 @@ impl MemberBody {
             status,
             last_error: member.error.filter(|_| status == Status::Failed).map(LastError::from),
             usage_bytes: member.size.filter(|_| status == Status::Completed).unwrap_or(0),
-            attributes: shown(member.metadata),
-            chunking_strategy: ChunkingStrategy::of(&member.chunking),
+            attributes: Some(shown(member.metadata)),
+            chunking_strategy: Some(ChunkingStrategy::of(&member.chunking)),
             unfinished_since: (status == Status::InProgress).then_some(member.accepted_at),
+        }
+    }
+
+    /// A file that could not be attached to the vector store with this id: there is no document, so nothing is known of one.
+    pub(super) fn refused(store: Uuid, refused: RefusedFile) -> Self {
+        Self {
+            id: Kind::File.id(refused.file),
+            object: "vector_store.file",
+            created_at: seconds(refused.created_at),
+            vector_store_id: Kind::Store.id(store),
+            status: Status::Failed,
+            last_error: Some(refused.reason.into()),
+            usage_bytes: 0,
+            attributes: None,
+            chunking_strategy: None,
+            unfinished_since: None,
         }
     }
 }
@@ -166,20 +186,15 @@ pub(super) async fn list(
     QueryString(query): QueryString<ListQuery>,
 ) -> Result<Json<PageBody<MemberBody>>, Problem> {
     let VectorStore { id, .. } = known(&app, &caller.tenant, id).await?;
-    page(&app, &caller.tenant, (id, None), &query).await
+    let (states, window) = asked(&query)?;
+    let part = app.store().members(&caller.tenant, id, states.as_deref(), &window).await?;
+    Ok(Json(PageBody::new(part, |member| MemberBody::new(id, member), |body| &body.id)))
 }
 
-/// A page of the files of a vector store, or of a batch of them.
-pub(super) async fn page(
-    app: &App,
-    tenant: &TenantId,
-    (store, batch): (Uuid, Option<Uuid>),
-    query: &ListQuery,
-) -> Result<Json<PageBody<MemberBody>>, Problem> {
+/// What of a list of files is asked for: in which states, and which part.
+pub(super) fn asked(query: &ListQuery) -> Result<(Option<Vec<DocumentStage>>, Window), Problem> {
     let states = Status::read(query.filter.as_deref())?;
-    let window = query.window(Kind::File, DEFAULT_PAGE, MAX_PAGE)?;
-    let part = app.store().members(tenant, store, batch, states.as_deref(), &window).await?;
-    Ok(Json(PageBody::new(part, |member| MemberBody::new(store, member), |body| &body.id)))
+    Ok((states, query.window(Kind::File, DEFAULT_PAGE, MAX_PAGE)?))
 }
 
 /// Look at a file of a vector store.
@@ -198,6 +213,19 @@ pub(super) struct Changed {
     attributes: Option<Map<String, Value>>,
 }
 
+/// Checks attributes that take the place of others. `/api/v1` has wider limits: what a file has already may be sent back as it was
+/// shown, or in part.
+fn changed(given: Map<String, Value>, present: &Map<String, Value>) -> Result<Map<String, Value>, Problem> {
+    let (same, mut new): (Map<_, _>, Map<_, _>) =
+        given.into_iter().partition(|(key, value)| present.get(key) == Some(value));
+    if new.keys().any(|key| !present.contains_key(key)) && same.len() + new.len() > MAX_PAIRS {
+        return Err(Problem::field("attributes", format!("may have at most {MAX_PAIRS} keys")));
+    }
+    new = attributes(new)?;
+    new.extend(same);
+    Ok(new)
+}
+
 /// Change the attributes of a file; searches filter on the new ones at once.
 pub(super) async fn update(
     State(app): State<App>,
@@ -206,9 +234,10 @@ pub(super) async fn update(
     JsonBody(body): JsonBody<Changed>,
 ) -> Result<Response, Problem> {
     let tenant = &caller.tenant;
-    let attributes = attributes(body.attributes.unwrap_or_default())?;
-    let document = member(&app, tenant, store, id).await?.document;
-    match app.store().set_metadata(tenant, document, &attributes).await? {
+    let member_now = member(&app, tenant, store, id).await?;
+    let document = member_now.document;
+    let attributes = changed(body.attributes.unwrap_or_default(), &shown(member_now.metadata))?;
+    match app.store().set_attributes(tenant, document, &attributes).await? {
         true => Ok(answered(store, member(&app, tenant, store, id).await?)),
         false => Err(Kind::File.not_found()),
     }
@@ -232,26 +261,19 @@ pub(super) async fn content(
     State(app): State<App>,
     caller: Caller<Read>,
     Ids([store, id]): Ids<2>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Response, Problem> {
     let tenant = &caller.tenant;
     let member = member(&app, tenant, store, id).await?;
-    let text = app.store().text_of(tenant, member.document, None).await?;
-    let text = text.ok_or_else(|| {
+    let stored = app.store().text_of(tenant, member.document, None).await?;
+    let stored = stored.ok_or_else(|| {
         let status = Status::of(member.state);
         Problem::bad_request(format!(
             "there is no text; the file is {}",
             json!(status).as_str().unwrap_or_default()
         ))
     })?;
-    let key = Key::text(tenant, member.document, text.version, text.run);
-    let bytes = app.objects().get(&key, app.config().max_text_slice_bytes).await?;
-    let text = std::str::from_utf8(&bytes).map_err(|e| Problem::internal(&e))?;
-    Ok(Json(json!({
-        "object": "vector_store.file_content.page",
-        "data": [{ "type": "text", "text": text }],
-        "has_more": false,
-        "next_page": null,
-    })))
+    let key = Key::text(tenant, member.document, stored.version, stored.run);
+    Ok(text::page(app.objects().get_stream(&key, None).await?.body))
 }
 
 #[cfg(test)]
@@ -265,6 +287,27 @@ mod tests {
         assert_eq!(counts, [6, 1, 2, 1]);
         assert_eq!(Status::read(Some("completed")).ok().flatten(), Some(vec![DocumentStage::Ready]));
         assert!(Status::read(Some("ready")).is_err());
+    }
+
+    #[test]
+    fn what_was_shown_can_be_sent_back() {
+        let many = |count: usize| -> Map<String, Value> {
+            (0..count).map(|n| (format!("key {n}"), json!("x".repeat(2_000)))).collect()
+        };
+        let present = many(20);
+        let with = |key: &str, value: Value| {
+            let mut given = present.clone();
+            given.insert(key.to_owned(), value);
+            given
+        };
+        assert_eq!(changed(present.clone(), &present).ok(), Some(present.clone()), "all of it");
+        assert_eq!(changed(many(17), &present).ok(), Some(many(17)), "a part");
+        let other = with("key 3", json!(3));
+        assert_eq!(changed(other.clone(), &present).ok(), Some(other), "with another value");
+        for wrong in [with("key 20", json!(1)), with("key 3", json!("y".repeat(600))), many(21)] {
+            assert!(changed(wrong, &present).is_err());
+        }
+        assert!(changed(with("key 3", json!(1)), &Map::new()).is_err(), "it has none of them");
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod lists;
 mod members;
 mod search;
 mod stores;
+mod text;
 mod upload;
 
 use std::time::Duration;

@@ -1,10 +1,12 @@
 //! Vector stores: make, list, look at, change, delete.
 
 use axum::{Json, extract::State};
-use riacho_domain::TenantId;
-use riacho_store::{ChangedVectorStore, Counts, NewVectorStore, VectorStore};
+use riacho_domain::{Lane, TenantId};
+use riacho_store::{ChangedVectorStore, Counts, File, NewVectorStore, VectorStore};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
+use tokio::sync::oneshot;
+use tracing::Instrument;
 use uuid::Uuid;
 
 use super::{
@@ -180,18 +182,62 @@ pub(super) async fn create(
     if !wanted.is_empty() {
         caller.takes_parts(&app, wanted.len()).await?;
     }
+    let (tenant, how) = (tenant.clone(), (trace, lane(&wanted)));
+    let (answer, answered) = oneshot::channel();
+    // Goes on where the client has no patience: somebody has to take away what nobody knows the id of.
+    tokio::spawn(make(app, tenant, how, new, (files, wanted), answer).in_current_span());
+    Ok(Json(answered.await.map_err(|error| Problem::internal(&error))??.into()))
+}
+
+/// Makes a vector store with its first files, and deletes it again where one of them is refused or nobody waits for the
+/// answer any more: without its id, nobody could.
+async fn make(
+    app: App,
+    tenant: TenantId,
+    (trace, lane): (Trace, Lane),
+    new: NewVectorStore,
+    (files, wanted): (Vec<File>, Vec<Wanted>),
+    mut answer: oneshot::Sender<Result<VectorStore, Problem>>,
+) {
     let id = Uuid::now_v7();
-    let store = app.store().create_vector_store(tenant, (id, &Kind::Store.id(id)), &new).await?;
-    if wanted.is_empty() {
-        return Ok(Json(store.into()));
+    let store = match app.store().create_vector_store(&tenant, (id, &Kind::Store.id(id)), &new).await {
+        Ok(store) => store,
+        Err(error) => {
+            let _ = answer.send(Err(error.into()));
+            return;
+        }
+    };
+    let filled = async {
+        if wanted.is_empty() {
+            return Ok(store);
+        }
+        attach_known(&app, (&tenant, &trace, lane), &store, &files, wanted).await?;
+        found(&app, &tenant, id).await
+    };
+    let filled = tokio::select! {
+        filled = filled => filled,
+        () = answer.closed() => Err(Problem::timed_out()),
+    };
+    match filled {
+        Ok(store) => {
+            if answer.send(Ok(store)).is_err() {
+                forget(&app, &tenant, id).await;
+            }
+        }
+        Err(problem) => {
+            // Before the answer: whoever sends the same again finds the name free.
+            forget(&app, &tenant, id).await;
+            let _ = answer.send(Err(problem));
+        }
     }
-    let how = (tenant, &trace, lane(&wanted));
-    if let Err(problem) = attach_known(&app, how, &store, &files, wanted).await {
-        // Its id was not answered, so nobody could delete it.
-        app.store().delete_vector_store(tenant, id).await?;
-        return Err(problem);
+}
+
+/// Deletes a vector store whose id was not answered.
+async fn forget(app: &App, tenant: &TenantId, id: Uuid) {
+    if let Err(error) = app.store().delete_vector_store(tenant, id).await {
+        let store = Kind::Store.id(id);
+        tracing::error!(%error, %tenant, "the vector store {store} stays, and nobody was told of it");
     }
-    Ok(Json(found(&app, tenant, id).await?.into()))
 }
 
 /// List vector stores: all collections.
