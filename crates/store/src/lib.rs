@@ -15,6 +15,7 @@ mod config;
 mod cursor;
 mod day;
 mod dead_letters;
+mod deployment;
 mod documents;
 mod due;
 mod error;

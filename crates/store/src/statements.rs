@@ -8,9 +8,9 @@ use uuid::Uuid;
 
 use crate::{
     ListDocuments, accept, attachments, audit, census, chunks, collections, commands, day, dead_letters,
-    documents, due, files, frequent_words, indexing, intake, janitor, keys, leases, limits, migrate, pauses,
-    pool, purge, release, reuse, schedules, search, spaces, spend, stages, start, status, tenants, topology,
-    uploads,
+    deployment, documents, due, files, frequent_words, indexing, intake, janitor, keys, leases, limits,
+    migrate, pauses, pool, purge, release, reuse, schedules, search, spaces, spend, stages, start, status,
+    tenants, topology, uploads,
     vector_stores::{self, members},
     webhooks,
 };
@@ -263,6 +263,7 @@ fn all(space: SpaceId) -> Vec<String> {
         commands::STATEMENTS,
         day::STATEMENTS,
         dead_letters::STATEMENTS,
+        deployment::STATEMENTS,
         documents::STATEMENTS,
         due::STATEMENTS,
         files::STATEMENTS,

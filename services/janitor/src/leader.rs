@@ -54,6 +54,7 @@ async fn lead(
     let leading = stop.child_token();
     let mut running = loops(janitor, timetable, trouble, &leading, |task| !task.is_for_everybody());
     running.spawn(requests::serve(janitor.clone(), Arc::clone(timetable), leading.clone()));
+    running.spawn(tasks::take_over_if_empty(janitor.clone()));
     let last = keep(&janitor.store, lease, janitor.config.lease(), asked, &leading).await;
     leading.cancel();
     metrics::gauge!(names::LEADER).set(0.0);

@@ -1,17 +1,24 @@
 //! Removes objects that no row knows: of uploads whose transaction failed, of stages that crashed.
 //!
 //! Only what is older than any upload takes is looked at, so an object whose row is about to be
-//! written is left alone. Producers' objects are the producers' own.
+//! written is left alone, and the rows are asked again right before an object goes. Producers' objects are the producers'
+//! own. A store of another deployment is left alone altogether.
+
+mod owner;
 
 use std::{collections::HashSet, time::Duration};
 
 use chrono::{DateTime, Utc};
 use futures::StreamExt;
 use riacho_objects::{Entry, Key, KeyKind};
+use riacho_store::Store;
+
+pub(crate) use self::owner::take_over_if_empty;
 
 use crate::{Error, job::Job};
 
 pub(crate) async fn run(job: &Job<'_>) -> Result<(), Error> {
+    owner::check(job).await?;
     let age = Duration::from_secs(job.config().orphan_age_seconds);
     let older_than = Utc::now() - age;
     let mut objects = job.janitor.objects.list_all();
@@ -36,22 +43,31 @@ pub(crate) async fn run(job: &Job<'_>) -> Result<(), Error> {
 }
 
 async fn look_at(job: &Job<'_>, group: Vec<Entry>, older_than: DateTime<Utc>) -> Result<(), Error> {
-    let objects = &job.janitor.objects;
-    let known = Known::ask(job, &group).await?;
+    let known = Known::ask(&job.janitor.store, &group).await?;
     for entry in group.iter().filter(|entry| !known.has(&entry.key)) {
-        job.add("bytes", entry.size);
-        job.add(counted_as(&entry.key), 1);
-        if job.dry_run {
-            continue;
-        }
-        // The same key can have been written again since it was listed.
-        match objects.head(&entry.key).await {
-            Ok(now) if now.last_modified < older_than => objects.delete(&entry.key).await?,
-            Ok(_) | Err(riacho_objects::Error::NotFound { .. }) => {}
-            Err(error) => return Err(error.into()),
+        if job.dry_run || remove(job, entry, older_than).await? {
+            job.add("bytes", entry.size);
+            job.add(counted_as(&entry.key), 1);
         }
     }
     Ok(())
+}
+
+/// Removes an object that no row knew, unless its row has come meanwhile or the key was written again.
+async fn remove(job: &Job<'_>, entry: &Entry, older_than: DateTime<Utc>) -> Result<bool, Error> {
+    let objects = &job.janitor.objects;
+    match objects.head(&entry.key).await {
+        Ok(now) if now.last_modified >= older_than => return Ok(false),
+        Ok(_) => {}
+        Err(riacho_objects::Error::NotFound { .. }) => return Ok(false),
+        Err(error) => return Err(error.into()),
+    }
+    // Others of the group may have taken long, so what the rows said then is old.
+    if Known::ask(&job.janitor.store, std::slice::from_ref(entry)).await?.has(&entry.key) {
+        return Ok(false);
+    }
+    objects.delete(&entry.key).await?;
+    Ok(true)
 }
 
 /// What the rows know of a group of objects.
@@ -61,8 +77,7 @@ struct Known {
 }
 
 impl Known {
-    async fn ask(job: &Job<'_>, group: &[Entry]) -> Result<Known, Error> {
-        let store = &job.janitor.store;
+    async fn ask(store: &Store, group: &[Entry]) -> Result<Known, Error> {
         let (mut originals, mut versions) = (Vec::new(), Vec::new());
         for entry in group {
             match entry.key.kind() {
