@@ -82,7 +82,7 @@ pub use self::{
     limits::{Limits, OverBudget, OwnLimits, Quota, Usage},
     pauses::{MAX_PAUSE_REASON, Pause},
     pool::{PoolFigures, Role, Store},
-    purge::{Purge, PurgeKind, PurgeProgress, Purged, Receipt},
+    purge::{Purge, PurgeFigures, PurgeKind, PurgeOf, PurgeProgress, Purged, Receipt},
     release::{Accepted, Chunking, Release, ReleasePlan},
     reuse::{ContentHash, Known, WantedVectors},
     schedules::{PlannedTask, RequestedRun, RunState, Schedule, TaskRun},

@@ -83,7 +83,8 @@ async fn the_object_of_a_file_is_removed_after_the_last_document_that_names_it()
     let file = file(&db, &db.acme, "text", None).await;
     let document = attach(&db, &file, "a").await.document;
     let originals = async || {
-        let purges = db.janitor.purge_candidates(Duration::ZERO, 10).await.unwrap();
+        let purges =
+            db.janitor.purge_candidates(riacho_store::PurgeOf::ALL, Duration::ZERO, 10).await.unwrap();
         purges.into_iter().map(|purge| (purge.document, purge.originals)).collect::<Vec<_>>()
     };
     assert!(db.store.delete_document(&db.acme, document).await.unwrap());
@@ -96,7 +97,8 @@ async fn the_object_of_a_file_is_removed_after_the_last_document_that_names_it()
     assert!(db.store.delete_file(&db.acme, file.id).await.unwrap());
     assert!(!db.store.delete_file(&db.acme, file.id).await.unwrap());
     assert!(db.janitor.file_purges(Duration::ZERO, 10).await.unwrap().is_empty(), "a document names it");
-    let purge = db.janitor.purge_candidates(Duration::ZERO, 10).await.unwrap().remove(0);
+    let purge =
+        db.janitor.purge_candidates(riacho_store::PurgeOf::ALL, Duration::ZERO, 10).await.unwrap().remove(0);
     assert!(db.janitor.purge_done(&purge, Default::default()).await.unwrap().is_some());
     let purges = db.janitor.file_purges(Duration::ZERO, 10).await.unwrap();
     assert_eq!(purges.iter().map(|purge| &purge.object_key).collect::<Vec<_>>(), [&file.object_key]);

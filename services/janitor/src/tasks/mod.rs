@@ -9,6 +9,7 @@ mod dead_letters;
 mod deadline;
 mod expire_documents;
 mod expire_uploads;
+mod failures;
 mod fill;
 mod health;
 mod housekeep;

@@ -15,6 +15,7 @@ use riacho_store::Store;
 
 pub(crate) use self::owner::take_over_if_empty;
 
+use super::failures::Failures;
 use crate::{Error, job::Job};
 
 pub(crate) async fn run(job: &Job<'_>) -> Result<(), Error> {
@@ -22,30 +23,45 @@ pub(crate) async fn run(job: &Job<'_>) -> Result<(), Error> {
     let age = Duration::from_secs(job.config().orphan_age_seconds);
     let older_than = Utc::now() - age;
     let mut objects = job.janitor.objects.list_all();
-    let mut group = Vec::new();
+    let (mut group, mut failures) = (Vec::new(), Failures::default());
     while let Some(entry) = objects.next().await {
         let entry = entry?;
         if entry.last_modified < older_than {
             group.push(entry);
         }
         if group.len() >= job.config().batch.max(1) as usize {
-            look_at(job, std::mem::take(&mut group), older_than).await?;
-            if !job.goes_on() {
-                return Ok(());
+            look_at(job, std::mem::take(&mut group), older_than, &mut failures).await?;
+            if !job.goes_on() || failures.are_too_many() {
+                return failures.into_result();
             }
         }
     }
-    look_at(job, group, older_than).await?;
+    look_at(job, group, older_than, &mut failures).await?;
     if !job.dry_run {
         job.add("abandoned_uploads", job.janitor.objects.remove_abandoned(age).await?);
     }
-    Ok(())
+    failures.into_result()
 }
 
-async fn look_at(job: &Job<'_>, group: Vec<Entry>, older_than: DateTime<Utc>) -> Result<(), Error> {
+async fn look_at(
+    job: &Job<'_>,
+    group: Vec<Entry>,
+    older_than: DateTime<Utc>,
+    failures: &mut Failures,
+) -> Result<(), Error> {
     let known = Known::ask(&job.janitor.store, &group).await?;
     for entry in group.iter().filter(|entry| !known.has(&entry.key)) {
-        if job.dry_run || remove(job, entry, older_than).await? {
+        let is_orphan = match job.dry_run {
+            true => true,
+            false => match remove(job, entry, older_than).await {
+                Err(Error::Objects(error)) if !failures.are_too_many() => {
+                    failures.add(&error.into());
+                    false
+                }
+                removed => removed?,
+            },
+        };
+        if is_orphan {
             job.add("bytes", entry.size);
             job.add(counted_as(&entry.key), 1);
         }
