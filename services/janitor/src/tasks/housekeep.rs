@@ -8,9 +8,14 @@ pub(crate) async fn run(job: &Job<'_>) -> Result<(), Error> {
     let store = &job.janitor.store;
     if job.dry_run {
         job.add("rows", store.due_figures().await?.housekeeping);
+        job.add("late_tenants", store.tenants_with_late().await?.len() as u64);
         return Ok(());
     }
     job.add("rows", store.housekeep().await?);
+    for tenant in store.delete_what_came_late().await? {
+        tracing::info!(%tenant, "what a deleted tenant had left is deleted");
+        job.add("late_tenants", 1);
+    }
     for tenant in store.remove_deleted_tenants().await? {
         tracing::info!(%tenant, "nothing is left of a deleted tenant");
         job.add("tenants", 1);
