@@ -294,7 +294,8 @@ async fn remove_document(tx: &Tx, purge: &Purge, purged: Purged) -> Result<Optio
         purged: Purged { dead_letters, ..purged },
     };
     let purged = &receipt.purged;
-    let params: [Param<'_>; 9] = [
+    let deleted_at: DateTime<Utc> = row.try_get("deleted_at")?;
+    let params: [Param<'_>; 10] = [
         &receipt.id,
         &purge.tenant.as_str(),
         &receipt.document.0,
@@ -304,6 +305,7 @@ async fn remove_document(tx: &Tx, purge: &Purge, purged: Purged) -> Result<Optio
         &read::signed_size(purged.objects),
         &read::signed_size(purged.entries),
         &read::signed_size(purged.dead_letters),
+        &deleted_at,
     ];
     tx.execute(ADD_RECEIPT, &params).await?;
     Ok(Some(receipt))
@@ -419,14 +421,14 @@ const MARK_STRAYS: &str = "-- store::purge::purge_done
 UPDATE document_versions SET strays_purged_at = now() WHERE document_id = $1 AND version = $2 AND state = 'ready'";
 
 const REMOVE_DOCUMENT: &str = "-- store::purge::remove_document
-DELETE FROM documents WHERE id = $1 AND deleted_at IS NOT NULL RETURNING latest_version";
+DELETE FROM documents WHERE id = $1 AND deleted_at IS NOT NULL RETURNING latest_version, deleted_at";
 
 const REMOVE_LETTERS: &str = "-- store::purge::remove_document
 DELETE FROM dead_letters WHERE document_id = $1";
 
 const ADD_RECEIPT: &str = "-- store::purge::remove_document
-INSERT INTO receipts (id, tenant_id, document_id, versions, chunks, vectors, objects, entries, dead_letters)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+INSERT INTO receipts (id, tenant_id, document_id, versions, chunks, vectors, objects, entries, dead_letters, deleted_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
 
 /// The statements of this file, for a space.
 pub(crate) fn statements(space: SpaceId) -> Vec<String> {

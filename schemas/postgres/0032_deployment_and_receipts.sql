@@ -7,3 +7,8 @@ CREATE TABLE deployment (
 );
 INSERT INTO deployment DEFAULT VALUES;
 GRANT SELECT ON deployment TO riacho_janitor;
+
+-- A receipt tells when its document was deleted, so that the numbers of a day are the same after its purge. Those that are there
+-- know only when they were written.
+ALTER TABLE receipts ADD COLUMN deleted_at timestamptz;
+CREATE INDEX receipts_deleted ON receipts (coalesce(deleted_at, created_at));
