@@ -22,6 +22,7 @@ mod error;
 mod files;
 mod frequent_words;
 mod gone;
+mod housekeep;
 mod indexing;
 mod intake;
 mod janitor;
@@ -71,7 +72,7 @@ pub use self::{
         ReplayedVersion, Resolve, Resolved, Selection, SkipReason, Skipped,
     },
     documents::{Document, ListDocuments, MAX_PAGE, Original, Parent, TextRef},
-    due::DueFigures,
+    due::{DueFigures, RetentionFigures},
     error::{Conflict, Error},
     files::{File, FilePurge, NewFile},
     indexing::{IndexAnswer, IndexItem},

@@ -173,6 +173,11 @@ impl Store {
         rows.iter().map(|row| read::tenant(row, "id")).collect()
     }
 
+    /// How many tenants [`Store::remove_deleted_tenants`] would answer.
+    pub async fn tenants_to_remove(&self) -> Result<u64, Error> {
+        Ok(self.single(Scope::all("tenants_to_remove"), TO_REMOVE, &[]).await?.len() as u64)
+    }
+
     /// The active tenants. Services may ask it too.
     pub async fn active_tenants(&self) -> Result<Vec<TenantId>, Error> {
         let rows = self.single(Scope::all("active_tenants"), ACTIVE, &[]).await?;
@@ -234,10 +239,17 @@ SELECT t.id FROM tenants AS t WHERE t.state = 'deleting'
        OR EXISTS (SELECT FROM api_keys WHERE tenant_id = t.id AND revoked_at IS NULL))
 ORDER BY t.id";
 
-const REMOVE_DELETED: &str = "-- store::tenants::remove_deleted_tenants
-DELETE FROM tenants AS t WHERE t.state = 'deleting' AND NOT EXISTS (SELECT FROM documents WHERE tenant_id = t.id)
-  AND NOT EXISTS (SELECT FROM files WHERE tenant_id = t.id)
-RETURNING t.id";
+macro_rules! removable {
+    () => {
+        "tenants AS t WHERE t.state = 'deleting' AND NOT EXISTS (SELECT FROM documents WHERE tenant_id = t.id)
+  AND NOT EXISTS (SELECT FROM files WHERE tenant_id = t.id)"
+    };
+}
+
+const REMOVE_DELETED: &str =
+    concat!("-- store::tenants::remove_deleted_tenants\nDELETE FROM ", removable!(), " RETURNING t.id");
+
+const TO_REMOVE: &str = concat!("-- store::tenants::tenants_to_remove\nSELECT t.id FROM ", removable!());
 
 const ACTIVE: &str = "-- store::tenants::active_tenants
 SELECT id FROM active_tenants() AS id";
@@ -257,5 +269,6 @@ pub(crate) const STATEMENTS: &[&str] = &[
     REVOKE_KEYS,
     WITH_LATE,
     REMOVE_DELETED,
+    TO_REMOVE,
     ACTIVE,
 ];

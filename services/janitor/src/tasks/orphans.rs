@@ -37,9 +37,12 @@ pub(crate) async fn run(job: &Job<'_>) -> Result<(), Error> {
         }
     }
     look_at(job, group, older_than, &mut failures).await?;
-    if !job.dry_run {
-        job.add("abandoned_uploads", job.janitor.objects.remove_abandoned(age).await?);
-    }
+    let objects = &job.janitor.objects;
+    let abandoned = match job.dry_run {
+        true => objects.count_abandoned(age).await?,
+        false => objects.remove_abandoned(age).await?,
+    };
+    job.add("abandoned_uploads", abandoned);
     failures.into_result()
 }
 
