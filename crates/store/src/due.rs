@@ -51,10 +51,10 @@ impl Store {
         })
     }
 
-    /// Counts what is past its retention, of all tenants.
-    pub async fn retention_figures(&self, retention: Duration) -> Result<RetentionFigures, Error> {
-        let scope = Scope::all("retention_figures");
-        let rows = self.single(scope, RETENTION, &[&retention.as_secs_f64()]).await?;
+    /// Counts what is past its retention, of all tenants: their own, or this one.
+    pub async fn retention_figures(&self, retention: Option<Duration>) -> Result<RetentionFigures, Error> {
+        let retention = retention.map(|retention| retention.as_secs_f64());
+        let rows = self.single(Scope::all("retention_figures"), RETENTION, &[&retention]).await?;
         let Some(row) = rows.first() else { return Ok(RetentionFigures::default()) };
         Ok(RetentionFigures { originals: read::total(row, "originals")?, files: read::total(row, "files")? })
     }

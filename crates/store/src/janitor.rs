@@ -161,10 +161,15 @@ impl Store {
         Ok(overdue)
     }
 
-    /// Originals of versions that ended longer ago than the retention. Mark one with
-    /// [`Store::original_purged`] before removing its object.
-    pub async fn originals_past(&self, retention: Duration, limit: u32) -> Result<Vec<PurgeOriginal>, Error> {
-        let params: [Param<'_>; 2] = [&retention.as_secs_f64(), &i64::from(limit)];
+    /// Originals of versions that ended longer ago than the retention of their tenant, or than this one where it has none of its
+    /// own; none is never. Mark one with [`Store::original_purged`] before removing its object.
+    pub async fn originals_past(
+        &self,
+        retention: Option<Duration>,
+        limit: u32,
+    ) -> Result<Vec<PurgeOriginal>, Error> {
+        let retention = retention.map(|retention| retention.as_secs_f64());
+        let params: [Param<'_>; 2] = [&retention, &i64::from(limit)];
         let rows = self.single(Scope::all("originals_past"), ORIGINALS, &params).await?;
         rows.iter()
             .map(|row| {
@@ -248,13 +253,19 @@ WHERE state IN ('releasing', 'extracting', 'embedding', 'indexing') AND deadline
     };
 }
 
-// An object of a file is the file's, and goes with it.
+// An object of a file is the file's, and goes with it. The shortest retention of all lets an index find the old ones.
 macro_rules! old_originals {
     () => {
-        "document_versions AS v
-WHERE finished_at < now() - make_interval(secs => $1) AND original_purged_at IS NULL
-  AND state IN ('ready', 'failed', 'cancelled', 'expired')
+        concat!(
+            "document_versions AS v JOIN tenants AS t ON t.id = v.tenant_id
+WHERE v.finished_at < now() - make_interval(secs => (SELECT min(",
+            $crate::limits::own_retention!(),
+            ") FROM tenants AS t))
+  AND v.finished_at < now() - make_interval(secs => ",
+            $crate::limits::own_retention!(),
+            ") AND v.original_purged_at IS NULL AND v.state IN ('ready', 'failed', 'cancelled', 'expired')
   AND NOT EXISTS (SELECT FROM files AS f WHERE f.object_key = v.object_key)"
+        )
     };
 }
 pub(crate) use {late_documents, late_uploads, old_originals, overdue};
@@ -366,9 +377,9 @@ RETURNING v.tenant_id, v.document_id, v.version, v.traceparent"
 
 const ORIGINALS: &str = concat!(
     "-- store::janitor::originals_past
-SELECT tenant_id, document_id, version, object_key FROM ",
+SELECT v.tenant_id, v.document_id, v.version, v.object_key FROM ",
     old_originals!(),
-    " ORDER BY finished_at LIMIT $2"
+    " ORDER BY v.finished_at LIMIT $2"
 );
 
 const ORIGINAL_PURGED: &str = "-- store::janitor::original_purged

@@ -41,7 +41,8 @@ pub struct Config {
     /// The most documents that are released again in a second after Redis lost them.
     pub lost_per_second: u32,
     /// Originals of finished documents are removed after this long; texts and chunks stay. Files that were uploaded by
-    /// themselves and have been in no collection for this long are removed too. Never when it is not set.
+    /// themselves and have been in no collection for this long are removed too. Never when it is not set. A tenant may have
+    /// another one: `riacho tenant limits`.
     pub original_retention_seconds: Option<u64>,
     /// Dead versions and deleted documents are purged this long after the commit that allows it.
     pub purge_grace_seconds: u64,

@@ -12,7 +12,7 @@ use chrono::Utc;
 use riacho_domain::{DocumentId, RunId, UploadId};
 use riacho_janitor::{Config, Janitor, TaskName};
 use riacho_objects::Key;
-use riacho_store::{Body, File, NewFile, Role};
+use riacho_store::{Body, File, NewFile, OwnLimits, Role};
 use riacho_testkit::Deployment;
 
 /// A janitor whose tasks need several steps for what each test has.
@@ -98,6 +98,57 @@ async fn of_uploads_originals_and_unused_files() {
     accepted(&deployment, 2, "in-flight").await;
     let expected = [("uploads", 3), ("originals", 5), ("files", 3)];
     same(&janitor(&deployment), TaskName::ExpireUploads, expected).await;
+}
+
+#[tokio::test]
+async fn of_tenants_that_have_a_retention_of_their_own() {
+    let deployment = Deployment::start().await.unwrap();
+    let tenants = [("keeps", Some(0)), ("long", Some(24 * 3600)), ("short", Some(60)), ("usual", None)];
+    for (name, retention) in tenants {
+        let (tenant, _) = deployment.add_tenant(name).await.unwrap();
+        let own = OwnLimits { original_retention_seconds: retention, ..OwnLimits::default() };
+        deployment.janitor.set_tenant_limits(&tenant, &own).await.unwrap();
+        for n in 0..3 {
+            let mut accept =
+                deployment.stored(&format!("{n}.txt"), &Bytes::from(format!("{name} {n}"))).await.unwrap();
+            accept.tenant = tenant.clone();
+            let document = deployment.store.accept(&accept).await.unwrap().document;
+            deployment.store.cancel(&tenant, document).await.unwrap();
+        }
+        let new = NewFile {
+            object_key: Key::original(&tenant, UploadId::new()).to_string(),
+            filename: "file.txt".into(),
+            content_type: "text/plain".into(),
+            purpose: "assistants".into(),
+            size: 1,
+            sha256: [1; 32],
+            ttl: None,
+        };
+        deployment.store.create_file(&tenant, &new).await.unwrap();
+    }
+    let done = |minutes: u32| {
+        deployment
+            .sql(&format!("UPDATE document_versions SET finished_at = now() - interval '{minutes} minutes'"));
+        deployment.sql(&format!("UPDATE files SET used_at = now() - interval '{minutes} minutes'"));
+    };
+    let originals = async |tenant: &str| {
+        let kept = "original_purged_at IS NULL";
+        let kept = format!("SELECT FROM document_versions WHERE tenant_id = '{tenant}' AND {kept}");
+        deployment.sql(&kept).len()
+    };
+    let janitor = janitor(&deployment);
+    done(30);
+    same(&janitor, TaskName::ExpireUploads, [("originals", 3), ("files", 1)]).await;
+    assert_eq!((originals("short").await, originals("usual").await), (0, 3));
+    // Where the deployment keeps all, a tenant's own holds still.
+    let config = Config { original_retention_seconds: None, batch: 2, ..Config::default() };
+    let resources = deployment.resources(Role::Janitor).unwrap();
+    let keeping = Janitor::new(config, &deployment.core().unwrap(), &resources);
+    done(25 * 60);
+    same(&keeping, TaskName::ExpireUploads, [("originals", 3), ("files", 1)]).await;
+    assert_eq!((originals("long").await, originals("usual").await), (0, 3));
+    same(&janitor, TaskName::ExpireUploads, [("originals", 3), ("files", 1)]).await;
+    assert_eq!((originals("usual").await, originals("keeps").await), (0, 3));
 }
 
 #[tokio::test]

@@ -21,27 +21,25 @@ pub(crate) async fn run(job: &Job<'_>) -> Result<(), Error> {
         Ok(expired.len() as u64)
     })
     .await?;
-    match job.config().original_retention_seconds {
-        Some(seconds) => {
-            let retention = Duration::from_secs(seconds);
-            remove_originals(job, retention).await?;
-            step_by_step(job, "files", |limit| store.forget_unused_files(retention, limit)).await
-        }
-        None => Ok(()),
-    }
+    let retention = retention(job);
+    remove_originals(job, retention).await?;
+    step_by_step(job, "files", |limit| store.forget_unused_files(retention, limit)).await
+}
+
+/// That of tenants which have none of their own.
+fn retention(job: &Job<'_>) -> Option<Duration> {
+    job.config().original_retention_seconds.map(Duration::from_secs)
 }
 
 async fn look(job: &Job<'_>) -> Result<(), Error> {
     job.add("uploads", job.janitor.store.due_figures().await?.uploads);
-    if let Some(seconds) = job.config().original_retention_seconds {
-        let past = job.janitor.store.retention_figures(Duration::from_secs(seconds)).await?;
-        job.add("originals", past.originals);
-        job.add("files", past.files);
-    }
+    let past = job.janitor.store.retention_figures(retention(job)).await?;
+    job.add("originals", past.originals);
+    job.add("files", past.files);
     Ok(())
 }
 
-async fn remove_originals(job: &Job<'_>, retention: Duration) -> Result<(), Error> {
+async fn remove_originals(job: &Job<'_>, retention: Option<Duration>) -> Result<(), Error> {
     let (store, objects) = (&job.janitor.store, &job.janitor.objects);
     let batch = job.config().batch.max(1);
     while job.goes_on() {
