@@ -170,9 +170,12 @@ cleanup-s3: binary ## remove objects that no row knows: ARGS=--dry-run only coun
 	@$(PROGRAM) janitor run orphans $(ARGS)
 
 cleanup-daily: binary ## all that the janitor cleans up, once: ARGS=--dry-run only counts
-	@for task in expire-uploads expire-documents purge orphans consumers housekeep; do \
-	  $(PROGRAM) janitor run $$task $(ARGS); \
-	done
+	@failed=; for task in expire-uploads expire-documents purge orphans consumers housekeep; do \
+	  code=0; $(PROGRAM) janitor run $$task $(ARGS) || code=$$?; \
+	  if [ $$code = 130 ]; then exit 130; fi; \
+	  if [ $$code != 0 ]; then failed="$$failed $$task"; fi; \
+	done; \
+	if [ -n "$$failed" ]; then echo "failed:$$failed" >&2; exit 1; fi
 
 bench: ## build the release and measure it; arguments of one measurement in ARGS
 	@$(SETUP) build runtime

@@ -17,11 +17,28 @@ impl Objects {
     /// # Errors
     /// Some may still be there; the call can be repeated.
     pub async fn remove_abandoned(&self, older_than: Duration) -> Result<u64, Error> {
-        measured("remove_abandoned", async {
+        self.sweep("remove_abandoned", older_than, true).await
+    }
+
+    /// How many [`Objects::remove_abandoned`] would delete.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub async fn count_abandoned(&self, older_than: Duration) -> Result<u64, Error> {
+        self.sweep("count_abandoned", older_than, false).await
+    }
+
+    async fn sweep(
+        &self,
+        operation: &'static str,
+        older_than: Duration,
+        removes: bool,
+    ) -> Result<u64, Error> {
+        measured(operation, async {
             let Kind::Local { directory, .. } = &*self.kind else { return Ok(0) };
             let Some(before) = SystemTime::now().checked_sub(older_than) else { return Ok(0) };
             let directory = directory.join("t");
-            let sweep = tokio::task::spawn_blocking(move || sweep(&directory, before));
+            let sweep = tokio::task::spawn_blocking(move || sweep(&directory, before, removes));
             let ended = |error| Error::Unavailable { reason: format!("the sweep ended: {error}") };
             sweep.await.map_err(ended)?.map_err(|error| Error::from_io(&error))
         })
@@ -29,19 +46,21 @@ impl Objects {
     }
 }
 
-fn sweep(directory: &Path, before: SystemTime) -> io::Result<u64> {
-    let mut removed = 0;
+fn sweep(directory: &Path, before: SystemTime, removes: bool) -> io::Result<u64> {
+    let mut found = 0;
     for entry in absent_is(fs::read_dir(directory).map(Some), None)?.into_iter().flatten() {
         let entry = entry?;
         let path = entry.path();
         if entry.file_type()?.is_dir() {
-            removed += sweep(&path, before)?;
+            found += sweep(&path, before, removes)?;
         } else if is_part(&path) && absent_is(modified_before(&path, before), false)? {
-            absent_is(fs::remove_file(&path), ())?;
-            removed += 1;
+            if removes {
+                absent_is(fs::remove_file(&path), ())?;
+            }
+            found += 1;
         }
     }
-    Ok(removed)
+    Ok(found)
 }
 
 /// What others delete meanwhile is no error.

@@ -55,6 +55,7 @@ on_both_stores!(
     what_is_not_there_is_not_found,
     a_prefix_ends_at_a_whole_part,
     the_store_answers_that_it_works,
+    a_store_is_the_deployments_that_took_it_first,
 );
 
 /// A tenant of this test only: the tests of a process share a server.
@@ -207,4 +208,13 @@ async fn the_store_answers_that_it_works(objects: Objects, store: &str) {
     let key = Key::original(&tenant(), UploadId::new());
     assert_eq!(objects.local_path(&key).is_some(), store == "local");
     assert_eq!(objects.remove_abandoned(Duration::ZERO).await.unwrap(), 0);
+}
+
+async fn a_store_is_the_deployments_that_took_it_first(objects: Objects, _: &str) {
+    for name in ["first", "second"] {
+        objects.set_owner(name).await.unwrap();
+        assert_eq!(objects.owner().await.unwrap().as_deref(), Some("first"));
+    }
+    let named = objects.list_all().try_any(|entry| std::future::ready(entry.key.as_str().contains("first")));
+    assert!(!named.await.unwrap(), "it is no object of a tenant");
 }

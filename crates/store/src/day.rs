@@ -1,4 +1,5 @@
-//! A stretch of time in numbers, by tenant: what came, what became of it, and what waits.
+//! A stretch of time in numbers, by tenant: what came, what became of it, and what waits. What was purged is counted as deleted, by
+//! its receipt, and as nothing else.
 
 use chrono::{DateTime, Utc};
 use riacho_domain::TenantId;
@@ -84,7 +85,12 @@ WITH versions AS (
     WHERE created_at >= $1 AND created_at < $2 OR finished_at >= $1 AND finished_at < $2 OR finished_at IS NULL
     GROUP BY tenant_id),
 deletions AS (
-    SELECT tenant_id, count(*) AS deleted FROM documents WHERE deleted_at >= $1 AND deleted_at < $2 GROUP BY tenant_id),
+    SELECT tenant_id, count(*) AS deleted
+    FROM (SELECT tenant_id FROM documents WHERE deleted_at >= $1 AND deleted_at < $2
+          UNION ALL
+          SELECT tenant_id FROM receipts
+          WHERE document_id IS NOT NULL AND coalesce(deleted_at, created_at) >= $1 AND coalesce(deleted_at, created_at) < $2) AS gone
+    GROUP BY tenant_id),
 letters AS (
     SELECT tenant_id, count(*) AS dead_letters FROM dead_letters
     WHERE tenant_id IS NOT NULL AND created_at >= $1 AND created_at < $2 GROUP BY tenant_id)

@@ -1,9 +1,18 @@
 //! What the janitor's tasks would find, for a look before they run. The conditions are those of the
-//! tasks' own statements in `janitor`.
+//! tasks' own statements.
 
-use crate::{Error, Store, transaction::Scope};
+use std::time::Duration;
 
-/// How much is due for each task that ends or forgets something.
+use crate::{
+    Error, Store,
+    files::{expired_files, unused_files},
+    janitor::{late_documents, late_uploads, old_originals, overdue},
+    read,
+    transaction::Scope,
+    vector_stores::over,
+};
+
+/// How much is due for each task that ends something.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DueFigures {
     /// Uploads whose signed request ran out.
@@ -12,10 +21,20 @@ pub struct DueFigures {
     pub documents: u64,
     /// Files past their time.
     pub files: u64,
+    /// Documents of collections that were deleted or that nobody uses any more, without those that go with the documents and
+    /// files above.
+    pub in_collections: u64,
     /// Releases past their deadline.
     pub overdue: u64,
-    /// Rows that were kept for a while only.
-    pub housekeeping: u64,
+}
+
+/// What is past its retention.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RetentionFigures {
+    /// Originals of finished versions.
+    pub originals: u64,
+    /// Files that are in no collection.
+    pub files: u64,
 }
 
 impl Store {
@@ -23,33 +42,53 @@ impl Store {
     pub async fn due_figures(&self) -> Result<DueFigures, Error> {
         let rows = self.single(Scope::all("due_figures"), FIGURES, &[]).await?;
         let Some(row) = rows.first() else { return Ok(DueFigures::default()) };
-        let count = |name: &str| row.try_get::<_, i64>(name).map(|count| u64::try_from(count).unwrap_or(0));
         Ok(DueFigures {
-            uploads: count("uploads")?,
-            documents: count("documents")?,
-            files: count("files")?,
-            overdue: count("overdue")?,
-            housekeeping: count("housekeeping")?,
+            uploads: read::total(row, "uploads")?,
+            documents: read::total(row, "documents")?,
+            files: read::total(row, "files")?,
+            in_collections: read::total(row, "in_collections")?,
+            overdue: read::total(row, "overdue")?,
         })
+    }
+
+    /// Counts what is past its retention, of all tenants: their own, or this one.
+    pub async fn retention_figures(&self, retention: Option<Duration>) -> Result<RetentionFigures, Error> {
+        let retention = retention.map(|retention| retention.as_secs_f64());
+        let rows = self.single(Scope::all("retention_figures"), RETENTION, &[&retention]).await?;
+        let Some(row) = rows.first() else { return Ok(RetentionFigures::default()) };
+        Ok(RetentionFigures { originals: read::total(row, "originals")?, files: read::total(row, "files")? })
     }
 }
 
-const FIGURES: &str = "-- store::due::due_figures
-SELECT (SELECT count(*) FROM document_versions
-        WHERE state = 'awaiting_upload' AND upload_expires_at < now() - interval '5 minutes') AS uploads,
-       (SELECT count(*) FROM documents WHERE expires_at < now() AND deleted_at IS NULL) AS documents,
-       (SELECT count(*) FROM document_versions
-        WHERE state IN ('releasing', 'extracting', 'embedding', 'indexing') AND deadline < now()
-          AND NOT EXISTS (SELECT FROM stage_pauses WHERE settled_at IS NULL)) AS overdue,
-       (SELECT count(*) FROM idempotency_keys WHERE created_at < now() - interval '7 days')
-       + (SELECT count(*) FROM intake_events WHERE created_at < now() - interval '30 days')
-       + (SELECT count(*) FROM dead_letters WHERE resolved_at < now() - interval '30 days')
-       + (SELECT count(*) FROM janitor_runs WHERE requested_at < now() - interval '30 days')
-       + (SELECT count(*) FROM stage_pauses WHERE settled_at < now() - interval '30 days')
-       + (SELECT count(*) FROM webhook_deliveries WHERE created_at < now() - interval '30 days' AND next_attempt IS NULL)
-       + (SELECT count(*) FROM audit WHERE at < now() - interval '400 days')
-       + (SELECT count(*) FROM file_batches WHERE created_at < now() - interval '30 days') AS housekeeping,
-       (SELECT count(*) FROM files WHERE expires_at < now() AND deleted_at IS NULL) AS files";
+const FIGURES: &str = concat!(
+    "-- store::due::due_figures
+SELECT (SELECT count(*) FROM ",
+    late_uploads!(),
+    ") AS uploads, (SELECT count(*) FROM ",
+    late_documents!(),
+    ") AS documents, (SELECT count(*) FROM ",
+    overdue!(),
+    ") AS overdue, (SELECT count(*) FROM ",
+    expired_files!(),
+    ") AS files, (SELECT count(*) FROM documents AS d JOIN ",
+    over!(),
+    " ON c.id = d.collection_id
+WHERE (c.deleted_at IS NOT NULL OR c.until < now()) AND d.deleted_at IS NULL AND (c.until IS NULL OR d.updated_at <= c.until)
+  AND d.id NOT IN (SELECT o.id FROM ",
+    late_documents!(),
+    ") AND (d.file_id IS NULL OR d.file_id NOT IN (SELECT id FROM ",
+    expired_files!(),
+    "))) AS in_collections"
+);
+
+const RETENTION: &str = concat!(
+    "-- store::due::retention_figures
+SELECT (SELECT count(*) FROM ",
+    old_originals!(),
+    ") AS originals, (SELECT count(*) FROM ",
+    unused_files!(),
+    ") AS files"
+);
 
 /// The statements of this file.
-pub(crate) const STATEMENTS: &[&str] = &[FIGURES];
+pub(crate) const STATEMENTS: &[&str] = &[FIGURES, RETENTION];

@@ -13,6 +13,7 @@ use uuid::Uuid;
 use crate::{
     Conflict, Error, Part, Quota, Store, Window, commands,
     gone::Why,
+    limits::own_retention,
     read,
     transaction::{Param, Scope, Tx},
 };
@@ -168,9 +169,11 @@ impl Store {
         Ok(expired)
     }
 
-    /// Deletes files that have been in no collection for longer than the retention, of all tenants. Answers how many.
-    pub async fn forget_unused_files(&self, retention: Duration, limit: u32) -> Result<u64, Error> {
-        let params: [Param<'_>; 2] = [&retention.as_secs_f64(), &i64::from(limit)];
+    /// Deletes files that have been in no collection for longer than the retention of their tenant, or than this one where it has
+    /// none of its own; none is never. Answers how many.
+    pub async fn forget_unused_files(&self, retention: Option<Duration>, limit: u32) -> Result<u64, Error> {
+        let retention = retention.map(|retention| retention.as_secs_f64());
+        let params: [Param<'_>; 2] = [&retention, &i64::from(limit)];
         Ok(self.single(Scope::all("forget_unused_files"), FORGET, &params).await?.len() as u64)
     }
 
@@ -266,19 +269,45 @@ const USE: &str = "-- store::files::use_file
 UPDATE files SET used_at = now()
 WHERE tenant_id = $1 AND id = $2 AND deleted_at IS NULL AND (expires_at IS NULL OR expires_at > now())";
 
-const EXPIRED: &str = "-- store::files::expire_files
-SELECT tenant_id, id FROM files WHERE expires_at < now() AND deleted_at IS NULL ORDER BY expires_at LIMIT $1";
+// What ends by itself: for the statements, and for the figures of `due`.
+macro_rules! expired_files {
+    () => {
+        "files WHERE expires_at < now() AND deleted_at IS NULL"
+    };
+}
+
+macro_rules! unused_files {
+    () => {
+        concat!(
+            "files AS f JOIN tenants AS t ON t.id = f.tenant_id
+WHERE f.used_at < now() - make_interval(secs => ",
+            $crate::limits::own_retention!(),
+            ") AND f.deleted_at IS NULL
+  AND NOT EXISTS (SELECT FROM documents AS d WHERE d.file_id = f.id AND d.deleted_at IS NULL)"
+        )
+    };
+}
+pub(crate) use {expired_files, unused_files};
+
+const EXPIRED: &str = concat!(
+    "-- store::files::expire_files
+SELECT tenant_id, id FROM ",
+    expired_files!(),
+    " ORDER BY expires_at LIMIT $1"
+);
 
 // Who attaches a file meanwhile changes `used_at`, which is looked at again once its row is unlocked.
-const FORGET: &str = "-- store::files::forget_unused_files
+const FORGET: &str = concat!(
+    "-- store::files::forget_unused_files
 UPDATE files SET deleted_at = now()
-WHERE id = ANY (ARRAY(
-        SELECT f.id FROM files AS f
-        WHERE f.used_at < now() - make_interval(secs => $1) AND f.deleted_at IS NULL
-          AND NOT EXISTS (SELECT FROM documents AS d WHERE d.file_id = f.id AND d.deleted_at IS NULL)
-        ORDER BY f.used_at LIMIT $2))
-  AND used_at < now() - make_interval(secs => $1) AND deleted_at IS NULL
-RETURNING id";
+WHERE id = ANY (ARRAY(SELECT f.id FROM ",
+    unused_files!(),
+    " ORDER BY f.used_at LIMIT $2))
+  AND used_at < now() - make_interval(secs => (SELECT ",
+    own_retention!(),
+    " FROM tenants AS t WHERE t.id = files.tenant_id)) AND deleted_at IS NULL
+RETURNING id"
+);
 
 const PURGES: &str = "-- store::files::file_purges
 SELECT f.tenant_id, f.id, f.object_key FROM files AS f

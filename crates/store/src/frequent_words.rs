@@ -30,6 +30,11 @@ impl Store {
         }
         Ok(due.len() as u64)
     }
+
+    /// How many tenants [`Store::count_words`] would count.
+    pub async fn words_due(&self) -> Result<u64, Error> {
+        Ok(self.single(Scope::all("words_due"), DUE, &[&MANY]).await?.len() as u64)
+    }
 }
 
 async fn count(tx: &Tx, tenant: &TenantId, chunks: i64) -> Result<(), Error> {

@@ -8,7 +8,6 @@ use uuid::Uuid;
 
 use crate::{
     Error, ReleasePlan, Store,
-    gone::Why,
     metrics::failed,
     read,
     release::plan_columns,
@@ -164,10 +163,15 @@ impl Store {
         Ok(overdue)
     }
 
-    /// Originals of versions that ended longer ago than the retention. Mark one with
-    /// [`Store::original_purged`] before removing its object.
-    pub async fn originals_past(&self, retention: Duration, limit: u32) -> Result<Vec<PurgeOriginal>, Error> {
-        let params: [Param<'_>; 2] = [&retention.as_secs_f64(), &i64::from(limit)];
+    /// Originals of versions that ended longer ago than the retention of their tenant, or than this one where it has none of its
+    /// own; none is never. Mark one with [`Store::original_purged`] before removing its object.
+    pub async fn originals_past(
+        &self,
+        retention: Option<Duration>,
+        limit: u32,
+    ) -> Result<Vec<PurgeOriginal>, Error> {
+        let retention = retention.map(|retention| retention.as_secs_f64());
+        let params: [Param<'_>; 2] = [&retention, &i64::from(limit)];
         let rows = self.single(Scope::all("originals_past"), ORIGINALS, &params).await?;
         rows.iter()
             .map(|row| {
@@ -226,30 +230,48 @@ impl Store {
         }
         Ok(figures)
     }
-
-    /// Removes idempotency keys after 7 days, producers' events, resolved dead letters, batches of files, runs of tasks by hand, pauses and what webhooks were told after 30, acts after 400,
-    /// and documents whose only upload never came after one. Answers how many rows.
-    pub async fn housekeep(&self) -> Result<u64, Error> {
-        let mut removed = 0;
-        for sql in
-            [OLD_KEYS, OLD_EVENTS, OLD_LETTERS, OLD_BATCHES, OLD_RUNS, OLD_PAUSES, OLD_ACTS, OLD_DELIVERIES]
-        {
-            removed += self.single(Scope::all("housekeep"), sql, &[]).await?.len() as u64;
-        }
-        Ok(removed + self.forget_uploads().await?)
-    }
-
-    async fn forget_uploads(&self) -> Result<u64, Error> {
-        self.transaction(Scope::all("housekeep"), |tx| async move {
-            let rows = tx.query(OLD_UPLOADS, &[]).await?;
-            for row in &rows {
-                tx.deletes(&read::tenant(row, "tenant_id")?, [read::document(row, "id")?], Why::Upload);
-            }
-            Ok(rows.len() as u64)
-        })
-        .await
-    }
 }
+
+// What tasks end: for their statements, and for the figures of `due`.
+macro_rules! late_uploads {
+    () => {
+        "document_versions WHERE state = 'awaiting_upload' AND upload_expires_at < now() - interval '5 minutes'"
+    };
+}
+
+// A version that is on its way and lives longer prolongs the document when it goes live.
+macro_rules! late_documents {
+    () => {
+        "documents AS o WHERE o.expires_at < now() AND o.deleted_at IS NULL
+  AND NOT EXISTS (SELECT FROM document_versions AS v
+                  WHERE v.document_id = o.id AND v.expires_at > now() AND v.finished_at IS NULL)"
+    };
+}
+
+macro_rules! overdue {
+    () => {
+        "document_versions
+WHERE state IN ('releasing', 'extracting', 'embedding', 'indexing') AND deadline < now()
+  AND NOT EXISTS (SELECT FROM stage_pauses WHERE settled_at IS NULL)"
+    };
+}
+
+// An object of a file is the file's, and goes with it. The shortest retention of all lets an index find the old ones.
+macro_rules! old_originals {
+    () => {
+        concat!(
+            "document_versions AS v JOIN tenants AS t ON t.id = v.tenant_id
+WHERE v.finished_at < now() - make_interval(secs => (SELECT min(",
+            $crate::limits::own_retention!(),
+            ") FROM tenants AS t))
+  AND v.finished_at < now() - make_interval(secs => ",
+            $crate::limits::own_retention!(),
+            ") AND v.original_purged_at IS NULL AND v.state IN ('ready', 'failed', 'cancelled', 'expired')
+  AND NOT EXISTS (SELECT FROM files AS f WHERE f.object_key = v.object_key)"
+        )
+    };
+}
+pub(crate) use {late_documents, late_uploads, old_originals, overdue};
 
 // Round by round: of each tenant as many as its weight, by urgency and age.
 const CHOOSE: &str = "-- store::janitor::release_waiting
@@ -316,25 +338,26 @@ WHERE v.state = 'releasing' AND v.state_changed_at < now() - make_interval(secs 
 ORDER BY v.state_changed_at LIMIT $2"
 );
 
-const EXPIRE_UPLOADS: &str = "-- store::janitor::expire_uploads
+const EXPIRE_UPLOADS: &str = concat!(
+    "-- store::janitor::expire_uploads
 UPDATE document_versions AS v SET state = 'expired', finished_at = now()
-FROM (SELECT document_id, version FROM document_versions
-      WHERE state = 'awaiting_upload' AND upload_expires_at < now() - interval '5 minutes'
-      ORDER BY document_id, version LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED) AS late
+FROM (SELECT document_id, version FROM ",
+    late_uploads!(),
+    " ORDER BY document_id, version LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED) AS late
 WHERE v.document_id = late.document_id AND v.version = late.version
-RETURNING v.tenant_id, v.document_id, v.version, v.traceparent";
+RETURNING v.tenant_id, v.document_id, v.version, v.traceparent"
+);
 
-// A version that is on its way and lives longer prolongs the document when it goes live.
-const EXPIRE_DOCUMENTS: &str = "-- store::janitor::expire_documents
+const EXPIRE_DOCUMENTS: &str = concat!(
+    "-- store::janitor::expire_documents
 UPDATE documents AS d SET deleted_at = now(), updated_at = now()
-FROM (SELECT o.id FROM documents AS o
-      WHERE o.expires_at < now() AND o.deleted_at IS NULL
-        AND NOT EXISTS (SELECT FROM document_versions AS v
-                        WHERE v.document_id = o.id AND v.expires_at > now() AND v.finished_at IS NULL)
-      ORDER BY o.id LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED) AS late
+FROM (SELECT o.id FROM ",
+    late_documents!(),
+    " ORDER BY o.id LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED) AS late
 WHERE d.id = late.id
 RETURNING d.tenant_id, d.id AS document_id, d.latest_version AS version,
-    coalesce((SELECT v.traceparent FROM document_versions AS v WHERE v.document_id = d.id AND v.version = d.latest_version), '') AS traceparent";
+    coalesce((SELECT v.traceparent FROM document_versions AS v WHERE v.document_id = d.id AND v.version = d.latest_version), '') AS traceparent"
+);
 
 const EXPIRE_VERSIONS: &str = "-- store::janitor::expire_documents
 UPDATE document_versions AS v
@@ -343,24 +366,24 @@ FROM (SELECT document_id, version FROM document_versions WHERE document_id = ANY
       ORDER BY document_id, version FOR NO KEY UPDATE) AS late
 WHERE v.document_id = late.document_id AND v.version = late.version";
 
-const FAIL_OVERDUE: &str = "-- store::janitor::fail_overdue
+const FAIL_OVERDUE: &str = concat!(
+    "-- store::janitor::fail_overdue
 UPDATE document_versions AS v
 SET state = 'failed', error_code = 'deadline_exceeded', finished_at = now(),
     error_message = 'the document was not ready by its deadline'
-FROM (SELECT document_id, version FROM document_versions
-      WHERE state IN ('releasing', 'extracting', 'embedding', 'indexing') AND deadline < now()
-        AND NOT EXISTS (SELECT FROM stage_pauses WHERE settled_at IS NULL)
-      ORDER BY document_id, version LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED) AS late
+FROM (SELECT document_id, version FROM ",
+    overdue!(),
+    " ORDER BY document_id, version LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED) AS late
 WHERE v.document_id = late.document_id AND v.version = late.version
-RETURNING v.tenant_id, v.document_id, v.version, v.traceparent";
+RETURNING v.tenant_id, v.document_id, v.version, v.traceparent"
+);
 
-// An object of a file is the file's, and goes with it.
-const ORIGINALS: &str = "-- store::janitor::originals_past
-SELECT tenant_id, document_id, version, object_key FROM document_versions AS v
-WHERE finished_at < now() - make_interval(secs => $1) AND original_purged_at IS NULL
-  AND state IN ('ready', 'failed', 'cancelled', 'expired')
-  AND NOT EXISTS (SELECT FROM files AS f WHERE f.object_key = v.object_key)
-ORDER BY finished_at LIMIT $2";
+const ORIGINALS: &str = concat!(
+    "-- store::janitor::originals_past
+SELECT v.tenant_id, v.document_id, v.version, v.object_key FROM ",
+    old_originals!(),
+    " ORDER BY v.finished_at LIMIT $2"
+);
 
 const ORIGINAL_PURGED: &str = "-- store::janitor::original_purged
 UPDATE document_versions SET original_purged_at = now()
@@ -387,43 +410,6 @@ FROM document_versions
 WHERE state IN ('awaiting_upload', 'waiting', 'releasing', 'extracting', 'embedding', 'indexing')
 GROUP BY state";
 
-const OLD_KEYS: &str = "-- store::janitor::housekeep
-DELETE FROM idempotency_keys WHERE created_at < now() - interval '7 days' RETURNING 1";
-
-const OLD_EVENTS: &str = "-- store::janitor::housekeep
-DELETE FROM intake_events WHERE created_at < now() - interval '30 days' RETURNING 1";
-
-const OLD_LETTERS: &str = "-- store::janitor::housekeep
-DELETE FROM dead_letters WHERE resolved_at < now() - interval '30 days' RETURNING 1";
-
-const OLD_RUNS: &str = "-- store::janitor::housekeep
-DELETE FROM janitor_runs WHERE requested_at < now() - interval '30 days' RETURNING 1";
-
-const OLD_PAUSES: &str = "-- store::janitor::housekeep
-DELETE FROM stage_pauses WHERE settled_at < now() - interval '30 days' RETURNING 1";
-
-const OLD_ACTS: &str = "-- store::janitor::housekeep
-DELETE FROM audit WHERE at < now() - interval '400 days' RETURNING 1";
-
-const OLD_DELIVERIES: &str = "-- store::janitor::housekeep
-DELETE FROM webhook_deliveries AS d USING webhooks AS w
-WHERE w.id = d.webhook_id AND d.created_at < now() - interval '30 days'
-  AND (d.next_attempt IS NULL OR w.disabled_at IS NOT NULL)
-RETURNING 1";
-
-const OLD_BATCHES: &str = "-- store::janitor::housekeep
-DELETE FROM file_batches WHERE created_at < now() - interval '30 days' RETURNING 1";
-
-const OLD_UPLOADS: &str = "-- store::janitor::housekeep
-UPDATE documents AS d SET deleted_at = now(), updated_at = now()
-FROM (SELECT d.id FROM documents AS d
-      JOIN document_versions AS v ON v.document_id = d.id AND v.version = d.latest_version
-      WHERE v.state = 'expired' AND v.upload_expires_at < now() - interval '1 day' AND v.sha256 IS NULL
-        AND d.latest_version = 1 AND d.deleted_at IS NULL
-      ORDER BY d.id FOR NO KEY UPDATE OF d SKIP LOCKED) AS late
-WHERE d.id = late.id
-RETURNING d.tenant_id, d.id";
-
 /// The statements of this file.
 pub(crate) const STATEMENTS: &[&str] = &[
     CHOOSE,
@@ -440,13 +426,4 @@ pub(crate) const STATEMENTS: &[&str] = &[
     KNOWN_OBJECTS,
     KNOWN_VERSIONS,
     FIGURES,
-    OLD_KEYS,
-    OLD_EVENTS,
-    OLD_LETTERS,
-    OLD_BATCHES,
-    OLD_UPLOADS,
-    OLD_RUNS,
-    OLD_PAUSES,
-    OLD_ACTS,
-    OLD_DELIVERIES,
 ];

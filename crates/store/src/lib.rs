@@ -15,12 +15,14 @@ mod config;
 mod cursor;
 mod day;
 mod dead_letters;
+mod deployment;
 mod documents;
 mod due;
 mod error;
 mod files;
 mod frequent_words;
 mod gone;
+mod housekeep;
 mod indexing;
 mod intake;
 mod janitor;
@@ -70,7 +72,7 @@ pub use self::{
         ReplayedVersion, Resolve, Resolved, Selection, SkipReason, Skipped,
     },
     documents::{Document, ListDocuments, MAX_PAGE, Original, Parent, TextRef},
-    due::DueFigures,
+    due::{DueFigures, RetentionFigures},
     error::{Conflict, Error},
     files::{File, FilePurge, NewFile},
     indexing::{IndexAnswer, IndexItem},
@@ -81,7 +83,7 @@ pub use self::{
     limits::{Limits, OverBudget, OwnLimits, Quota, Usage},
     pauses::{MAX_PAUSE_REASON, Pause},
     pool::{PoolFigures, Role, Store},
-    purge::{Purge, PurgeKind, PurgeProgress, Purged, Receipt},
+    purge::{Purge, PurgeFigures, PurgeKind, PurgeOf, PurgeProgress, Purged, Receipt},
     release::{Accepted, Chunking, Release, ReleasePlan},
     reuse::{ContentHash, Known, WantedVectors},
     schedules::{PlannedTask, RequestedRun, RunState, Schedule, TaskRun},

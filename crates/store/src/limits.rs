@@ -107,7 +107,19 @@ pub struct OwnLimits {
     /// See [`Limits::over_budget`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub over_budget: Option<OverBudget>,
+    /// Originals of finished documents, and files that are in no collection, are removed after so many seconds; 0 is never. Where it
+    /// is not set, the janitor's `original_retention_seconds` holds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub original_retention_seconds: Option<u64>,
 }
+
+/// In SQL, the retention of a row `t` of tenants, in seconds, where that of the deployment is `$1`; null is never.
+macro_rules! own_retention {
+    () => {
+        "CASE WHEN t.limits ? 'original_retention_seconds' THEN nullif((t.limits ->> 'original_retention_seconds')::float8, 0) ELSE $1::float8 END"
+    };
+}
+pub(crate) use own_retention;
 
 impl OwnLimits {
     /// These over the deployment's.

@@ -35,7 +35,7 @@ pub struct Purge {
 }
 
 /// What of a document is to be purged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum PurgeKind {
     /// Everything: it was deleted.
     Document,
@@ -48,6 +48,35 @@ pub enum PurgeKind {
         /// The run that is the version.
         keep: RunId,
     },
+}
+
+/// The kinds of what is to be purged, each of which is asked for by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PurgeOf {
+    /// Deleted documents.
+    Documents,
+    /// Versions that are not live and have ended.
+    Versions,
+    /// What runs that lost left of live versions.
+    LostRuns,
+}
+
+impl PurgeOf {
+    /// All of them.
+    pub const ALL: &[PurgeOf] = &[PurgeOf::Documents, PurgeOf::Versions, PurgeOf::LostRuns];
+}
+
+/// How much is to be purged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PurgeFigures {
+    /// Deleted documents.
+    pub documents: u64,
+    /// Versions that are not live and have ended.
+    pub versions: u64,
+    /// Live versions of which runs that lost left something.
+    pub lost_runs: u64,
+    /// Deleted files of which no document is left once these documents are purged.
+    pub files: u64,
 }
 
 /// What a step of a purge did.
@@ -151,12 +180,39 @@ fn bound(moment: DateTime<Utc>) -> Uuid {
 }
 
 impl Store {
-    /// What may be purged: deleted documents, ended versions that are not live, and lost runs of live
-    /// ones, each at least `grace` after the commit that allowed it.
-    pub async fn purge_candidates(&self, grace: Duration, limit: u32) -> Result<Vec<Purge>, Error> {
+    /// What may be purged of the kinds, in their order: deleted documents, ended versions that are not live, and lost runs of
+    /// live ones, each at least `grace` after the commit that allowed it. At most `limit` of each kind.
+    pub async fn purge_candidates(
+        &self,
+        kinds: &[PurgeOf],
+        grace: Duration,
+        limit: u32,
+    ) -> Result<Vec<Purge>, Error> {
         let params: [Param<'_>; 2] = [&grace.as_secs_f64(), &i64::from(limit)];
-        let rows = self.single(Scope::all("purge_candidates"), CANDIDATES, &params).await?;
-        rows.iter().map(|row| Purge::read(row, grace)).collect()
+        let mut found = Vec::new();
+        for kind in kinds {
+            let sql = match kind {
+                PurgeOf::Documents => DOCUMENTS,
+                PurgeOf::Versions => VERSIONS,
+                PurgeOf::LostRuns => LOST_RUNS,
+            };
+            for row in self.single(Scope::all("purge_candidates"), sql, &params).await? {
+                found.push(Purge::read(&row, grace)?);
+            }
+        }
+        Ok(found)
+    }
+
+    /// How much may be purged, of all of it.
+    pub async fn purge_figures(&self, grace: Duration) -> Result<PurgeFigures, Error> {
+        let rows = self.single(Scope::all("purge_figures"), FIGURES, &[&grace.as_secs_f64()]).await?;
+        let Some(row) = rows.first() else { return Ok(PurgeFigures::default()) };
+        Ok(PurgeFigures {
+            documents: read::total(row, "documents")?,
+            versions: read::total(row, "versions")?,
+            lost_runs: read::total(row, "lost_runs")?,
+            files: read::total(row, "files")?,
+        })
     }
 
     /// Removes up to `batch` chunks, and vectors of each space. Call it until it is done.
@@ -238,7 +294,8 @@ async fn remove_document(tx: &Tx, purge: &Purge, purged: Purged) -> Result<Optio
         purged: Purged { dead_letters, ..purged },
     };
     let purged = &receipt.purged;
-    let params: [Param<'_>; 9] = [
+    let deleted_at: DateTime<Utc> = row.try_get("deleted_at")?;
+    let params: [Param<'_>; 10] = [
         &receipt.id,
         &purge.tenant.as_str(),
         &receipt.document.0,
@@ -248,34 +305,79 @@ async fn remove_document(tx: &Tx, purge: &Purge, purged: Purged) -> Result<Optio
         &read::signed_size(purged.objects),
         &read::signed_size(purged.entries),
         &read::signed_size(purged.dead_letters),
+        &deleted_at,
     ];
     tx.execute(ADD_RECEIPT, &params).await?;
     Ok(Some(receipt))
 }
 
+// What is purged, and when: for the candidates and for their figures.
+macro_rules! deleted_documents {
+    () => {
+        "documents AS d WHERE d.deleted_at < now() - make_interval(secs => $1)"
+    };
+}
+
 // A version that another one replaced may be seen by searches that began before the flip: the grace
 // counts from when the live one was finished.
-const CANDIDATES: &str = "-- store::purge::purge_candidates
-(SELECT d.tenant_id, d.id AS document_id, NULL::int AS version, NULL::uuid AS keep, NULL::timestamptz AS finished_at,
-        ARRAY(SELECT v.object_key FROM document_versions AS v WHERE v.document_id = d.id
-              AND NOT EXISTS (SELECT FROM files AS f WHERE f.object_key = v.object_key)) AS originals, now() AS now,
-        (SELECT v.traceparent FROM document_versions AS v WHERE v.document_id = d.id AND v.version = d.latest_version) AS traceparent
- FROM documents AS d WHERE d.deleted_at < now() - make_interval(secs => $1) ORDER BY d.deleted_at LIMIT $2)
-UNION ALL
-(SELECT v.tenant_id, v.document_id, v.version, NULL, v.finished_at, NULL, now(), v.traceparent
- FROM document_versions AS v JOIN documents AS d ON d.id = v.document_id
- LEFT JOIN document_versions AS l ON l.document_id = d.id AND l.version = d.live_version
- WHERE v.finished_at < now() - make_interval(secs => $1) AND v.purged_at IS NULL AND d.deleted_at IS NULL
-   AND v.version IS DISTINCT FROM d.live_version
-   AND (l.version IS NULL OR l.version < v.version OR l.finished_at < now() - make_interval(secs => $1))
- ORDER BY v.finished_at LIMIT $2)
-UNION ALL
-(SELECT v.tenant_id, v.document_id, v.version, v.run_id, v.finished_at, NULL, now(), v.traceparent
- FROM document_versions AS v JOIN documents AS d ON d.id = v.document_id AND d.live_version = v.version
- WHERE v.finished_at < now() - make_interval(secs => $1) AND v.purged_at IS NULL AND d.deleted_at IS NULL
-   AND v.extractions > 1 AND v.strays_purged_at IS NULL AND v.state = 'ready' AND v.run_id = d.live_run
- ORDER BY v.finished_at LIMIT $2)
-LIMIT $2";
+macro_rules! dead_versions {
+    () => {
+        "document_versions AS v JOIN documents AS d ON d.id = v.document_id
+LEFT JOIN document_versions AS l ON l.document_id = d.id AND l.version = d.live_version
+WHERE v.finished_at < now() - make_interval(secs => $1) AND v.purged_at IS NULL AND d.deleted_at IS NULL
+  AND v.version IS DISTINCT FROM d.live_version
+  AND (l.version IS NULL OR l.version < v.version OR l.finished_at < now() - make_interval(secs => $1))"
+    };
+}
+
+macro_rules! lost_runs {
+    () => {
+        "document_versions AS v JOIN documents AS d ON d.id = v.document_id AND d.live_version = v.version
+WHERE v.finished_at < now() - make_interval(secs => $1) AND v.purged_at IS NULL AND d.deleted_at IS NULL
+  AND v.extractions > 1 AND v.strays_purged_at IS NULL AND v.state = 'ready' AND v.run_id = d.live_run"
+    };
+}
+
+const DOCUMENTS: &str = concat!(
+    "-- store::purge::purge_candidates
+SELECT d.tenant_id, d.id AS document_id, NULL::int AS version, NULL::uuid AS keep, NULL::timestamptz AS finished_at,
+       ARRAY(SELECT v.object_key FROM document_versions AS v WHERE v.document_id = d.id
+             AND NOT EXISTS (SELECT FROM files AS f WHERE f.object_key = v.object_key)) AS originals, now() AS now,
+       (SELECT v.traceparent FROM document_versions AS v WHERE v.document_id = d.id AND v.version = d.latest_version) AS traceparent
+FROM ",
+    deleted_documents!(),
+    " ORDER BY d.deleted_at LIMIT $2"
+);
+
+const VERSIONS: &str = concat!(
+    "-- store::purge::purge_candidates
+SELECT v.tenant_id, v.document_id, v.version, NULL::uuid AS keep, v.finished_at, NULL::text[] AS originals, now() AS now, v.traceparent
+FROM ",
+    dead_versions!(),
+    " ORDER BY v.finished_at LIMIT $2"
+);
+
+const LOST_RUNS: &str = concat!(
+    "-- store::purge::purge_candidates
+SELECT v.tenant_id, v.document_id, v.version, v.run_id AS keep, v.finished_at, NULL::text[] AS originals, now() AS now, v.traceparent
+FROM ",
+    lost_runs!(),
+    " ORDER BY v.finished_at LIMIT $2"
+);
+
+const FIGURES: &str = concat!(
+    "-- store::purge::purge_figures
+SELECT (SELECT count(*) FROM ",
+    deleted_documents!(),
+    ") AS documents, (SELECT count(*) FROM ",
+    dead_versions!(),
+    ") AS versions, (SELECT count(*) FROM ",
+    lost_runs!(),
+    ") AS lost_runs,
+(SELECT count(*) FROM files AS f WHERE f.deleted_at < now() - make_interval(secs => $1)
+   AND NOT EXISTS (SELECT FROM documents AS d WHERE d.file_id = f.id
+                   AND (d.deleted_at IS NULL OR d.deleted_at >= now() - make_interval(secs => $1)))) AS files"
+);
 
 const LOCK_DELETED: &str = "-- store::purge::still_purgeable
 SELECT id FROM documents WHERE id = $1 AND deleted_at IS NOT NULL FOR UPDATE";
@@ -319,19 +421,22 @@ const MARK_STRAYS: &str = "-- store::purge::purge_done
 UPDATE document_versions SET strays_purged_at = now() WHERE document_id = $1 AND version = $2 AND state = 'ready'";
 
 const REMOVE_DOCUMENT: &str = "-- store::purge::remove_document
-DELETE FROM documents WHERE id = $1 AND deleted_at IS NOT NULL RETURNING latest_version";
+DELETE FROM documents WHERE id = $1 AND deleted_at IS NOT NULL RETURNING latest_version, deleted_at";
 
 const REMOVE_LETTERS: &str = "-- store::purge::remove_document
 DELETE FROM dead_letters WHERE document_id = $1";
 
 const ADD_RECEIPT: &str = "-- store::purge::remove_document
-INSERT INTO receipts (id, tenant_id, document_id, versions, chunks, vectors, objects, entries, dead_letters)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+INSERT INTO receipts (id, tenant_id, document_id, versions, chunks, vectors, objects, entries, dead_letters, deleted_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
 
 /// The statements of this file, for a space.
 pub(crate) fn statements(space: SpaceId) -> Vec<String> {
     let fixed = [
-        CANDIDATES,
+        DOCUMENTS,
+        VERSIONS,
+        LOST_RUNS,
+        FIGURES,
         LOCK_DELETED,
         LOCK_VERSION,
         CUT_LOOSE,

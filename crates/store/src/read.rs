@@ -46,6 +46,11 @@ pub(crate) fn size_opt(row: &Row, column: &str) -> Result<Option<u64>, Error> {
     Ok(row.try_get::<_, Option<i64>>(column)?.map(|size| u64::try_from(size).unwrap_or(0)))
 }
 
+/// What `count(*)` says in a column.
+pub(crate) fn total(row: &Row, column: &str) -> Result<u64, Error> {
+    Ok(u64::try_from(row.try_get::<_, i64>(column)?).unwrap_or(0))
+}
+
 pub(crate) fn hash_opt(row: &Row, column: &str) -> Result<Option<[u8; 32]>, Error> {
     let bytes: Option<&[u8]> = row.try_get(column)?;
     bytes

@@ -8,9 +8,9 @@ use uuid::Uuid;
 
 use crate::{
     ListDocuments, accept, attachments, audit, census, chunks, collections, commands, day, dead_letters,
-    documents, due, files, frequent_words, indexing, intake, janitor, keys, leases, limits, migrate, pauses,
-    pool, purge, release, reuse, schedules, search, spaces, spend, stages, start, status, tenants, topology,
-    uploads,
+    deployment, documents, due, files, frequent_words, housekeep, indexing, intake, janitor, keys, leases,
+    limits, migrate, pauses, pool, purge, release, reuse, schedules, search, spaces, spend, stages, start,
+    status, tenants, topology, uploads,
     vector_stores::{self, members},
     webhooks,
 };
@@ -263,6 +263,7 @@ fn all(space: SpaceId) -> Vec<String> {
         commands::STATEMENTS,
         day::STATEMENTS,
         dead_letters::STATEMENTS,
+        deployment::STATEMENTS,
         documents::STATEMENTS,
         due::STATEMENTS,
         files::STATEMENTS,
@@ -294,6 +295,7 @@ fn all(space: SpaceId) -> Vec<String> {
     all.extend(search::statements(space));
     all.extend(purge::statements(space));
     all.extend(reuse::statements(space));
+    all.extend(housekeep::statements().into_iter().map(str::to_owned));
     all.extend(vector_stores::statements().into_iter().map(str::to_owned));
     all
 }

@@ -134,6 +134,27 @@ impl Store {
     /// removes what is left of them.
     pub async fn delete_tenant(&self, id: &TenantId) -> Result<Tenant, Error> {
         let tenant = self.set_state(id, TenantState::Deleting, &["active", "suspended", "deleting"]).await?;
+        self.mark_all(id).await?;
+        Ok(tenant)
+    }
+
+    /// Marks what tenants in deletion have that is not marked: an upload that saw its tenant active may commit after the tenant
+    /// was deleted, and a deletion may have been cut off. Answers which tenants had such.
+    pub async fn delete_what_came_late(&self) -> Result<Vec<TenantId>, Error> {
+        let tenants = self.tenants_with_late().await?;
+        for tenant in &tenants {
+            self.mark_all(tenant).await?;
+        }
+        Ok(tenants)
+    }
+
+    /// The tenants that [`Store::delete_what_came_late`] would find.
+    pub async fn tenants_with_late(&self) -> Result<Vec<TenantId>, Error> {
+        let rows = self.single(Scope::all("tenants_with_late"), WITH_LATE, &[]).await?;
+        rows.iter().map(|row| read::tenant(row, "id")).collect()
+    }
+
+    async fn mark_all(&self, id: &TenantId) -> Result<(), Error> {
         self.transaction(Scope::all("delete_tenant"), |tx| async move {
             tx.execute(DELETE_FILES, &[&id.as_str()]).await?;
             tx.query(LOCK_DOCUMENTS, &[&id.as_str()]).await?;
@@ -143,14 +164,18 @@ impl Store {
             tx.execute(REVOKE_KEYS, &[&id.as_str()]).await?;
             Ok(())
         })
-        .await?;
-        Ok(tenant)
+        .await
     }
 
     /// Removes tenants in deletion of which no document is left. Answers their ids.
     pub async fn remove_deleted_tenants(&self) -> Result<Vec<TenantId>, Error> {
         let rows = self.single(Scope::all("remove_deleted_tenants"), REMOVE_DELETED, &[]).await?;
         rows.iter().map(|row| read::tenant(row, "id")).collect()
+    }
+
+    /// How many tenants [`Store::remove_deleted_tenants`] would answer.
+    pub async fn tenants_to_remove(&self) -> Result<u64, Error> {
+        Ok(self.single(Scope::all("tenants_to_remove"), TO_REMOVE, &[]).await?.len() as u64)
     }
 
     /// The active tenants. Services may ask it too.
@@ -207,10 +232,24 @@ UPDATE files SET deleted_at = now() WHERE tenant_id = $1 AND deleted_at IS NULL"
 const REVOKE_KEYS: &str = "-- store::tenants::delete_tenant
 UPDATE api_keys SET revoked_at = now() WHERE tenant_id = $1 AND revoked_at IS NULL";
 
-const REMOVE_DELETED: &str = "-- store::tenants::remove_deleted_tenants
-DELETE FROM tenants AS t WHERE t.state = 'deleting' AND NOT EXISTS (SELECT FROM documents WHERE tenant_id = t.id)
-  AND NOT EXISTS (SELECT FROM files WHERE tenant_id = t.id)
-RETURNING t.id";
+const WITH_LATE: &str = "-- store::tenants::tenants_with_late
+SELECT t.id FROM tenants AS t WHERE t.state = 'deleting'
+  AND (EXISTS (SELECT FROM documents WHERE tenant_id = t.id AND deleted_at IS NULL)
+       OR EXISTS (SELECT FROM files WHERE tenant_id = t.id AND deleted_at IS NULL)
+       OR EXISTS (SELECT FROM api_keys WHERE tenant_id = t.id AND revoked_at IS NULL))
+ORDER BY t.id";
+
+macro_rules! removable {
+    () => {
+        "tenants AS t WHERE t.state = 'deleting' AND NOT EXISTS (SELECT FROM documents WHERE tenant_id = t.id)
+  AND NOT EXISTS (SELECT FROM files WHERE tenant_id = t.id)"
+    };
+}
+
+const REMOVE_DELETED: &str =
+    concat!("-- store::tenants::remove_deleted_tenants\nDELETE FROM ", removable!(), " RETURNING t.id");
+
+const TO_REMOVE: &str = concat!("-- store::tenants::tenants_to_remove\nSELECT t.id FROM ", removable!());
 
 const ACTIVE: &str = "-- store::tenants::active_tenants
 SELECT id FROM active_tenants() AS id";
@@ -228,6 +267,8 @@ pub(crate) const STATEMENTS: &[&str] = &[
     DELETE_DOCUMENTS,
     DELETE_FILES,
     REVOKE_KEYS,
+    WITH_LATE,
     REMOVE_DELETED,
+    TO_REMOVE,
     ACTIVE,
 ];

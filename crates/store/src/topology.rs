@@ -52,6 +52,13 @@ impl Store {
         let rows = self.single(Scope::all("remove_drained"), REMOVE_DRAINED, &[&number]).await?;
         Ok(!rows.is_empty())
     }
+
+    /// Whether [`Store::remove_drained`] would remove the partition.
+    pub async fn is_drained(&self, partition: u16) -> Result<bool, Error> {
+        let number = i16::try_from(partition).unwrap_or(i16::MAX);
+        let rows = self.single(Scope::all("is_drained"), IS_DRAINED, &[&number]).await?;
+        Ok(!rows.is_empty())
+    }
 }
 
 /// The partition for a release of a document: a hash over the active ones, which are sorted. It is
@@ -79,14 +86,21 @@ ON CONFLICT (partition) DO UPDATE SET state = 'active'";
 const DRAIN: &str = "-- store::topology::set_partitions
 UPDATE topology SET state = 'draining' WHERE partition >= $1::int";
 
-const REMOVE_DRAINED: &str = "-- store::topology::remove_drained
-DELETE FROM topology AS t WHERE t.partition = $1 AND t.state = 'draining' AND NOT EXISTS (
+macro_rules! drained {
+    () => {
+        "topology AS t WHERE t.partition = $1 AND t.state = 'draining' AND NOT EXISTS (
     SELECT FROM document_versions AS v
-    WHERE v.partition = t.partition AND v.state IN ('releasing', 'extracting', 'embedding', 'indexing'))
-RETURNING t.partition";
+    WHERE v.partition = t.partition AND v.state IN ('releasing', 'extracting', 'embedding', 'indexing'))"
+    };
+}
+
+const REMOVE_DRAINED: &str =
+    concat!("-- store::topology::remove_drained\nDELETE FROM ", drained!(), " RETURNING t.partition");
+
+const IS_DRAINED: &str = concat!("-- store::topology::is_drained\nSELECT t.partition FROM ", drained!());
 
 /// The statements of this file.
-pub(crate) const STATEMENTS: &[&str] = &[PARTITIONS, ACTIVATE, DRAIN, REMOVE_DRAINED];
+pub(crate) const STATEMENTS: &[&str] = &[PARTITIONS, ACTIVATE, DRAIN, REMOVE_DRAINED, IS_DRAINED];
 
 #[cfg(test)]
 mod tests {

@@ -386,16 +386,28 @@ WHERE tenant_id = $1 AND collection_id = $2 AND deleted_at IS NULL AND ($4::time
 ORDER BY id LIMIT $3";
 
 // What was accepted after the end, by who does not know of it, is owed as everywhere.
-const OVER: &str = "-- store::vector_stores::empty_collections
+// Collections, and until when those that nobody uses any more were used: for the statement, and for the figures of `due`.
+macro_rules! over {
+    () => {
+        "(SELECT tenant_id, id, deleted_at, emptied_at,
+        CASE WHEN deleted_at IS NULL THEN last_active_at + make_interval(days => expires_after_days) END AS until
+      FROM collections) AS c"
+    };
+}
+pub(crate) use over;
+
+const OVER: &str = concat!(
+    "-- store::vector_stores::empty_collections
 SELECT c.tenant_id, c.id, c.until
-FROM (SELECT tenant_id, id, deleted_at, emptied_at,
-             CASE WHEN deleted_at IS NULL THEN last_active_at + make_interval(days => expires_after_days) END AS until
-      FROM collections) AS c
+FROM ",
+    over!(),
+    "
 WHERE (c.deleted_at IS NOT NULL OR c.until < now())
   AND (c.deleted_at IS NOT NULL AND c.emptied_at IS NULL
        OR EXISTS (SELECT FROM documents AS d WHERE d.collection_id = c.id AND d.deleted_at IS NULL
                   AND (c.until IS NULL OR d.updated_at <= c.until)))
-ORDER BY c.id LIMIT $1";
+ORDER BY c.id LIMIT $1"
+);
 
 const REMOVE: &str = "-- store::vector_stores::empty_collections
 DELETE FROM collections AS c

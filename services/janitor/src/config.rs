@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::TaskName;
 
+/// The least age of an object that may be taken for one without a row.
+const LEAST_ORPHAN_AGE: u64 = 3600;
+
 /// What the janitor does when. Section `janitor` of the configuration.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -38,11 +41,13 @@ pub struct Config {
     /// The most documents that are released again in a second after Redis lost them.
     pub lost_per_second: u32,
     /// Originals of finished documents are removed after this long; texts and chunks stay. Files that were uploaded by
-    /// themselves and have been in no collection for this long are removed too. Never when it is not set.
+    /// themselves and have been in no collection for this long are removed too. Never when it is not set. A tenant may have
+    /// another one: `riacho tenant limits`.
     pub original_retention_seconds: Option<u64>,
     /// Dead versions and deleted documents are purged this long after the commit that allows it.
     pub purge_grace_seconds: u64,
-    /// Objects without a row are removed at this age. It must be longer than any upload takes.
+    /// Objects without a row are removed at this age. It must be longer than any upload takes, and is an hour at least: an
+    /// upload's row is written after its object.
     pub orphan_age_seconds: u64,
     /// The most chunks a second that are embedded anew for a space beside the live one, unless something else is set for
     /// the space.
@@ -141,6 +146,10 @@ impl Config {
         crate::schedule::Timetable::new(self).map_err(|error| ("schedules", error.to_string()))?;
         if !self.backup.command.is_empty() && self.backup.directory.is_none() {
             return Err(("backup.directory", "a backup needs a folder to write to".to_owned()));
+        }
+        if self.orphan_age_seconds < LEAST_ORPHAN_AGE {
+            let wrong = format!("{} is less than an hour, which an upload may take", self.orphan_age_seconds);
+            return Err(("orphan_age_seconds", wrong));
         }
         Ok(())
     }
@@ -250,6 +259,21 @@ impl Schedules {
             TaskName::Canary => &self.canary,
             TaskName::Backup => &self.backup,
             TaskName::Health => &self.health,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn objects_of_uploads_that_may_still_be_on_their_way_are_no_orphans() {
+        for (seconds, is_right) in [(0, false), (3599, false), (3600, true)] {
+            let wrong = Config { orphan_age_seconds: seconds, ..Config::default() }.check();
+            assert_eq!(wrong.is_ok(), is_right, "{wrong:?}");
+            assert!(wrong.err().is_none_or(|(key, _)| key == "orphan_age_seconds"));
         }
     }
 }

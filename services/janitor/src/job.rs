@@ -125,8 +125,8 @@ impl Janitor {
         result.map(|()| summary)
     }
 
-    /// [`Janitor::run_until`] that says what was done until it failed.
-    pub(crate) async fn run_and_tell(
+    /// Runs a task once, until its end or a step's end after `stop`, and says what was done, also where it failed.
+    pub async fn run_and_tell(
         &self,
         task: TaskName,
         dry_run: bool,

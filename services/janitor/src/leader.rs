@@ -5,8 +5,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use chrono::Utc;
-use riacho_store::{Lease, Store};
+use chrono::{DateTime, Utc};
+use riacho_store::{Lease, Schedule, Store};
 use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -15,14 +15,14 @@ use crate::{Janitor, TaskName, metrics::names, requests, schedule::Timetable, ta
 /// The lease's name in the database.
 const LEASE: &str = "janitor";
 
-/// How long a schedule that has no next turn sleeps.
-const NEVER: Duration = Duration::from_secs(3600);
+/// The longest sleep until a turn: a sleep does not count the time of a suspended machine, nor a clock that was set.
+const LOOK: Duration = Duration::from_secs(60);
 
 /// Runs until `stop`, leading whenever the lease is free.
 pub(crate) async fn run(janitor: Janitor, timetable: Timetable, stop: CancellationToken) {
     let timetable = Arc::new(timetable);
     let trouble = Trouble::default();
-    let for_everybody = loops(&janitor, &timetable, &trouble, &stop, TaskName::is_for_everybody);
+    let for_everybody = loops(&janitor, &timetable, &trouble, &stop, &[], TaskName::is_for_everybody);
     let holder = format!("{}-{:08x}", std::process::id(), rand::random::<u32>());
     while !stop.is_cancelled() {
         let asked = Instant::now();
@@ -49,11 +49,18 @@ async fn lead(
     asked: Instant,
     stop: &CancellationToken,
 ) {
+    // Before the tasks are planned, which writes the rows anew.
+    let known = match janitor.store.schedules().await {
+        Ok(known) => known,
+        Err(error) => return trouble.is("the janitor's schedules", true, &error.into()),
+    };
+    trouble.is_over("the janitor's schedules");
     tracing::info!(lease = lease.token, "leading the janitors");
     metrics::gauge!(names::LEADER).set(1.0);
     let leading = stop.child_token();
-    let mut running = loops(janitor, timetable, trouble, &leading, |task| !task.is_for_everybody());
+    let mut running = loops(janitor, timetable, trouble, &leading, &known, |task| !task.is_for_everybody());
     running.spawn(requests::serve(janitor.clone(), Arc::clone(timetable), leading.clone()));
+    running.spawn(tasks::take_over_if_empty(janitor.clone()));
     let last = keep(&janitor.store, lease, janitor.config.lease(), asked, &leading).await;
     leading.cancel();
     metrics::gauge!(names::LEADER).set(0.0);
@@ -92,33 +99,35 @@ async fn keep(
     }
 }
 
-/// A loop for each task that has a schedule and is wanted.
+/// A loop for each task that has a schedule and is wanted. `known` is how the tasks went before.
 fn loops(
     janitor: &Janitor,
     timetable: &Arc<Timetable>,
     trouble: &Trouble,
     stop: &CancellationToken,
+    known: &[Schedule],
     wanted: impl Fn(TaskName) -> bool,
 ) -> JoinSet<()> {
     let mut running = JoinSet::new();
     for task in timetable.tasks().filter(|task| wanted(*task)) {
+        let since = timetable.since(task, known, Utc::now());
         let timetable = Arc::clone(timetable);
-        running.spawn(repeat(janitor.clone(), timetable, trouble.clone(), task, stop.clone()));
+        running.spawn(repeat(janitor.clone(), timetable, trouble.clone(), (task, since), stop.clone()));
     }
     running
 }
 
-/// Runs one task at its times, one run after the other.
+/// Runs one task at its times, one run after the other. The first turn is the one after `since`, which may have passed.
 async fn repeat(
     janitor: Janitor,
     timetable: Arc<Timetable>,
     trouble: Trouble,
-    task: TaskName,
+    (task, since): (TaskName, DateTime<Utc>),
     stop: CancellationToken,
 ) {
     let mut wakeups = None;
     if !task.is_frequent() {
-        sleep(timetable.wait(task, Utc::now()).unwrap_or(NEVER), &stop).await;
+        turn(&timetable, task, since, &stop).await;
     }
     while !stop.is_cancelled() {
         if task == TaskName::Release && wakeups.is_none() {
@@ -141,7 +150,6 @@ async fn repeat(
                 false
             }
         };
-        let wait = timetable.wait(task, Utc::now()).unwrap_or(NEVER);
         let notice = async {
             match wakeups.as_mut().filter(|_| heeds_notices) {
                 Some(wakeups) => wakeups.next().await,
@@ -149,8 +157,19 @@ async fn repeat(
             }
         };
         tokio::select! {
-            () = sleep(wait, &stop) => {}
+            () = turn(&timetable, task, Utc::now(), &stop) => {}
             notice = notice => if notice.is_none() { wakeups = None },
+        }
+    }
+}
+
+/// Waits for the first turn of a task after `since`, by the clock on the wall; returns at `stop`, too. Cancel safe.
+async fn turn(timetable: &Timetable, task: TaskName, since: DateTime<Utc>, stop: &CancellationToken) {
+    while !stop.is_cancelled() {
+        match timetable.wait(task, since, Utc::now()) {
+            Some(Duration::ZERO) => return,
+            // Where none comes any more, until the janitor stops.
+            wait => sleep(wait.map_or(LOOK, |wait| wait.min(LOOK)), stop).await,
         }
     }
 }

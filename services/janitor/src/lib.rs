@@ -77,6 +77,9 @@ pub enum Error {
     /// The configuration does not say what the task needs.
     #[error("{0}")]
     NotConfigured(&'static str),
+    /// The object store is not the deployment's own.
+    #[error("{0}")]
+    Foreign(String),
     /// What the task tried went wrong.
     #[error("{0}")]
     Failed(String),
@@ -101,7 +104,9 @@ impl Error {
             Error::Release(error) => error.is_retryable(),
             Error::Models(error) => error.is_retryable(),
             Error::Outward(error) => error.is_retryable(),
-            Error::Schedule { .. } | Error::NotConfigured(_) | Error::Panicked(_) => false,
+            Error::Schedule { .. } | Error::NotConfigured(_) | Error::Foreign(_) | Error::Panicked(_) => {
+                false
+            }
             Error::Partial { .. } | Error::Failed(_) => true,
         }
     }

@@ -92,6 +92,29 @@ async fn the_summary_is_the_day_of_all_tenants_in_numbers() {
     assert_eq!(summary.last_summary.unwrap()["failed"], 1);
 }
 
+#[tokio::test]
+async fn a_document_that_was_purged_counts_as_deleted_on_the_day_of_its_deletion() {
+    let deployment = Deployment::start().await.unwrap();
+    let janitor = janitor(&deployment, Config { purge_grace_seconds: 0, ..Config::default() });
+    let mut documents = Vec::new();
+    for name in ["purged.txt", "deleted.txt", "before.txt"] {
+        documents.push(deployment.accept(name, format!("content of {name}")).await.unwrap().document);
+    }
+    for document in [documents[0], documents[2]] {
+        assert!(deployment.store.delete_document(&deployment.tenant, document).await.unwrap());
+    }
+    deployment.sql(&format!(
+        "UPDATE documents SET deleted_at = now() - interval '25 hours' WHERE id = '{}'",
+        documents[2]
+    ));
+    let deleted = async || janitor.run_task(TaskName::Summary, true).await.unwrap().counts["deleted"];
+    assert_eq!(deleted().await, 1);
+    assert_eq!(janitor.run_task(TaskName::Purge, false).await.unwrap().counts["documents"], 2);
+    assert_eq!(deleted().await, 1, "by its receipt, and that of the day before is not of today");
+    assert!(deployment.store.delete_document(&deployment.tenant, documents[1]).await.unwrap());
+    assert_eq!(deleted().await, 2);
+}
+
 fn backup(folder: &Path, script: &str) -> Config {
     let command = ["sh", "-c", script].map(str::to_owned).to_vec();
     let backup = Backup { command, directory: Some(folder.to_owned()), ..Backup::default() };

@@ -126,6 +126,44 @@ async fn a_janitor_that_is_cut_off_in_a_transaction_holds_up_nobody_for_long() {
     first.abort();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_whose_time_passed_while_nobody_led_is_made_up_for_once() {
+    let deployment = Deployment::start().await.unwrap();
+    // Two that run but once a year.
+    let mut config = Config { lease_seconds: 3, ..Config::default() };
+    for schedule in [&mut config.schedules.summary, &mut config.schedules.orphans] {
+        "0 0 1 1 *".clone_into(schedule);
+    }
+    let runs = |task: &str| {
+        let rows = deployment.sql(&format!("SELECT runs FROM schedules WHERE task = '{task}'"));
+        rows.first().map_or(0, |row| row[0].as_deref().unwrap().parse::<u64>().unwrap())
+    };
+    let planned = || async {
+        let rows = deployment.sql("SELECT FROM schedules WHERE expression = '0 0 1 1 *'");
+        (rows.len() == 2).then_some(())
+    };
+    // The first start ever: nothing is overdue.
+    let (stop, janitor) = start(&deployment, config.clone());
+    eventually(planned).await;
+    stop.cancel();
+    janitor.await.unwrap().unwrap();
+    assert_eq!((runs("summary"), runs("orphans")), (0, 0));
+    // One has been known for long and never ran, one ran long ago.
+    deployment.sql("UPDATE schedules SET known_since = now() - interval '2 years' WHERE task = 'summary'");
+    deployment.sql("UPDATE schedules SET last_started = now() - interval '3 years' WHERE task = 'orphans'");
+    let (stop, janitor) = start(&deployment, config.clone());
+    eventually(|| async { (runs("summary") == 1 && runs("orphans") == 1).then_some(()) }).await;
+    stop.cancel();
+    janitor.await.unwrap().unwrap();
+    // Who leads next makes up only for what is overdue again.
+    deployment.sql("UPDATE schedules SET last_started = now() - interval '3 years' WHERE task = 'orphans'");
+    let (stop, janitor) = start(&deployment, config);
+    eventually(|| async { (runs("orphans") == 2).then_some(()) }).await;
+    stop.cancel();
+    janitor.await.unwrap().unwrap();
+    assert_eq!((runs("summary"), runs("orphans")), (1, 2));
+}
+
 #[tokio::test]
 async fn a_schedule_that_cannot_be_read_is_an_error_at_the_start() {
     let deployment = Deployment::start().await.unwrap();

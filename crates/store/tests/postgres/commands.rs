@@ -103,7 +103,7 @@ async fn a_retry_without_its_original_says_so() {
         object_key: accept.object_key,
     };
     assert_eq!(
-        db.janitor.originals_past(std::time::Duration::ZERO, 10).await.unwrap(),
+        db.janitor.originals_past(Some(std::time::Duration::ZERO), 10).await.unwrap(),
         std::slice::from_ref(&original)
     );
     assert!(db.janitor.original_purged(&original).await.unwrap());

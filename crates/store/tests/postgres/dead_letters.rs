@@ -109,7 +109,8 @@ async fn letters_go_with_their_document_and_none_comes_after_it() {
         db.janitor.add_dead_letter(&letter(&release, "late")).await.unwrap().is_new,
         "it goes with the others"
     );
-    let purge = db.janitor.purge_candidates(Duration::ZERO, 10).await.unwrap().remove(0);
+    let purge =
+        db.janitor.purge_candidates(riacho_store::PurgeOf::ALL, Duration::ZERO, 10).await.unwrap().remove(0);
     assert!(db.janitor.purge_rows(&purge, 10).await.unwrap().done);
     let purged = Purged { entries: 5, ..Purged::default() };
     let receipt = db.janitor.purge_done(&purge, purged).await.unwrap().unwrap();

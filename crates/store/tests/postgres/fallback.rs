@@ -263,7 +263,8 @@ async fn versions_deletes_and_purges_hold_in_the_fallback_as_well() {
     assert_eq!(texts(&hits), ["deleted", "second version"], "the first version is not searched any more");
     assert!(db.store.delete_document(&db.acme, gone).await.unwrap());
     assert_eq!(texts(&db.store.search(&both).await.unwrap()), ["second version"]);
-    let candidates = db.janitor.purge_candidates(std::time::Duration::ZERO, 10).await.unwrap();
+    let candidates =
+        db.janitor.purge_candidates(riacho_store::PurgeOf::ALL, std::time::Duration::ZERO, 10).await.unwrap();
     let purge = candidates.iter().find(|purge| purge.document == gone).unwrap();
     let progress = db.janitor.purge_rows(purge, 100).await.unwrap();
     assert_eq!((progress.chunks, progress.vectors, progress.done), (1, 1, true));

@@ -83,7 +83,8 @@ async fn the_object_of_a_file_is_removed_after_the_last_document_that_names_it()
     let file = file(&db, &db.acme, "text", None).await;
     let document = attach(&db, &file, "a").await.document;
     let originals = async || {
-        let purges = db.janitor.purge_candidates(Duration::ZERO, 10).await.unwrap();
+        let purges =
+            db.janitor.purge_candidates(riacho_store::PurgeOf::ALL, Duration::ZERO, 10).await.unwrap();
         purges.into_iter().map(|purge| (purge.document, purge.originals)).collect::<Vec<_>>()
     };
     assert!(db.store.delete_document(&db.acme, document).await.unwrap());
@@ -96,7 +97,8 @@ async fn the_object_of_a_file_is_removed_after_the_last_document_that_names_it()
     assert!(db.store.delete_file(&db.acme, file.id).await.unwrap());
     assert!(!db.store.delete_file(&db.acme, file.id).await.unwrap());
     assert!(db.janitor.file_purges(Duration::ZERO, 10).await.unwrap().is_empty(), "a document names it");
-    let purge = db.janitor.purge_candidates(Duration::ZERO, 10).await.unwrap().remove(0);
+    let purge =
+        db.janitor.purge_candidates(riacho_store::PurgeOf::ALL, Duration::ZERO, 10).await.unwrap().remove(0);
     assert!(db.janitor.purge_done(&purge, Default::default()).await.unwrap().is_some());
     let purges = db.janitor.file_purges(Duration::ZERO, 10).await.unwrap();
     assert_eq!(purges.iter().map(|purge| &purge.object_key).collect::<Vec<_>>(), [&file.object_key]);
@@ -117,7 +119,7 @@ async fn originals_past_their_retention_are_not_those_of_files() {
     let attached = attach(&db, &file, "a").await;
     db.finish(&attached, "en", &["text"]).await;
     let own = db.ready(&db.acme, "en", &["own"]).await;
-    let past = db.janitor.originals_past(Duration::ZERO, 10).await.unwrap();
+    let past = db.janitor.originals_past(Some(Duration::ZERO), 10).await.unwrap();
     assert_eq!(past.iter().map(|original| original.document).collect::<Vec<_>>(), [own]);
     let known =
         db.janitor.known_objects(&[file.object_key.clone(), "t/acme/originals/x".into()]).await.unwrap();
@@ -129,7 +131,7 @@ async fn a_file_in_no_collection_is_forgotten_after_its_retention_and_one_in_use
     let db = database().await;
     let (unused, used) = (file(&db, &db.acme, "unused", None).await, file(&db, &db.acme, "used", None).await);
     let document = attach(&db, &used, "a").await.document;
-    let forgotten = async |retention| db.janitor.forget_unused_files(retention, 10).await.unwrap();
+    let forgotten = async |retention| db.janitor.forget_unused_files(Some(retention), 10).await.unwrap();
     assert_eq!(forgotten(Duration::from_secs(60)).await, 0);
     assert_eq!(forgotten(Duration::ZERO).await, 1);
     assert!(db.store.file(&db.acme, unused.id).await.unwrap().is_none());
@@ -150,7 +152,7 @@ async fn whoever_attaches_a_file_while_it_is_forgotten_either_has_it_or_is_told(
         let accept = made_of(&db.acme, &file, (collection.id, &collection.name));
         let (attached, forgotten) = tokio::join!(
             db.store.accept(&accept),
-            db.janitor.forget_unused_files(Duration::from_secs(60), 10)
+            db.janitor.forget_unused_files(Some(Duration::from_secs(60)), 10)
         );
         let is_there = db.store.file(&db.acme, file.id).await.unwrap().is_some();
         assert_eq!(

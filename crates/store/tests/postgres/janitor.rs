@@ -124,10 +124,14 @@ async fn a_deleted_document_is_purged_until_nothing_is_left_with_a_receipt() {
     let kept = db.ready(&db.acme, "en", &["kept"]).await;
     db.store.delete_document(&db.acme, document).await.unwrap();
     assert!(
-        db.janitor.purge_candidates(Duration::from_secs(3_600), 10).await.unwrap().is_empty(),
+        db.janitor
+            .purge_candidates(riacho_store::PurgeOf::ALL, Duration::from_secs(3_600), 10)
+            .await
+            .unwrap()
+            .is_empty(),
         "an hour later"
     );
-    let purge = db.janitor.purge_candidates(NOW, 10).await.unwrap().remove(0);
+    let purge = db.janitor.purge_candidates(riacho_store::PurgeOf::ALL, NOW, 10).await.unwrap().remove(0);
     assert_eq!((purge.kind, purge.originals.len()), (PurgeKind::Document, 1));
     let mut purged = Purged::default();
     loop {
@@ -144,7 +148,7 @@ async fn a_deleted_document_is_purged_until_nothing_is_left_with_a_receipt() {
     assert_eq!(db.value(&format!("SELECT count(*) FROM documents WHERE id = '{document}'")), "0");
     assert_eq!(db.value("SELECT count(*) FROM chunks"), "1");
     assert!(db.store.status(&db.acme, kept).await.unwrap().is_some());
-    assert!(db.janitor.purge_candidates(NOW, 10).await.unwrap().is_empty());
+    assert!(db.janitor.purge_candidates(riacho_store::PurgeOf::ALL, NOW, 10).await.unwrap().is_empty());
 }
 
 #[tokio::test]
@@ -163,7 +167,7 @@ async fn replaced_versions_and_lost_runs_are_purged_and_the_live_one_stays() {
     db.store.seal(&release, &seal(run, 1)).await.unwrap();
     db.store.index(&[batch(&release, run, db.space, "en", &[(0, "new", axis(0))])]).await.unwrap();
     // Run ids carry the time, and the test has no half hour: everything counts as older.
-    let mut purges = db.janitor.purge_candidates(NOW, 10).await.unwrap();
+    let mut purges = db.janitor.purge_candidates(riacho_store::PurgeOf::ALL, NOW, 10).await.unwrap();
     assert_eq!(purges.len(), 2, "{purges:?}");
     for purge in &mut purges {
         purge.before = Utc::now() + Duration::from_secs(60);
@@ -171,7 +175,7 @@ async fn replaced_versions_and_lost_runs_are_purged_and_the_live_one_stays() {
         assert!(db.janitor.purge_done(purge, Purged::default()).await.unwrap().is_none());
     }
     assert_eq!(db.value("SELECT string_agg(text, ' ') FROM chunks"), "new");
-    assert!(db.janitor.purge_candidates(NOW, 10).await.unwrap().is_empty());
+    assert!(db.janitor.purge_candidates(riacho_store::PurgeOf::ALL, NOW, 10).await.unwrap().is_empty());
     let found = db.store.search(&SearchRequest::new(db.acme.clone(), "new")).await.unwrap();
     assert_eq!(found.len(), 1);
 }
@@ -185,7 +189,7 @@ async fn a_retry_during_a_purge_keeps_what_it_writes() {
     db.store.seal(&release, &seal(run, 2)).await.unwrap();
     db.store.index(&[batch(&release, run, db.space, "en", &[(0, "a", axis(0))])]).await.unwrap();
     db.store.fail(&release, ReasonCode::ProviderRefused, "no").await.unwrap();
-    let mut purge = db.janitor.purge_candidates(NOW, 10).await.unwrap().remove(0);
+    let mut purge = db.janitor.purge_candidates(riacho_store::PurgeOf::ALL, NOW, 10).await.unwrap().remove(0);
     purge.before = Utc::now() + Duration::from_secs(60);
     assert!(db.janitor.purge_rows(&purge, 100).await.unwrap().done);
     let retried = db.store.retry(&db.acme, accepted.document, None, false).await.unwrap();

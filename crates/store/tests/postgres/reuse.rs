@@ -90,7 +90,8 @@ async fn what_is_purged_is_known_no_longer_and_what_another_document_has_is() {
     let document = ready(&db, &db.acme, &["canary", "shared"]).await;
     ready(&db, &db.acme, &["shared"]).await;
     db.store.delete_document(&db.acme, document).await.unwrap();
-    let purge = db.janitor.purge_candidates(Duration::ZERO, 10).await.unwrap().remove(0);
+    let purge =
+        db.janitor.purge_candidates(riacho_store::PurgeOf::ALL, Duration::ZERO, 10).await.unwrap().remove(0);
     assert_eq!(purge.kind, PurgeKind::Document);
     assert!(db.janitor.purge_rows(&purge, 100).await.unwrap().done);
     db.janitor.purge_done(&purge, Purged::default()).await.unwrap().unwrap();

@@ -95,7 +95,7 @@ async fn runs_that_nobody_takes_up_expire_and_those_of_a_janitor_that_went_away_
         assert_eq!(db.store.requested_run(left.id).await.unwrap().unwrap().state, state);
     }
     let _ = db.raw.run("UPDATE janitor_runs SET requested_at = now() - interval '31 days'");
-    assert_eq!(db.janitor.due_figures().await.unwrap().housekeeping, 2);
+    assert_eq!(db.janitor.housekeep_due().await.unwrap(), 2);
     assert_eq!(db.janitor.housekeep().await.unwrap(), 2);
 }
 

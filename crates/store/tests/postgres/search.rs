@@ -150,10 +150,12 @@ async fn counted_words_change_no_answer_but_its_price() {
         all
     };
     let before = scores().await;
+    assert_eq!(db.janitor.words_due().await.unwrap(), 1);
     assert_eq!(db.janitor.count_words().await.unwrap(), 1);
     // A barge, the harbour, its fleet, and the two headings above all chunks; stop words are no lexemes.
     assert_eq!(db.value("SELECT count(*) FROM frequent_words"), "5");
     assert_eq!(scores().await, before);
+    assert_eq!(db.janitor.words_due().await.unwrap(), 0);
     assert_eq!(db.janitor.count_words().await.unwrap(), 0, "nothing has changed");
 
     // What was counted as frequent and is not any more is found all the same.

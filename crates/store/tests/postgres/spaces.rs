@@ -346,7 +346,7 @@ async fn a_space_that_was_given_up_goes_when_nothing_is_pinned_to_it() {
 }
 
 async fn purge(janitor: &Store) {
-    for purge in janitor.purge_candidates(Duration::ZERO, 10).await.unwrap() {
+    for purge in janitor.purge_candidates(riacho_store::PurgeOf::ALL, Duration::ZERO, 10).await.unwrap() {
         assert!(janitor.purge_rows(&purge, 100).await.unwrap().done);
         janitor.purge_done(&purge, Default::default()).await.unwrap();
     }

@@ -71,6 +71,32 @@ async fn a_deleted_tenant_is_gone_with_its_keys_and_documents() {
 }
 
 #[tokio::test]
+async fn what_is_committed_after_its_tenant_was_deleted_is_deleted_too() {
+    let db = database().await;
+    let state = |to: &str| {
+        let _ = db.raw.run(&format!("UPDATE tenants SET state = '{to}' WHERE id = '{}'", db.acme));
+    };
+    db.janitor.delete_tenant(&db.acme).await.unwrap();
+    assert!(db.janitor.delete_what_came_late().await.unwrap().is_empty());
+    // As transactions that saw it active, and as where the second part of the deletion never came.
+    state("active");
+    let late = db.store.accept(&upload(&db.acme, "late")).await.unwrap().document;
+    let created = db.store.create_key(&key(&db, &[KeyScope::Admin])).await.unwrap();
+    let other = db.store.accept(&upload(&db.other, "of another one")).await.unwrap().document;
+    state("deleting");
+    assert!(db.store.status(&db.acme, late).await.unwrap().is_some());
+    assert_eq!(db.janitor.delete_what_came_late().await.unwrap(), std::slice::from_ref(&db.acme));
+    assert!(db.store.status(&db.acme, late).await.unwrap().is_none());
+    let version = format!("SELECT state FROM document_versions WHERE document_id = '{late}'");
+    assert_eq!(db.value(&version), "cancelled");
+    state("active");
+    assert!(db.store.authenticate(created.secret.expose()).await.unwrap().is_none());
+    state("deleting");
+    assert!(db.store.status(&db.other, other).await.unwrap().is_some());
+    assert!(db.janitor.delete_what_came_late().await.unwrap().is_empty());
+}
+
+#[tokio::test]
 async fn collections_have_unique_names_and_go_only_when_they_are_empty() {
     let db = database().await;
     let made = db.store.create_collection(&db.acme, "manuals").await.unwrap();

@@ -66,5 +66,7 @@ async fn calls_can_move_between_threads() {
     movable(db.store.search(&request)).await.unwrap();
     movable(db.store.index(&[])).await.unwrap();
     movable(db.store.current_releases(&[])).await.unwrap();
-    movable(db.janitor.purge_candidates(std::time::Duration::ZERO, 1)).await.unwrap();
+    movable(db.janitor.purge_candidates(riacho_store::PurgeOf::ALL, std::time::Duration::ZERO, 1))
+        .await
+        .unwrap();
 }

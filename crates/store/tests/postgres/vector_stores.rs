@@ -117,7 +117,8 @@ async fn a_deleted_collection_takes_its_documents_and_frees_its_name() {
     // The row goes when the last document is purged.
     db.janitor.empty_collections(10).await.unwrap();
     assert_eq!(db.value(&format!("SELECT count(*) FROM collections WHERE id = '{}'", made.id)), "1");
-    let purge = db.janitor.purge_candidates(std::time::Duration::ZERO, 10).await.unwrap();
+    let purge =
+        db.janitor.purge_candidates(riacho_store::PurgeOf::ALL, std::time::Duration::ZERO, 10).await.unwrap();
     let purge = purge.into_iter().find(|purge| purge.document == attached.document).unwrap();
     while !db.janitor.purge_rows(&purge, 10).await.unwrap().done {}
     db.janitor.purge_done(&purge, Default::default()).await.unwrap();

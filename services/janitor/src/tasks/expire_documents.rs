@@ -7,7 +7,7 @@ pub(crate) async fn run(job: &Job<'_>) -> Result<(), Error> {
     let store = &job.janitor.store;
     if job.dry_run {
         let due = store.due_figures().await?;
-        job.add("documents", due.documents);
+        job.add("documents", due.documents + due.in_collections);
         job.add("files", due.files);
         return Ok(());
     }

@@ -18,9 +18,16 @@ pub(crate) async fn run(job: &Job<'_>) -> Result<(), Error> {
         SpaceState::Retired => false,
     });
     spaces.sort_by_key(|space| space.state != SpaceState::Live);
+    if job.dry_run {
+        for space in spaces {
+            job.add("indexes", store.due_indexes(space.id).await?.len() as u64);
+        }
+        job.add("word_counts", store.words_due().await?);
+        return remove_retired(job).await;
+    }
     // What fails keeps nothing else waiting.
     let mut outcome = Ok(());
-    for space in spaces.into_iter().filter(|_| !job.dry_run) {
+    for space in spaces {
         let built = tokio::select! {
             built = store.build_indexes(&job.janitor.database, space.id) => built,
             // A build may take longer than anybody waits for a process to stop.
@@ -31,11 +38,9 @@ pub(crate) async fn run(job: &Job<'_>) -> Result<(), Error> {
             Err(error) => outcome = outcome.and(Err(error.into())),
         }
     }
-    if !job.dry_run {
-        match store.count_words().await {
-            Ok(tenants) => job.add("word_counts", tenants),
-            Err(error) => outcome = outcome.and(Err(error.into())),
-        }
+    match store.count_words().await {
+        Ok(tenants) => job.add("word_counts", tenants),
+        Err(error) => outcome = outcome.and(Err(error.into())),
     }
     remove_retired(job).await.and(outcome)
 }

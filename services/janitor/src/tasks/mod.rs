@@ -9,6 +9,7 @@ mod dead_letters;
 mod deadline;
 mod expire_documents;
 mod expire_uploads;
+mod failures;
 mod fill;
 mod health;
 mod housekeep;
@@ -24,7 +25,7 @@ use std::future::Future;
 
 use futures::future::join_all;
 
-pub(crate) use self::release::KEPT_WAITING;
+pub(crate) use self::{orphans::take_over_if_empty, release::KEPT_WAITING};
 
 use crate::{Error, TaskName, job::Job};
 

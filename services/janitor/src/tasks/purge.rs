@@ -2,7 +2,7 @@
 //!
 //! Of a deleted document first the entries on the streams, of which nothing may come any more, then the rows, so that
 //! nothing points at an object that is gone; then the objects; then the store marks what was purged. A purge that is cut
-//! off is found again and goes on.
+//! off is found again and goes on. An object that cannot be removed keeps its own document, and nothing else.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -12,88 +12,118 @@ use std::{
 use futures::TryStreamExt;
 use riacho_domain::DocumentId;
 use riacho_objects::{Key, KeyKind, Objects, Prefix};
-use riacho_store::{Purge, PurgeKind, Purged};
+use riacho_store::{Purge, PurgeKind, PurgeOf, Purged};
 
 use riacho_traces::attributes;
 
+use super::failures::Failures;
 use crate::{Error, job::Job, told};
 
 pub(crate) async fn run(job: &Job<'_>) -> Result<(), Error> {
     let grace = Duration::from_secs(job.config().purge_grace_seconds);
-    let batch = job.config().batch.max(1);
-    while job.goes_on() {
-        let candidates = job.janitor.store.purge_candidates(grace, batch).await?;
-        let found = candidates.len();
-        if job.dry_run {
-            candidates.iter().for_each(|purge| job.add(counted_as(&purge.kind), 1));
-            break;
-        }
-        let (documents, versions): (Vec<Purge>, Vec<Purge>) =
-            candidates.into_iter().partition(|purge| purge.kind == PurgeKind::Document);
-        // Those that do not need Redis do not wait for it.
-        let mut finished = purge_all(job, &versions, &HashMap::new()).await?;
-        let entries = remove_entries(job, &documents).await?;
-        finished += purge_all(job, &documents, &entries).await?;
-        // What was not finished would be found again at once.
-        if found < batch as usize || finished == 0 {
-            break;
-        }
+    if job.dry_run {
+        return look(job, grace).await;
     }
-    purge_files(job, grace, batch).await
+    let mut failures = Failures::default();
+    // Those that do not need Redis do not wait for it.
+    purge_all(job, &[PurgeOf::Versions, PurgeOf::LostRuns], grace, &mut failures).await?;
+    let documents = purge_all(job, &[PurgeOf::Documents], grace, &mut failures).await;
+    let files = purge_files(job, grace, &mut failures).await;
+    documents.and(files).and(failures.into_result())
 }
 
-/// Removes deleted files of which no document is left: first the object, then the row.
-async fn purge_files(job: &Job<'_>, grace: Duration, batch: u32) -> Result<(), Error> {
-    let (store, objects) = (&job.janitor.store, &job.janitor.objects);
-    while job.goes_on() {
-        let purges = store.file_purges(grace, batch).await?;
-        if job.dry_run {
-            job.add("files", purges.len() as u64);
-            break;
-        }
-        for purge in &purges {
-            let mut removed = 0;
-            match Key::parse(&purge.object_key) {
-                Ok(key) => {
-                    removed = u64::from(objects.exists(&key).await?);
-                    objects.delete(&key).await?;
-                }
-                Err(error) => {
-                    tracing::warn!(object_key = purge.object_key, %error, "a file's key cannot be read")
-                }
+async fn look(job: &Job<'_>, grace: Duration) -> Result<(), Error> {
+    let due = job.janitor.store.purge_figures(grace).await?;
+    job.add("documents", due.documents);
+    job.add("versions", due.versions);
+    job.add("lost_runs", due.lost_runs);
+    job.add("files", due.files);
+    Ok(())
+}
+
+/// Purges what there is of some kinds, step by step. What failed is left for the next run.
+async fn purge_all(
+    job: &Job<'_>,
+    kinds: &[PurgeOf],
+    grace: Duration,
+    failures: &mut Failures,
+) -> Result<(), Error> {
+    let (store, batch) = (&job.janitor.store, job.config().batch.max(1));
+    let mut failed = HashSet::new();
+    while job.goes_on() && !failures.are_too_many() {
+        // What failed is found again each time, ahead of the others.
+        let limit = batch.saturating_add(u32::try_from(failed.len()).unwrap_or(u32::MAX));
+        let mut candidates = store.purge_candidates(kinds, grace, limit).await?;
+        let is_full = candidates.len() >= limit as usize;
+        candidates.retain(|purge| !failed.contains(&(purge.document, purge.kind)));
+        let entries = remove_entries(job, &candidates).await?;
+        let mut decided = 0;
+        for purge in &candidates {
+            if !job.goes_on() || failures.are_too_many() {
+                break;
             }
-            store.file_purged(purge, removed).await?;
-            job.add("files", 1);
-            job.add("objects", removed);
+            let entries = entries.get(&purge.document).copied().unwrap_or(0);
+            match purge_one(job, purge, entries).await {
+                Ok(true) => {
+                    job.add(counted_as(&purge.kind), 1);
+                    decided += 1;
+                }
+                Ok(false) => {}
+                Err(Error::Objects(error)) => {
+                    tracing::warn!(tenant = %purge.tenant, document = %purge.document, %error, "not purged; trying again on schedule");
+                    failures.add(&error.into());
+                    failed.insert((purge.document, purge.kind));
+                    decided += 1;
+                }
+                Err(error) => return Err(error),
+            }
         }
-        if purges.len() < batch as usize {
+        // What is neither finished nor failed would be found again at once.
+        if !is_full || decided == 0 {
             break;
         }
     }
     Ok(())
 }
 
-/// Purges candidates, of which so many entries were removed; says how many were finished.
-async fn purge_all(
-    job: &Job<'_>,
-    candidates: &[Purge],
-    entries: &HashMap<DocumentId, u64>,
-) -> Result<u64, Error> {
-    let mut finished = 0;
-    for purge in candidates {
-        let entries = entries.get(&purge.document).copied().unwrap_or(0);
-        if job.goes_on() && purge_one(job, purge, entries).await? {
-            job.add(counted_as(&purge.kind), 1);
-            finished += 1;
+/// Removes deleted files of which no document is left: first the object, then the row.
+async fn purge_files(job: &Job<'_>, grace: Duration, failures: &mut Failures) -> Result<(), Error> {
+    let (store, batch) = (&job.janitor.store, job.config().batch.max(1));
+    let mut failed = HashSet::new();
+    while job.goes_on() && !failures.are_too_many() {
+        let limit = batch.saturating_add(u32::try_from(failed.len()).unwrap_or(u32::MAX));
+        let mut purges = store.file_purges(grace, limit).await?;
+        let is_full = purges.len() >= limit as usize;
+        purges.retain(|purge| !failed.contains(&purge.file));
+        for purge in &purges {
+            if !job.goes_on() || failures.are_too_many() {
+                break;
+            }
+            match remove_original(&job.janitor.objects, &purge.object_key).await {
+                Ok(removed) => {
+                    store.file_purged(purge, removed).await?;
+                    job.add("files", 1);
+                    job.add("objects", removed);
+                }
+                Err(error) => {
+                    tracing::warn!(tenant = %purge.tenant, object_key = purge.object_key, %error, "a file was not purged; trying again on schedule");
+                    failures.add(&error);
+                    failed.insert(purge.file);
+                }
+            }
+        }
+        if !is_full {
+            break;
         }
     }
-    Ok(finished)
+    Ok(())
 }
 
 /// Removes what documents have on the streams, all of them in one walk. What is deleted is handed on by no stage, so
 /// entries are rare here: of stages that are away or stand still, and of events that wait for their next attempt.
-async fn remove_entries(job: &Job<'_>, documents: &[Purge]) -> Result<HashMap<DocumentId, u64>, Error> {
-    let documents: HashSet<DocumentId> = documents.iter().map(|purge| purge.document).collect();
+async fn remove_entries(job: &Job<'_>, candidates: &[Purge]) -> Result<HashMap<DocumentId, u64>, Error> {
+    let deleted = candidates.iter().filter(|purge| purge.kind == PurgeKind::Document);
+    let documents: HashSet<DocumentId> = deleted.map(|purge| purge.document).collect();
     let mut removed = HashMap::new();
     if documents.is_empty() {
         return Ok(removed);
@@ -174,15 +204,24 @@ async fn remove_covered(objects: &Objects, purge: &Purge, prefix: &Prefix) -> Re
 async fn remove_originals(objects: &Objects, purge: &Purge) -> Result<u64, Error> {
     let mut removed = 0;
     for original in &purge.originals {
-        match Key::parse(original) {
-            Ok(key) => {
-                removed += u64::from(objects.exists(&key).await?);
-                objects.delete(&key).await?;
-            }
-            Err(error) => tracing::warn!(object_key = original, %error, "an original's key cannot be read"),
-        }
+        removed += remove_original(objects, original).await?;
     }
     Ok(removed)
+}
+
+/// Removes an object of which a row has the key; says how many there were.
+async fn remove_original(objects: &Objects, object_key: &str) -> Result<u64, Error> {
+    match Key::parse(object_key) {
+        Ok(key) => {
+            let removed = u64::from(objects.exists(&key).await?);
+            objects.delete(&key).await?;
+            Ok(removed)
+        }
+        Err(error) => {
+            tracing::warn!(object_key, %error, "the key of an original cannot be read");
+            Ok(0)
+        }
+    }
 }
 
 const fn counted_as(kind: &PurgeKind) -> &'static str {

@@ -25,7 +25,9 @@ pub(crate) async fn run(job: &Job<'_>) -> Result<(), Error> {
             result.unwrap_or_else(|error| _ = failed.get_or_insert(error));
         }
     }
-    metrics::gauge!(names::TENANTS_OVER_BUDGET).set(f64::from(over_budget));
+    if !job.dry_run {
+        metrics::gauge!(names::TENANTS_OVER_BUDGET).set(f64::from(over_budget));
+    }
     failed.map_or(Ok(()), Err)
 }
 
@@ -40,7 +42,9 @@ async fn quotas(job: &Job<'_>, tenant: &Tenant) -> Result<(), Error> {
         over != tenant.over_quota && (job.dry_run || store.set_over_quota(&tenant.id, &over).await?);
     if is_new {
         let names = over.iter().map(|quota| quota.as_str()).collect::<Vec<_>>().join(",");
-        tracing::info!(tenant = %tenant.id, used_up = names, "quotas");
+        if !job.dry_run {
+            tracing::info!(tenant = %tenant.id, used_up = names, "quotas");
+        }
         job.add("changed", 1);
     }
     Ok(())
@@ -90,7 +94,9 @@ async fn tell_budgets(
         return Ok(());
     }
     let names = over.iter().map(|budget| budget.as_str()).collect::<Vec<_>>().join(",");
-    tracing::info!(tenant = %tenant.id, used_up = names, then = then.as_str(), "budgets of the month");
+    if !job.dry_run {
+        tracing::info!(tenant = %tenant.id, used_up = names, then = then.as_str(), "budgets of the month");
+    }
     job.add("budgets_changed", 1);
     Ok(())
 }

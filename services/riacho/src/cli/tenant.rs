@@ -96,6 +96,9 @@ pub(crate) struct TenantLimits {
     /// The same in money: hundredths of the currency of models.prices
     #[arg(long, value_name = "N")]
     pub(crate) embedding_cents_per_month: Option<OwnLimit>,
+    /// Seconds after which originals of finished documents and unused files are removed; `none` keeps them
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) original_retention_seconds: Option<OwnLimit>,
     /// What becomes of documents that come when a budget is used up: `wait`, `local` (they go on with the fallback space, see
     /// `riacho space fallback`), or `default` for the configuration's
     #[arg(long, value_name = "WHAT")]

@@ -2,11 +2,10 @@
 
 use anyhow::Context as _;
 use chrono::{DateTime, Utc};
-use riacho_janitor::{Config, TaskName};
+use riacho_janitor::{Config, Error, TaskName};
 use riacho_service::{Metrics, Resources, cron::Cron};
 use riacho_store::{ActOutcome, NewAct, Role, Schedule};
 use serde_json::{Value, json};
-use tokio_util::sync::CancellationToken;
 
 use super::{Context, serve};
 use crate::{
@@ -85,24 +84,46 @@ fn did(row: &Value) -> String {
 async fn one(context: &Context, task: TaskName, dry_run: bool) -> anyhow::Result<()> {
     let config = context.config()?;
     let core = config.core();
-    let patience = CancellationToken::new();
-    let connecting = Resources::connect(&core, Role::Janitor, Metrics::install()?, &patience);
+    // What a task began is ended before the process goes.
+    let stop = riacho_service::shutdown_signal().context("cannot listen to signals")?;
+    let connecting = Resources::connect(&core, Role::Janitor, Metrics::install()?, &stop);
     // A person waits: a server that is away is said, not waited for.
-    let resources = tokio::time::timeout(super::PATIENCE, connecting)
-        .await
-        .map_err(|_| Failure::error(Kind::Unreachable, "a server is away; see riacho status"))??;
-    let janitor = riacho_janitor::Janitor::new(config.janitor, &core, &resources);
-    let run = janitor.run_task(task, dry_run).await;
-    let detail = match &run {
-        Ok(summary) => json!({ "dry_run": dry_run, "did": summary.counts }),
-        Err(error) => json!({ "dry_run": dry_run, "error": error.to_string() }),
+    let resources = match tokio::time::timeout(super::PATIENCE, connecting).await {
+        Ok(Err(riacho_service::Error::Stopped(_))) => return Err(Failure::silent(Kind::Interrupted)),
+        connected => connected
+            .map_err(|_| Failure::error(Kind::Unreachable, "a server is away; see riacho status"))??,
     };
+    let janitor = riacho_janitor::Janitor::new(config.janitor, &core, &resources);
+    let (summary, run) = janitor.run_and_tell(task, dry_run, stop).await;
+    let mut detail = json!({ "dry_run": dry_run, "did": summary.counts });
+    if let Err(error) = &run {
+        detail["error"] = json!(error.to_string());
+    }
     let outcome = if run.is_ok() { ActOutcome::Ok } else { ActOutcome::Failed };
     let (action, target) = ("janitor.run", task.as_str());
     let act = NewAct { tenant: None, action, target, outcome, detail: &detail };
     let noted = resources.store.acting_as(context.actor()).note_act(&act).await;
-    let summary = run.with_context(|| format!("task {task}"))?;
-    noted.map_err(super::store_failure)?;
-    context.output.result(&summary, || summary.to_string());
-    Ok(())
+    // What was done is said whatever failed afterwards.
+    if run.is_ok() || summary.counts.values().any(|count| *count > 0) {
+        context.output.result(&summary, || summary.to_string());
+    }
+    run.map_err(|error| Failure::error(kind_of(&error), format!("task {task}: {error}")))?;
+    noted.map_err(super::store_failure).context("the act could not be written down")?;
+    match summary.is_stopped {
+        true => Err(Failure::error(Kind::Interrupted, "stopped before the end; what was done stays done")),
+        false => Ok(()),
+    }
+}
+
+/// How a process ends whose task failed: with the code of a server that is away where one is, since a later run may go well.
+fn kind_of(error: &Error) -> Kind {
+    match error {
+        Error::Store(riacho_store::Error::SchemaVersion(_)) => Kind::OtherSchema,
+        Error::Store(_) | Error::Streams(_) | Error::Objects(_) | Error::Release(_)
+            if error.is_retryable() =>
+        {
+            Kind::Unreachable
+        }
+        _ => Kind::Failed,
+    }
 }

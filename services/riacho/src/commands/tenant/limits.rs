@@ -17,6 +17,8 @@ struct Shown {
     own: OwnLimits,
     /// What holds; 0 is no limit.
     limits: Limits,
+    /// After how many seconds originals are removed; none where they are kept.
+    original_retention_seconds: Option<u64>,
     usage: Usage,
     /// The quotas that are used up.
     over_quota: Vec<&'static str>,
@@ -37,12 +39,19 @@ pub(super) async fn run(context: &Context, asked: TenantLimits) -> anyhow::Resul
     if own != before.limits {
         store.set_tenant_limits(&asked.id, &own).await.map_err(store_failure)?;
     }
-    let limits = own.over(&context.config()?.limits);
+    let config = context.config()?;
+    let limits = own.over(&config.limits);
+    let original_retention_seconds = match own.original_retention_seconds {
+        Some(seconds) => Some(seconds).filter(|seconds| *seconds > 0),
+        None => config.janitor.original_retention_seconds,
+    };
     let usage = store.usage(&asked.id).await.map_err(store_failure)?;
     let over_quota = usage.over(&limits).into_iter().map(|quota| quota.as_str()).collect();
     let spent = store.budget_spent(&asked.id).await.map_err(store_failure)?;
     let over_budget = spent.over(&limits).into_iter().map(|budget| budget.as_str()).collect();
-    let shown = Shown { tenant: asked.id.to_string(), own, limits, usage, over_quota, spent, over_budget };
+    let tenant = asked.id.to_string();
+    let shown =
+        Shown { tenant, own, limits, original_retention_seconds, usage, over_quota, spent, over_budget };
     context.output.result(&shown, || shown.text());
     Ok(())
 }
@@ -80,6 +89,7 @@ fn changed(mut own: OwnLimits, asked: &TenantLimits) -> anyhow::Result<OwnLimits
         (asked.max_unfinished, &mut own.max_unfinished),
         (asked.embedding_tokens_per_month, &mut own.embedding_tokens_per_month),
         (asked.embedding_cents_per_month, &mut own.embedding_cents_per_month),
+        (asked.original_retention_seconds, &mut own.original_retention_seconds),
     ];
     for (limit, field) in quotas {
         if let Some(OwnLimit(limit)) = limit {
@@ -125,6 +135,10 @@ impl Shown {
             month(quota("tokens", self.spent.tokens, limits.embedding_tokens_per_month)),
             month(format!("{:<14}{:.4} of {}", "money", self.spent.money(), money(limits))),
             format!("{:<14}{}", "over budget", then(limits.over_budget)),
+            match self.original_retention_seconds {
+                Some(seconds) => format!("{:<14}kept {seconds} s after the end", "originals"),
+                None => format!("{:<14}kept", "originals"),
+            },
         ]
         .join("\n")
     }

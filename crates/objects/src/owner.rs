@@ -1,0 +1,56 @@
+//! Whose the store is: an object at its root, outside the keys of tenants, that names a deployment.
+
+use bytes::Bytes;
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, path::Path};
+
+use crate::{Error, Objects, connect::Kind, metrics::measured};
+
+/// The name of the object that names the deployment.
+pub const OWNER_OBJECT: &str = "riacho-deployment";
+
+/// The longest name of a deployment that is read.
+const MAX_BYTES: u64 = 200;
+
+impl Objects {
+    /// The deployment that the store belongs to; none where the store names none.
+    ///
+    /// # Errors
+    /// What the store says, or the object is not one that was written by [`Objects::set_owner`].
+    pub async fn owner(&self) -> Result<Option<String>, Error> {
+        measured("owner", async {
+            let found = match self.store.get(&Path::from(OWNER_OBJECT)).await {
+                Ok(found) => found,
+                Err(object_store::Error::NotFound { .. }) => return Ok(None),
+                Err(error) => return Err(Error::from_store(&error)),
+            };
+            if found.meta.size > MAX_BYTES {
+                return Err(Error::TooLarge { limit_bytes: MAX_BYTES });
+            }
+            let bytes = found.bytes().await.map_err(|error| Error::from_store(&error))?;
+            let name = String::from_utf8_lossy(&bytes).trim().to_owned();
+            Ok(Some(name))
+        })
+        .await
+    }
+
+    /// Gives the store that names no deployment to one. Where another one was faster it stays that one's, as far as the
+    /// store can tell: ask [`Objects::owner`] afterwards.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn set_owner(&self, deployment: &str) -> Result<(), Error> {
+        measured("set_owner", async {
+            let mode = match &*self.kind {
+                Kind::S3 { conditional_put: false, .. } => PutMode::Overwrite,
+                Kind::S3 { .. } | Kind::Local { .. } => PutMode::Create,
+            };
+            let payload = PutPayload::from(Bytes::from(format!("{deployment}\n")));
+            let options = PutOptions::from(mode);
+            match self.store.put_opts(&Path::from(OWNER_OBJECT), payload, options).await {
+                Ok(_) | Err(object_store::Error::AlreadyExists { .. }) => Ok(()),
+                Err(error) => Err(Error::from_store(&error)),
+            }
+        })
+        .await
+    }
+}
