@@ -52,9 +52,9 @@ async fn documents_of_tenants_that_nothing_is_released_for_are_no_work_of_a_stag
     for (held, back) in
         [("state = 'suspended'", "state = 'active'"), ("over_budget = '{tokens}'", "over_budget = '{}'")]
     {
-        db.raw.run(&format!("UPDATE tenants SET {held} WHERE id = '{}'", db.other));
+        let _ = db.raw.run(&format!("UPDATE tenants SET {held} WHERE id = '{}'", db.other));
         assert_eq!(figures().await, (4, 1), "{held}");
-        db.raw.run(&format!("UPDATE tenants SET {back} WHERE id = '{}'", db.other));
+        let _ = db.raw.run(&format!("UPDATE tenants SET {back} WHERE id = '{}'", db.other));
     }
     assert_eq!(figures().await, (4, 4));
 }
