@@ -31,6 +31,12 @@ ALTER TABLE collections ADD COLUMN emptied_at timestamptz;
 CREATE INDEX collections_hidden ON collections (tenant_id) WHERE deleted_at IS NOT NULL AND emptied_at IS NULL;
 
 -- A name that nobody can give: a collection's name has no control characters.
+-- Where nothing is left in one that was deleted before, it is empty.
 ALTER TABLE collections NO FORCE ROW LEVEL SECURITY;
-UPDATE collections SET name = chr(1) || 'deleted ' || id::text WHERE deleted_at IS NOT NULL;
+ALTER TABLE documents NO FORCE ROW LEVEL SECURITY;
+UPDATE collections AS c
+SET name = chr(1) || 'deleted ' || c.id::text,
+    emptied_at = CASE WHEN NOT EXISTS (SELECT FROM documents AS d WHERE d.collection_id = c.id AND d.deleted_at IS NULL) THEN now() END
+WHERE c.deleted_at IS NOT NULL;
+ALTER TABLE documents FORCE ROW LEVEL SECURITY;
 ALTER TABLE collections FORCE ROW LEVEL SECURITY;

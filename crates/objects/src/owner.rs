@@ -1,6 +1,5 @@
 //! Whose the store is: an object at its root, outside the keys of tenants, that names a deployment.
 
-use bytes::Bytes;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, path::Path};
 
 use crate::{Error, Objects, connect::Kind, metrics::measured};
@@ -44,11 +43,15 @@ impl Objects {
                 Kind::S3 { conditional_put: false, .. } => PutMode::Overwrite,
                 Kind::S3 { .. } | Kind::Local { .. } => PutMode::Create,
             };
-            let payload = PutPayload::from(Bytes::from(format!("{deployment}\n")));
-            let options = PutOptions::from(mode);
-            match self.store.put_opts(&Path::from(OWNER_OBJECT), payload, options).await {
+            let (path, payload) = (Path::from(OWNER_OBJECT), PutPayload::from(format!("{deployment}\n")));
+            match self.store.put_opts(&path, payload.clone(), PutOptions::from(mode)).await {
                 Ok(_) | Err(object_store::Error::AlreadyExists { .. }) => Ok(()),
-                Err(error) => Err(Error::from_store(&error)),
+                Err(_) if self.owner().await?.is_some() => Ok(()),
+                // A file system without hard links, or a server that refuses the condition.
+                Err(_) => {
+                    let put = self.store.put(&path, payload).await;
+                    put.map(drop).map_err(|error| Error::from_store(&error))
+                }
             }
         })
         .await

@@ -113,10 +113,11 @@ pub struct OwnLimits {
     pub original_retention_seconds: Option<u64>,
 }
 
-/// In SQL, the retention of a row `t` of tenants, in seconds, where that of the deployment is `$1`; null is never.
+/// In SQL, the retention of a row `t` of tenants, in seconds, where that of the deployment is `$1`; null is never. More than a
+/// hundred years is a hundred, since no timestamp may be before the first one that PostgreSQL knows.
 macro_rules! own_retention {
     () => {
-        "CASE WHEN t.limits ? 'original_retention_seconds' THEN nullif((t.limits ->> 'original_retention_seconds')::float8, 0) ELSE $1::float8 END"
+        "CASE WHEN t.limits ? 'original_retention_seconds' THEN least(nullif((t.limits ->> 'original_retention_seconds')::float8, 0), CASE WHEN (t.limits ->> 'original_retention_seconds')::float8 > 0 THEN 3.2e9::float8 END) ELSE $1::float8 END"
     };
 }
 pub(crate) use own_retention;

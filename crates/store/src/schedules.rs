@@ -189,6 +189,12 @@ impl Store {
         Ok(())
     }
 
+    /// Notes that a run of a task begins, so that nobody makes up for it, also where it never tells how it ended.
+    pub async fn task_begins(&self, task: &str) -> Result<(), Error> {
+        self.single(Scope::all("task_begins"), TASK_BEGINS, &[&task]).await?;
+        Ok(())
+    }
+
     /// The tasks and how they went, by name.
     pub async fn schedules(&self) -> Result<Vec<Schedule>, Error> {
         let rows = self.single(Scope::all("schedules"), SCHEDULES, &[]).await?;
@@ -283,6 +289,10 @@ SET last_started = excluded.last_started, last_finished = excluded.last_finished
     last_success = coalesce(excluded.last_success, s.last_success), last_work = coalesce(excluded.last_work, s.last_work),
     last_work_summary = coalesce(excluded.last_work_summary, s.last_work_summary)";
 
+const TASK_BEGINS: &str = "-- store::schedules::task_begins
+INSERT INTO schedules (task, last_started) VALUES ($1, clock_timestamp())
+ON CONFLICT (task) DO UPDATE SET last_started = excluded.last_started";
+
 const SCHEDULES: &str = "-- store::schedules::schedules
 SELECT task, describes, expression, time_zone, known_since, last_started, last_finished, last_seconds, last_outcome, last_summary,
        last_success, last_work, last_work_summary, runs, failures
@@ -329,5 +339,15 @@ UPDATE janitor_runs SET finished_at = now(), outcome = 'failed',
 WHERE finished_at IS NULL AND started_at IS NOT NULL RETURNING id";
 
 /// The statements of this file.
-pub(crate) const STATEMENTS: &[&str] =
-    &[PLAN, FORGET, TASK_FINISHED, SCHEDULES, REQUEST, RUN, TAKE_RUN, RUN_FINISHED, ABANDON_RUNS];
+pub(crate) const STATEMENTS: &[&str] = &[
+    PLAN,
+    FORGET,
+    TASK_BEGINS,
+    TASK_FINISHED,
+    SCHEDULES,
+    REQUEST,
+    RUN,
+    TAKE_RUN,
+    RUN_FINISHED,
+    ABANDON_RUNS,
+];

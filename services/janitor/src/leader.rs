@@ -134,6 +134,11 @@ async fn repeat(
             // Without notices the schedule alone serves, so a failure here needs no word of its own.
             wakeups = janitor.store.listen().await.ok();
         }
+        if !task.is_frequent()
+            && let Err(error) = janitor.store.task_begins(task.as_str()).await
+        {
+            tracing::debug!(task = task.as_str(), %error, "the beginning of a run was not noted");
+        }
         let heeds_notices = match janitor.run_until(task, false, stop.clone()).await {
             Ok(summary) => {
                 trouble.is_over(task.as_str());

@@ -103,7 +103,10 @@ async fn of_uploads_originals_and_unused_files() {
 #[tokio::test]
 async fn of_tenants_that_have_a_retention_of_their_own() {
     let deployment = Deployment::start().await.unwrap();
-    let tenants = [("keeps", Some(0)), ("long", Some(24 * 3600)), ("short", Some(60)), ("usual", None)];
+    // Before the first timestamp that PostgreSQL knows.
+    let ages = Some(9_007_199_254_740_991);
+    let tenants =
+        [("keeps", Some(0)), ("ages", ages), ("long", Some(24 * 3600)), ("short", Some(60)), ("usual", None)];
     for (name, retention) in tenants {
         let (tenant, _) = deployment.add_tenant(name).await.unwrap();
         let own = OwnLimits { original_retention_seconds: retention, ..OwnLimits::default() };
@@ -148,7 +151,7 @@ async fn of_tenants_that_have_a_retention_of_their_own() {
     same(&keeping, TaskName::ExpireUploads, [("originals", 3), ("files", 1)]).await;
     assert_eq!((originals("long").await, originals("usual").await), (0, 3));
     same(&janitor, TaskName::ExpireUploads, [("originals", 3), ("files", 1)]).await;
-    assert_eq!((originals("usual").await, originals("keeps").await), (0, 3));
+    assert_eq!((originals("usual").await, originals("keeps").await, originals("ages").await), (0, 3, 3));
 }
 
 #[tokio::test]

@@ -157,11 +157,19 @@ async fn a_run_whose_time_passed_while_nobody_led_is_made_up_for_once() {
     janitor.await.unwrap().unwrap();
     // Who leads next makes up only for what is overdue again.
     deployment.sql("UPDATE schedules SET last_started = now() - interval '3 years' WHERE task = 'orphans'");
-    let (stop, janitor) = start(&deployment, config);
+    let (stop, janitor) = start(&deployment, config.clone());
     eventually(|| async { (runs("orphans") == 2).then_some(()) }).await;
     stop.cancel();
     janitor.await.unwrap().unwrap();
     assert_eq!((runs("summary"), runs("orphans")), (1, 2));
+    // A run that began and ended with its janitor is not begun again by each one that leads after it.
+    deployment.sql("UPDATE schedules SET last_started = now() - interval '3 years'");
+    deployment.janitor.task_begins("orphans").await.unwrap();
+    let (stop, janitor) = start(&deployment, config);
+    eventually(|| async { (runs("summary") == 2).then_some(()) }).await;
+    stop.cancel();
+    janitor.await.unwrap().unwrap();
+    assert_eq!((runs("summary"), runs("orphans")), (2, 2));
 }
 
 #[tokio::test]

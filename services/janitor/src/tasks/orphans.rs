@@ -65,6 +65,7 @@ async fn look_at(
             },
         };
         if is_orphan {
+            failures.go_on();
             job.add("bytes", entry.size);
             job.add(counted_as(&entry.key), 1);
         }

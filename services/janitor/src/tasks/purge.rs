@@ -49,6 +49,7 @@ async fn purge_all(
     failures: &mut Failures,
 ) -> Result<(), Error> {
     let (store, batch) = (&job.janitor.store, job.config().batch.max(1));
+    failures.go_on();
     let mut failed = HashSet::new();
     while job.goes_on() && !failures.are_too_many() {
         // What failed is found again each time, ahead of the others.
@@ -65,6 +66,7 @@ async fn purge_all(
             let entries = entries.get(&purge.document).copied().unwrap_or(0);
             match purge_one(job, purge, entries).await {
                 Ok(true) => {
+                    failures.go_on();
                     job.add(counted_as(&purge.kind), 1);
                     decided += 1;
                 }
@@ -89,6 +91,7 @@ async fn purge_all(
 /// Removes deleted files of which no document is left: first the object, then the row.
 async fn purge_files(job: &Job<'_>, grace: Duration, failures: &mut Failures) -> Result<(), Error> {
     let (store, batch) = (&job.janitor.store, job.config().batch.max(1));
+    failures.go_on();
     let mut failed = HashSet::new();
     while job.goes_on() && !failures.are_too_many() {
         let limit = batch.saturating_add(u32::try_from(failed.len()).unwrap_or(u32::MAX));
@@ -102,6 +105,7 @@ async fn purge_files(job: &Job<'_>, grace: Duration, failures: &mut Failures) ->
             match remove_original(&job.janitor.objects, &purge.object_key).await {
                 Ok(removed) => {
                     store.file_purged(purge, removed).await?;
+                    failures.go_on();
                     job.add("files", 1);
                     job.add("objects", removed);
                 }
