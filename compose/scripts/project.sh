@@ -55,15 +55,17 @@ wanted_scale() {
 # Whether an image fits the schema as it is: 0, or 4 where it needs another one; it says why not.
 check_schema() { RIACHO_IMAGE=$1 compose run --rm --no-deps -T migrate migrate --check 2>&1; }
 
-# A command in a container that has the objects: a gateway that runs, or a container for this alone where none does.
+# A command in a container that has the objects: a gateway that is well, or a container for this alone where none is. One that ends and is
+# started again and again is listed among those that run, and takes no command.
 with_objects() {
-  local gateway
-  gateway=$(containers gateway | head -n 1)
-  if [ -n "$gateway" ]; then
-    docker exec "$gateway" sh -c "$1"
-  else
-    compose run --rm --no-deps -T --entrypoint sh gateway -c "$1"
-  fi
+  local id
+  for id in $(containers gateway); do
+    if [ "$(docker inspect --format '{{.State.Status}} {{with .State.Health}}{{.Status}}{{end}}' "$id" 2>/dev/null)" = "running healthy" ]; then
+      docker exec "$id" sh -c "$1"
+      return
+    fi
+  done
+  compose run --rm --no-deps -T --entrypoint sh gateway -c "$1"
 }
 
 # Whether a file is a whole archive of the objects: read to its end, where tar passes over what it need not see, and two empty blocks end it.

@@ -286,7 +286,9 @@ class Operating:
             (secrets / f"{name}.new").write_text(text)
             (secrets / f"{name}.new").chmod(0o444)
             (secrets / f"{name}.new").rename(secrets / name)
-        self.prod.compose("up", "--detach", "--wait", "--no-deps", "--force-recreate", "redis", *services)
+        self.prod.script("compose.sh", "up", "--detach", "--wait", "--no-deps", "--force-recreate", "redis", *services)
+        if self.inspect("janitor", '{{index .Config.Labels "riacho.test.own"}}') != "file":
+            raise Failed("the operator's own file was not read when the passwords were changed")
         all_ready(self.front(), [self.front().upload("secret.md", "# Secret\n\nThe passwords are others now.\n"), *self.documents])
         with_old = self.prod.compose("exec", "-T", "postgres", "psql", old["database_url"].strip().replace("@postgres", "@127.0.0.1"), "-c", "SELECT 1", check=False)
         if with_old.returncode == 0 or b"password authentication failed" not in with_old.stderr:
