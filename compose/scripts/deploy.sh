@@ -22,16 +22,6 @@ rolled=()
 
 docker image inspect "$next" >/dev/null 2>&1 || docker pull "$next" || fail "there is no image $next"
 
-# Written down before it is done: a machine that loses its power in between leaves it for the next run.
-note() {
-  printf '%s\n' "phase=$1" "next=$next" "present=$present" "backup=$backup" "copy=$copy" >"$deployment.new"
-  sync "$deployment.new"
-  mv "$deployment.new" "$deployment"
-  sync "$(dirname "$deployment")"
-}
-
-noted() { sed -n "s/^$1=//p" "$deployment"; }
-
 show_logs() {
   local id
   for id in "$@"; do docker logs --tail 5 "$id" 2>&1 | sed 's/^/    /' || true; done
@@ -149,9 +139,16 @@ migrate() {
   say "deployed $next, with its schema"
 }
 
+# Nothing writes after it, what a run before this one has left at work included.
+halt() {
+  compose stop "${services[@]}" >/dev/null 2>&1 || fail "the services could not be stopped"
+  end_left_work || fail "a migration that was cut off could not be ended; everything is stopped, and $copy is the copy from before it"
+}
+
 # To the copy only where the schema is another one by now.
 go_back() {
   local fits=0 checked
+  halt
   checked=$(check_schema "$present") || fits=$?
   if [ "$fits" = 0 ] && [ -n "$asked_back" ]; then
     start "$present" "${services[@]}" || fail "starting $present failed; look at: docker compose logs"
@@ -193,13 +190,12 @@ take_up() {
       case $next in
         "$was")
           say "the deployment of $was was cut off in its migration; going on with it, and the way back is $copy"
-          compose stop "${services[@]}" >/dev/null 2>&1 || fail "the services could not be stopped"
+          halt
           migrate
           exit 0
           ;;
         "$present")
           say "the deployment of $was was cut off in its migration; going back from it"
-          compose stop "${services[@]}" >/dev/null 2>&1 || fail "the services could not be stopped"
           next=$was asked_back=yes
           go_back
           ;;
@@ -209,6 +205,7 @@ take_up() {
     restoring)
       present=$(noted present) backup=$(noted backup) copy=$(noted copy)
       say "the way back from $was was cut off; going it again"
+      halt
       if [ "$next" = "$present" ]; then asked_back=yes; fi
       next=$was
       bring_back

@@ -48,6 +48,7 @@ fi
 say "stopping all but the database"
 # Those that write first, so that nothing is accepted that would be lost.
 compose stop gateway extractor embedder indexer janitor redis
+end_left_work || fail "what a script that was cut off has left at work could not be ended; all but the database is stopped"
 
 say "PostgreSQL"
 psql=(compose exec -T postgres psql --quiet --no-psqlrc --username postgres --dbname postgres --set ON_ERROR_STOP=1)

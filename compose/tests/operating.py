@@ -255,8 +255,6 @@ class Operating:
         finally:
             os.killpg(script.pid, signal.SIGKILL)
             script.wait()
-        for container in self.migrations():
-            run("docker", "rm", "--force", container, env=self.env)
 
     def migrations(self):
         return run("docker", "ps", "--quiet", "--filter", f"label=com.docker.compose.project={self.prod.name}",
