@@ -76,7 +76,11 @@ fi
 
 # The lock is held as long as a script is at work.
 if [ -e "$deployment" ] && flock --nonblock "$settings.lock" true; then
-  complain "the deployment of $(sed -n 's/^next=//p' "$deployment") was cut off; deploy.sh takes it up"
+  if [ -n "$(noted next)" ]; then
+    complain "the deployment of $(noted next) was cut off; deploy.sh takes it up"
+  else
+    complain "restoring $(noted copy) was cut off or ended unwell; deploy.sh takes it up"
+  fi
 fi
 
 used=$(df --output=pcent "$(docker info --format '{{.DockerRootDir}}')" | tail -n 1 | tr -dc 0-9)
