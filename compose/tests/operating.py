@@ -298,6 +298,14 @@ class Operating:
             raise Failed(f"what was cut off did not go on: {told}")
         all_ready(self.front(), self.documents)
 
+        # After its migration: the way back is told before another deployment is noted in its place.
+        self.cut_off("opening", "deploy.sh", present)
+        copy = re.search("(?m)^copy=(.+)$", (self.prod.folder / "env.deployment").read_text())[1]
+        told = self.deploy(self.tag("second"), True, "--without-backup")
+        if f"The way back to {endless}" not in told or copy not in told:
+            raise Failed(f"what was cut off after its migration was not taken up: {told}")
+        all_ready(self.front(), self.documents)
+
     def whole_backup(self):
         backup = Path(self.prod.script("backup.sh").split()[-1])
         if self.documents[0] not in run("tar", "--list", "--file", backup / "objects.tar"):
