@@ -22,16 +22,6 @@ rolled=()
 
 docker image inspect "$next" >/dev/null 2>&1 || docker pull "$next" || fail "there is no image $next"
 
-# Written down before it is done: a machine that loses its power in between leaves it for the next run.
-note() {
-  printf '%s\n' "phase=$1" "next=$next" "present=$present" "backup=$backup" "copy=$copy" >"$deployment.new"
-  sync "$deployment.new"
-  mv "$deployment.new" "$deployment"
-  sync "$(dirname "$deployment")"
-}
-
-noted() { sed -n "s/^$1=//p" "$deployment"; }
-
 show_logs() {
   local id
   for id in "$@"; do docker logs --tail 5 "$id" 2>&1 | sed 's/^/    /' || true; done
@@ -119,12 +109,15 @@ try_gateway() {
   return $well
 }
 
+# It fails where the disk is full, and the settings stay as they are.
 keep_image() {
   local fresh=$settings.new
-  { grep -v '^RIACHO_IMAGE=' "$settings" || true; echo "RIACHO_IMAGE=$1"; } >"$fresh"
-  chmod --reference "$settings" "$fresh"
-  sync "$fresh"
-  mv "$fresh" "$settings"
+  # 1 says that no line is left.
+  { { grep -v '^RIACHO_IMAGE=' "$settings" || [ $? = 1 ]; } && echo "RIACHO_IMAGE=$1"; } >"$fresh" &&
+    chmod --reference "$settings" "$fresh" &&
+    sync "$fresh" &&
+    mv "$fresh" "$settings" &&
+    sync "$(dirname "$settings")"
 }
 
 # After the stop, with the schema as it was.
@@ -137,10 +130,11 @@ abandon() {
 # Everything is stopped. Nobody can upload before the new version is known to work, so that the way back loses nothing; of the objects no
 # copy is needed for it, since the new version only adds to them, and removes what the janitor of the old one would remove as well.
 migrate() {
-  note migrating
   if ! RIACHO_IMAGE=$next compose run --rm --no-deps -T migrate || ! start "$next" "${stages[@]}" || ! try_gateway; then go_back; fi
-  keep_image "$next"
-  note opening
+  if ! keep_image "$next" || ! note opening; then
+    fail "$next and its schema are in order, which could not be written down beside $settings; the gateways are stopped. Make room, and" \
+      "run: deploy.sh $next"
+  fi
   if ! start "$next" gateway || ! "$here/scripts/health-check.sh" --services; then
     fail "$next and its schema are in force, and not all is well; look at: docker compose logs. Uploads may have been taken: to go back" \
       "and lose them, set RIACHO_IMAGE=$present in $settings and run: restore.sh $copy --yes"
@@ -149,9 +143,18 @@ migrate() {
   say "deployed $next, with its schema"
 }
 
+# Nothing writes after it, what a run before this one has left at work included.
+halt() {
+  compose stop "${services[@]}" >/dev/null 2>&1 || fail "the services could not be stopped"
+  end_left_work || fail "a migration that was cut off could not be ended; everything is stopped, and $copy is the copy from before it"
+}
+
 # To the copy only where the schema is another one by now.
 go_back() {
   local fits=0 checked
+  halt
+  # The settings may name the next one already, and what starts things after this script reads them.
+  keep_image "$present" || fail "everything is stopped, and $settings could not be written; make room, and run: deploy.sh $present"
   checked=$(check_schema "$present") || fits=$?
   if [ "$fits" = 0 ] && [ -n "$asked_back" ]; then
     start "$present" "${services[@]}" || fail "starting $present failed; look at: docker compose logs"
@@ -164,7 +167,10 @@ go_back() {
 }
 
 bring_back() {
-  note restoring
+  # restore.sh works with the image of the settings.
+  if ! keep_image "$present" || ! note restoring; then
+    fail "everything is stopped, and the way back could not be written down beside $settings; make room, and run: deploy.sh $present"
+  fi
   say "going back to $present and to the copy"
   "$here/scripts/restore.sh" "$copy" --yes || fail "restoring $copy failed as well; look at: docker compose logs"
   went_back
@@ -175,6 +181,20 @@ went_back() {
   [ -n "$asked_back" ] || fail "$next was not in order; $present is in force again, with all documents that were accepted"
   say "$present is in force again, with all documents that were accepted"
   exit 0
+}
+
+# All was replaced, and what is left is to start it. Not with the image that is asked for, since it may change the schema.
+finish_restore() {
+  say "restoring $(noted copy) was cut off before everything was started; starting it"
+  if ! compose up --detach --wait --wait-timeout 300 || ! "$here/scripts/health-check.sh" --services; then
+    fail "$(noted copy) is restored, and not all is well; look at: docker compose logs. Where $present is the reason, set RIACHO_IMAGE in" \
+      "$settings to another one ($(cut -d ' ' -f 1 "$(noted copy)/image") made the copy), and run this again"
+  fi
+  if [ -n "$(noted next)" ] && [ "$next" = "$present" ]; then
+    asked_back=yes
+    went_back
+  fi
+  rm -f "$deployment"
 }
 
 # What a run before this one left undone.
@@ -193,13 +213,12 @@ take_up() {
       case $next in
         "$was")
           say "the deployment of $was was cut off in its migration; going on with it, and the way back is $copy"
-          compose stop "${services[@]}" >/dev/null 2>&1 || fail "the services could not be stopped"
+          halt
           migrate
           exit 0
           ;;
         "$present")
           say "the deployment of $was was cut off in its migration; going back from it"
-          compose stop "${services[@]}" >/dev/null 2>&1 || fail "the services could not be stopped"
           next=$was asked_back=yes
           go_back
           ;;
@@ -207,15 +226,47 @@ take_up() {
       esac
       ;;
     restoring)
-      present=$(noted present) backup=$(noted backup) copy=$(noted copy)
+      copy=$(noted copy)
+      if [ -z "$was" ]; then
+        say "restoring $copy was cut off; doing it again, and going on to $next then"
+        "$here/scripts/restore.sh" "$copy" --yes || fail "restoring $copy failed as well"
+        copy=
+        return
+      fi
+      present=$(noted present) backup=$(noted backup)
       say "the way back from $was was cut off; going it again"
+      halt
       if [ "$next" = "$present" ]; then asked_back=yes; fi
       next=$was
       bring_back
       ;;
-    opening) say "the deployment of $was was cut off after its migration, and $was is in force; going on to $next" ;;
+    opening)
+      say "the deployment of $was was cut off after its migration, and $was is in force; going on to $next. The way back to $(noted present)," \
+        "without what came since, is $(noted copy)"
+      ;;
+    restored) finish_restore ;;
     *) fail "$deployment cannot be read; see what runs, and remove it" ;;
   esac
+}
+
+# Before anything was begun, or with nothing but the stop that a run before this one made.
+refuse() {
+  if [ -n "$stopped" ]; then abandon "$*"; fi
+  fail "nothing was changed: $*"
+}
+
+# The newest backup that an image has made: the way back to it.
+copy_of() {
+  local folder found='a backup that it made'
+  if [ "$(noted phase)" = opening ] && [ "$(noted present)" = "$1" ]; then found=$(noted copy); fi
+  if [ -d "$found" ]; then
+    printf '%s' "$found"
+    return
+  fi
+  for folder in "$(setting RIACHO_BACKUPS /var/backups/riacho)"/[0-9]*T*Z*; do
+    if [ -r "$folder/image" ] && [ "$(cut -d ' ' -f 1 "$folder/image")" = "$1" ]; then found=$folder; fi
+  done
+  printf '%s' "$found"
 }
 
 stopped=
@@ -234,9 +285,9 @@ fi
 fits=0
 checked=$(check_schema "$next") || fits=$?
 if [ "$fits" = 0 ]; then
-  note rolling
+  note rolling || refuse "the deployment could not be written down in $deployment"
   if roll_all && "$here/scripts/health-check.sh" --services; then
-    keep_image "$next"
+    keep_image "$next" || fail "$next is in force, and $settings could not be written; make room, and run this again"
     rm -f "$deployment"
     say "deployed $next"
     exit 0
@@ -249,13 +300,19 @@ fi
 
 # 4 is said where the schema is another one, and nowhere else: whatever else is wrong, everything goes on as it is.
 if [ "$fits" != 4 ]; then
-  if [ -n "$stopped" ]; then abandon "$next cannot be asked whether it fits the schema: $checked"; fi
-  fail "$next cannot be asked whether it fits the schema, and nothing was changed: $checked"
+  refuse "$next cannot be asked whether it fits the schema: $checked"
 fi
+case $checked in
+  *"knows only"*)
+    refuse "$next is older than the schema and cannot work with it. To go back to it, and lose what came since, set RIACHO_IMAGE=$next in" \
+      "$settings and run: restore.sh $(copy_of "$next") --yes"
+    ;;
+esac
 [ -n "$backup" ] || fail "$next needs another schema, and without a backup there is no way back; run without --without-backup"
-note stopping
+note stopping || refuse "the deployment could not be written down in $deployment"
 say "stopping everything for the migration"
 compose stop "${services[@]}" >/dev/null 2>&1 || abandon "the services could not be stopped"
 say "copying the servers as they are now"
 copy=$("$here/scripts/backup.sh" --servers | tail -n 1) || abandon "the servers could not be copied"
+note migrating || abandon "the deployment could not be written down in $deployment"
 migrate

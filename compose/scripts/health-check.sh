@@ -16,7 +16,11 @@ complain() {
 
 for service in redis postgres gateway extractor embedder indexer janitor nginx; do
   ids=$(containers "$service")
-  [ -n "$ids" ] || complain "$service does not run"
+  if [ -z "$ids" ]; then
+    # RIACHO_EXTRACTORS=0 and its like are meant.
+    scale=$(wanted_scale "$service")
+    if ((scale > 0)); then complain "$service does not run"; fi
+  fi
   for id in $ids; do
     state=$(health "$id")
     if [ "$state" != healthy ]; then
@@ -51,7 +55,8 @@ moment() { date --date "$(field "$1")" +%s; }
 
 certificate=
 if [ -n "$address" ]; then
-  certificate=$(openssl s_client -connect "127.0.0.1:${address##*:}" -servername "$domain" </dev/null 2>/dev/null | openssl x509 2>/dev/null || true)
+  certificate=$(timeout 10 openssl s_client -connect "127.0.0.1:${address##*:}" -servername "$domain" </dev/null 2>/dev/null |
+    openssl x509 2>/dev/null || true)
   [ -n "$certificate" ] || complain "the front shows no certificate"
 fi
 if [ -n "$certificate" ]; then
@@ -71,7 +76,11 @@ fi
 
 # The lock is held as long as a script is at work.
 if [ -e "$deployment" ] && flock --nonblock "$settings.lock" true; then
-  complain "the deployment of $(sed -n 's/^next=//p' "$deployment") was cut off; deploy.sh takes it up"
+  if [ -n "$(noted next)" ]; then
+    complain "the deployment of $(noted next) was cut off; deploy.sh takes it up"
+  else
+    complain "restoring $(noted copy) was cut off or ended unwell; deploy.sh takes it up"
+  fi
 fi
 
 used=$(df --output=pcent "$(docker info --format '{{.DockerRootDir}}')" | tail -n 1 | tr -dc 0-9)

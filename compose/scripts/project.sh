@@ -1,10 +1,9 @@
 # shellcheck shell=bash
-# What the scripts share: where the project is, its settings, and `compose` with its files. Sourced, not run.
+# What the scripts share: where the project is, its settings, how far a deployment is, and `compose` with its files. Sourced, not run.
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 settings=${RIACHO_SETTINGS:-$here/.env}
-# How far a deployment is, while there is one.
-# shellcheck disable=SC2034 # deploy.sh, restore.sh and health-check.sh use it
+# How far a deployment or a restore is, while there is one.
 deployment=$settings.deployment
 
 fail() {
@@ -25,6 +24,18 @@ setting() {
     printf '%s' "$otherwise"
   fi
 }
+
+# Written down before it is done: a machine that loses its power in between leaves it for the next run. It fails where the disk is full, and
+# what was noted before stands then. `next` is empty for a restore that no deployment asked for.
+# shellcheck disable=SC2154 # whoever notes something has them
+note() {
+  printf '%s\n' "phase=$1" "next=$next" "present=$present" "backup=$backup" "copy=$copy" >"$deployment.new" &&
+    sync "$deployment.new" &&
+    mv "$deployment.new" "$deployment" &&
+    sync "$(dirname "$deployment")"
+}
+
+noted() { if [ -e "$deployment" ]; then sed -n "s/^$1=//p" "$deployment"; fi; }
 
 compose() {
   # RIACHO_COMPOSE_FILES adds files of one's own, separated by colons; a relative one is looked for in the folder of compose.yaml.
@@ -55,15 +66,43 @@ wanted_scale() {
 # Whether an image fits the schema as it is: 0, or 4 where it needs another one; it says why not.
 check_schema() { RIACHO_IMAGE=$1 compose run --rm --no-deps -T migrate migrate --check 2>&1; }
 
-# A command in a container that has the objects: a gateway that runs, or a container for this alone where none does.
+# The containers that scripts and a start of everything run for one task.
+left_containers() {
+  docker ps --all --filter "label=com.docker.compose.project=$1" \
+    --format '{{.ID}} {{.Label "com.docker.compose.oneoff"}} {{.Label "com.docker.compose.service"}}' |
+    awk '$3 == "migrate" || ($2 == "True" && $3 ~ /^(gateway|redis|postgres)$/) { print $1 }'
+}
+
+# Ends what a script that was cut off has left at work, which goes on without it: containers for one task, and what the server still does for
+# a migration whose client is gone. Until that has ended nobody can say which schema there is. The key is that of crates/store/src/migrate.rs.
+end_left_work() {
+  local name ids sessions deadline=$((SECONDS + 120))
+  name=$(project) || return 1
+  until ids=$(left_containers "$name") && [ -z "$ids" ]; do
+    if ((SECONDS > deadline)); then return 1; fi
+    # Some remove themselves meanwhile.
+    xargs --no-run-if-empty docker rm --force <<<"$ids" >/dev/null 2>&1 || sleep 0.5
+  done
+  compose up --detach --wait --no-deps --no-recreate postgres >/dev/null 2>&1 || return 1
+  until sessions=$(compose exec -T postgres psql --no-psqlrc --username postgres --dbname postgres --no-align --tuples-only --command \
+    "SELECT count(pg_terminate_backend(pid)) FROM pg_locks
+      WHERE locktype = 'advisory' AND classid = $((0x7269)) AND objid = $((0x6163686f))" 2>&1) && [ "$sessions" = 0 ]; do
+    if ((SECONDS > deadline)); then return 1; fi
+    sleep 0.5
+  done
+}
+
+# A command in a container that has the objects: a gateway that is well, or a container for this alone where none is. One that ends and is
+# started again and again is listed among those that run, and takes no command.
 with_objects() {
-  local gateway
-  gateway=$(containers gateway | head -n 1)
-  if [ -n "$gateway" ]; then
-    docker exec "$gateway" sh -c "$1"
-  else
-    compose run --rm --no-deps -T --entrypoint sh gateway -c "$1"
-  fi
+  local id
+  for id in $(containers gateway); do
+    if [ "$(docker inspect --format '{{.State.Status}} {{with .State.Health}}{{.Status}}{{end}}' "$id" 2>/dev/null)" = "running healthy" ]; then
+      docker exec "$id" sh -c "$1"
+      return
+    fi
+  done
+  compose run --rm --no-deps -T --entrypoint sh gateway -c "$1"
 }
 
 # Whether a file is a whole archive of the objects: read to its end, where tar passes over what it need not see, and two empty blocks end it.

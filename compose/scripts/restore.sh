@@ -45,9 +45,18 @@ if [ -n "$known" ] && ((schema > known)) && [ "${3:-}" != --any-schema ]; then
     "$(cut -d ' ' -f 1 "$folder/image") or a newer one in $settings; --any-schema restores it all the same"
 fi
 
+# Noted from here on, so that what is cut off is done again. A way back that a deployment goes is noted as its own; whatever else was under
+# way is replaced with all that was there.
+present=$(setting RIACHO_IMAGE riacho:latest) copy=$folder next='' backup=''
+if [ "$(noted phase)" = restoring ] && { [ "$(noted copy)" = "$1" ] || [ "$(noted copy)" = "$folder" ]; }; then
+  present=$(noted present) next=$(noted next) backup=$(noted backup)
+fi
+note restoring || fail "this could not be written down in $deployment, and nothing was changed"
+
 say "stopping all but the database"
 # Those that write first, so that nothing is accepted that would be lost.
 compose stop gateway extractor embedder indexer janitor redis
+end_left_work || fail "what a script that was cut off has left at work could not be ended; all but the database is stopped"
 
 say "PostgreSQL"
 psql=(compose exec -T postgres psql --quiet --no-psqlrc --username postgres --dbname postgres --set ON_ERROR_STOP=1)
@@ -95,10 +104,11 @@ if [ -n "$has_objects" ]; then
   compose run --rm --no-deps -T --entrypoint sh gateway -c \
     'find /var/lib/riacho/objects -mindepth 1 -delete && exec tar --extract --directory /var/lib/riacho --overwrite --touch' <"$folder/objects.tar"
 fi
-# All that was there is replaced, a deployment that was under way included.
-rm -f "$deployment"
+# From here on documents may be accepted, which another restore would lose: what is cut off now is only started.
+note restored || fail "$folder is restored, which could not be written down in $deployment; make room, and run this again"
 
 say "starting everything"
 compose up --detach --wait --wait-timeout 300
 "$here/scripts/health-check.sh" --services
+rm -f "$deployment"
 say "restored from $folder"

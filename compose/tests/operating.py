@@ -1,5 +1,6 @@
 """What operators do to compose.prod.yaml with its scripts: other versions, backups, a machine that loses its power, a new server."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -28,7 +29,7 @@ def versions(run):
     """Images by their names here: a tag, and what is added to the image under test."""
     lines = {
         "second": "LABEL version=second", "broken": BROKEN, "migrating": migrating(), "failing": migrating("exit 1"),
-        "deaf": migrating() + "\n" + DEAF, "endless": migrating("exec sleep 3600"),
+        "deaf": migrating() + "\n" + DEAF, "endless": migrating("exec sleep 3600"), "crashing": 'ENTRYPOINT ["false"]',
         "older": migrating(check="echo the schema is at version 9, this build knows only 7\\; run a newer build; exit 4"),
     }
     return {name: (f"riacho-test/{name}:{run}", text) for name, text in lines.items()}
@@ -163,6 +164,51 @@ class Operating:
         shell = 'REDISCLI_AUTH=$(sed "s/^requirepass //" /run/secrets/redis_auth) exec redis-cli "$@"'
         return self.prod.compose("exec", "-T", "redis", "sh", "-c", shell, "sh", *command).strip()
 
+    def step_prod_does_without_a_stage(self):
+        """The settings ask for none of it, and then for one of it again."""
+        settings = self.prod.settings.read_text()
+        self.prod.compose("stop", "extractor")
+        missing = self.prod.script("health-check.sh", "--services", check=False)
+        if missing.returncode != 1 or b"extractor does not run" not in missing.stdout:
+            raise Failed(f"no extractor ran, and the health check said: {missing.stdout}")
+        self.prod.settings.write_text(settings + "RIACHO_EXTRACTORS=0\n")
+        self.prod.script("health-check.sh", "--services")
+        self.prod.settings.write_text(settings)
+        self.prod.compose("up", "--detach", "--wait", "--no-deps", "extractor")
+
+    def step_prod_ends_what_a_killed_deployment_has_left(self):
+        """Its migration goes on in its container, and in the server, where nobody sees it before it commits: the schema is the present one still."""
+        present, state = self.image_of(self.prod.containers("gateway")[0]), self.prod.folder / "env.deployment"
+        # As where the disk is full.
+        state.with_name("env.deployment.new").mkdir()
+        refused = self.deploy(present, False, "--without-backup")
+        state.with_name("env.deployment.new").rmdir()
+        if "nothing was changed" not in refused or state.exists():
+            raise Failed(f"a deployment that could not be written down: {refused}")
+        self.cut_off("migrating", "deploy.sh", self.tag("endless"))
+        with self.left_session() as session:
+            if not self.migrations():
+                raise Failed("the migration has ended with its script")
+            told = self.deploy(present, True)
+            if "going back from it" not in told or "to the copy" in told or self.migrations():
+                raise Failed(f"going back with the schema as it was left {self.migrations()}: {told}")
+            if b"terminating connection" not in session.communicate(timeout=60)[1] or self.sql("SELECT to_regclass('left_over')"):
+                raise Failed("the server has gone on with the migration")
+        all_ready(self.front(), self.documents)
+
+    def step_prod_takes_up_a_restore_that_was_cut_off(self):
+        """While all is replaced, and before all is started."""
+        present, state = self.image_of(self.prod.containers("gateway")[0]), self.prod.folder / "env.deployment"
+        backup = self.prod.script("backup.sh").split()[-1]
+        for phase, words in (("restoring", "doing it again"), ("restored", "before everything was started")):
+            self.cut_off(phase, "restore.sh", backup, "--yes")
+            if "restoring" not in self.health() or f"copy={backup}\n" not in state.read_text():
+                raise Failed(f"a restore was cut off, and the health check said: {self.health()}")
+            told = self.deploy(present, True, "--without-backup")
+            if words not in told or ("reading the dump" in told) != (phase == "restoring") or state.exists():
+                raise Failed(f"a restore that was cut off was not taken up: {told}")
+            all_ready(self.front(), self.documents)
+
     def step_prod_stops_for_a_migration_and_goes_back_when_it_fails(self):
         """Versions with another schema: one whose migration works, one whose migration fails, and one that is not well after it."""
         first = self.tag("migrating")
@@ -211,41 +257,76 @@ class Operating:
     def step_prod_takes_up_a_deployment_that_was_cut_off(self):
         """The script ends without a word, as when the machine loses its power: before the migration, and within it."""
         present, endless = self.tag("migrating"), self.tag("endless")
-        self.cut_off(endless, "stopping")
+        self.cut_off("stopping", "deploy.sh", endless)
         self.prod.compose("stop", "janitor", "indexer", "embedder", "extractor", "gateway")
         if "was cut off" not in self.health():
             raise Failed(f"a deployment was cut off, and the health check said: {self.health()}")
         # No gateway runs, and there is a whole backup all the same.
-        backup = Path(self.prod.script("backup.sh").split()[-1])
-        if self.documents[0] not in run("tar", "--list", "--file", backup / "objects.tar"):
-            raise Failed("a backup without a gateway lacks the objects")
+        self.whole_backup()
+        # One is started again and again.
+        env = dict(self.prod.env, RIACHO_IMAGE=self.tag("crashing"))
+        files = [part for name in self.prod.files for part in ("--file", ROOT / name)]
+        run("docker", "compose", "--project-directory", ROOT / "compose", "--env-file", self.prod.settings, *files, "up", "--detach", "--no-deps", "gateway", env=env)
+        eventually(lambda: int(self.inspect("gateway", "{{.RestartCount}}")) > 2, "the gateway ends again and again")
+        self.whole_backup()
         told = self.deploy(present, True, "--without-backup")
         if "before its migration" not in told:
             raise Failed(f"what was cut off was not taken up: {told}")
         all_ready(self.front(), self.documents)
 
         document = self.front().upload("cut.md", "# Cut\n\nAccepted before the stop.\n")
-        self.cut_off(endless, "migrating")
+        self.cut_off("migrating", "deploy.sh", endless)
+        # As between the last two things that a deployment writes down.
+        self.prod.settings.write_text(self.prod.settings.read_text().replace(f"RIACHO_IMAGE={present}\n", f"RIACHO_IMAGE={endless}\n"))
         refused = self.deploy(self.tag("second"), False)
         if "goes on with it" not in refused or self.prod.containers("gateway"):
             raise Failed(f"a third version was deployed in the middle of a migration: {refused}")
         told = self.deploy(present, True)
         if "going back from it" not in told or (self.prod.folder / "env.deployment").exists():
             raise Failed(f"what was cut off was not taken back: {told}")
+        if f"RIACHO_IMAGE={present}\n" not in self.prod.settings.read_text():
+            raise Failed("the settings name another image than the one in force")
         all_ready(self.front(), [document, *self.documents])
         self.documents.append(document)
 
-        self.cut_off(endless, "migrating")
+        self.cut_off("migrating", "deploy.sh", endless)
         # The same version, of which the migration ends this time.
         run("docker", "tag", present, endless, env=self.env)
-        told = self.deploy(endless, True)
-        if "going on with it" not in told or self.image_of(self.prod.containers("gateway")[0]) != endless:
+        with self.left_session():
+            told = self.deploy(endless, True)
+        if self.migrations() or "going on with it" not in told or self.image_of(self.prod.containers("gateway")[0]) != endless:
             raise Failed(f"what was cut off did not go on: {told}")
         all_ready(self.front(), self.documents)
 
-    def cut_off(self, image, phase):
-        """Ends a deployment, with what it has started, as soon as it has noted a phase."""
-        script = subprocess.Popen([ROOT / "compose/scripts/deploy.sh", image], env=self.prod.env, cwd=ROOT, start_new_session=True,
+        # After its migration: the way back is told before another deployment is noted in its place.
+        self.cut_off("opening", "deploy.sh", present)
+        copy = re.search("(?m)^copy=(.+)$", (self.prod.folder / "env.deployment").read_text())[1]
+        told = self.deploy(self.tag("second"), True, "--without-backup")
+        if f"The way back to {endless}" not in told or copy not in told:
+            raise Failed(f"what was cut off after its migration was not taken up: {told}")
+        all_ready(self.front(), self.documents)
+
+    def whole_backup(self):
+        backup = Path(self.prod.script("backup.sh").split()[-1])
+        if self.documents[0] not in run("tar", "--list", "--file", backup / "objects.tar"):
+            raise Failed("a backup lacks the objects")
+
+    @contextlib.contextmanager
+    def left_session(self):
+        """What the server goes on with when the client of a migration is gone, with the lock that every migration takes."""
+        text = "BEGIN; SELECT pg_advisory_lock(x'72696163686f'::bigint); CREATE TABLE left_over (); SELECT pg_sleep(3600); COMMIT"
+        shell = ["docker", "exec", self.prod.containers("postgres")[0], "psql", "-U", "postgres", "-d", "riacho", "-c", text]
+        session = subprocess.Popen(shell, env=self.prod.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        try:
+            eventually(lambda: self.sql("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'") == "1", "a migration is under way")
+            yield session
+        finally:
+            session.kill()
+            session.wait()
+
+    def cut_off(self, phase, script, *arguments):
+        """Ends a script as soon as it has noted a phase, and leaves what it has started."""
+        script = subprocess.Popen([ROOT / "compose/scripts" / script, *arguments], env=self.prod.env, cwd=ROOT, start_new_session=True,
                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         state = self.prod.folder / "env.deployment"
         try:
@@ -255,8 +336,6 @@ class Operating:
         finally:
             os.killpg(script.pid, signal.SIGKILL)
             script.wait()
-        for container in self.migrations():
-            run("docker", "rm", "--force", container, env=self.env)
 
     def migrations(self):
         return run("docker", "ps", "--quiet", "--filter", f"label=com.docker.compose.project={self.prod.name}",
@@ -271,7 +350,14 @@ class Operating:
         self.refuse_restore(backup, "knows only 7", nothing_changed=True)
         if before != (self.prod.containers("gateway"), self.sql("SELECT count(*) FROM documents")):
             raise Failed("something was changed")
+        # It would be stopped for in vain, and is told which copy it made.
+        copy = self.prod.script("backup.sh", "--servers").split()[-1]
         self.prod.settings.write_text(settings)
+        told = self.deploy(self.tag("older"), False)
+        if f"RIACHO_IMAGE={self.tag('older')} in" not in told or f"restore.sh {copy} --yes" not in told or "stopping" in told:
+            raise Failed(f"an older version was not refused: {told}")
+        if before[0] != self.prod.containers("gateway") or (self.prod.folder / "env.deployment").exists():
+            raise Failed("an older version has changed something")
 
     def step_prod_changes_its_passwords(self):
         """As docs/operations/security.md has it: the server, the file, the containers anew."""
@@ -286,7 +372,9 @@ class Operating:
             (secrets / f"{name}.new").write_text(text)
             (secrets / f"{name}.new").chmod(0o444)
             (secrets / f"{name}.new").rename(secrets / name)
-        self.prod.compose("up", "--detach", "--wait", "--no-deps", "--force-recreate", "redis", *services)
+        self.prod.script("compose.sh", "up", "--detach", "--wait", "--no-deps", "--force-recreate", "redis", *services)
+        if self.inspect("janitor", '{{index .Config.Labels "riacho.test.own"}}') != "file":
+            raise Failed("the operator's own file was not read when the passwords were changed")
         all_ready(self.front(), [self.front().upload("secret.md", "# Secret\n\nThe passwords are others now.\n"), *self.documents])
         with_old = self.prod.compose("exec", "-T", "postgres", "psql", old["database_url"].strip().replace("@postgres", "@127.0.0.1"), "-c", "SELECT 1", check=False)
         if with_old.returncode == 0 or b"password authentication failed" not in with_old.stderr:
