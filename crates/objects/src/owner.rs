@@ -2,7 +2,7 @@
 
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, path::Path};
 
-use crate::{Error, Objects, connect::Kind, metrics::measured};
+use crate::{Error, Objects, metrics::measured};
 
 /// The name of the object that names the deployment.
 pub const OWNER_OBJECT: &str = "riacho-deployment";
@@ -39,12 +39,8 @@ impl Objects {
     /// What the store says.
     pub async fn set_owner(&self, deployment: &str) -> Result<(), Error> {
         measured("set_owner", async {
-            let mode = match &*self.kind {
-                Kind::S3 { conditional_put: false, .. } => PutMode::Overwrite,
-                Kind::S3 { .. } | Kind::Local { .. } => PutMode::Create,
-            };
             let (path, payload) = (Path::from(OWNER_OBJECT), PutPayload::from(format!("{deployment}\n")));
-            match self.store.put_opts(&path, payload.clone(), PutOptions::from(mode)).await {
+            match self.store.put_opts(&path, payload.clone(), PutOptions::from(PutMode::Create)).await {
                 Ok(_) | Err(object_store::Error::AlreadyExists { .. }) => Ok(()),
                 Err(_) if self.owner().await?.is_some() => Ok(()),
                 // A file system without hard links, or a server that refuses the condition.

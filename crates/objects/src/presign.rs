@@ -201,9 +201,10 @@ async fn sign_s3(
     original(key)?;
     let mut signed = SignedUrlOptions::new();
     for (name, value) in &headers {
-        let no_header = |()| Error::Refused { reason: "the content type cannot stand in a header" };
-        let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| no_header(()))?;
-        let value = HeaderValue::from_str(value).map_err(|_| no_header(()))?;
+        let (name, value) = HeaderName::from_bytes(name.as_bytes())
+            .ok()
+            .zip(HeaderValue::from_str(value).ok())
+            .ok_or(Error::Refused { reason: "the content type cannot stand in a header" })?;
         signed = signed.with_signed_header(name, value);
     }
     let url = signer

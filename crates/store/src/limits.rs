@@ -117,7 +117,7 @@ pub struct OwnLimits {
 /// hundred years is a hundred, since no timestamp may be before the first one that PostgreSQL knows.
 macro_rules! own_retention {
     () => {
-        "CASE WHEN t.limits ? 'original_retention_seconds' THEN least(nullif((t.limits ->> 'original_retention_seconds')::float8, 0), CASE WHEN (t.limits ->> 'original_retention_seconds')::float8 > 0 THEN 3.2e9::float8 END) ELSE $1::float8 END"
+        "CASE WHEN t.limits ? 'original_retention_seconds' THEN nullif(least((t.limits ->> 'original_retention_seconds')::float8, 3.2e9), 0) ELSE $1::float8 END"
     };
 }
 pub(crate) use own_retention;

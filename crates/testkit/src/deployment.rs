@@ -1,7 +1,7 @@
 //! A deployment of its own for each test: private Redis, a database cloned from a migrated template,
 //! an object store in a temporary directory, a tenant, a key and an embedding space.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result};
 use riacho_domain::{Secret, SecretUrl, State, TenantId};
@@ -12,7 +12,8 @@ use riacho_local::{
 use riacho_objects::Objects;
 use riacho_service::{CoreConfig, Health, Metrics, Resources, release};
 use riacho_store::{
-    Accept, Accepted, Body, KeyScope, NewKey, ReleasePlan, Role, Space, Status, Store, ensure_space, migrate,
+    Accept, Accepted, Body, File, KeyScope, NewFile, NewKey, ReleasePlan, Role, Space, Status, Store,
+    ensure_space, migrate,
 };
 use riacho_streams::Streams;
 use sha2::{Digest, Sha256};
@@ -219,6 +220,25 @@ impl Deployment {
         self.objects.put(&key, content.clone()).await?;
         let body = Body::Stored { size: content.len() as u64, sha256: Sha256::digest(content).into() };
         Ok(Accept::new(self.tenant.clone(), filename, key.to_string(), body))
+    }
+
+    /// Stores a file that is no document's, with its row, as one that comes over OpenAI's API.
+    ///
+    /// # Errors
+    /// When the object store or PostgreSQL refuses.
+    pub async fn file(&self, content: impl Into<bytes::Bytes>, ttl: Option<Duration>) -> Result<File> {
+        let key = riacho_objects::Key::original(&self.tenant, riacho_domain::UploadId::new());
+        let stored = self.objects.put(&key, content.into()).await?;
+        let new = NewFile {
+            object_key: key.to_string(),
+            filename: "file.txt".to_owned(),
+            content_type: "text/plain".to_owned(),
+            purpose: "assistants".to_owned(),
+            size: stored.size,
+            sha256: stored.sha256,
+            ttl,
+        };
+        Ok(self.store.create_file(&self.tenant, &new).await?)
     }
 
     /// Waits until the latest version of a document is in a state, and returns its status.

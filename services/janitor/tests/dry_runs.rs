@@ -53,21 +53,6 @@ async fn accepted(deployment: &Deployment, count: usize, prefix: &str) -> Vec<Do
     documents
 }
 
-async fn file(deployment: &Deployment, content: String, ttl: Option<Duration>) -> File {
-    let key = Key::original(&deployment.tenant, UploadId::new());
-    let stored = deployment.objects.put(&key, Bytes::from(content)).await.unwrap();
-    let new = NewFile {
-        object_key: key.to_string(),
-        filename: "file.txt".into(),
-        content_type: "text/plain".into(),
-        purpose: "assistants".into(),
-        size: stored.size,
-        sha256: stored.sha256,
-        ttl,
-    };
-    deployment.store.create_file(&deployment.tenant, &new).await.unwrap()
-}
-
 /// A document of a file, in a collection that is made where there is none.
 async fn made_of(deployment: &Deployment, file: &File, collection: &str) -> DocumentId {
     let (store, tenant) = (&deployment.store, &deployment.tenant);
@@ -86,7 +71,7 @@ async fn of_uploads_originals_and_unused_files() {
         let mut accept = deployment.stored(&format!("{n}.txt"), &Bytes::from(format!("{n}"))).await.unwrap();
         accept.body = Body::Awaited { expires_at: Utc::now() - chrono::Duration::hours(1) };
         deployment.store.accept(&accept).await.unwrap();
-        file(&deployment, format!("unused {n}"), None).await;
+        deployment.file(format!("unused {n}"), None).await.unwrap();
     }
     for document in accepted(&deployment, 5, "done").await {
         deployment.store.cancel(&deployment.tenant, document).await.unwrap();
@@ -170,7 +155,7 @@ async fn of_documents_files_and_collections_past_their_time() {
          UPDATE document_versions SET expires_at = now() + interval '1 hour' WHERE document_id = '{prolonged}'"
     ));
     for n in 0..3 {
-        file(&deployment, format!("brief {n}"), Some(Duration::ZERO)).await;
+        deployment.file(format!("brief {n}"), Some(Duration::ZERO)).await.unwrap();
     }
     for (name, ttl) in [("kept", None), ("gone", None), ("also-gone", Some(Duration::ZERO))] {
         store.create_collection(&deployment.tenant, name).await.unwrap();
@@ -199,7 +184,7 @@ async fn of_what_is_to_be_purged() {
     accepted(&deployment, 1, "kept").await;
     // Files go once no document names them, also in the run that purges the last one.
     for n in 0..3 {
-        let file = file(&deployment, format!("file {n}"), None).await;
+        let file = deployment.file(format!("file {n}"), None).await.unwrap();
         made_of(&deployment, &file, &format!("collection-{n}")).await;
         assert!(store.delete_file(&deployment.tenant, file.id).await.unwrap());
     }

@@ -4,10 +4,10 @@
 use std::{fs, path::PathBuf};
 
 use bytes::Bytes;
-use riacho_domain::{DocumentId, UploadId};
+use riacho_domain::DocumentId;
 use riacho_janitor::{Config, Janitor, Summary, TaskName};
 use riacho_objects::Key;
-use riacho_store::{Body, File, NewFile, Role};
+use riacho_store::{Body, File, Role};
 use riacho_testkit::{Deployment, eventually};
 
 /// A janitor that waits for nothing and takes one thing at a time.
@@ -27,18 +27,7 @@ async fn deleted(deployment: &Deployment, filename: &str) -> DocumentId {
 }
 
 async fn deleted_file(deployment: &Deployment, content: &'static str) -> File {
-    let key = Key::original(&deployment.tenant, UploadId::new());
-    let stored = deployment.objects.put(&key, Bytes::from_static(content.as_bytes())).await.unwrap();
-    let new = NewFile {
-        object_key: key.to_string(),
-        filename: "file.txt".into(),
-        content_type: "text/plain".into(),
-        purpose: "assistants".into(),
-        size: stored.size,
-        sha256: stored.sha256,
-        ttl: None,
-    };
-    let file = deployment.store.create_file(&deployment.tenant, &new).await.unwrap();
+    let file = deployment.file(content, None).await.unwrap();
     assert!(deployment.store.delete_file(&deployment.tenant, file.id).await.unwrap());
     file
 }

@@ -343,26 +343,10 @@ async fn a_deleted_document_is_purged_to_the_last_object() {
     deployment.reaches(kept, State::Releasing).await;
 }
 
-/// A file in the object store with its row.
-async fn file(deployment: &Deployment, content: &'static str) -> riacho_store::File {
-    let key = Key::original(&deployment.tenant, UploadId::new());
-    let stored = deployment.objects.put(&key, Bytes::from_static(content.as_bytes())).await.unwrap();
-    let new = riacho_store::NewFile {
-        object_key: key.to_string(),
-        filename: "file.txt".into(),
-        content_type: "text/plain".into(),
-        purpose: "assistants".into(),
-        size: stored.size,
-        sha256: stored.sha256,
-        ttl: None,
-    };
-    deployment.store.create_file(&deployment.tenant, &new).await.unwrap()
-}
-
 #[tokio::test]
 async fn a_file_that_is_in_no_collection_is_no_orphan_and_ends_with_its_retention() {
     let deployment = Deployment::start().await.unwrap();
-    let file = file(&deployment, "not attached").await;
+    let file = deployment.file("not attached", None).await.unwrap();
     let key = Key::parse(&file.object_key).unwrap();
     let orphan = Key::original(&deployment.tenant, UploadId::new());
     deployment.objects.put(&orphan, Bytes::from_static(b"nobody's")).await.unwrap();
@@ -391,7 +375,7 @@ async fn a_file_that_is_in_no_collection_is_no_orphan_and_ends_with_its_retentio
 async fn what_is_made_of_a_file_is_purged_without_its_object_until_the_file_is_deleted() {
     let deployment = Deployment::start().await.unwrap();
     let (store, tenant) = (&deployment.store, &deployment.tenant);
-    let file = file(&deployment, "attached twice").await;
+    let file = deployment.file("attached twice", None).await.unwrap();
     let key = Key::parse(&file.object_key).unwrap();
     let mut documents = Vec::new();
     for name in ["a", "b"] {

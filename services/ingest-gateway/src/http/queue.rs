@@ -212,7 +212,7 @@ struct PublicStage {
 }
 
 impl PublicHealth {
-    /// Figures are some seconds old at most, so that nobody makes work by asking.
+    /// By figures of Redis that others may have asked for, so that nobody makes it work by asking.
     pub(super) async fn read(app: &App) -> Result<PublicHealth, Problem> {
         let QueueHealth { status, stages, reasons } = queue_health(app, PUBLIC_AGE).await?;
         if stages.is_empty() {

@@ -55,7 +55,7 @@ pub(crate) async fn run(job: &Job<'_>) -> Result<(), Error> {
         }
         return Err(Error::Failed(format!("{error}{said}")));
     }
-    // What the command made stays, whatever happens now.
+    // What the command made stays where this fails, until a run as long after as a command may take.
     keep(directory, &partial, &whole).await?;
     let (files, bytes) = size(&whole).await.map_err(|error| failed(&whole, &error))?;
     job.add("backups", 1);
