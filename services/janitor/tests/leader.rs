@@ -109,10 +109,11 @@ async fn a_janitor_that_is_cut_off_in_a_transaction_holds_up_nobody_for_long() {
     let first = tokio::spawn(async move {
         riacho_janitor::run(Config::default(), &core, resources, CancellationToken::new()).await
     });
-    // One that has written, and so has locks, and whose next statement is not on its way yet.
+    // One that has written, and so has locks, and whose next statement is not on its way yet. Other tests plan tasks on the same
+    // server.
     let open =
         "SELECT pid FROM pg_stat_activity WHERE state = 'idle in transaction' AND backend_xid IS NOT NULL
-                AND query LIKE '-- store::schedules::plan_tasks%INSERT%'";
+                AND datname = current_database() AND query LIKE '-- store::schedules::plan_tasks%INSERT%'";
     let row = eventually(|| async { deployment.sql(open).into_iter().next() }).await;
     proxy.blackhole();
     let (stop, second) = start(&deployment, Config { lease_seconds: 3, ..Config::default() });
